@@ -1,0 +1,1 @@
+"""Train submitted MNIST networks under one fixed budget and say, with evidence, which is better."""

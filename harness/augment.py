@@ -1,0 +1,50 @@
+"""Augmentation of a whole batch at once, on its device, each image by its own random numbers."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from harness.data import SIDE
+from harness.spec import Recipe
+
+DRAWS = 6
+"""Random numbers an image needs: zoom or not, angle, shift right and down, size, shear."""
+
+
+def augment(images: Tensor, draws: Tensor, recipe: Recipe, strength: float = 1.0) -> Tensor:
+    """Move each image by one affine map, sampled bilinearly; what comes in from outside is black.
+
+    The order is that of the published recipe: zoom into the centre (crop and resize), then scale,
+    shear, rotate and shift.
+
+    Args:
+        images: (N, 1, 28, 28) floats, black 0.
+        draws: (N, DRAWS) uniform in [0, 1).
+        recipe: the ranges.
+        strength: factor on every range and on the zoom's probability, 0 to 1.
+    """
+    zoomed = draws[:, 0] < recipe.zoom_p * strength
+    window = torch.where(zoomed, recipe.zoom_crop / SIDE, 1.0)
+    swing = (draws[:, 1:] * 2 - 1) * strength
+    angle = swing[:, 0] * math.radians(recipe.rotation)
+    shift = swing[:, 1:3] * recipe.translate
+    size = 1 + swing[:, 3:4] * recipe.scale
+    shear = swing[:, 4] * recipe.shear
+    cos, sin = angle.cos(), angle.sin()
+    # affine_grid maps positions in the result back to positions in the original, so this is the inverse map.
+    rotated_sheared = torch.stack([cos - shear * sin, sin + shear * cos, -sin, cos], dim=1).view(-1, 2, 2)
+    linear = rotated_sheared / size.unsqueeze(2)
+    offset = -(linear @ shift.unsqueeze(2))
+    inverse = torch.cat([linear, offset], dim=2) * window.view(-1, 1, 1)
+    grid = F.affine_grid(inverse, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def strength(recipe: Recipe, epoch: int) -> float:
+    """Return the augmentation's strength in `epoch` (from 1): 1, falling to 0 in the last `augment_fade` epochs."""
+    left = recipe.epochs - epoch
+    return min(1.0, left / recipe.augment_fade) if recipe.augment_fade else 1.0

@@ -1,0 +1,88 @@
+"""The command line: one module a command, named as typed, loaded when it is typed.
+
+A command's module has a docstring (its help), `add_arguments` and `main`, which returns the exit code.
+Errors are raised anywhere and printed here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from harness.errors import HarnessError, UsageError, did_you_mean
+
+COMMANDS = {
+    "run": "train architectures under the budget and record everything",
+    "check": "audit architectures and show their layers, without training",
+    "new": "write a new architecture that passes check",
+    "list": "show datasets, architectures and recipe fields",
+    "ui": "open the MLflow UI on the recorded runs",
+    "sync": "bring MLflow up to the journals",
+}
+
+_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code; see `harness.errors` for what each means."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(arguments)
+    except HarnessError as error:
+        report(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return _INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has gone, as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def report(error: HarnessError) -> None:
+    """Print an error's lines to standard error."""
+    sys.stdout.flush()
+    first, *others = error.lines
+    print(f"error: {first}", *(f"       {line}" for line in others), sep="\n", file=sys.stderr)
+
+
+def _dispatch(arguments: Sequence[str]) -> int:
+    name = arguments[0] if arguments else "--help"
+    if name in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if name == "--version":
+        print(f"harness {version('harness')}")
+        return 0
+    if name not in COMMANDS:
+        raise UsageError(
+            f"There is no command '{name}'.",
+            legal=f"Legal: {', '.join(COMMANDS)}.",
+            mend=did_you_mean(name, COMMANDS) or "python -m harness --help says what each does.",
+        )
+    module = importlib.import_module(f"harness.cli.{name}")
+    parser = argparse.ArgumentParser(
+        prog=f"python -m harness {name}",
+        description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    module.add_arguments(parser)
+    return int(module.main(parser.parse_args(arguments[1:])))
+
+
+def _help() -> str:
+    rows = "\n".join(f"  {name:<8}{meaning}" for name, meaning in COMMANDS.items())
+    return (
+        "usage: python -m harness COMMAND ...\n\n"
+        "Train small MNIST networks under one fixed budget and say, with evidence, which is better.\n\n"
+        f"{rows}\n\n"
+        "python -m harness COMMAND --help says more. Start with:\n"
+        "  python -m harness run architectures/s6_gap.py\n\n"
+        "exit codes: 0 done; 2 usage or contract; 3 over budget; 4 refused by the audit; 5 data;\n"
+        "            6 diverged; 7 result safe, tracker not reached; 8 training broke down; 130 Ctrl-C"
+    )

@@ -1,0 +1,49 @@
+"""Audit architectures and show their layers, without training.
+
+Counts every number the exported network stores, says which of batch norm, dropout, fully connected
+layer, global average pooling and 1x1 convolution it uses, and refuses what the budget does not allow.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from harness import audit, plugins
+from harness.cli import options, report, show
+from harness.errors import HarnessError
+from harness.experiment import inspect
+from harness.spec import BUDGET, Knob
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    options.add_files(parser)
+    options.add_set(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    given = options.settings(args.settings)
+    codes = []
+    for path in args.files:
+        try:
+            _check(path, given)
+            codes.append(0)
+        except HarnessError as error:
+            report(error)
+            codes.append(error.exit_code)
+    return max(codes)
+
+
+def _check(path: str, given: dict[str, Knob]) -> None:
+    architecture = plugins.load(path)
+    knobs, recipe = plugins.settle(architecture, given)
+    found, anatomy = inspect(architecture, knobs)
+    show.console.rule(f"{architecture.name}", align="left")
+    show.console.print(architecture.summary)
+    show.layers(anatomy)
+    show.ledger(found.ledger)
+    show.anatomy(anatomy)
+    audit.enforce(found.ledger, recipe, BUDGET)
+    show.console.print(
+        f"[green]passes[/green]: {found.ledger.parameters:,} parameters of {BUDGET.parameters:,}, "
+        f"{recipe.epochs} epochs of {BUDGET.epochs} (protocol {BUDGET.protocol})"
+    )

@@ -1,0 +1,66 @@
+"""Options that several commands share, and the reading of their values."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+from collections.abc import Sequence
+
+from harness.data import NAMES
+from harness.errors import UsageError
+from harness.spec import Knob
+
+
+def add_files(parser: argparse.ArgumentParser) -> None:
+    """Add the architecture files."""
+    parser.add_argument("files", nargs="+", metavar="FILE", help="architecture, such as architectures/s6_gap.py")
+
+
+def add_set(parser: argparse.ArgumentParser) -> None:
+    """Add ``--set name=value``."""
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        dest="settings",
+        help="set a knob of the architecture or a field of the recipe (may be repeated)",
+    )
+
+
+def add_dataset(parser: argparse.ArgumentParser) -> None:
+    """Add ``--dataset``."""
+    choices = ", ".join(("auto", *NAMES))
+    parser.add_argument("--dataset", default="auto", metavar="NAME", help=f"one of {choices} (default: auto, MNIST if it can be had)")
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add ``--device``."""
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: a GPU if there is one")
+
+
+def settings(texts: Sequence[str]) -> dict[str, Knob]:
+    """Read ``name=value`` texts: numbers, true and false, everything else as text.
+
+    Raises:
+        UsageError: a text without ``=``, or a name given twice.
+    """
+    found: dict[str, Knob] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise UsageError(f"--set {text} is not NAME=VALUE.", legal="Example: --set width=12 --set lr=0.1.")
+        if name in found:
+            raise UsageError(f"--set gives {name} twice.", mend="Give it once.")
+        found[name] = _value(value)
+    return found
+
+
+def _value(text: str) -> Knob:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+    return value if isinstance(value, (int, float)) else text

@@ -1,0 +1,66 @@
+"""Tables and lines that several commands print."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from harness.anatomy import Anatomy
+from harness.audit import Ledger
+from harness.evaluation import Target
+
+console = Console(highlight=False, soft_wrap=True)
+"""Where commands print; colours only on a terminal, plain lines in a pipe."""
+
+
+def table(*columns: str, right: Sequence[str] = ()) -> Table:
+    """Make an empty table; columns named in `right` hold numbers."""
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for column in columns:
+        made.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    return made
+
+
+def layers(anatomy: Anatomy) -> None:
+    """Print the layer table in the shape students know."""
+    rows = table("layer", "kind", "output shape", "parameters", right=("parameters",))
+    for layer in anatomy.layers:
+        rows.add_row(layer.name, layer.kind, layer.output, f"{layer.parameters:,}")
+    console.print(rows)
+
+
+def ledger(found: Ledger) -> None:
+    """Print the count by kind, and every stored number that no layer table shows."""
+    kinds: dict[tuple[str, bool], int] = {}
+    for entry in found.entries:
+        kinds[entry.kind, entry.counted] = kinds.get((entry.kind, entry.counted), 0) + entry.numbers
+    for (kind, counted), numbers in kinds.items():
+        console.print(f"  {numbers:>9,}  {kind}{'' if counted else ' (not counted)'}")
+    for entry in found.entries:
+        if entry.counted and entry.kind not in ("parameter", "frozen parameter"):
+            console.print(f"             {entry.kind} {entry.name} at {entry.layer}: {entry.numbers:,}")
+
+
+def anatomy(found: Anatomy) -> None:
+    """Print which parts a network uses, what it sees and what it costs."""
+    for part, used in found.uses.items():
+        console.print(f"  {part:<24}{'yes' if used else 'no'}")
+    console.print(f"  {'receptive field':<24}{found.receptive_field} x {found.receptive_field} pixels")
+    console.print(f"  {'multiply-adds':<24}{found.multiply_adds:,} an image")
+
+
+def targets(found: Sequence[Target]) -> None:
+    """Print each target, what was reached and whether that meets it."""
+    rows = table("target", "reached", "limit", "", right=("reached",))
+    for target in found:
+        rows.add_row(target.name, target.reached, target.limit, Text("met", "green") if target.met else Text("missed", "bold red"))
+    console.print(rows)
+
+
+def duration(seconds: float) -> str:
+    """Return minutes and seconds, such as ``4:07``."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

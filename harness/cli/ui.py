@@ -1,0 +1,68 @@
+"""Open the MLflow UI on the recorded runs, on this machine alone (127.0.0.1).
+
+Where MLFLOW_TRACKING_URI names a server, that server's own page is the UI.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+
+from harness import tracking
+from harness.cli import show
+from harness.errors import TrackerError, UsageError
+
+START_SECONDS = 60
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--port", type=int, default=5000, metavar="P", help="first port to try (default: 5000)")
+
+
+def main(args: argparse.Namespace) -> int:
+    uri = tracking.tracking_uri()
+    if uri.startswith("http"):
+        show.console.print(f"The runs are on the tracking server: {uri}")
+        return 0
+    tracking.Store(uri)  # an empty store shows an empty page rather than an error
+    port = _free_port(args.port)
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port)]
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    server = subprocess.Popen(command, env={**os.environ, **quiet}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        _wait(server, port)
+        show.console.print(f"MLflow UI: [bold]http://127.0.0.1:{port}[/bold]   (Ctrl-C ends it)")
+        return server.wait()
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _free_port(first: int) -> int:
+    for port in range(first, first + 50):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise UsageError(f"No port from {first} to {first + 49} is free.", mend="Choose another with --port.")
+
+
+def _wait(server: subprocess.Popen[bytes], port: int) -> None:
+    """Wait until the server answers, so that the printed address works."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and server.poll() is None:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+    raise TrackerError(
+        "The MLflow UI did not start.",
+        mend=f"See why: mlflow ui --backend-store-uri {tracking.tracking_uri()}",
+    )

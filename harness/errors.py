@@ -1,0 +1,112 @@
+"""Every error a user can cause, and the exit code each ends with.
+
+    HarnessError                 1   a bug in the harness, if nothing more precise was raised
+    ├── UsageError               2   the command line, a recipe or a knob is not legal
+    ├── Refusal                      a plug-in is refused; carries the id of the rule it breaks
+    │   ├── ContractError        2   the file breaks the plug-in contract
+    │   ├── BudgetError          3   too many parameters or too many epochs
+    │   └── AuditError           4   the network hides state, draws lots, cannot be exported, ...
+    ├── DataError                5   a dataset is missing, damaged or cannot be fetched
+    ├── DivergedError            6   the loss became infinite or not a number
+    ├── TrackerError             7   the result is safe in the journal; MLflow could not be reached
+    └── CrashedError             8   training itself broke down
+
+Each is raised anywhere and caught in one place, `harness.cli.main`, which prints its lines: what is
+wrong, what is legal, what to do next.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class HarnessError(Exception):
+    """What is wrong, what is legal and what to do next, each in one line.
+
+    Args:
+        wrong: what is wrong.
+        legal: what would have been legal; may be empty where `wrong` already says it.
+        mend: what the user should do next.
+    """
+
+    exit_code = 1
+
+    def __init__(self, wrong: str, *, legal: str = "", mend: str = "") -> None:
+        super().__init__(wrong)
+        self.wrong = wrong
+        self.legal = legal
+        self.mend = mend
+
+    @property
+    def lines(self) -> list[str]:
+        """The message as printed, one entry a line."""
+        return [line for line in (self.wrong, self.legal, self.mend) if line]
+
+
+class UsageError(HarnessError):
+    """A command line, recipe or knob that is not legal."""
+
+    exit_code = 2
+
+
+class Refusal(HarnessError):
+    """A plug-in that is refused by the rule with id `rule`, caused at `where` (``file:line``)."""
+
+    def __init__(self, rule: str, wrong: str, *, where: str = "", legal: str = "", mend: str = "") -> None:
+        super().__init__(wrong, legal=legal, mend=mend)
+        self.rule = rule
+        self.where = where
+
+    @property
+    def lines(self) -> list[str]:
+        first = f"[{self.rule}] {self.wrong}" + (f" ({self.where})" if self.where else "")
+        return [first, *super().lines[1:]]
+
+
+class ContractError(Refusal):
+    """A file that breaks the plug-in contract."""
+
+    exit_code = 2
+
+
+class BudgetError(Refusal):
+    """A network or a recipe over the budget."""
+
+    exit_code = 3
+
+
+class AuditError(Refusal):
+    """A network whose stored numbers or behaviour the audit cannot vouch for."""
+
+    exit_code = 4
+
+
+class DataError(HarnessError):
+    """A dataset that is missing, damaged or cannot be fetched."""
+
+    exit_code = 5
+
+
+class DivergedError(HarnessError):
+    """A training loss that became infinite or not a number."""
+
+    exit_code = 6
+
+
+class TrackerError(HarnessError):
+    """The result is safe in the journal; MLflow could not be reached."""
+
+    exit_code = 7
+
+
+class CrashedError(HarnessError):
+    """Training itself broke down."""
+
+    exit_code = 8
+
+
+def did_you_mean(name: str, legal: Iterable[str]) -> str:
+    """Return ``Did you mean 'width'?`` for the closest legal name, or an empty string."""
+    close = difflib.get_close_matches(name, list(legal), n=1)
+    return f"Did you mean '{close[0]}'?" if close else ""

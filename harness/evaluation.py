@@ -1,0 +1,85 @@
+"""From logits to scores, confusion and the images a network gets most confidently wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from harness.data import Dataset, Split, to_float
+from harness.spec import Budget
+
+BATCH = 1_000
+"""Images scored at a time; answers do not depend on it, which the audit has checked."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """Mean cross-entropy and accuracy (a fraction of 1) over a split."""
+
+    loss: float
+    accuracy: float
+
+
+@torch.no_grad()
+def predict(network: Callable[[Tensor], Tensor], dataset: Dataset, split: Split) -> Tensor:
+    """Return the (N, 10) float32 logits of `split`, whose statistics are those of `dataset`."""
+    return torch.cat([network(dataset.normalise(to_float(batch))).float() for batch in split.images.split(BATCH)])
+
+
+def score(logits: Tensor, labels: Tensor) -> Score:
+    """Score (N, 10) logits, or log-probabilities, against (N,) labels. NaN counts as wrong."""
+    correct = logits.argmax(1).eq(labels) & logits.isfinite().all(1)
+    return Score(F.cross_entropy(logits, labels).item(), int(correct.sum()) / len(labels))
+
+
+def confusion(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Count images by true class (rows) and answer (columns): (10, 10) int64."""
+    counts = np.zeros((10, 10), dtype=np.int64)
+    np.add.at(counts, (labels, logits.argmax(1)), 1)
+    return counts
+
+
+def class_accuracy(counts: np.ndarray) -> np.ndarray:
+    """Return the (10,) share of each true class answered rightly, NaN for a class without images."""
+    total = counts.sum(1)
+    return np.divide(counts.diagonal(), total, out=np.full(10, np.nan), where=total > 0)
+
+
+def hardest(logits: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
+    """Return positions of up to `count` wrong answers, the most confident first; ties by position."""
+    confidence = softmax(logits).max(1)
+    wrong = np.flatnonzero(logits.argmax(1) != labels)
+    return wrong[np.argsort(-confidence[wrong], kind="stable")][:count]
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Return (N, 10) probabilities in float64."""
+    shifted = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
+    return shifted / shifted.sum(1, keepdims=True)
+
+
+@dataclass(frozen=True)
+class Target:
+    """One of the challenge's three targets, as text to print, and whether it was met."""
+
+    name: str
+    reached: str
+    limit: str
+    met: bool
+
+
+def verdict(parameters: int, epochs: int, accuracy: float, budget: Budget, is_benchmark: bool) -> list[Target]:
+    """Hold a finished run against the targets; accuracy is a target on the benchmark alone."""
+    targets = [
+        Target("parameters", f"{parameters:,}", f"at most {budget.parameters:,}", parameters <= budget.parameters),
+        Target("epochs", f"{epochs}", f"fewer than {budget.epochs + 1}", epochs <= budget.epochs),
+    ]
+    if is_benchmark:
+        limit = f"at least {100 * budget.accuracy:.2f} %"
+        targets.append(Target("accuracy", f"{100 * accuracy:.2f} %", limit, accuracy >= budget.accuracy))
+    return targets

@@ -1,0 +1,262 @@
+"""One job, trained and recorded: the one path that `run` takes, and every other command that trains.
+
+`train` turns a job into events and touches no file but the data. `record` writes the events to a
+journal, lets the tracker know, and hands them on. Whoever asks for the next event decides whether
+there is one: stopping is a plain ``break``.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import secrets
+import socket
+import subprocess
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+
+import torch
+
+from harness import audit, data, plugins, training
+from harness.anatomy import Anatomy, describe
+from harness.errors import CrashedError, DataError, DivergedError, HarnessError, UsageError
+from harness.evaluation import hardest, predict, score
+from harness.journal import Journal
+from harness.spec import BUDGET, Architecture, Epoch, Job, Knob, Recipe, Result
+from harness.tracking import Tracker
+
+HARDEST = 25
+"""How many of the most confidently wrong images a run keeps."""
+
+
+@dataclass(frozen=True)
+class Started:
+    """What is known of a run before its first step; `run_id` is its journal's, once it has one."""
+
+    ledger: audit.Ledger
+    anatomy: Anatomy
+    device_name: str
+    is_benchmark: bool
+    run_id: str = ""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs started together, one a seed, that MLflow shows under one parent."""
+
+    id: str
+    size: int
+
+
+Event = Started | Epoch | Result
+
+
+def choose_device(name: str) -> str:
+    """Resolve ``auto`` to ``cuda`` where there is a GPU, else ``cpu``.
+
+    Raises:
+        UsageError: ``cuda`` was asked for and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("There is no CUDA device here.", mend="Use --device cpu, or leave it to auto.")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+
+
+def inspect(architecture: Architecture, knobs: Mapping[str, Knob], device: str = "cpu") -> tuple[audit.Audit, Anatomy]:
+    """Build a network, audit it and describe it."""
+    network = plugins.build_network(architecture, knobs).to(device)
+    found = audit.audit(network, architecture.path)
+    return found, describe(network, found)
+
+
+def jobs(
+    architecture: Architecture, knobs: Mapping[str, Knob], recipe: Recipe, dataset: data.Dataset, seeds: range, device: str
+) -> list[Job]:
+    """Make one job a seed."""
+    first = Job(
+        name=architecture.name,
+        path=architecture.path,
+        source=architecture.source,
+        sha256=architecture.sha256,
+        knobs=dict(knobs),
+        default_knobs=dict(architecture.knobs),
+        recipe=recipe,
+        dataset=dataset.name,
+        dataset_digest=dataset.digest,
+        seed=seeds[0],
+        device=device,
+    )
+    return [replace(first, seed=seed) for seed in seeds]
+
+
+def new_group(size: int) -> Group | None:
+    """Return a group for `size` runs, or None for a single one."""
+    return Group(secrets.token_hex(8), size) if size > 1 else None
+
+
+def train(job: Job) -> Iterator[Event]:
+    """Train one job, yielding `Started`, an `Epoch` after each epoch, and a `Result`.
+
+    What is trained and scored are the two exported graphs that the audit counted, not the plug-in's
+    Python. The score is the test pass after the last epoch.
+
+    Raises:
+        Refusal: the plug-in is not legal, or over the budget.
+        DataError: the dataset is not the one the job names.
+        DivergedError: a loss became infinite or not a number.
+    """
+    device = torch.device(job.device)
+    dataset = data.load(job.dataset).to(device)
+    if dataset.digest != job.dataset_digest:
+        raise DataError(f"{job.dataset} here is another one ({dataset.digest}) than the job's ({job.dataset_digest}).")
+    _settle_arithmetic()
+    architecture = plugins.from_source(job.source, job.path)
+    training.seed_everything(job.seed, 0, "weights")
+    found, anatomy = inspect(architecture, job.knobs, job.device)
+    audit.enforce(found.ledger, job.recipe, BUDGET)
+    yield Started(found.ledger, anatomy, device_name(device), dataset.is_benchmark)
+
+    trained, scored = found.train.module(), found.evaluation.module()  # two graphs over the same tensors
+    average = None
+    if job.recipe.ema:
+        average = training.Average(trained, job.recipe.ema)
+        scored.load_state_dict(average.state, assign=True)
+    epochs: list[Epoch] = []
+    seconds = 0.0
+    for epoch in training.fit(trained, dataset, job.recipe, job.seed, average):
+        started = time.perf_counter()
+        logits = predict(scored, dataset, dataset.test)
+        test = score(logits, dataset.test.labels)
+        seconds += epoch.seconds + time.perf_counter() - started
+        if not torch.tensor(test.loss).isfinite():
+            raise DivergedError(
+                f"Training diverged: the test loss after epoch {epoch.number} was {test.loss:g}.",
+                legal=f"The training loss of that epoch was {epoch.train_loss:.4g}.",
+                mend="Lower lr, or look for a log or division by zero in the network.",
+            )
+        epochs.append(replace(epoch, test_loss=test.loss, test_accuracy=test.accuracy))
+        yield epochs[-1]
+
+    answers, labels = logits.cpu().numpy(), dataset.test.labels.cpu().numpy()
+    wrong = hardest(answers, labels, HARDEST)
+    curve = [epoch.test_accuracy or 0.0 for epoch in epochs]
+    yield Result(
+        accuracy=test.accuracy,
+        loss=test.loss,
+        best_accuracy=max(curve),
+        best_epoch=curve.index(max(curve)) + 1,
+        epochs_to_target=next((n for n, accuracy in enumerate(curve, 1) if accuracy >= BUDGET.accuracy), None)
+        if dataset.is_benchmark
+        else None,
+        seconds=seconds,
+        logits=answers,
+        labels=labels,
+        images=dataset.test.images.cpu().numpy()[wrong],
+        hardest=wrong,
+        weights={name: tensor.detach().cpu() for name, tensor in scored.state_dict().items()},
+    )
+
+
+def record(job: Job, tracker: Tracker, group: Group | None = None) -> Iterator[Event]:
+    """Train `job`, writing every event to a journal of its own before handing it on.
+
+    A journal begins with the first event, so a job that is refused leaves nothing behind.
+
+    Raises:
+        HarnessError: as `train`; a plug-in that raises in training becomes a `CrashedError`.
+    """
+    journal: Journal | None = None
+    try:
+        for event in train(job):
+            if isinstance(event, Started):
+                journal = Journal.create(f"{job.name}-s{job.seed}")
+                journal.store(job.source)
+                journal.append("started", **_started(job, event, group))
+                event = replace(event, run_id=journal.run_id)
+            elif isinstance(event, Epoch) and journal:
+                journal.append("epoch", **asdict(event))
+            elif isinstance(event, Result) and journal:
+                _finish(journal, event)
+            if journal:
+                tracker.notice(journal)
+            yield event
+    except (KeyboardInterrupt, GeneratorExit):
+        _fail(journal, tracker, "interrupted", "stopped before its last epoch")
+        raise
+    except HarnessError as error:
+        _fail(journal, tracker, "diverged" if isinstance(error, DivergedError) else "failed", error.wrong)
+        raise
+    except Exception as error:
+        _fail(journal, tracker, "failed", f"{type(error).__name__}: {error}")
+        raise CrashedError(
+            f"Training {job.name} broke down: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}",
+            legal=f"At {traceback.extract_tb(error.__traceback__)[-1].filename}:"
+            f"{traceback.extract_tb(error.__traceback__)[-1].lineno}.",
+            mend="If the network is innocent, please report this with the plug-in.",
+        ) from error
+
+
+def _finish(journal: Journal, result: Result) -> None:
+    arrays = {name: getattr(result, name) for name in ("logits", "labels", "hardest", "images")}
+    journal.store_outcome(arrays, result.weights)
+    fields = ("accuracy", "loss", "best_accuracy", "best_epoch", "epochs_to_target", "seconds")
+    journal.append("finished", **{name: getattr(result, name) for name in fields})
+
+
+def _fail(journal: Journal | None, tracker: Tracker, state: str, reason: str) -> None:
+    if journal:
+        journal.append("failed", state=state, reason=reason)
+        tracker.notice(journal)
+
+
+def _started(job: Job, started: Started, group: Group | None) -> dict[str, object]:
+    described = asdict(job)
+    del described["source"]  # stands beside the journal as architecture.py
+    return {
+        "job": described,
+        "group": asdict(group) if group else None,
+        "is_benchmark": started.is_benchmark,
+        "parameters": started.ledger.parameters,
+        "ledger": [asdict(entry) for entry in started.ledger.entries],
+        "anatomy": asdict(started.anatomy),
+        "environment": {
+            "device": started.device_name,
+            "threads": torch.get_num_threads(),
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "harness": version("harness"),
+            "git": _git_commit(),
+        },
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """Return what a person calls the device, such as ``NVIDIA H200`` or ``AMD EPYC, 2 threads``."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            model = next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        model = platform.processor() or platform.machine()
+    return f"{model}, {torch.get_num_threads()} threads"
+
+
+def _settle_arithmetic() -> None:
+    """Choose kernels that give the same bits each time; a plug-in operator that has none only warns."""
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+
+
+def _git_commit() -> str:
+    """Return the checkout's commit, with ``+`` if files differ from it; empty outside a checkout."""
+    command = ["git", "describe", "--always", "--abbrev=40", "--dirty=+"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""

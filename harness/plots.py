@@ -1,0 +1,76 @@
+"""Tables to seaborn figures. Nothing is drawn on a screen, and seaborn is loaded with the first figure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def _canvas(width: float, height: float, columns: int = 1) -> tuple[Any, Figure, Any]:
+    """Return seaborn, a figure of its own (no global state, any thread), and its axes."""
+    import matplotlib
+    import seaborn
+
+    matplotlib.use("Agg", force=False)
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(seaborn.axes_style("whitegrid")):
+        figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+        return seaborn, figure, figure.subplots(1, columns)
+
+
+def learning_curves(epochs: Sequence[dict[str, Any]], title: str, target: float | None) -> Figure:
+    """Draw loss and accuracy (in percent) against the epoch, for training and test.
+
+    Args:
+        epochs: rows with number, train_loss, test_loss, train_accuracy, test_accuracy.
+        target: accuracy to mark, as a fraction of 1, or None.
+    """
+    seaborn, figure, (left, right) = _canvas(10, 4, columns=2)
+    number = [row["number"] for row in epochs]
+    for kind in ("train", "test"):
+        losses = [row[f"{kind}_loss"] for row in epochs]
+        accuracies = [100 * row[f"{kind}_accuracy"] for row in epochs]
+        seaborn.lineplot(x=number, y=losses, ax=left, label=kind, marker="o", markersize=4)
+        seaborn.lineplot(x=number, y=accuracies, ax=right, label=kind, marker="o", markersize=4)
+    left.set(xlabel="epoch", ylabel="cross-entropy", yscale="log", title="loss")
+    right.set(xlabel="epoch", ylabel="accuracy (%)", title="accuracy")
+    right.set_ylim(bottom=max(0.0, min(100 * row["test_accuracy"] for row in epochs[len(epochs) // 4 :]) - 0.5), top=100)
+    if target is not None:
+        right.axhline(100 * target, color="0.4", linestyle="--", linewidth=1)
+        right.annotate(f"target {100 * target:g} %", (number[0], 100 * target), fontsize=8, color="0.3", va="bottom")
+    for axes in (left, right):
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    figure.suptitle(title)
+    return figure
+
+
+def confusion_matrix(counts: np.ndarray, title: str) -> Figure:
+    """Draw (10, 10) counts, true class down and answer across; the colour shows mistakes alone."""
+    seaborn, figure, axes = _canvas(6.4, 5.6)
+    mistakes = np.where(np.eye(len(counts), dtype=bool), 0, counts)
+    seaborn.heatmap(mistakes, annot=counts, fmt="d", cmap="Reds", cbar=False, square=True, linewidths=0.5, ax=axes)
+    axes.set(xlabel="answer", ylabel="true class", title=title)
+    return figure
+
+
+def hardest_images(
+    images: np.ndarray, labels: Sequence[int], answers: Sequence[int], confidence: Sequence[float], positions: Sequence[int]
+) -> Figure:
+    """Draw up to 25 (28, 28) images with true class, answer, confidence and position in the test set."""
+    _, figure, _ = _canvas(8, 8.6)
+    figure.clear()
+    cells = figure.subplots(5, 5).flat
+    for index, axes in enumerate(cells):
+        axes.axis("off")
+        if index < len(images):
+            axes.imshow(images[index], cmap="gray_r", vmin=0, vmax=255)
+            caption = f"{labels[index]}, not {answers[index]} ({100 * confidence[index]:.0f} %)\n#{positions[index]}"
+            axes.set_title(caption, fontsize=9)
+    figure.suptitle("Most confidently wrong: the true class, not the answer (its confidence)")
+    return figure

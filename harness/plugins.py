@@ -1,0 +1,263 @@
+"""From a path to an `Architecture`: every rule of the plug-in contract.
+
+The contract in short: one self-contained Python file with a docstring, an optional ``RECIPE`` dict of
+`Recipe` overrides, and ``build(*, knob=default, ...) -> nn.Module``. The signature is the declaration
+of the knobs. A plug-in is Python that runs on this machine: nothing here isolates a hostile file.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import hashlib
+import inspect
+import linecache
+import sys
+import traceback
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from harness.errors import ContractError, UsageError, did_you_mean
+from harness.spec import RECIPE_FIELDS, Architecture, Knob, Recipe
+
+RESERVED = ("seed", "device", "parameters", "dataset")
+"""Names the harness records beside every knob; a knob of that name would be ambiguous."""
+
+
+def load(path: str | Path) -> Architecture:
+    """Read the plug-in at `path` and check it against the contract.
+
+    Raises:
+        UsageError: there is no such file.
+        ContractError: the file breaks the contract.
+    """
+    file = Path(path)
+    if not file.is_file():
+        near = sorted(f"{found}" for found in file.parent.glob("*.py")) if file.parent.is_dir() else []
+        raise UsageError(
+            f"There is no file {path}.",
+            legal="Give the path of an architecture, such as architectures/s6_gap.py.",
+            mend=did_you_mean(str(path), near),
+        )
+    try:
+        source = file.read_bytes().decode("utf-8")
+    except UnicodeDecodeError:
+        raise ContractError("not-python", f"{path} is not UTF-8 text.", mend="Give a Python source file.") from None
+    return from_source(source, str(path))
+
+
+def from_source(source: str, path: str) -> Architecture:
+    """Check the plug-in text `source`, as `load` does; `path` is used for its name and in messages."""
+    tree = _parse(source, path)
+    module = _execute(source, path)
+    build = getattr(module, "build", None)
+    _refuse_near_misses(tree, path)
+    summary = (ast.get_docstring(tree) or "").strip().partition("\n")[0]
+    if not summary:
+        raise ContractError(
+            "docstring",
+            f"{path} has no docstring.",
+            mend='Begin the file with one line for the leaderboard: """What this network is."""',
+        )
+    if not callable(build):
+        raise ContractError(
+            "build",
+            f"{path} defines no function build.",
+            legal="def build(*, width: int = 16) -> nn.Module: returns the network.",
+            mend="`python -m harness new NAME` writes a file that keeps the contract.",
+        )
+    knobs = _knobs(build, path)
+    return Architecture(
+        name=Path(path).stem,
+        path=path,
+        source=source,
+        sha256=hashlib.sha256(source.encode()).hexdigest(),
+        summary=summary,
+        knobs=knobs,
+        recipe=_recipe(getattr(module, "RECIPE", {}), knobs, path),
+        build=build,
+    )
+
+
+def settle(architecture: Architecture, settings: Mapping[str, Knob]) -> tuple[dict[str, Knob], Recipe]:
+    """Apply `settings` (knobs and recipe fields by name) over the plug-in's own.
+
+    Returns:
+        All knobs of `build`, and the recipe.
+
+    Raises:
+        UsageError: an unknown name, or a value that is not legal for it.
+    """
+    legal = [*architecture.knobs, *RECIPE_FIELDS]
+    for name in settings:
+        if name not in legal:
+            raise UsageError(
+                f"{architecture.name} has no knob or recipe field '{name}'.",
+                legal=f"Knobs: {', '.join(architecture.knobs) or 'none'}. Recipe: {', '.join(RECIPE_FIELDS)}.",
+                mend=did_you_mean(name, legal),
+            )
+    knobs = dict(architecture.knobs)
+    for name, default in architecture.knobs.items():
+        if name in settings:
+            knobs[name] = _knob_value(name, settings[name], default)
+    overrides: dict[str, Any] = {name: value for name, value in settings.items() if name in RECIPE_FIELDS}
+    return knobs, replace(architecture.recipe, **overrides)
+
+
+def build_network(architecture: Architecture, knobs: Mapping[str, Knob]) -> nn.Module:
+    """Call `build` and return its network.
+
+    Raises:
+        ContractError: `build` raised, or returned something that is not an ``nn.Module``.
+    """
+    try:
+        network = architecture.build(**knobs)
+    except (Exception, SystemExit) as error:
+        raise ContractError(
+            "build-raises",
+            f"build raised {_describe(error)}",
+            where=blame(error, architecture.path),
+            mend="Mend build, or the knobs it was given: " + ", ".join(f"{k}={v}" for k, v in knobs.items()) + ".",
+        ) from error
+    if not isinstance(network, nn.Module):
+        raise ContractError(
+            "not-a-module",
+            f"build returned {type(network).__name__}, not a torch.nn.Module.",
+            where=architecture.path,
+            mend="Return the network itself.",
+        )
+    return network
+
+
+def blame(error: BaseException, path: str) -> str:
+    """Return ``file:line`` of the innermost line of the plug-in at `path` that led to `error`, or an empty string."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+    return f"{path}:{lines[-1]}" if lines else ""
+
+
+def _describe(error: BaseException) -> str:
+    text = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _parse(source: str, path: str) -> ast.Module:
+    try:
+        return ast.parse(source, filename=path)
+    except (SyntaxError, ValueError) as error:
+        line = getattr(error, "lineno", None)
+        raise ContractError(
+            "not-python",
+            f"{path} is not Python: {getattr(error, 'msg', error)}.",
+            where=f"{path}:{line}" if line else "",
+            mend="Mend the syntax; `python -m harness new NAME` writes a working file.",
+        ) from None
+
+
+def _execute(source: str, path: str) -> ModuleType:
+    name = f"harness_plugin_{hashlib.sha256(source.encode()).hexdigest()[:12]}"
+    module = ModuleType(name)
+    module.__file__ = path
+    # Tracebacks and torch.export quote the plug-in's lines from here, also when only its text was shipped.
+    linecache.cache[path] = (len(source), None, source.splitlines(keepends=True), path)
+    sys.modules[name] = module
+    try:
+        exec(compile(source, path, "exec"), module.__dict__)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise ContractError(
+            "import-raises",
+            f"{path} cannot be loaded: {_describe(error)}",
+            where=blame(error, path),
+            mend="Mend that line; a plug-in may import only what is installed here.",
+        ) from error
+    return module
+
+
+def _top_level_names(tree: ast.Module) -> Iterable[tuple[str, int]]:
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            yield node.name, node.lineno
+        elif isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            for target in targets:
+                for name in ast.walk(target):
+                    if isinstance(name, ast.Name):
+                        yield name.id, node.lineno
+
+
+def _refuse_near_misses(tree: ast.Module, path: str) -> None:
+    """A misspelt RECPIE would be ignored in silence: refuse it instead."""
+    for name, line in _top_level_names(tree):
+        for official in ("RECIPE", "build"):
+            ratio = difflib.SequenceMatcher(None, name.casefold(), official.casefold()).ratio()
+            if name != official and ratio >= 0.8:
+                raise ContractError(
+                    "near-miss",
+                    f"'{name}' looks like a misspelt {official} and would be ignored.",
+                    where=f"{path}:{line}",
+                    mend=f"Rename it to {official}, or to something less alike.",
+                )
+
+
+def _knobs(build: Any, path: str) -> dict[str, Knob]:
+    where = f"{path}:{build.__code__.co_firstlineno}" if hasattr(build, "__code__") else path
+    knobs: dict[str, Knob] = {}
+    for parameter in inspect.signature(build).parameters.values():
+        name, default = parameter.name, parameter.default
+        wrong = ""
+        if parameter.kind is not parameter.KEYWORD_ONLY:
+            wrong = f"build takes '{name}' by position or catch-all."
+        elif default is parameter.empty:
+            wrong = f"build's knob '{name}' has no default."
+        elif not isinstance(default, (bool, int, float, str)):
+            wrong = f"build's knob '{name}' defaults to {default!r}; a knob is an int, float, bool or str."
+        elif name in RECIPE_FIELDS:
+            wrong = f"build's knob '{name}' is also a recipe field; a name is one or the other."
+        elif name in RESERVED:
+            wrong = f"build's knob '{name}' has a name the harness uses itself ({', '.join(RESERVED)})."
+        if wrong:
+            raise ContractError(
+                "knobs",
+                wrong,
+                where=where,
+                legal="build takes keyword-only parameters with defaults: def build(*, width: int = 16).",
+                mend="Rename or rewrite the parameter.",
+            )
+        knobs[name] = default
+    return knobs
+
+
+def _recipe(overrides: object, knobs: Mapping[str, Knob], path: str) -> Recipe:
+    if not isinstance(overrides, dict):
+        raise ContractError("recipe", f"RECIPE is {type(overrides).__name__}, not a dict.", where=path)
+    for name in overrides:
+        if name not in RECIPE_FIELDS:
+            raise ContractError(
+                "recipe",
+                f"RECIPE has no field {name!r}.",
+                where=path,
+                legal=f"Legal: {', '.join(RECIPE_FIELDS)}.",
+                mend=did_you_mean(str(name), RECIPE_FIELDS),
+            )
+    try:
+        return Recipe(**overrides)
+    except UsageError as error:
+        raise ContractError("recipe", f"RECIPE: {error.wrong}", where=path, legal=error.legal, mend=error.mend) from None
+
+
+def _knob_value(name: str, value: Knob, default: Knob) -> Knob:
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not type(default):
+        raise UsageError(
+            f"{name} must be {type(default).__name__}, not {value!r}.",
+            legal=f"Its default is {default!r}.",
+        )
+    return value
+
+

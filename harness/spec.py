@@ -1,0 +1,248 @@
+"""The plain, validated records that travel between the rooms of the harness.
+
+Frozen dataclasses only: a record checks itself when it is made and does nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor, nn
+
+Knob = bool | int | float | str
+"""The types a knob of `build` and a field of `Recipe` may have."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The rules of the challenge, as data; printed with every verdict.
+
+    Attributes:
+        parameters: most stored numbers a network may have, in 32-bit units.
+        epochs: most passes over the training set ("fewer than 20").
+        accuracy: test accuracy to reach after the last epoch, as a fraction of 1.
+        protocol: number of the rules; it rises whenever a change could move a score.
+    """
+
+    parameters: int = 20_000
+    epochs: int = 19
+    accuracy: float = 0.994
+    protocol: int = 1
+
+
+BUDGET = Budget()
+
+
+def _setting(
+    default: Knob,
+    meaning: str,
+    *,
+    unit: str = "",
+    low: float = -math.inf,
+    high: float = math.inf,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    """Declare one field of `Recipe` with its legal range (both ends included)."""
+    return field(default=default, metadata=dict(meaning=meaning, unit=unit, low=low, high=high, choices=choices))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained. Each field is declared with its default, meaning, unit and legal range.
+
+    ``python -m harness list`` prints them as a table. The defaults are plain SGD at learning rate
+    0.01, momentum 0.9, batch 128, 19 epochs, no augmentation.
+
+    Raises:
+        UsageError: a value of the wrong type, outside its range, or at odds with another field.
+    """
+
+    epochs: int = _setting(19, "passes over the training set", unit="epochs", low=1)
+    batch_size: int = _setting(128, "images a step; the last, short batch is kept", unit="images", low=1, high=60_000)
+    optimizer: str = _setting("sgd", "update rule", choices=("sgd", "adamw"))
+    lr: float = _setting(0.01, "learning rate at its highest", low=1e-7, high=100)
+    momentum: float = _setting(0.9, "momentum of SGD, first beta of AdamW", low=0, high=0.9999)
+    nesterov: bool = _setting(False, "Nesterov momentum (SGD only)")
+    weight_decay: float = _setting(0.0, "L2 (SGD) or decoupled (AdamW) decay, never on norms and biases", low=0, high=1)
+    schedule: str = _setting(
+        "constant",
+        "shape of the learning rate after warm-up",
+        choices=("constant", "step", "one-cycle", "cosine", "linear"),
+    )
+    warmup_epochs: float = _setting(0.0, "linear rise from 0; for one-cycle, its rising part", unit="epochs", low=0)
+    step_epochs: int = _setting(10, "epochs between drops (step schedule)", unit="epochs", low=1)
+    step_gamma: float = _setting(0.1, "factor of each drop (step schedule)", low=0, high=1)
+    label_smoothing: float = _setting(0.0, "share of the target spread over all classes", low=0, high=0.99)
+    ema: float = _setting(0.0, "decay per step of the averaged network that is then scored; 0 is off", low=0, high=0.99999)
+    rotation: float = _setting(0.0, "rotation, uniform in +- this", unit="degrees", low=0, high=180)
+    translate: float = _setting(0.0, "shift, uniform in +- this", unit="half widths", low=0, high=1)
+    scale: float = _setting(0.0, "relative change of size, uniform in +- this", low=0, high=0.9)
+    shear: float = _setting(0.0, "horizontal shear, uniform in +- this", unit="tangent", low=0, high=1)
+    zoom_p: float = _setting(0.0, "probability of a centre crop resized to full size", low=0, high=1)
+    zoom_crop: int = _setting(22, "side of that crop", unit="pixels", low=4, high=28)
+    augment_fade: int = _setting(0, "last epochs over which augmentation falls to nothing", unit="epochs", low=0)
+    precision: str = _setting("float32", "arithmetic of the training step", choices=("float32", "bfloat16"))
+
+    def __post_init__(self) -> None:
+        for declared in fields(self):
+            _check_setting(declared.name, getattr(self, declared.name), str(declared.type), declared.metadata)
+        if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
+            raise UsageError(
+                "nesterov needs the sgd optimizer with momentum above 0.",
+                mend="Set optimizer='sgd' and momentum=0.9, or leave nesterov out.",
+            )
+        for name in ("warmup_epochs", "augment_fade"):
+            if getattr(self, name) > self.epochs:
+                raise UsageError(
+                    f"{name} {getattr(self, name)} is longer than the {self.epochs} epochs of training.",
+                    mend=f"Lower {name} or raise epochs.",
+                )
+
+    @property
+    def augments(self) -> bool:
+        """Whether any augmentation is on."""
+        return any((self.rotation, self.translate, self.scale, self.shear, self.zoom_p))
+
+    @property
+    def idle(self) -> list[str]:
+        """Names of fields that were set but that no other setting makes use of."""
+        in_use = {
+            "step_epochs": self.schedule == "step",
+            "step_gamma": self.schedule == "step",
+            "zoom_crop": self.zoom_p > 0,
+            "augment_fade": self.augments,
+        }
+        default = {declared.name: declared.default for declared in fields(self)}
+        return [name for name, used in in_use.items() if not used and getattr(self, name) != default[name]]
+
+
+RECIPE_FIELDS: tuple[str, ...] = tuple(declared.name for declared in fields(Recipe))
+
+
+def _check_setting(name: str, value: object, type_name: str, legal: Mapping[str, Any]) -> None:
+    kinds: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
+    wanted = kinds[type_name]
+    unit = f" {legal['unit']}" if legal["unit"] else ""
+    if legal["choices"]:
+        if value not in legal["choices"]:
+            raise UsageError(
+                f"{name} cannot be {value!r}.",
+                legal=f"Legal: {', '.join(legal['choices'])}.",
+                mend=did_you_mean(str(value), legal["choices"]),
+            )
+    elif not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
+        raise UsageError(f"{name} must be {type_name}, not {value!r}.", legal=f"{name}: {legal['meaning']}.")
+    elif not isinstance(value, (bool, str)) and not (legal["low"] <= value <= legal["high"]):  # type: ignore[operator]
+        # The comparison also refuses NaN, and infinity where the range has an end.
+        above = f"{legal['low']:g}{unit} or more" if math.isinf(legal["high"]) else f"{legal['low']:g} to {legal['high']:g}{unit}"
+        raise UsageError(f"{name} {value!r} is out of range.", legal=f"Legal: {above}.")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A plug-in file that keeps the architecture contract.
+
+    Attributes:
+        name: the file's name without ``.py``.
+        path: where it was read from, as the user typed it.
+        source: its text.
+        sha256: SHA-256 of the text, its identity.
+        summary: first line of its docstring.
+        knobs: the keyword parameters of `build` with their defaults.
+        recipe: the defaults of `Recipe` with the file's `RECIPE` over them.
+        build: makes a fresh network from knobs.
+    """
+
+    name: str
+    path: str
+    source: str
+    sha256: str
+    summary: str
+    knobs: Mapping[str, Knob]
+    recipe: Recipe
+    build: Callable[..., nn.Module]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training, as plain data: enough to run it anywhere and to say which results may be averaged.
+
+    `sha256`, `knobs`, `recipe`, `dataset_digest` and `protocol` name the leaderboard row; `seed` one
+    sample of it.
+    """
+
+    name: str
+    path: str
+    source: str
+    sha256: str
+    knobs: Mapping[str, Knob]
+    default_knobs: Mapping[str, Knob]
+    recipe: Recipe
+    dataset: str
+    dataset_digest: str
+    seed: int
+    device: str
+    protocol: int = BUDGET.protocol
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch of training came to.
+
+    Attributes:
+        number: 1 for the first.
+        lr: learning rate of the epoch's last step.
+        train_loss: mean training loss per image, in train mode, while the weights moved.
+        train_accuracy: likewise, as a fraction of 1.
+        seconds: wall-clock time of the training steps alone.
+        images_per_second: training images a second over that time.
+        test_loss: mean cross-entropy on the scored set; None where it was not scored.
+        test_accuracy: likewise, as a fraction of 1.
+    """
+
+    number: int
+    lr: float
+    train_loss: float
+    train_accuracy: float
+    seconds: float
+    images_per_second: float
+    test_loss: float | None = None
+    test_accuracy: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """The outcome of one finished job.
+
+    Attributes:
+        accuracy: test accuracy after the last epoch: the score.
+        loss: mean test cross-entropy after the last epoch.
+        best_accuracy: highest test accuracy of any epoch, picked on the test set; never ranks.
+        best_epoch: the first epoch that reached it.
+        epochs_to_target: first epoch at or above the budget's accuracy, or None.
+        seconds: wall-clock time from the first training step to the final score.
+        logits: (N, 10) float32, the scored network's answers on the test set.
+        labels: (N,) int64.
+        images: (K, 28, 28) uint8, the most confidently wrong test images.
+        hardest: (K,) their positions in the test set.
+        weights: state dict of the scored network, on the CPU.
+    """
+
+    accuracy: float
+    loss: float
+    best_accuracy: float
+    best_epoch: int
+    epochs_to_target: int | None
+    seconds: float
+    logits: np.ndarray
+    labels: np.ndarray
+    images: np.ndarray
+    hardest: np.ndarray
+    weights: Mapping[str, Tensor]
