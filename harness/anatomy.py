@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
 from torch.utils.flop_counter import FlopCounterMode
 
-from harness.audit import Audit, arguments
+from harness.audit import Audit
+from harness.graph import arguments, operators, short_name
 
 _DROPOUTS = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
 
@@ -44,6 +46,7 @@ class Anatomy:
 
 def describe(network: nn.Module, found: Audit) -> Anatomy:
     """Describe an audited network; its state is left as it was."""
+    was_training = network.training
     network.eval()
     images = torch.zeros(2, 1, 28, 28, device=next((p.device for p in network.parameters()), None))
     rows: dict[str, Layer] = {}
@@ -52,6 +55,7 @@ def describe(network: nn.Module, found: Audit) -> Anatomy:
         network(images)
     for hook in hooks:
         hook.remove()
+    network.train(was_training)
     return Anatomy(
         layers=tuple(rows.values()),
         uses=_uses(found),
@@ -67,8 +71,8 @@ def _rows_of(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield name, module
 
 
-def _note(name: str, rows: dict[str, Layer]):  # noqa: ANN202  (a torch hook)
-    def hook(module: nn.Module, _inputs: object, output: object) -> None:
+def _note(name: str, rows: dict[str, Layer]) -> Callable[[nn.Module, Any, Any], None]:
+    def hook(module: nn.Module, _inputs: Any, output: Any) -> None:
         shape = f"(N, {', '.join(map(str, output.shape[1:]))})" if isinstance(output, Tensor) else "?"
         own = sum(parameter.numel() for parameter in module.parameters(recurse=False))
         rows.setdefault(name, Layer(name or "(network)", type(module).__name__, shape, own))
@@ -78,9 +82,9 @@ def _note(name: str, rows: dict[str, Layer]):  # noqa: ANN202  (a torch hook)
 
 def _calls(found: Audit, training: bool) -> Iterator[tuple[str, Node]]:
     """Yield (operator name without namespace and overload, node) for one of the two graphs."""
-    for node in (found.train if training else found.evaluation).graph.nodes:
-        if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload):
-            yield node.target._schema.name.partition("::")[2], node
+    for node in operators(found.train if training else found.evaluation):
+        if name := short_name(node):
+            yield name, node
 
 
 def _spatial(node: object) -> tuple[int, ...]:
@@ -129,7 +133,7 @@ def _receptive_field(found: Audit) -> int:
     calls = {node: name for name, node in _calls(found, training=False)}
     for node in found.evaluation.graph.nodes:
         sources = [reach[source] for source in node.all_input_nodes if source in reach]
-        if node.op == "placeholder" and len(_spatial(node)) == 2 and node.name in found.evaluation.graph_signature.user_inputs:
+        if node.name in found.evaluation.graph_signature.user_inputs:
             reach[node] = (1, 1)
         elif sources and len(_spatial(node)) == 2:
             field = max(field for field, _ in sources)
@@ -149,6 +153,6 @@ def _window(name: str, node: Node) -> tuple[int, int]:
         return (kernel - 1) * dilation + 1, max(_pair(given["stride"]))
     if name in ("max_pool2d", "avg_pool2d"):
         given = arguments(node)
-        kernel = max(_pair(given["kernel_size"]))
-        return kernel, max(_pair(given["stride"])) if given["stride"] else kernel
+        kernel, dilation = max(_pair(given["kernel_size"])), max(_pair(given.get("dilation", 1)))
+        return (kernel - 1) * dilation + 1, max(_pair(given["stride"])) if given["stride"] else kernel
     return 1, 1

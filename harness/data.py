@@ -11,9 +11,11 @@ import contextlib
 import functools
 import gzip
 import hashlib
+import http.client
 import os
 import socket
 import tempfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +41,7 @@ class Split:
     labels: Tensor
 
     def to(self, device: torch.device) -> Split:
+        """Return the split with both tensors on `device`."""
         return Split(self.images.to(device), self.labels.to(device))
 
 
@@ -117,12 +120,13 @@ NAMES = (*IDX_DATASETS, "digits")
 def choose(name: str) -> tuple[str, str]:
     """Resolve ``auto``: MNIST where it can be had, else ``digits``.
 
+    MNIST that is there but damaged is never passed over: it is chosen, and `load` refuses it.
+
     Returns:
         The dataset's name, and why it is not MNIST; empty if it is, or if `name` was not ``auto``.
 
     Raises:
         UsageError: an unknown name.
-        DataError: MNIST is there but damaged, which is never passed over.
     """
     if name != "auto":
         if name not in NAMES:
@@ -135,8 +139,6 @@ def choose(name: str) -> tuple[str, str]:
     try:
         _fetch_idx(IDX_DATASETS["mnist"], folder())
     except DataError as error:
-        if isinstance(error, DamagedError):
-            raise
         return "digits", error.wrong
     return "mnist", ""
 
@@ -186,7 +188,7 @@ def _load_idx(name: str, files: IdxFiles, root: Path) -> Dataset:
         found = hashlib.sha256(contents).hexdigest()
         if found != expected:
             raise DamagedError(
-                f"{raw / file} is not the original file: its SHA-256 is {found}.",
+                f"{_place(raw / file)} is not the original file: the SHA-256 of its contents is {found}.",
                 legal=f"It should be {expected}.",
                 mend="Delete that file and run again to download it, or copy it from a good source.",
             )
@@ -205,9 +207,19 @@ def _load_idx(name: str, files: IdxFiles, root: Path) -> Dataset:
 
 def _read(file: Path) -> bytes:
     """Return a file's bytes, or those of its ``.gz`` beside it."""
-    if file.exists():
-        return file.read_bytes()
-    return gzip.decompress(_zipped(file).read_bytes())
+    place = _place(file)
+    try:
+        contents = place.read_bytes()
+        return contents if place == file else gzip.decompress(contents)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DamagedError(
+            f"{place} cannot be read: {error}.",
+            mend="Delete that file and run again to download it, or copy it from a good source.",
+        ) from error
+
+
+def _place(file: Path) -> Path:
+    return file if file.exists() else _zipped(file)
 
 
 def _zipped(file: Path) -> Path:
@@ -246,7 +258,7 @@ def _fetch_idx(files: IdxFiles, root: Path) -> None:
             raw.mkdir(parents=True, exist_ok=True)
             for file in missing:
                 os.replace(Path(beside) / files.torchvision_class / "raw" / file, raw / file)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, http.client.HTTPException) as error:
         reason = str(error).strip().partition("\n")[0]
         raise DataError(
             f"{files.torchvision_class} is not in {root} and could not be downloaded ({reason}).",

@@ -60,6 +60,7 @@ class Refusal(HarnessError):
 
     @property
     def lines(self) -> list[str]:
+        """The message as printed, headed by the rule's id and followed by the cause's line."""
         first = f"[{self.rule}] {self.wrong}" + (f" ({self.where})" if self.where else "")
         return [first, *super().lines[1:]]
 

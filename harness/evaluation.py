@@ -33,7 +33,7 @@ def predict(network: Callable[[Tensor], Tensor], dataset: Dataset, split: Split)
 
 def score(logits: Tensor, labels: Tensor) -> Score:
     """Score (N, 10) logits, or log-probabilities, against (N,) labels. NaN counts as wrong."""
-    correct = logits.argmax(1).eq(labels) & logits.isfinite().all(1)
+    correct = logits.argmax(1).eq(labels) & ~logits.isnan().any(1)
     return Score(F.cross_entropy(logits, labels).item(), int(correct.sum()) / len(labels))
 
 

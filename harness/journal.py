@@ -14,7 +14,8 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,33 @@ Event = dict[str, Any]
 def journals() -> Path:
     """Return the folder of all journals."""
     return ROOT.absolute() / "journal"
+
+
+@dataclass(frozen=True)
+class Record:
+    """A journal as read: what was said when the run started, after each epoch, and when it ended."""
+
+    run_id: str
+    started: Event
+    epochs: list[Event]
+    ended: Event | None
+
+    @property
+    def job(self) -> dict[str, Any]:
+        """The fields of `harness.spec.Job` but for the source."""
+        return dict(self.started["job"])
+
+    @property
+    def device(self) -> str:
+        """What a person calls the device."""
+        return str(self.started["environment"]["device"])
+
+    @property
+    def state(self) -> str:
+        """One of running, finished, failed, diverged, interrupted."""
+        if self.ended is None:
+            return "running"
+        return str(self.ended.get("state", "finished"))
 
 
 class Journal:
@@ -59,19 +87,27 @@ class Journal:
     def append(self, event: str, **content: Any) -> None:
         """Write one event with the time (milliseconds since 1970) and flush it to the disk."""
         line = json.dumps({"event": event, "time": round(time.time() * 1000), **content}, allow_nan=False)
-        with open(self.folder / "events.jsonl", "a", encoding="utf-8") as file:
+        with open(self.events_file, "a", encoding="utf-8") as file:
             file.write(line + "\n")
             file.flush()
             os.fsync(file.fileno())
 
-    def events(self) -> Iterator[Event]:
-        """Yield the events written so far; a torn last line, left by a kill, is not one."""
-        try:
-            lines = (self.folder / "events.jsonl").read_text(encoding="utf-8").split("\n")
-        except FileNotFoundError:
-            return
-        for line in lines[:-1]:
-            yield json.loads(line)
+    @property
+    def events_file(self) -> Path:
+        """The file of events."""
+        return self.folder / "events.jsonl"
+
+    def read(self) -> Record | None:
+        """Return what is written so far, or None if nothing is; a torn last line, left by a kill, does not count."""
+        if not self.events_file.exists():
+            return None
+        lines = self.events_file.read_text(encoding="utf-8").split("\n")[:-1]
+        events: list[Event] = [json.loads(line) for line in lines]
+        if not events:
+            return None
+        epochs = [event for event in events if event["event"] == "epoch"]
+        last = events[-1]
+        return Record(self.run_id, events[0], epochs, last if last["event"] in ("finished", "failed") else None)
 
     def store(self, source: str) -> None:
         """Keep the plug-in's text."""
@@ -99,9 +135,10 @@ class Journal:
 
     def weights(self) -> dict[str, Tensor]:
         """Return the scored weights; never unpickles code."""
-        return torch.load(self.folder / "weights.pt", map_location="cpu", weights_only=True)
+        weights: dict[str, Tensor] = torch.load(self.folder / "weights.pt", map_location="cpu", weights_only=True)
+        return weights
 
-    def _write(self, name: str, write: Any) -> None:
+    def _write(self, name: str, write: Callable[[Path], object]) -> None:
         """Write a file beside its place and rename it, so that a kill leaves the old one or the new one."""
         beside = self.folder / f"{name}.part"
         write(beside)

@@ -40,7 +40,9 @@ def learning_curves(epochs: Sequence[dict[str, Any]], title: str, target: float 
         seaborn.lineplot(x=number, y=accuracies, ax=right, label=kind, marker="o", markersize=4)
     left.set(xlabel="epoch", ylabel="cross-entropy", yscale="log", title="loss")
     right.set(xlabel="epoch", ylabel="accuracy (%)", title="accuracy")
-    right.set_ylim(bottom=max(0.0, min(100 * row["test_accuracy"] for row in epochs[len(epochs) // 4 :]) - 0.5), top=100)
+    right.set_ylim(
+        bottom=max(0.0, min(100 * row["test_accuracy"] for row in epochs[len(epochs) // 4 :]) - 0.5), top=100
+    )
     if target is not None:
         right.axhline(100 * target, color="0.4", linestyle="--", linewidth=1)
         right.annotate(f"target {100 * target:g} %", (number[0], 100 * target), fontsize=8, color="0.3", va="bottom")
@@ -60,7 +62,7 @@ def confusion_matrix(counts: np.ndarray, title: str) -> Figure:
 
 
 def hardest_images(
-    images: np.ndarray, labels: Sequence[int], answers: Sequence[int], confidence: Sequence[float], positions: Sequence[int]
+    images: np.ndarray, labels: np.ndarray, answers: np.ndarray, confidence: np.ndarray, positions: np.ndarray
 ) -> Figure:
     """Draw up to 25 (28, 28) images with true class, answer, confidence and position in the test set."""
     _, figure, _ = _canvas(8, 8.6)

@@ -62,6 +62,7 @@ def from_source(source: str, path: str) -> Architecture:
         raise ContractError(
             "docstring",
             f"{path} has no docstring.",
+            where=path,
             mend='Begin the file with one line for the leaderboard: """What this network is."""',
         )
     if not callable(build):
@@ -234,7 +235,12 @@ def _knobs(build: Any, path: str) -> dict[str, Knob]:
 
 def _recipe(overrides: object, knobs: Mapping[str, Knob], path: str) -> Recipe:
     if not isinstance(overrides, dict):
-        raise ContractError("recipe", f"RECIPE is {type(overrides).__name__}, not a dict.", where=path)
+        raise ContractError(
+            "recipe",
+            f"RECIPE is {type(overrides).__name__}, not a dict.",
+            where=path,
+            mend='Write RECIPE = {"lr": 0.05}, or leave it out.',
+        )
     for name in overrides:
         if name not in RECIPE_FIELDS:
             raise ContractError(
@@ -242,12 +248,18 @@ def _recipe(overrides: object, knobs: Mapping[str, Knob], path: str) -> Recipe:
                 f"RECIPE has no field {name!r}.",
                 where=path,
                 legal=f"Legal: {', '.join(RECIPE_FIELDS)}.",
-                mend=did_you_mean(str(name), RECIPE_FIELDS),
+                mend=did_you_mean(str(name), RECIPE_FIELDS) or f"Take {name!r} out of RECIPE.",
             )
     try:
         return Recipe(**overrides)
     except UsageError as error:
-        raise ContractError("recipe", f"RECIPE: {error.wrong}", where=path, legal=error.legal, mend=error.mend) from None
+        raise ContractError(
+            "recipe",
+            f"RECIPE: {error.wrong}",
+            where=path,
+            legal=error.legal,
+            mend=error.mend or "Mend that value of RECIPE.",
+        ) from None
 
 
 def _knob_value(name: str, value: Knob, default: Knob) -> Knob:
@@ -259,5 +271,3 @@ def _knob_value(name: str, value: Knob, default: Knob) -> Knob:
             legal=f"Its default is {default!r}.",
         )
     return value
-
-

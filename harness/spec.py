@@ -50,7 +50,8 @@ def _setting(
     choices: tuple[str, ...] = (),
 ) -> Any:
     """Declare one field of `Recipe` with its legal range (both ends included)."""
-    return field(default=default, metadata=dict(meaning=meaning, unit=unit, low=low, high=high, choices=choices))
+    metadata = {"meaning": meaning, "unit": unit, "low": low, "high": high, "choices": choices}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,9 @@ class Recipe:
     step_epochs: int = _setting(10, "epochs between drops (step schedule)", unit="epochs", low=1)
     step_gamma: float = _setting(0.1, "factor of each drop (step schedule)", low=0, high=1)
     label_smoothing: float = _setting(0.0, "share of the target spread over all classes", low=0, high=0.99)
-    ema: float = _setting(0.0, "decay per step of the averaged network that is then scored; 0 is off", low=0, high=0.99999)
+    ema: float = _setting(
+        0.0, "decay per step of the averaged network that is then scored; 0 is off", low=0, high=0.99999
+    )
     rotation: float = _setting(0.0, "rotation, uniform in +- this", unit="degrees", low=0, high=180)
     translate: float = _setting(0.0, "shift, uniform in +- this", unit="half widths", low=0, high=1)
     scale: float = _setting(0.0, "relative change of size, uniform in +- this", low=0, high=0.9)
@@ -139,10 +142,10 @@ def _check_setting(name: str, value: object, type_name: str, legal: Mapping[str,
             )
     elif not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
         raise UsageError(f"{name} must be {type_name}, not {value!r}.", legal=f"{name}: {legal['meaning']}.")
-    elif not isinstance(value, (bool, str)) and not (legal["low"] <= value <= legal["high"]):  # type: ignore[operator]
+    elif not isinstance(value, (bool, str)) and not (legal["low"] <= value <= legal["high"]):
         # The comparison also refuses NaN, and infinity where the range has an end.
-        above = f"{legal['low']:g}{unit} or more" if math.isinf(legal["high"]) else f"{legal['low']:g} to {legal['high']:g}{unit}"
-        raise UsageError(f"{name} {value!r} is out of range.", legal=f"Legal: {above}.")
+        span = f"{legal['low']:g} or more" if math.isinf(legal["high"]) else f"{legal['low']:g} to {legal['high']:g}"
+        raise UsageError(f"{name} {value!r} is out of range.", legal=f"Legal: {span}{unit}.")
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,9 @@ import json
 import logging
 import os
 import queue
-import sqlite3
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,15 +21,16 @@ import numpy as np
 import torch
 
 from harness import journal as journals
-from harness import plots, plugins
+from harness import page, plots, plugins
 from harness.errors import TrackerError
-from harness.evaluation import confusion, softmax, verdict
-from harness.journal import Event, Journal
+from harness.evaluation import confusion, softmax
+from harness.journal import Event, Journal, Record
 from harness.spec import BUDGET
 from harness.statistics import summarise
 
 if TYPE_CHECKING:
-    from mlflow.entities import Metric, Run
+    from matplotlib.figure import Figure
+    from mlflow.entities import Metric
 
 PATIENCE_SECONDS = 60.0
 """How long the end of a command waits for the store to catch up."""
@@ -45,6 +45,15 @@ _EPOCH_METRICS = {
     "seconds": "epoch_seconds",
     "images_per_second": "images_per_second",
 }
+_EXPERIMENT_TAGS = {
+    "mlflow.experimentKind": "custom_model_development",  # the UI's view for training rather than for chat
+    "mlflow.note.content": (
+        "The score of a run is `test/final_accuracy`: the test set after the last epoch. `test/best_accuracy` is "
+        "picked on the test set and never ranks. To compare runs, tick them and press *Compare*; the column chooser "
+        "adds parameters and metrics to the table."
+    ),
+}
+_RUN_ID, _GROUP_ID, _COMPLETE = "harness.run_id", "harness.group_id", "harness.complete"
 
 
 def tracking_uri() -> str:
@@ -62,46 +71,48 @@ class Store:
             TrackerError: mlflow is not installed.
         """
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        # With mlflow's own defaults one call to a server that is down blocks for four minutes.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         try:
             from mlflow import MlflowClient
         except ImportError as error:
             raise TrackerError(
-                "MLflow is not installed here.", mend="The run is safe in mlruns/journal/; `sync` it where MLflow is."
+                "MLflow is not installed here.",
+                mend="Copy mlruns/journal/ to a machine that has it and run there: python -m harness sync",
             ) from error
         logging.getLogger("mlflow").setLevel(logging.WARNING)
-        self.uri = uri
-        self._experiments: dict[str, str] = {}
-        if uri.startswith("sqlite:///"):
-            _make_schema(uri)
+        self._is_local = uri.startswith("sqlite:")
         self._client = MlflowClient(uri)
+        self._experiments: dict[str, str] = {}
+        if self._is_local:
+            self._make_schema(Path(uri.removeprefix("sqlite:///")))
 
     def project(self, journal: Journal) -> None:
         """Bring the store up to `journal`: idempotent, with the journal's own times."""
-        events = list(journal.events())
-        if not events:
+        record = journal.read()
+        if record is None:
             return
-        started, last = events[0], events[-1]
-        run = self._find(started, journal.run_id)
-        if run is not None and run.data.tags.get("harness.projected") == last["event"] != "epoch":
+        experiment = self._experiment(record.job["dataset"])
+        run_id = self._find(experiment, _RUN_ID, record.run_id)
+        if run_id and record.ended and self._client.get_run(run_id).data.tags.get(_COMPLETE) == "true":
             return
-        run_id = run.info.run_id if run else self._create(started, journal)
-        epochs = [event for event in events if event["event"] == "epoch"]
-        metrics = [metric for event in epochs for metric in _epoch_metrics(event)]
-        if last["event"] == "finished":
-            metrics += _final_metrics(started, last)
-        self._log(run_id, metrics)
-        if last["event"] in ("finished", "failed"):
-            self._close(run_id, journal, started, epochs, last)
+        run_id = run_id or self._create(experiment, record)
+        for epoch in record.epochs:
+            self._client.log_batch(run_id, metrics=_epoch_metrics(epoch))
+        if record.ended:
+            self._close(run_id, journal, record, record.ended)
+            if record.started["group"]:
+                self._sum_up(experiment, record)
+            self._client.set_tag(run_id, _COMPLETE, "true")
 
-    def _find(self, started: Event, harness_run_id: str) -> Run | None:
-        found = self._client.search_runs(
-            [self._experiment(started["job"]["dataset"])],
-            filter_string=f"tags.`harness.run_id` = '{harness_run_id}'",
-            max_results=1,
-        )
-        return found[0] if found else None
+    def _make_schema(self, database: Path) -> None:
+        """Open the store under an exclusive lock: of several first opens at once all but one would crash."""
+        from filelock import FileLock
+
+        database.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(database.with_suffix(".lock")):
+            self._client.search_experiments(max_results=1)
 
     def _experiment(self, name: str) -> str:
         if name not in self._experiments:
@@ -114,81 +125,79 @@ class Store:
     def _create_experiment(self, name: str) -> str:
         from mlflow.exceptions import MlflowException
 
-        local = (journals.ROOT.absolute() / "artifacts" / name).as_uri() if self.uri.startswith("sqlite:") else None
+        # Left to itself, a local store puts artifacts into the working directory of whoever came first.
+        place = (journals.ROOT.absolute() / "artifacts" / name).as_uri() if self._is_local else None
         try:
-            return self._client.create_experiment(name, artifact_location=local)
+            return str(self._client.create_experiment(name, artifact_location=place, tags=_EXPERIMENT_TAGS))
         except MlflowException:  # another process made it in between
             found = self._client.get_experiment_by_name(name)
             if found is None:
                 raise
-            return found.experiment_id
+            return str(found.experiment_id)
 
-    def _create(self, started: Event, journal: Journal) -> str:
-        from mlflow.entities import Dataset, DatasetInput, InputTag, Param
+    def _find(self, experiment: str, tag: str, value: str) -> str:
+        """Return the id of the run whose `tag` is `value`, or an empty string."""
+        found = self._client.search_runs([experiment], filter_string=f"tags.`{tag}` = '{value}'", max_results=1)
+        return str(found[0].info.run_id) if found else ""
 
-        job = started["job"]
-        tags = _tags(started) | {"harness.run_id": journal.run_id, "mlflow.note.content": _description(started, [], None)}
-        if started["group"]:
-            tags["mlflow.parentRunId"] = self._parent(started)
-        experiment = self._experiment(job["dataset"])
-        run = self._client.create_run(experiment, start_time=started["time"], run_name=run_name(job), tags=tags)
-        params = _params(started)
-        self._client.log_batch(run.info.run_id, params=[Param(k, str(v)) for k, v in params.items()])
-        dataset = Dataset(job["dataset"], job["dataset_digest"][:36], "local", json.dumps({"name": job["dataset"]}))
-        self._client.log_inputs(run.info.run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
-        return str(run.info.run_id)
+    def _create(self, experiment: str, record: Record) -> str:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
 
-    def _log(self, run_id: str, metrics: Sequence[Metric]) -> None:
-        for first in range(0, len(metrics), 1000):  # the most a batch may hold
-            self._client.log_batch(run_id, metrics=metrics[first : first + 1000])
+        tags = {_RUN_ID: record.run_id, "mlflow.note.content": page.markdown(record)}
+        if record.started["group"]:
+            tags["mlflow.parentRunId"] = self._parent(experiment, record)
+        run_id = self._create_run(experiment, record, page.run_name(record), tags, _params(record))
+        name, digest = record.job["dataset"], record.job["dataset_digest"]
+        source = json.dumps({"dataset": name, "sha256": digest})
+        dataset = Dataset(name, digest[:36], "local", source)  # 36 characters are the most mlflow takes
+        self._client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+        return run_id
 
-    def _close(self, run_id: str, journal: Journal, started: Event, epochs: list[Event], last: Event) -> None:
-        from mlflow.entities import RunTag
-
-        tags = {"mlflow.note.content": _description(started, epochs, last), "verdict": _verdict_line(started, last)}
-        if last["event"] == "failed":
-            tags["reason"] = last["reason"]
-        with tempfile.TemporaryDirectory() as folder:
-            _write_artifacts(Path(folder), journal, started, epochs, last)
-            self._client.log_artifacts(run_id, folder)
-        self._client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
-        status = _STATUS[last.get("state", "finished")]
-        self._client.set_terminated(run_id, status, end_time=last["time"])
-        if started["group"]:
-            self._sum_up(started, last["time"])
-        self._client.set_tag(run_id, "harness.projected", last["event"])
-
-    # --- several seeds under one parent ---
-
-    def _parent(self, started: Event) -> str:
+    def _create_run(
+        self, experiment: str, record: Record, name: str, tags: Mapping[str, str], params: Mapping[str, Any]
+    ) -> str:
         from mlflow.entities import Param
 
-        group, job = started["group"], started["job"]
-        found = self._client.search_runs(
-            [self._experiment(job["dataset"])], filter_string=f"tags.`harness.group_parent` = '{group['id']}'"
-        )
-        if found:
-            return str(found[0].info.run_id)
-        tags = _tags(started) | {"harness.group_parent": group["id"]}
-        name = f"{_title(job)} {group['size']} seeds"
-        experiment = self._experiment(job["dataset"])
-        run = self._client.create_run(experiment, start_time=started["time"], run_name=name, tags=tags)
-        params = {key: value for key, value in _params(started).items() if key != "seed"}
+        run = self._client.create_run(experiment, record.started["time"], {**_tags(record), **tags}, name)
         self._client.log_batch(run.info.run_id, params=[Param(key, str(value)) for key, value in params.items()])
         return str(run.info.run_id)
 
-    def _sum_up(self, started: Event, time: int) -> None:
+    def _close(self, run_id: str, journal: Journal, record: Record, ended: Event) -> None:
+        from mlflow.entities import RunTag
+
+        tags = {"mlflow.note.content": page.markdown(record), "verdict": page.verdict_line(record)}
+        if record.state != "finished":
+            tags["reason"] = ended["reason"]
+        with tempfile.TemporaryDirectory() as folder:
+            _write_artifacts(Path(folder), journal, record)
+            self._client.log_artifacts(run_id, folder)
+        metrics = _final_metrics(record) if record.state == "finished" else []
+        self._client.log_batch(run_id, metrics=metrics, tags=[RunTag(key, value) for key, value in tags.items()])
+        self._client.set_terminated(run_id, _STATUS[record.state], end_time=ended["time"])
+
+    # --- several seeds under one parent ---
+
+    def _parent(self, experiment: str, record: Record) -> str:
+        group = record.started["group"]
+        found = self._find(experiment, _GROUP_ID, group["id"])
+        if found:
+            return found
+        params = {key: value for key, value in _params(record).items() if key != "seed"}
+        name = f"{page.title(record)} {group['size']} seeds"
+        return self._create_run(experiment, record, name, {_GROUP_ID: group["id"]}, params)
+
+    def _sum_up(self, experiment: str, record: Record) -> None:
         """Give the parent mean, spread and interval over the children that have ended so far."""
         from mlflow.entities import Metric, RunTag
 
-        group, experiment = started["group"], self._experiment(started["job"]["dataset"])
-        parent = self._parent(started)
-        children = self._client.search_runs([experiment], filter_string=f"tags.`mlflow.parentRunId` = '{parent}'")
+        assert record.ended
+        parent, time = self._parent(experiment, record), record.ended["time"]
+        children = self._client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent}'")
         ended = [child for child in children if child.info.status in _STATUS.values()]
         scores = {
             int(child.data.params["seed"]): child.data.metrics["test/final_accuracy"]
             for child in ended
-            if child.info.status == "FINISHED" and "test/final_accuracy" in child.data.metrics
+            if child.info.status == "FINISHED"
         }
         if scores:
             summary = summarise(list(scores.values()))
@@ -198,43 +207,23 @@ class Store:
                 "test/final_accuracy_std": summary.std,
                 "test/final_accuracy_low95": summary.low,
                 "test/final_accuracy_high95": summary.high,
-                "parameters": started["parameters"],
+                "parameters": record.started["parameters"],
             }
             metrics = [Metric(key, value, time, summary.n) for key, value in values.items() if value is not None]
-            self._client.log_batch(parent, metrics=metrics)
-            rows = "\n".join(f"| {seed} | {100 * scores[seed]:.2f} % |" for seed in sorted(scores))
-            spread = f" ± {100 * summary.std:.3f} (standard deviation)" if summary.std is not None else ""
-            interval = (
-                f", 95 % interval of the mean {100 * summary.low:.2f} to {100 * summary.high:.2f} %"
-                if summary.low is not None and summary.high is not None
-                else ""
-            )
-            head = f"Mean test accuracy after the last epoch: **{100 * summary.mean:.3f} %**{spread}{interval}, n = {summary.n}."
-            note = f"{head}\n\n| seed | accuracy |\n|--:|--:|\n{rows}\n"
-            self._client.log_batch(parent, tags=[RunTag("mlflow.note.content", note)])
-        if len(ended) == group["size"]:
-            status = "FINISHED" if len(scores) == group["size"] else "FAILED"
-            self._client.set_terminated(parent, status, end_time=time)
-
-
-def _make_schema(uri: str) -> None:
-    """Open the local store under an exclusive lock: of several first opens at once all but one would crash."""
-    from filelock import FileLock
-    from mlflow import MlflowClient
-
-    database = Path(uri.removeprefix("sqlite:///"))
-    database.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(database.with_suffix(".lock")):
-        try:
-            MlflowClient(uri).search_experiments(max_results=1)
-        except sqlite3.Error as error:  # pragma: no cover - mlflow wraps most of them
-            raise TrackerError(f"The store {database} cannot be opened: {error}") from error
+            note = RunTag("mlflow.note.content", page.group_markdown(scores, summary))
+            self._client.log_batch(parent, metrics=metrics, tags=[note])
+        size = record.started["group"]["size"]
+        if len(ended) == size:
+            tag = f"{len(scores)} of {size} finished"
+            self._client.set_tag(parent, "verdict", tag)
+            self._client.set_terminated(parent, "FINISHED" if len(scores) == size else "FAILED", end_time=time)
 
 
 class Tracker:
     """Projects journals into a store on a thread of its own."""
 
     def __init__(self, uri: str | None = None) -> None:
+        """Start the thread; the store is opened by it, with the first journal."""
         self.uri = uri or tracking_uri()
         self._queue: queue.Queue[Journal | None] = queue.Queue()
         self._behind: dict[str, Exception] = {}
@@ -260,50 +249,49 @@ class Tracker:
 
     def _unreached(self, reason: str) -> TrackerError:
         return TrackerError(
-            f"The result is safe in {journals.journals()}, but MLflow at {self.uri} could not be brought up to it: {reason}.",
-            mend="When it is back, run: python -m harness sync",
+            f"MLflow at {self.uri} could not be brought up to date: {reason}.",
+            legal=f"The result is safe in {journals.journals()}.",
+            mend="When the store is back, run: python -m harness sync",
         )
 
     def _work(self) -> None:
         store: Store | None = None
         closing = False
         while not closing:
-            waiting = {}
-            item = self._queue.get()
-            while True:  # several notices of one journal are one piece of work
-                if item is None:
-                    closing = True
-                else:
-                    waiting[item.run_id] = item
-                try:
-                    item = self._queue.get_nowait()
-                except queue.Empty:
-                    break
-            for run_id, journal in waiting.items():
+            waiting, closing = self._take_all()
+            for journal in waiting:
                 try:
                     store = store or Store(self.uri)
                     store.project(journal)
-                    self._behind.pop(run_id, None)
+                    self._behind.pop(journal.run_id, None)
                 except Exception as error:  # whatever mlflow raises: training goes on, the journal has it all
-                    self._behind[run_id] = error
+                    self._behind[journal.run_id] = error
+
+    def _take_all(self) -> tuple[list[Journal], bool]:
+        """Wait for a notice, take all there are, and return each journal once and whether the end is among them."""
+        items = [self._queue.get()]
+        while not self._queue.empty():
+            items.append(self._queue.get())
+        return list({item.run_id: item for item in items if item}.values()), None in items
 
 
-def sync(uri: str | None = None) -> int:
-    """Bring a store up to all journals; return how many there are.
+def sync() -> int:
+    """Bring the store up to all journals; return how many there are.
 
     Raises:
         TrackerError: the store cannot be reached.
     """
     found = journals.all_journals()
+    uri = tracking_uri()
     try:
-        store = Store(uri or tracking_uri())
+        store = Store(uri)
         for journal in found:
             store.project(journal)
     except TrackerError:
         raise
     except Exception as error:
         raise TrackerError(
-            f"MLflow at {uri or tracking_uri()} could not be reached: {_gist(error)}.",
+            f"MLflow at {uri} could not be brought up to date: {_gist(error)}.",
             mend="Nothing is lost: the journals keep it all. Run sync again when it is back.",
         ) from error
     return len(found)
@@ -313,139 +301,82 @@ def _gist(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:300]}"
 
 
-# --- what a run says ------------------------------------------------------------------------------------
+# --- what a run holds -----------------------------------------------------------------------------------
 
 
-def _title(job: dict[str, Any]) -> str:
-    """Return the architecture's name and those knobs that are not at their default."""
-    changed = [f"{name}={value}" for name, value in job["knobs"].items() if value != job["default_knobs"].get(name)]
-    return " ".join([job["name"], *changed])
-
-
-def run_name(job: dict[str, Any]) -> str:
-    """Return what a person looks for: ``s6_gap width=12 seed 0``."""
-    return f"{_title(job)} seed {job['seed']}"
-
-
-def _tags(started: Event) -> dict[str, str]:
-    job = started["job"]
+def _tags(record: Record) -> dict[str, str]:
+    job = record.job
     return {
         "architecture": job["name"],
         "source_sha256": job["sha256"],
         "protocol": str(job["protocol"]),
-        "git_commit": started["environment"]["git"],
+        "mlflow.source.name": job["path"],
+        "mlflow.source.type": "LOCAL",
+        "mlflow.source.git.commit": record.started["environment"]["git"],
         "dataset": job["dataset"],
         "verdict": "running",
     }
 
 
-def _params(started: Event) -> dict[str, Any]:
-    job = started["job"]
-    known = {"seed": job["seed"], "parameters": started["parameters"], "device": started["environment"]["device"]}
+def _params(record: Record) -> dict[str, Any]:
+    job = record.job
+    known = {"seed": job["seed"], "parameters": record.started["parameters"], "device": record.device}
     return {**job["recipe"], **job["knobs"], **known}
 
 
 def _epoch_metrics(event: Event) -> list[Metric]:
     from mlflow.entities import Metric
 
-    values = {metric: event[name] for name, metric in _EPOCH_METRICS.items() if event.get(name) is not None}
+    values = {metric: event[name] for name, metric in _EPOCH_METRICS.items() if event[name] is not None}
     return [Metric(key, float(value), event["time"], event["number"]) for key, value in values.items()]
 
 
-def _final_metrics(started: Event, finished: Event) -> list[Metric]:
+def _final_metrics(record: Record) -> list[Metric]:
     from mlflow.entities import Metric
 
+    ended = record.ended
+    assert ended
     values = {
-        "test/final_accuracy": finished["accuracy"],
-        "test/best_accuracy": finished["best_accuracy"],
-        "parameters": started["parameters"],
-        "seconds": finished["seconds"],
-        "epochs_to_target": finished["epochs_to_target"],
+        "test/final_accuracy": ended["accuracy"],
+        "test/best_accuracy": ended["best_accuracy"],
+        "parameters": record.started["parameters"],
+        "seconds": ended["seconds"],
+        "epochs_to_target": ended["epochs_to_target"],
     }
-    return [Metric(key, float(value), finished["time"], 0) for key, value in values.items() if value is not None]
+    return [Metric(key, float(value), ended["time"], 0) for key, value in values.items() if value is not None]
 
 
-def _targets(started: Event, finished: Event) -> list[Any]:
-    job = started["job"]
-    epochs = job["recipe"]["epochs"]
-    return verdict(started["parameters"], epochs, finished["accuracy"], BUDGET, started["is_benchmark"])
-
-
-def _verdict_line(started: Event, last: Event) -> str:
-    if last["event"] == "failed":
-        return str(last["state"])
-    targets = _targets(started, last)
-    missed = [target.name for target in targets if not target.met]
-    if missed:
-        return f"missed: {', '.join(missed)}"
-    return f"all {len(targets)} targets met"
-
-
-def _description(started: Event, epochs: Sequence[Event], last: Event | None) -> str:
-    """Return the run's page in Markdown: verdict, curve, layer table."""
-    job, anatomy = started["job"], started["anatomy"]
-    parts = [f"**{run_name(job)}** on {job['dataset']}, {started['environment']['device']}, protocol {job['protocol']}."]
-    if last and last["event"] == "finished":
-        rows = [f"| {t.name} | {t.reached} | {t.limit} | {'met' if t.met else '**missed**'} |" for t in _targets(started, last)]
-        parts += [
-            f"### Score: {100 * last['accuracy']:.2f} % after the last epoch",
-            f"Best epoch {last['best_epoch']}: {100 * last['best_accuracy']:.2f} % (picked on the test set; never ranks).",
-            "| target | reached | limit | |\n|---|--:|---|---|\n" + "\n".join(rows),
-        ]
-    elif last:
-        parts.append(f"### {last['state']}: {last['reason']}")
-    if epochs:
-        rows = [
-            f"| {e['number']} | {e['train_loss']:.4f} | {e['test_loss']:.4f} | {100 * e['test_accuracy']:.2f} | {e['lr']:.2g} |"
-            for e in epochs
-        ]
-        parts.append("### Curve\n| epoch | train loss | test loss | test accuracy (%) | lr |\n|--:|--:|--:|--:|--:|\n" + "\n".join(rows))
-    rows = [f"| {r['name']} | {r['kind']} | {r['output']} | {r['parameters']:,} |" for r in anatomy["layers"]]
-    used = ", ".join(f"{part}: {'yes' if on else 'no'}" for part, on in anatomy["uses"].items())
-    parts += [
-        "### Layers\n| layer | kind | output | parameters |\n|---|---|---|--:|\n" + "\n".join(rows),
-        f"{started['parameters']:,} parameters, {anatomy['multiply_adds']:,} multiply-adds, "
-        f"receptive field {anatomy['receptive_field']} pixels. {used}.",
-    ]
-    return "\n\n".join(parts)
-
-
-# --- artifacts ------------------------------------------------------------------------------------------
-
-
-def _write_artifacts(folder: Path, journal: Journal, started: Event, epochs: list[Event], last: Event) -> None:
-    job = started["job"]
-    (folder / f"{job['name']}.py").write_text(journal.source, encoding="utf-8")
-    (folder / "ledger.json").write_text(json.dumps(started["ledger"], indent=1), encoding="utf-8")
-    (folder / "journal.jsonl").write_text((journal.folder / "events.jsonl").read_text(encoding="utf-8"), encoding="utf-8")
+def _write_artifacts(folder: Path, journal: Journal, record: Record) -> None:
+    (folder / f"{record.job['name']}.py").write_text(journal.source, encoding="utf-8")
+    (folder / "ledger.json").write_text(json.dumps(record.started["ledger"], indent=1), encoding="utf-8")
+    (folder / "journal.jsonl").write_bytes(journal.events_file.read_bytes())
     figures = folder / "figures"
     figures.mkdir()
-    if epochs:
-        target = BUDGET.accuracy if started["is_benchmark"] else None
-        plots.learning_curves(epochs, run_name(job), target).savefig(figures / "learning_curves.png")
-    if last["event"] == "finished":
+    if record.epochs:
+        target = BUDGET.accuracy if record.started["is_benchmark"] else None
+        plots.learning_curves(record.epochs, page.run_name(record), target).savefig(figures / "learning_curves.png")
+    if record.state == "finished":
         arrays = journal.arrays()
         np.savez_compressed(folder / "test_logits.npz", logits=arrays["logits"], labels=arrays["labels"])
         counts = confusion(arrays["logits"], arrays["labels"])
-        plots.confusion_matrix(counts, f"{run_name(job)}: {last['accuracy']:.2%}").savefig(figures / "confusion.png")
-        _hardest(arrays).savefig(figures / "most_confidently_wrong.png")
-        _write_model(folder / "model", journal, job)
+        plots.confusion_matrix(counts, page.run_name(record)).savefig(figures / "confusion.png")
+        _hardest_images(arrays).savefig(figures / "most_confidently_wrong.png")
+        _write_model(folder / "model", journal, record)
 
 
-def _hardest(arrays: dict[str, np.ndarray]) -> Any:
+def _hardest_images(arrays: Mapping[str, np.ndarray]) -> Figure:
     wrong = arrays["hardest"]
-    logits = arrays["logits"][wrong]
-    confidence = softmax(logits).max(1) if len(wrong) else np.zeros(0)
-    return plots.hardest_images(arrays["images"], arrays["labels"][wrong], logits.argmax(1), confidence, wrong)
+    logits, labels = arrays["logits"][wrong], arrays["labels"][wrong]
+    return plots.hardest_images(arrays["images"], labels, logits.argmax(1), softmax(logits).max(1), wrong)
 
 
-def _write_model(folder: Path, journal: Journal, job: dict[str, Any]) -> None:
+def _write_model(folder: Path, journal: Journal, record: Record) -> None:
     """Save the scored network as an exported graph: loading it runs none of the plug-in's code."""
     import mlflow.pytorch
     from mlflow.models import infer_signature
 
-    architecture = plugins.from_source(journal.source, job["path"])
-    network = plugins.build_network(architecture, job["knobs"])
+    architecture = plugins.from_source(journal.source, record.job["path"])
+    network = plugins.build_network(architecture, record.job["knobs"])
     network.load_state_dict(journal.weights())
     network.eval()
     images = torch.zeros(2, 1, 28, 28)  # two: an example of one would freeze the batch at one

@@ -29,7 +29,7 @@ _INTERRUPTED = 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code; see `harness.errors` for what each means."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = [*(sys.argv[1:] if argv is None else argv)]  # list is a command here, once it is loaded
     try:
         return _dispatch(arguments)
     except HarnessError as error:

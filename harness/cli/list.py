@@ -28,7 +28,9 @@ def main(_args: argparse.Namespace) -> int:
     rows = show.table("name", "default", "legal", "unit", "meaning")
     for field in fields(Recipe):
         legal = field.metadata
-        span = ", ".join(legal["choices"]) or ("true, false" if field.type == "bool" else f"{legal['low']:g} to {legal['high']:g}")
+        span = ", ".join(legal["choices"]) or (
+            "true, false" if field.type == "bool" else f"{legal['low']:g} to {legal['high']:g}"
+        )
         rows.add_row(field.name, str(field.default), span, legal["unit"], legal["meaning"])
     show.console.print(rows)
     return 0

@@ -31,12 +31,16 @@ def add_set(parser: argparse.ArgumentParser) -> None:
 def add_dataset(parser: argparse.ArgumentParser) -> None:
     """Add ``--dataset``."""
     choices = ", ".join(("auto", *NAMES))
-    parser.add_argument("--dataset", default="auto", metavar="NAME", help=f"one of {choices} (default: auto, MNIST if it can be had)")
+    parser.add_argument(
+        "--dataset", default="auto", metavar="NAME", help=f"one of {choices} (default: auto, MNIST if it can be had)"
+    )
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Add ``--device``."""
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: a GPU if there is one")
+    parser.add_argument(
+        "--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: a GPU if there is one"
+    )
 
 
 def settings(texts: Sequence[str]) -> dict[str, Knob]:

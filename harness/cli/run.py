@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from harness import audit, data, experiment, plugins
+from harness import audit, data, experiment, page, plugins
 from harness.cli import options, report, show
 from harness.errors import HarnessError, TrackerError, UsageError
 from harness.evaluation import verdict
@@ -100,12 +100,7 @@ def _train_all(jobs: list[Job], tracker: Tracker) -> None:
     group = experiment.new_group(len(jobs))
     scores = [_train(job, experiment.record(job, tracker, group)) for job in jobs]
     if len(scores) > 1:
-        summary = summarise(scores)
-        assert summary.std is not None and summary.low is not None and summary.high is not None
-        show.console.print(
-            f"\n{jobs[0].name}: mean {100 * summary.mean:.3f} % after the last epoch, n = {summary.n} seeds, standard "
-            f"deviation {100 * summary.std:.3f}, 95 % interval of the mean {100 * summary.low:.2f} to {100 * summary.high:.2f} %"
-        )
+        show.console.print(f"\n{jobs[0].name}: {page.spread(summarise(scores))}")
 
 
 def _train(job: Job, events: Iterator[experiment.Event]) -> float:
@@ -142,19 +137,25 @@ def _progress(job: Job) -> Progress:
 
 def _line(epoch: Epoch, epochs: int) -> str:
     assert epoch.test_accuracy is not None
-    left = show.duration((epochs - epoch.number) * epoch.seconds)
-    return (
-        f"epoch {epoch.number:>2}/{epochs}  loss {epoch.train_loss:.4f}  train {100 * epoch.train_accuracy:6.2f} %  "
-        f"test {100 * epoch.test_accuracy:6.2f} %  lr {epoch.lr:<8.3g}  {epoch.images_per_second:>6,.0f} images/s  left {left}"
+    fields = (
+        f"epoch {epoch.number:>2}/{epochs}",
+        f"loss {epoch.train_loss:.4f}",
+        f"train {100 * epoch.train_accuracy:6.2f} %",
+        f"test {100 * epoch.test_accuracy:6.2f} %",
+        f"lr {epoch.lr:<8.3g}",
+        f"{epoch.images_per_second:>6,.0f} images/s",
+        f"left {show.duration((epochs - epoch.number) * epoch.seconds)}",
     )
+    return "  ".join(fields)
 
 
 def _conclude(job: Job, started: Started, result: Result) -> None:
+    accuracy, epochs = result.accuracy, job.recipe.epochs
     show.console.print()
-    show.targets(verdict(started.ledger.parameters, job.recipe.epochs, result.accuracy, BUDGET, started.is_benchmark))
+    show.targets(verdict(started.ledger.parameters, epochs, accuracy, BUDGET, started.is_benchmark))
     show.console.print(
-        f"[bold]score {100 * result.accuracy:.2f} %[/bold] after the last epoch ({job.name}, seed {job.seed}, {job.dataset}, "
-        f"protocol {job.protocol}) in {show.duration(result.seconds)}\n"
+        f"[bold]score {100 * accuracy:.2f} %[/bold] after the last epoch: {job.name}, seed {job.seed}, {job.dataset}, "
+        f"protocol {job.protocol}, in {show.duration(result.seconds)}\n"
         f"best epoch {result.best_epoch}: {100 * result.best_accuracy:.2f} %, picked on the test set: it never ranks\n"
         f"record: {journals() / started.run_id}\n"
         "compare runs: python -m harness ui"

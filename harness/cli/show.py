@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 from rich import box
@@ -10,10 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.anatomy import Anatomy
-from harness.audit import Ledger
 from harness.evaluation import Target
+from harness.ledger import Ledger
 
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 140)
 """Where commands print; colours only on a terminal, plain lines in a pipe."""
 
 
@@ -57,7 +58,12 @@ def targets(found: Sequence[Target]) -> None:
     """Print each target, what was reached and whether that meets it."""
     rows = table("target", "reached", "limit", "", right=("reached",))
     for target in found:
-        rows.add_row(target.name, target.reached, target.limit, Text("met", "green") if target.met else Text("missed", "bold red"))
+        rows.add_row(
+            target.name,
+            target.reached,
+            target.limit,
+            Text("met", "green") if target.met else Text("missed", "bold red"),
+        )
     console.print(rows)
 
 

@@ -31,12 +31,26 @@ def main(args: argparse.Namespace) -> int:
         return 0
     tracking.Store(uri)  # an empty store shows an empty page rather than an error
     port = _free_port(args.port)
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "ui",
+        "--backend-store-uri",
+        uri,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    server = subprocess.Popen(command, env={**os.environ, **quiet}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    server = subprocess.Popen(
+        command, env={**os.environ, **quiet}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         _wait(server, port)
-        show.console.print(f"MLflow UI: [bold]http://127.0.0.1:{port}[/bold]   (Ctrl-C ends it)")
+        page = f"http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning"
+        show.console.print(f"MLflow UI: [bold]{page}[/bold]   (Ctrl-C ends it)")
         return server.wait()
     except KeyboardInterrupt:
         return 0

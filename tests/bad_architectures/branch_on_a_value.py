@@ -1,0 +1,18 @@
+"""A branch on the images' values."""
+
+from torch import Tensor, nn
+
+
+class Network(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(784, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.mean() > 0:
+            return self.head(images.flatten(1))
+        return self.head(-images.flatten(1))
+
+
+def build(*, width: int = 32) -> nn.Module:
+    return Network(width)

@@ -1,0 +1,3 @@
+"""A network where the function belongs."""
+
+build = 7

@@ -1,0 +1,17 @@
+"""A hook that doubles a gradient: Python that goes on running in training."""
+
+from torch import Tensor, nn
+
+
+class Network(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(784, 10)
+        self.head.weight.register_hook(lambda gradient: gradient * 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(images.flatten(1))
+
+
+def build(*, width: int = 32) -> nn.Module:
+    return Network(width)

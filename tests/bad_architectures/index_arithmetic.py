@@ -1,0 +1,21 @@
+"""Numbers written as positions in a long range and as sizes of ones."""
+
+import torch
+from torch import Tensor, nn
+
+
+class Network(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.hidden = nn.Sequential(nn.Linear(784, 25), nn.LayerNorm(25), nn.PReLU(25))
+        self.head = nn.Linear(25, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        hidden = self.hidden(images.flatten(1))
+        for i in range(25):
+            hidden = hidden + torch.arange(65536)[i * i % 997 + 2] / torch.ones(i + 2).sum()
+        return self.head(hidden)
+
+
+def build(*, width: int = 32) -> nn.Module:
+    return Network(width)

@@ -1,0 +1,17 @@
+"""Noise on the pixels when scored."""
+
+import torch
+from torch import Tensor, nn
+
+
+class Network(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(784, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head((images + torch.rand_like(images) * 1e-9).flatten(1))
+
+
+def build(*, width: int = 32) -> nn.Module:
+    return Network(width)

@@ -1,0 +1,20 @@
+"""Batch-norm running means that serve as weights besides."""
+
+from torch import Tensor, nn
+
+
+class Network(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(784, affine=False)
+        self.hidden = nn.Linear(784, width)
+        self.head = nn.Linear(width, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        assert self.norm.running_mean is not None
+        pixels = self.norm(images.flatten(1)) * self.norm.running_mean
+        return self.head(self.hidden(pixels).relu())
+
+
+def build(*, width: int = 25) -> nn.Module:
+    return Network(width)

@@ -1,0 +1,6 @@
+"""No Python."""
+
+from torch import nn
+
+def build(:
+    return None

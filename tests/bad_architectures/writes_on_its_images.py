@@ -1,0 +1,17 @@
+"""Its first operator writes on the images it was given."""
+
+from torch import Tensor, nn
+
+
+class Network(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(784, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        images.clamp_(0, 2)
+        return self.head(images.flatten(1))
+
+
+def build(*, width: int = 32) -> nn.Module:
+    return Network(width)

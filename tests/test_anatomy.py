@@ -1,0 +1,247 @@
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from harness import plugins
+from harness.anatomy import Anatomy, describe
+from harness.audit import audit
+
+ARCHITECTURES = Path(__file__).parent.parent / "architectures"
+
+
+def anatomy_of(network: nn.Module) -> Anatomy:
+    return describe(network, audit(network, "made_up.py"))
+
+
+@pytest.fixture(scope="module")
+def references() -> Mapping[str, Anatomy]:
+    """The anatomy of every file in architectures/, at its default knobs."""
+    found = {}
+    for name in REFERENCES:
+        architecture = plugins.load(ARCHITECTURES / f"{name}.py")
+        found[name] = anatomy_of(plugins.build_network(architecture, {}))
+    return found
+
+
+# Worked out by hand from the layer lists. A 3x3 convolution widens the receptive field by twice the
+# distance between neighbours, a 2x2 pooling by once that distance, which it doubles.
+RECEPTIVE_FIELDS = {
+    "s6_gap": 1 + 3 * 2 + 0 + 3 * 4,  # three convolutions, the strided 1x1, three more at distance 2
+    "conv_transition": 1 + 3 * 2 + 1 + 2 * 4 + 2,  # ..., AvgPool, two more, AvgPool
+    "gap_dropout": 1 + 3 * 2 + 1 + 4 * 4,
+    "wide_stem": 1 + 4 + 2 + 1 + 2 * 4 + 2,  # the stem is 5x5
+    "slim": 1 + 3 * 2 + 1 + 4 * 4,
+}
+
+# (side of the result, side of the kernel, channels in, channels out), and the linear layer last.
+PRODUCTS = {
+    "s6_gap": [
+        (26, 3, 1, 16),
+        (24, 3, 16, 16),
+        (22, 3, 16, 30),
+        (11, 1, 30, 30),
+        (9, 3, 30, 16),
+        (7, 3, 16, 16),
+        (5, 3, 16, 32),
+        (1, 1, 32, 10),
+    ],
+    "conv_transition": [
+        (26, 3, 1, 6),
+        (24, 3, 6, 12),
+        (22, 3, 12, 24),
+        (22, 1, 24, 12),
+        (9, 3, 12, 16),
+        (7, 3, 16, 32),
+        (7, 1, 32, 16),
+        (1, 1, 144, 10),
+    ],
+    "gap_dropout": [
+        (26, 3, 1, 16),
+        (24, 3, 16, 16),
+        (22, 3, 16, 16),
+        (9, 3, 16, 16),
+        (7, 3, 16, 16),
+        (5, 3, 16, 16),
+        (3, 3, 16, 32),
+        (1, 1, 32, 10),
+    ],
+    "wide_stem": [(26, 5, 1, 32), (26, 3, 32, 16), (13, 3, 16, 32), (13, 3, 32, 32), (6, 1, 32, 10)],
+    "slim": [
+        (26, 3, 1, 8),
+        (24, 3, 8, 16),
+        (22, 3, 16, 16),
+        (9, 3, 16, 16),
+        (7, 3, 16, 16),
+        (5, 3, 16, 16),
+        (3, 3, 16, 32),
+        (3, 1, 32, 10),
+    ],
+}
+REFERENCES = tuple(PRODUCTS)
+
+USES = {
+    "s6_gap": {"batch norm", "fully connected", "global average pooling", "1x1 convolution"},
+    "conv_transition": {"batch norm", "dropout", "fully connected", "1x1 convolution"},
+    "gap_dropout": {"batch norm", "dropout", "fully connected", "global average pooling"},
+    "wide_stem": {"batch norm", "dropout", "global average pooling", "1x1 convolution"},
+    "slim": {"batch norm", "dropout", "1x1 convolution"},  # its pooling sees 2x2 of 3x3
+}
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_the_receptive_field_is_the_one_worked_out_by_hand(references: Mapping[str, Anatomy], name: str) -> None:
+    assert references[name].receptive_field == RECEPTIVE_FIELDS[name]
+
+
+def test_s6_gap_sees_19_pixels(references: Mapping[str, Anatomy]) -> None:
+    assert references["s6_gap"].receptive_field == 19
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_the_work_is_the_one_worked_out_by_hand(references: Mapping[str, Anatomy], name: str) -> None:
+    by_hand = sum(side**2 * kernel**2 * inputs * outputs for side, kernel, inputs, outputs in PRODUCTS[name])
+    assert references[name].multiply_adds == by_hand
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_the_parts_are_those_the_sources_list(references: Mapping[str, Anatomy], name: str) -> None:
+    assert {part for part, used in references[name].uses.items() if used} == USES[name]
+    assert len(references[name].uses) == 5
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_the_layer_table_holds_every_parameter_once(references: Mapping[str, Anatomy], name: str) -> None:
+    counts = {"s6_gap": 19_698, "conv_transition": 12_234, "gap_dropout": 16_858, "wide_stem": 19_898, "slim": 15_738}
+    assert sum(layer.parameters for layer in references[name].layers) == counts[name]
+
+
+def test_the_layer_table_names_layers_in_the_order_they_run_with_their_shapes(
+    references: Mapping[str, Anatomy],
+) -> None:
+    table = [(layer.kind, layer.output, layer.parameters) for layer in references["slim"].layers]
+    assert table[:4] == [
+        ("Conv2d", "(N, 8, 26, 26)", 80),
+        ("ReLU", "(N, 8, 26, 26)", 0),
+        ("BatchNorm2d", "(N, 8, 26, 26)", 16),
+        ("Conv2d", "(N, 16, 24, 24)", 1_168),
+    ]
+    assert table[9] == ("MaxPool2d", "(N, 16, 11, 11)", 0)
+    assert table[-3:] == [
+        ("Conv2d", "(N, 10, 3, 3)", 330),
+        ("AvgPool2d", "(N, 10, 1, 1)", 0),
+        ("Flatten", "(N, 10)", 0),
+    ]
+    assert references["s6_gap"].layers[-1].name == "classifier"
+
+
+# --- parts ------------------------------------------------------------------------------------------------
+
+
+class Small(nn.Module):
+    """A convolution, one of several poolings written as functions, and a 1x1 convolution."""
+
+    def __init__(self, pooling: str) -> None:
+        super().__init__()
+        self.features = nn.Conv2d(1, 10, 9)  # 28 to 20
+        self.pooling = pooling
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.features(images)
+        if self.pooling == "mean":
+            return maps.mean((2, 3))
+        if self.pooling == "mean over negative axes":
+            return maps.mean((-1, -2), keepdim=True).flatten(1)
+        if self.pooling == "adaptive":
+            return F.adaptive_avg_pool2d(maps, 1).flatten(1)
+        if self.pooling == "whole window":
+            return F.avg_pool2d(maps, 20).flatten(1)
+        if self.pooling == "most of the window":
+            return F.avg_pool2d(maps, 19).flatten(1)
+        if self.pooling == "mean over one axis":
+            return maps.mean(2).amax(2)
+        return maps.amax((2, 3))
+
+
+@pytest.mark.parametrize("pooling", ["mean", "mean over negative axes", "adaptive", "whole window"])
+def test_global_average_pooling_is_known_however_it_is_written(pooling: str) -> None:
+    assert anatomy_of(Small(pooling)).uses["global average pooling"]
+
+
+@pytest.mark.parametrize("pooling", ["most of the window", "mean over one axis", "maximum"])
+def test_what_does_not_average_the_whole_map_is_not_global_average_pooling(pooling: str) -> None:
+    assert not anatomy_of(Small(pooling)).uses["global average pooling"]
+
+
+def one_linear(*front: nn.Module) -> nn.Module:
+    return nn.Sequential(*front, nn.Flatten(), nn.Linear(784, 10))
+
+
+def test_a_linear_layer_alone_is_fully_connected_and_nothing_else() -> None:
+    found = anatomy_of(one_linear())
+    assert [part for part, used in found.uses.items() if used] == ["fully connected"]
+    assert found.multiply_adds == 7_840
+
+
+@pytest.mark.parametrize(("rate", "used"), [(0.0, False), (0.3, True)])
+@pytest.mark.parametrize("kind", [nn.Dropout, nn.Dropout2d, nn.AlphaDropout])
+def test_dropout_counts_from_a_rate_above_zero(kind: type[nn.Module], rate: float, used: bool) -> None:
+    assert anatomy_of(one_linear(kind(rate))).uses["dropout"] is used
+
+
+# --- reach ------------------------------------------------------------------------------------------------
+
+
+class Branches(nn.Module):
+    """A wide and a narrow path, added."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide = nn.Conv2d(1, 4, 7, padding=3)
+        self.narrow = nn.Conv2d(1, 4, 1)
+        self.head = nn.Conv2d(4, 10, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.narrow(images) + self.wide(images)).mean((2, 3))
+
+
+def head(channels: int) -> list[nn.Module]:
+    return [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10)]
+
+
+@pytest.mark.parametrize(
+    ("layers", "field"),
+    [
+        ([nn.Conv2d(1, 4, 1)], 1),
+        ([nn.Conv2d(1, 4, 5, padding="same")], 5),
+        ([nn.Conv2d(1, 4, 3, dilation=4)], 9),
+        ([nn.Conv2d(1, 4, 3, stride=2), nn.Conv2d(4, 4, 3, stride=2), nn.Conv2d(4, 4, 3)], 15),
+        ([nn.Conv2d(1, 4, 3), nn.MaxPool2d(3, stride=1), nn.Conv2d(4, 4, 3)], 7),
+        ([nn.Conv2d(1, 4, 3), nn.MaxPool2d(2, stride=1, dilation=3), nn.Conv2d(4, 4, 3)], 8),
+        ([nn.Conv2d(1, 4, 3), nn.AvgPool2d(2), nn.Conv2d(4, 4, 3)], 8),
+    ],
+)
+def test_reach_follows_kernel_stride_and_dilation(layers: list[nn.Module], field: int) -> None:
+    assert anatomy_of(nn.Sequential(*layers, *head(4))).receptive_field == field
+
+
+def test_of_two_paths_the_wider_one_counts() -> None:
+    assert anatomy_of(Branches()).receptive_field == 9
+
+
+# --- what describing leaves behind ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_describing_leaves_a_network_as_it_was(training: bool) -> None:
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), *head(4))
+    found = audit(network, "made_up.py")
+    network.train(training)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    describe(network, found)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert all(module.training is training for module in network.modules())
+    assert not any(module._forward_hooks for module in network.modules())

@@ -1,0 +1,129 @@
+"""Every file in architectures/ keeps the contract; the five references are what their table says."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import pytest
+import torch
+
+from harness import plugins
+from harness.audit import audit, enforce, refuse_trained_start
+from harness.ledger import Ledger
+from harness.spec import BUDGET, Architecture, Knob, Recipe
+
+FOLDER = Path(__file__).parent.parent / "architectures"
+FILES = sorted(FOLDER.glob("*.py"))
+
+PUBLISHED = {
+    "s6_gap": Recipe(
+        batch_size=512,
+        lr=0.05,
+        schedule="step",
+        step_epochs=10,
+        step_gamma=0.1,
+        rotation=15.0,
+        zoom_p=0.1,
+        zoom_crop=22,
+    ),
+    "conv_transition": Recipe(batch_size=64),
+    "gap_dropout": Recipe(batch_size=128),
+    "wide_stem": Recipe(batch_size=64),
+    "slim": Recipe(batch_size=128),
+}
+"""The published recipes; all of them are SGD with momentum 0.9, at learning rate 0.01 where none is given."""
+
+PARAMETERS = {"s6_gap": 19_698, "conv_transition": 12_234, "gap_dropout": 16_858, "wide_stem": 19_898, "slim": 15_738}
+DROPOUT = {"s6_gap": 0.0, "conv_transition": 0.1, "gap_dropout": 0.1, "wide_stem": 0.25, "slim": 0.05}
+
+
+def reference(name: str) -> Architecture:
+    return plugins.load(FOLDER / f"{name}.py")
+
+
+@functools.cache
+def ledger(file: Path, width: int | None = None) -> Ledger:
+    architecture = plugins.load(file)
+    knobs: dict[str, Knob] = {**architecture.knobs, **({} if width is None else {"width": width})}
+    torch.manual_seed(0)
+    found = audit(plugins.build_network(architecture, knobs), str(file))
+    refuse_trained_start(lambda: plugins.build_network(architecture, knobs), str(file))
+    enforce(found.ledger, architecture.recipe, BUDGET)
+    return found.ledger
+
+
+def test_there_are_architectures() -> None:
+    assert {file.stem for file in FILES} >= set(PUBLISHED)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_an_architecture_passes_the_audit_within_the_budget(file: Path) -> None:
+    assert 0 < ledger(file).parameters <= BUDGET.parameters
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_an_architecture_has_one_line_for_the_leaderboard(file: Path) -> None:
+    assert 10 < len(plugins.load(file).summary) <= 120
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_audit_counts_the_published_parameters(name: str) -> None:
+    assert ledger(FOLDER / f"{name}.py").parameters == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_recipe_is_the_published_one(name: str) -> None:
+    assert reference(name).recipe == PUBLISHED[name]
+
+
+def test_the_default_recipe_is_the_one_the_references_share() -> None:
+    shared = Recipe()
+    assert (shared.optimizer, shared.lr, shared.momentum, shared.epochs) == ("sgd", 0.01, 0.9, 19)
+    assert (shared.schedule, shared.weight_decay, shared.augments) == ("constant", 0.0, False)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_knobs_are_width_and_dropout_with_the_published_rate(name: str) -> None:
+    knobs = reference(name).knobs
+    assert set(knobs) == {"width", "dropout"}
+    assert knobs["dropout"] == DROPOUT[name]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_half_the_width_is_about_a_quarter_of_the_parameters_and_passes(name: str) -> None:
+    width = reference(name).knobs["width"]
+    assert isinstance(width, int)
+    whole, half = ledger(FOLDER / f"{name}.py"), ledger(FOLDER / f"{name}.py", width // 2)
+    assert 0.2 < half.parameters / whole.parameters < 0.4
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_width_builds_and_more_width_is_more_parameters(name: str) -> None:
+    architecture = reference(name)
+    counts = []
+    for width in range(4, 41):
+        network = plugins.build_network(architecture, {**architecture.knobs, "width": width})
+        counts.append(sum(parameter.numel() for parameter in network.parameters()))
+    assert counts == sorted(set(counts))
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_dropout_is_the_rate_of_every_dropout_layer(name: str) -> None:
+    architecture = reference(name)
+    network = plugins.build_network(architecture, {**architecture.knobs, "dropout": 0.3})
+    rates = [module.p for module in network.modules() if isinstance(module, torch.nn.modules.dropout._DropoutNd)]
+    published = [rate for rate in rates if rate]  # s6_gap keeps its last block free of it
+    assert published
+    assert set(published) == {0.3}
+
+
+def test_the_average_of_slim_sees_only_the_top_left_corner_as_published() -> None:
+    network = plugins.build_network(reference("slim"), reference("slim").knobs).eval()
+    maps = torch.zeros(1, 32, 3, 3)
+    head = torch.nn.Sequential(*list(network.children())[-3:])  # convolution to ten maps, average, flatten
+    with torch.no_grad():
+        before = head(maps)
+        maps[:, :, 2, :] = 9.0
+        maps[:, :, :, 2] = 9.0
+        assert torch.equal(head(maps), before)

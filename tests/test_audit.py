@@ -1,0 +1,342 @@
+"""Every dodge is refused for its own reason; honest oddities pass with exact counts."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from harness import plugins
+from harness.audit import CROWD, Audit, audit, enforce, refuse_batch_dependence, refuse_trained_start
+from harness.errors import AuditError, BudgetError, ContractError, Refusal
+from harness.evaluation import BATCH
+from harness.ledger import FREE_STATISTICS, Ledger
+from harness.spec import BUDGET, Recipe
+
+TESTS = Path(__file__).parent
+BAD = TESTS / "bad_architectures"
+HONEST = TESTS / "honest_architectures"
+
+
+@dataclass(frozen=True)
+class Expected:
+    """How a bad file ends: by which error and rule, and where numbers are counted, with how many."""
+
+    error: type[Refusal]
+    rule: str
+    parameters: int | None = None
+
+
+REFUSED = {
+    "batch_behind_a_gate": Expected(AuditError, "batch"),
+    "batch_behind_a_zero": Expected(AuditError, "batch"),
+    "large_batches_only": Expected(AuditError, "batch"),
+    "mean_over_the_batch": Expected(AuditError, "batch"),
+    "neighbour_in_the_batch": Expected(AuditError, "batch"),
+    "statistics_of_the_batch": Expected(AuditError, "batch"),
+    "branch_on_a_value": Expected(AuditError, "export"),
+    "branch_on_the_batch": Expected(AuditError, "export"),
+    "constant_counts_at_evaluation": Expected(AuditError, "export"),
+    "fixed_batch": Expected(AuditError, "export"),
+    "length_of_the_batch": Expected(AuditError, "export"),
+    "weights_in_a_file": Expected(AuditError, "export"),
+    "weights_in_a_gradient": Expected(AuditError, "export"),
+    "hook_after_a_gradient": Expected(AuditError, "hook"),
+    "hook_on_a_gradient": Expected(AuditError, "hook"),
+    "custom_operator": Expected(AuditError, "operator"),
+    "nested_graph": Expected(AuditError, "operator"),
+    "no_grad_block": Expected(AuditError, "operator"),
+    "choices_in_a_long_list": Expected(AuditError, "operators"),
+    "scalars_by_the_thousand": Expected(AuditError, "operators"),
+    "overridden_parameters_attribute": Expected(AuditError, "override"),
+    "overridden_parameters_method": Expected(AuditError, "override"),
+    "override_under_a_false_name": Expected(AuditError, "override"),
+    "layer_made_in_forward": Expected(AuditError, "parameter-in-forward"),
+    "dropout_at_evaluation": Expected(AuditError, "random"),
+    "noise_at_evaluation": Expected(AuditError, "random"),
+    "counter_at_evaluation": Expected(AuditError, "state-change"),
+    "running_mean_at_evaluation": Expected(AuditError, "state-change"),
+    "lazy_layer": Expected(AuditError, "tensor"),
+    "lying_parameter": Expected(AuditError, "tensor"),
+    "sparse_table": Expected(AuditError, "tensor"),
+    "another_face_for_export": Expected(AuditError, "unfaithful"),
+    "collects_images": Expected(AuditError, "unfaithful"),
+    "custom_backward": Expected(AuditError, "unfaithful"),
+    "python_lots": Expected(AuditError, "unfaithful"),
+    "switches_after_calls": Expected(AuditError, "unfaithful"),
+    "modules_that_look_alike": Expected(AuditError, "unregistered"),
+    "parameter_made_in_forward": Expected(AuditError, "unregistered"),
+    "weights_in_a_list": Expected(AuditError, "unregistered"),
+    "trained_at_home": Expected(AuditError, "trained-start"),
+    "trained_at_home_and_blurred": Expected(AuditError, "trained-start"),
+    "nothing_to_train": Expected(AuditError, "untrainable"),
+    "writes_on_its_images": Expected(AuditError, "writes-on-images"),
+    "writes_on_its_images_in_training": Expected(AuditError, "writes-on-images"),
+    "too_many_epochs": Expected(BudgetError, "epochs"),
+    "byte_table": Expected(BudgetError, "parameters", 25_419),
+    "complex_parameters": Expected(BudgetError, "parameters", 25_418),
+    "double_parameters": Expected(BudgetError, "parameters", 25_258),
+    "frozen_parameter": Expected(BudgetError, "parameters", 25_418),
+    "frozen_weights_in_a_list": Expected(BudgetError, "parameters", 25_450),
+    "index_arithmetic": Expected(BudgetError, "parameters", 20_035),
+    "never_used": Expected(BudgetError, "parameters", 32_970),
+    "numbers_in_size_arithmetic": Expected(BudgetError, "parameters", 20_020),
+    "packed_integers": Expected(BudgetError, "parameters", 25_419),
+    "scalars_within_the_operators": Expected(BudgetError, "parameters", 20_020),
+    "statistic_on_a_big_storage": Expected(BudgetError, "parameters", 25_438),
+    "statistics_as_weights": Expected(BudgetError, "parameters", 20_669),
+    "statistics_by_the_thousand": Expected(BudgetError, "parameters", 50_509),
+    "statistics_in_an_attribute": Expected(BudgetError, "parameters", 20_669),
+    "statistics_read_elsewhere": Expected(BudgetError, "parameters", 20_669),
+    "statistics_that_never_move": Expected(BudgetError, "parameters", 21_455),
+    "tables_with_one_digest": Expected(BudgetError, "parameters", 25_434),
+    "too_wide": Expected(BudgetError, "parameters", 25_450),
+    "two_arrays_one_address": Expected(BudgetError, "parameters", 25_426),
+    "used_only_in_training": Expected(BudgetError, "parameters", 33_300),
+    "view_of_a_big_storage": Expected(BudgetError, "parameters", 25_418),
+    "weights_in_a_buffer": Expected(BudgetError, "parameters", 25_418),
+    "weights_in_a_closure": Expected(BudgetError, "parameters", 25_418),
+    "weights_in_a_global": Expected(BudgetError, "parameters", 25_418),
+    "weights_in_a_literal_list": Expected(BudgetError, "parameters", 25_418),
+    "weights_in_a_transient_buffer": Expected(BudgetError, "parameters", 25_418),
+    "weights_in_an_array": Expected(BudgetError, "parameters", 25_418),
+    "weights_in_an_attribute": Expected(BudgetError, "parameters", 25_418),
+    "weights_in_bytes": Expected(BudgetError, "parameters", 25_419),
+    "build_is_not_a_function": Expected(ContractError, "build"),
+    "no_build": Expected(ContractError, "build"),
+    "build_exits": Expected(ContractError, "build-raises"),
+    "build_raises": Expected(ContractError, "build-raises"),
+    "no_docstring": Expected(ContractError, "docstring"),
+    "forward_raises": Expected(ContractError, "forward-raises"),
+    "exits_at_import": Expected(ContractError, "import-raises"),
+    "import_raises": Expected(ContractError, "import-raises"),
+    "catch_all_knobs": Expected(ContractError, "knobs"),
+    "knob_named_like_a_recipe_field": Expected(ContractError, "knobs"),
+    "knob_named_like_a_record": Expected(ContractError, "knobs"),
+    "knob_of_a_wrong_type": Expected(ContractError, "knobs"),
+    "knob_without_default": Expected(ContractError, "knobs"),
+    "positional_knob": Expected(ContractError, "knobs"),
+    "misspelt_build": Expected(ContractError, "near-miss"),
+    "misspelt_recipe": Expected(ContractError, "near-miss"),
+    "build_returns_a_class": Expected(ContractError, "not-a-module"),
+    "syntax_error": Expected(ContractError, "not-python"),
+    "not_finite": Expected(ContractError, "output"),
+    "returns_a_tuple": Expected(ContractError, "output"),
+    "wrong_shape": Expected(ContractError, "output"),
+    "wrong_type": Expected(ContractError, "output"),
+    "recipe_is_a_list": Expected(ContractError, "recipe"),
+    "recipe_out_of_range": Expected(ContractError, "recipe"),
+    "unknown_recipe_field": Expected(ContractError, "recipe"),
+}
+
+COUNTED = {
+    "attends_over_patches": 3_450,
+    "counts_size_by_hand": 11_738 + 3,  # three numbers stand in the code
+    "fixed_edges": 6_770 + 9,  # the nine numbers of the fixed filter count, too
+    "group_norm_and_prelu": 208 + 16 + 8 + 90,
+    "log_softmax_head": 80 + 584 + 730,
+    "looks_pixels_up": 16 * 8 + 1_608 + 2_890 + 3,  # three numbers stand in the code
+    "masks_with_infinity": 3 * 784 + 84 + 784 + 28 + 784 + 290,
+    "one_batch_norm_twice": 208 + 72 + 16 + 90,
+    "reads_rows_with_an_lstm": 4 * 8 * (28 + 8 + 2) + 90 + 2,
+    "residual_from_zero": 208 + 584 + 1 + 90,
+    "shared_layers": 80 + 584 + 72 * 72 + 72 + 72 + 730,
+    "spatial_transformer": 784 * 6 + 6 + 7_850,
+    "squeeze_and_excite": 208 + 16 + 18 + 24 + 90,
+    "stochastic_depth": 208 + 584 + 16 + 90 + 1,  # the rate, 0.75, stands in the code
+    "twenty_layers": 208 + 20 * (576 + 16) + 90,
+    "votes_over_shifts": 208 + 11_530,
+    "weight_norm": 200 + 8 + 8 + 11_520 + 10 + 10,
+}
+
+
+def names(folder: Path) -> set[str]:
+    return {file.stem for file in folder.glob("*.py")}
+
+
+def examine(file: Path) -> Audit:
+    torch.manual_seed(0)
+    architecture = plugins.load(file)
+    found = audit(plugins.build_network(architecture, architecture.knobs), str(file))
+    refuse_trained_start(lambda: plugins.build_network(architecture, architecture.knobs), str(file))
+    return found
+
+
+@functools.cache
+def refusal(name: str) -> tuple[Refusal | None, Ledger | None]:
+    """Return the error a bad file ends with, and its ledger where it came that far."""
+    ledger = None
+    try:
+        ledger = examine(BAD / f"{name}.py").ledger
+        enforce(ledger, plugins.load(BAD / f"{name}.py").recipe, BUDGET)
+    except Refusal as error:
+        return error, ledger
+    return None, ledger
+
+
+def test_the_table_names_every_bad_file() -> None:
+    assert names(BAD) == set(REFUSED)
+
+
+def test_the_table_names_every_honest_file() -> None:
+    assert names(HONEST) == set(COUNTED)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_bad_file_is_refused_for_its_own_reason(name: str) -> None:
+    error, ledger = refusal(name)
+    expected = REFUSED[name]
+    assert error is not None, f"{name} passes with {ledger}"
+    assert (type(error), error.rule) == (expected.error, expected.rule), error.lines
+    if expected.parameters is not None:
+        assert ledger is not None
+        assert ledger.parameters == expected.parameters
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_refusal_says_what_is_wrong_where_or_what_is_legal_and_the_mend(name: str) -> None:
+    error, _ = refusal(name)
+    assert error is not None
+    assert error.wrong
+    assert error.mend
+    assert error.where or error.legal
+    if error.where:
+        assert error.where.startswith(str(BAD / f"{name}.py"))
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("branch_on_a_value", "if images.mean() > 0:"),
+        ("choices_in_a_long_list", "table = torch.stack("),
+        ("custom_operator", "torch.ops.bad_architectures.hidden"),
+        ("dropout_at_evaluation", "F.dropout(images.flatten(1), 0.1)"),
+        ("forward_raises", "self.head(images.flatten(1))"),
+        ("import_raises", "import a_package_that_is_not_there"),
+        ("layer_made_in_forward", "nn.Linear(784, 10)"),
+        ("misspelt_recipe", "RECPIE ="),
+        ("noise_at_evaluation", "torch.rand_like"),
+        ("syntax_error", "def build(:"),
+    ],
+)
+def test_a_refusal_points_at_the_line_that_causes_it(name: str, code: str) -> None:
+    error, _ = refusal(name)
+    assert error is not None
+    line = int(error.where.rpartition(":")[2])
+    assert code in (BAD / f"{name}.py").read_text().splitlines()[line - 1]
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_an_honest_oddity_passes_with_its_exact_count(name: str) -> None:
+    found = examine(HONEST / f"{name}.py")
+    assert found.ledger.parameters == COUNTED[name]
+    enforce(found.ledger, Recipe(), BUDGET)
+
+
+def linear() -> nn.Sequential:
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+
+
+def test_an_audit_leaves_the_network_as_it_was() -> None:
+    network = nn.Sequential(nn.BatchNorm2d(1), *linear())
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    audit(network, "here.py")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_both_graphs_hold_the_networks_own_parameters() -> None:
+    network = linear()
+    found = audit(network, "here.py")
+    images = torch.rand(4, 1, 28, 28)
+    with torch.no_grad():
+        next(network.parameters()).mul_(2)
+        for graph in (found.train.module(), found.evaluation.module()):
+            torch.testing.assert_close(graph(images), network(images))
+
+
+def test_the_ledger_lists_batch_norm_statistics_without_counting_them() -> None:
+    ledger = audit(nn.Sequential(nn.BatchNorm2d(1), *linear()), "here.py").ledger
+    listed = [(entry.name, entry.numbers) for entry in ledger.entries if not entry.counted]
+    assert listed == [("running_mean", 1), ("running_var", 1), ("num_batches_tracked", 1)]
+    assert ledger.parameters == 7_850 + 2
+
+
+def test_the_ledger_names_the_line_of_a_number_in_the_code() -> None:
+    file = HONEST / "counts_size_by_hand.py"
+    lines = {entry.layer for entry in examine(file).ledger.entries if entry.kind == "literal"}
+    written = [number for number, line in enumerate(file.read_text().splitlines(), 1) if "0.3" in line or "0.1" in line]
+    assert lines == {f"{file}:{number}" for number in written}
+
+
+def test_statistics_stay_free_up_to_their_limit() -> None:
+    channels = (FREE_STATISTICS - 1) // 2
+    layers = nn.Sequential(nn.Flatten(), nn.Linear(784, 1), nn.Linear(1, channels), nn.BatchNorm1d(channels))
+    free = audit(nn.Sequential(layers, nn.Linear(channels, 1), nn.Linear(1, 10)), "here.py").ledger
+    assert free.parameters == 785 + 2 * channels + 2 * channels + channels + 1 + 20
+
+
+def test_the_budget_is_met_by_exactly_its_number_and_no_more() -> None:
+    ledger = audit(linear(), "here.py").ledger
+    enforce(ledger, Recipe(), replace(BUDGET, parameters=7_850))
+    with pytest.raises(BudgetError, match="7,850"):
+        enforce(ledger, Recipe(), replace(BUDGET, parameters=7_849))
+
+
+def test_the_budget_allows_nineteen_epochs_and_not_twenty() -> None:
+    enforce(Ledger(()), Recipe(epochs=19), BUDGET)
+    with pytest.raises(BudgetError, match="20 epochs"):
+        enforce(Ledger(()), Recipe(epochs=20), BUDGET)
+
+
+def test_an_identity_is_no_trained_start() -> None:
+    def build() -> nn.Module:
+        layer = nn.Linear(140, 140)
+        nn.init.eye_(layer.weight)
+        return layer
+
+    refuse_trained_start(build, "here.py")
+
+
+def test_looking_for_a_trained_start_moves_no_random_number() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    refuse_trained_start(linear, "here.py")
+    assert torch.equal(torch.rand(2), expected)
+
+
+def test_an_audit_asks_about_as_many_images_as_are_scored_at_a_time() -> None:
+    assert CROWD >= BATCH
+
+
+def test_a_gate_that_training_opened_shows_when_the_question_is_asked_again() -> None:
+    class Gated(nn.Module):
+        share = -torch.ones(())
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            answers = images.flatten(1)[:, :10]
+            return torch.where(self.share > 0, answers - answers.mean(0), answers)
+
+    network, images = Gated(), torch.rand(6, 1, 28, 28)
+    refuse_batch_dependence(network, images, "here.py")
+    network.share = torch.ones(())
+    with pytest.raises(AuditError, match="beside other images"):
+        refuse_batch_dependence(network, images, "here.py")
+
+
+@pytest.mark.parametrize("wrapper", [torch.jit.script, nn.DataParallel])
+def test_a_wrapped_network_is_refused_without_a_crash(wrapper: type[nn.Module]) -> None:
+    with pytest.raises(Refusal):
+        audit(wrapper(linear()), "here.py")
+
+
+def test_a_network_of_numbers_the_graph_cannot_train_is_refused_without_a_crash() -> None:
+    with pytest.raises(ContractError):
+        audit(linear().half(), "here.py")
+    with pytest.raises(AuditError, match="would learn"):
+        audit(linear().requires_grad_(False), "here.py")

@@ -1,0 +1,204 @@
+"""What people type, what they read, and the exit code."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness import cli
+from harness.journal import all_journals
+from harness.tracking import tracking_uri
+
+HEAVY = ("mlflow", "optuna", "pandas", "seaborn", "matplotlib", "torchvision", "sklearn", "scipy")
+
+
+def loaded_by(*arguments: str) -> set[str]:
+    code = f"import sys\nfrom harness.cli import main\nmain({list(arguments)!r})\nprint('LOADED', *sys.modules)"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    return set(printed.rpartition("LOADED")[2].split())
+
+
+def run(*arguments: str) -> int:
+    return cli.main(["run", "tiny.py", "--dataset", "digits", *arguments])
+
+
+def nothing_recorded() -> bool:
+    import mlflow
+
+    return not all_journals() and not mlflow.MlflowClient(tracking_uri()).get_experiment_by_name("digits")
+
+
+def test_help_names_every_command_and_loads_nothing_heavy() -> None:
+    assert not loaded_by("--help") & {*HEAVY, "torch", "numpy", "rich"}
+
+
+def test_check_loads_torch_and_nothing_else_heavy(workplace: Path) -> None:
+    modules = loaded_by("check", "tiny.py")
+    assert "torch" in modules
+    assert not modules & set(HEAVY)
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([name, "--help"])
+    assert ended.value.code == 0
+    assert f"harness {name}" in capsys.readouterr().out
+
+
+def test_every_command_module_is_listed() -> None:
+    modules = {path.stem for path in Path(cli.__file__).parent.glob("*.py")} - {"__init__", "options", "show"}
+    assert modules == set(cli.COMMANDS)
+
+
+def test_an_unknown_command_gets_a_suggestion(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["rnu"]) == 2
+    assert "Did you mean 'run'?" in capsys.readouterr().err
+
+
+class TestRun:
+    def test_in_a_pipe_it_prints_plain_lines_the_verdict_and_where_to_look(
+        self, workplace: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run() == 0
+        printed = capsys.readouterr().out
+        for words in ("Linear", "epoch  1/2", "epoch  2/2", "at most 20,000", "fewer than 20", "score", "harness ui"):
+            assert words in printed
+        assert "picked on the test set" in printed
+        assert "\x1b" not in printed
+
+    def test_no_accuracy_target_is_claimed_for_digits(
+        self, workplace: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        run()
+        assert "99.40" not in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        ("arguments", "code", "words"),
+        [
+            (["--set", "width=100"], 3, "the budget is 20,000"),
+            (["--epochs", "25"], 3, "25 epochs; the budget is 19"),
+            (["--set", "epochs=20"], 3, "20 epochs; the budget is 19"),
+            (["--set", "widht=12"], 2, "Did you mean 'width'?"),
+            (["--set", "width"], 2, "NAME=VALUE"),
+            (["--set", "width=wide"], 2, "width must be int"),
+            (["--set", "lr=-1"], 2, "lr -1 is out of range"),
+            (["--set", "schedule=stpe"], 2, "Did you mean 'step'?"),
+            (["--epochs", "2", "--set", "epochs=2"], 2, "same setting"),
+            (["--seeds", "0"], 2, "trains nothing"),
+            (["--dataset", "mnits"], 2, "Did you mean 'mnist'?"),
+            (["--device", "cuda"], 2, "no CUDA device"),
+        ],
+    )
+    def test_a_mistake_gets_a_short_message_its_exit_code_and_leaves_no_run(
+        self, workplace: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, words: str
+    ) -> None:
+        import torch
+
+        if "cuda" in arguments and torch.cuda.is_available():
+            pytest.skip("there is a CUDA device here")
+        assert run(*arguments) == code
+        printed = capsys.readouterr().err
+        assert words in printed
+        assert "Traceback" not in printed
+        assert len(printed.splitlines()) <= 4
+        assert nothing_recorded()
+
+    @pytest.mark.parametrize(
+        ("text", "code", "words"),
+        [
+            (None, 2, "There is no file"),
+            ("this is no Python", 2, "is not Python"),
+            ('"""Doc."""\ndef build():\n    raise ValueError("no")\n', 2, "build raised ValueError: no (other.py:3)"),
+            ('"""Doc."""\nimport torch\ndef build():\n    return torch.nn.Linear(2, 2)\n', 2, "forward raised"),
+        ],
+    )
+    def test_a_file_that_is_no_architecture_is_refused(
+        self, workplace: Path, capsys: pytest.CaptureFixture[str], text: str | None, code: int, words: str
+    ) -> None:
+        if text is not None:
+            Path("other.py").write_text(text)
+        assert cli.main(["run", "other.py", "--dataset", "digits"]) == code
+        printed = capsys.readouterr().err
+        assert words in printed
+        assert "Traceback" not in printed
+        assert nothing_recorded()
+
+    def test_a_refused_file_does_not_stop_the_others_and_the_highest_code_counts(self, workplace: Path) -> None:
+        Path("broken.py").write_text("(")
+        assert cli.main(["run", "broken.py", "tiny.py", "--dataset", "digits"]) == 2
+        assert len(all_journals()) == 1
+
+    def test_an_idle_setting_is_pointed_out(self, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        run("--set", "step_gamma=0.5")
+        assert "step_gamma is set, but nothing in this recipe uses it" in capsys.readouterr().out
+
+    def test_several_seeds_end_with_mean_spread_and_interval(
+        self, workplace: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run("--seed", "3", "--seeds", "2") == 0
+        printed = capsys.readouterr().out
+        assert "n = 2" in printed
+        assert "95 % interval" in printed
+        assert sorted(journal.read().job["seed"] for journal in all_journals()) == [3, 4]  # type: ignore[union-attr]
+
+    def test_without_mnist_auto_says_so_and_trains_digits(
+        self, workplace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import torchvision
+
+        class NoInternet:
+            def __init__(self, *_: object, **__: object) -> None:
+                raise OSError("no route to host")
+
+        monkeypatch.setenv("HARNESS_DATA", str(workplace / "empty"))
+        monkeypatch.setattr(torchvision.datasets, "MNIST", NoInternet)
+        assert cli.main(["run", "tiny.py"]) == 0
+        assert "Training on digits instead" in capsys.readouterr().out
+        assert cli.main(["run", "tiny.py", "--dataset", "mnist"]) == 5
+
+
+class TestCheck:
+    def test_it_shows_layers_parts_reach_work_and_the_count(
+        self, workplace: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert cli.main(["check", "tiny.py"]) == 0
+        printed = capsys.readouterr().out
+        for words in ("BatchNorm1d", "598 parameters of 20,000", "batch norm", "multiply-adds", "receptive field"):
+            assert words in printed
+        assert nothing_recorded()
+
+    def test_it_looks_at_every_file_and_returns_the_highest_code(self, workplace: Path) -> None:
+        Path("broken.py").write_text("(")
+        assert cli.main(["check", "tiny.py", "broken.py"]) == 2
+        assert cli.main(["check", "broken.py", "tiny.py", "--set", "width=60"]) == 3
+
+
+class TestNew:
+    def test_what_it_writes_passes_check(self, workplace: Path) -> None:
+        assert cli.main(["new", "mine"]) == 0
+        assert cli.main(["check", "architectures/mine.py"]) == 0
+
+    def test_it_never_overwrites(self, workplace: Path) -> None:
+        assert cli.main(["new", "mine"]) == 0
+        Path("architectures/mine.py").write_text("precious")
+        assert cli.main(["new", "mine"]) == 2
+        assert Path("architectures/mine.py").read_text() == "precious"
+
+    @pytest.mark.parametrize("name", ["2fast", "../up", "a b", ""])
+    def test_a_name_that_cannot_be_one_is_refused(self, workplace: Path, name: str) -> None:
+        assert cli.main(["new", name]) == 2
+
+
+def test_list_shows_datasets_architectures_and_recipe_fields(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli.main(["new", "mine"])
+    (workplace / "architectures" / "broken.py").write_text("(")
+    assert cli.main(["list"]) == 0
+    printed = capsys.readouterr().out
+    for words in ("digits", "architectures/mine.py", "is not Python", "label_smoothing", "augment_fade"):
+        assert words in printed

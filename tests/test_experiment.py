@@ -1,0 +1,138 @@
+"""One job: the same seed gives the same bits, and what is refused leaves nothing behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY
+
+from harness import data, experiment, plugins
+from harness.errors import CrashedError, DataError, DivergedError
+from harness.evaluation import predict
+from harness.experiment import Started
+from harness.journal import all_journals
+from harness.spec import Epoch, Job, Result
+from harness.tracking import Tracker
+
+
+def job(source: str = TINY, seed: int = 0, **settings: bool | int | float | str) -> Job:
+    architecture = plugins.from_source(source, "tiny.py")
+    knobs, recipe = plugins.settle(architecture, settings)
+    return experiment.jobs(architecture, knobs, recipe, data.load("digits"), range(seed, seed + 1), "cpu")[0]
+
+
+def result(events: Iterator[experiment.Event]) -> Result:
+    *_, last = events
+    assert isinstance(last, Result)
+    return last
+
+
+def same(left: Result, right: Result) -> bool:
+    return all(torch.equal(left.weights[name], right.weights[name]) for name in left.weights)
+
+
+class DeafTracker(Tracker):
+    """Takes notice of nothing."""
+
+    def __init__(self) -> None:
+        super().__init__("nowhere")
+
+    def notice(self, journal: object) -> None:
+        pass
+
+
+def test_a_job_starts_runs_its_epochs_and_ends_with_a_result() -> None:
+    events = list(experiment.train(job()))
+    assert [type(event) for event in events] == [Started, Epoch, Epoch, Result]
+    assert isinstance(events[0], Started)
+    assert events[0].ledger.parameters == 598
+
+
+@pytest.mark.parametrize("settings", [{}, {"ema": 0.9}, {"rotation": 10.0, "zoom_p": 0.5}, {"optimizer": "adamw"}])
+def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(settings: dict[str, float]) -> None:
+    first, again = (result(experiment.train(job(**settings))) for _ in range(2))
+    other = result(experiment.train(job(seed=1, **settings)))
+    assert same(first, again)
+    assert np.array_equal(first.logits, again.logits)
+    assert (first.accuracy, first.loss) == (again.accuracy, again.loss)
+    assert not same(first, other)
+
+
+def test_the_score_is_the_last_epochs_and_the_best_epoch_only_stands_beside_it() -> None:
+    *epochs, last = list(experiment.train(job(epochs=5, lr=1.0)))[1:]
+    curve = [epoch.test_accuracy for epoch in epochs if isinstance(epoch, Epoch)]
+    assert isinstance(last, Result)
+    assert last.accuracy == curve[-1] == np.mean(last.logits.argmax(1) == last.labels)
+    assert last.best_accuracy == max(curve)
+    assert last.best_epoch == curve.index(max(curve)) + 1
+
+
+def test_the_scored_weights_put_into_the_plugins_own_network_give_the_same_answers() -> None:
+    done = result(experiment.train(job(ema=0.9)))
+    network = plugins.build_network(plugins.from_source(TINY, "tiny.py"), {})
+    network.load_state_dict(done.weights)
+    digits = data.load("digits")
+    assert np.allclose(predict(network.eval(), digits, digits.test).numpy(), done.logits, atol=1e-5)
+
+
+def test_with_averaging_the_averaged_network_is_the_one_scored() -> None:
+    plain, averaged = result(experiment.train(job())), result(experiment.train(job(ema=0.9)))
+    assert not same(plain, averaged)
+
+
+def test_a_job_for_other_data_is_refused() -> None:
+    with pytest.raises(DataError, match="another one"):
+        list(experiment.train(replace(job(), dataset_digest="0" * 64)))
+
+
+@pytest.mark.usefixtures("workplace")
+class TestRecording:
+    def test_every_event_is_in_the_journal_before_it_is_handed_on(self) -> None:
+        for event in experiment.record(job(), DeafTracker()):
+            (journal,) = all_journals()
+            record = journal.read()
+            assert record is not None
+            if isinstance(event, Epoch):
+                assert record.epochs[-1]["train_loss"] == event.train_loss
+            if isinstance(event, Result):
+                assert record.state == "finished"
+                assert np.array_equal(journal.arrays()["logits"], event.logits)
+                assert journal.source == TINY
+
+    def test_a_consumer_that_stops_leaves_an_interrupted_run(self) -> None:
+        events = experiment.record(job(), DeafTracker())
+        next(events), next(events)
+        events.close()  # type: ignore[attr-defined]
+        record = all_journals()[0].read()
+        assert record is not None
+        assert record.state == "interrupted"
+        assert len(record.epochs) == 1
+
+    def test_a_loss_that_explodes_ends_as_diverged_with_the_step_and_learning_rate(self) -> None:
+        with pytest.raises(DivergedError, match="step") as caught:
+            list(experiment.record(job(lr=100.0, epochs=10, weight_decay=1.0), DeafTracker()))
+        record = all_journals()[0].read()
+        assert record is not None
+        assert record.state == "diverged"
+        assert "learning rate" in caught.value.legal
+
+    def test_a_breakdown_in_training_is_reported_and_recorded(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def broken(*_: object) -> None:
+            raise RuntimeError("out of chalk")
+
+        monkeypatch.setattr(experiment, "predict", broken)
+        with pytest.raises(CrashedError, match="out of chalk"):
+            list(experiment.record(job(), DeafTracker()))
+        record = all_journals()[0].read()
+        assert record is not None
+        assert record.state == "failed"
+
+    def test_a_network_over_budget_leaves_nothing_behind(self, workplace: Path) -> None:
+        with pytest.raises(Exception, match="budget"):
+            list(experiment.record(job(width=28 * 2), DeafTracker()))
+        assert all_journals() == []

@@ -1,0 +1,258 @@
+"""The plug-in contract: what loads, what settles, what is refused and at which line."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from harness.errors import ContractError, UsageError
+from harness.plugins import RESERVED, blame, build_network, from_source, load, settle
+from harness.spec import RECIPE_FIELDS, Architecture, Recipe
+
+SOURCE = '''"""A linear layer.
+
+More about it.
+"""
+from torch import nn
+
+RECIPE = {"lr": 0.05, "batch_size": 64}
+
+
+def build(*, width: int = 10, slope: float = 0.5, bias: bool = True, kind: str = "plain") -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, width, bias=bias))
+'''
+
+
+@pytest.fixture
+def architecture() -> Architecture:
+    return from_source(SOURCE, "somewhere/linear.py")
+
+
+def refused(source: str, path: str = "here.py") -> ContractError:
+    with pytest.raises(ContractError) as caught:
+        from_source(source, path)
+    return caught.value
+
+
+def test_a_file_becomes_an_architecture(architecture: Architecture) -> None:
+    assert architecture.name == "linear"
+    assert architecture.path == "somewhere/linear.py"
+    assert architecture.summary == "A linear layer."
+    assert architecture.knobs == {"width": 10, "slope": 0.5, "bias": True, "kind": "plain"}
+    assert architecture.recipe == Recipe(lr=0.05, batch_size=64)
+
+
+def test_the_identity_is_the_sha256_of_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "linear.py"
+    file.write_bytes(SOURCE.encode())
+    assert load(file).sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def test_text_that_was_shipped_loads_as_the_file_does(tmp_path: Path) -> None:
+    file = tmp_path / "linear.py"
+    file.write_text(SOURCE)
+    there, here = load(file), from_source(SOURCE, str(file))
+    assert (there.sha256, there.knobs, there.recipe, there.name) == (here.sha256, here.knobs, here.recipe, here.name)
+
+
+def test_a_file_without_recipe_trains_by_the_default_recipe() -> None:
+    source = SOURCE.replace('RECIPE = {"lr": 0.05, "batch_size": 64}', "")
+    assert from_source(source, "here.py").recipe == Recipe()
+
+
+def test_a_build_without_knobs_is_legal() -> None:
+    architecture = from_source(
+        '"""No knobs."""\nfrom torch import nn\n\ndef build():\n    return nn.Linear(1, 1)\n', "x.py"
+    )
+    assert architecture.knobs == {}
+    assert isinstance(build_network(architecture, {}), nn.Linear)
+
+
+def test_a_plug_in_may_define_dataclasses() -> None:
+    source = SOURCE + "\n\nfrom dataclasses import dataclass\n\n@dataclass\nclass Size:\n    side: int = 28\n"
+    assert from_source(source, "here.py").name == "here"
+
+
+def test_two_files_of_the_same_name_do_not_mix() -> None:
+    first = from_source(SOURCE, "a/linear.py")
+    second = from_source(SOURCE.replace("width: int = 10", "width: int = 20"), "b/linear.py")
+    assert build_network(first, first.knobs)[1].out_features == 10  # type: ignore[index]
+    assert build_network(second, second.knobs)[1].out_features == 20  # type: ignore[index]
+
+
+def test_a_missing_file_is_refused_with_its_nearest_neighbour(tmp_path: Path) -> None:
+    (tmp_path / "s6_gap.py").write_text(SOURCE)
+    with pytest.raises(UsageError, match="There is no file") as caught:
+        load(tmp_path / "s6_gpa.py")
+    assert caught.value.mend == f"Did you mean '{tmp_path / 's6_gap.py'}'?"
+
+
+def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="There is no file"):
+        load(tmp_path / "nowhere" / "s6_gap.py")
+
+
+def test_a_folder_is_no_architecture(tmp_path: Path) -> None:
+    with pytest.raises(UsageError):
+        load(tmp_path)
+
+
+def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "linear.py"
+    file.write_bytes(b"\xff\xfe\x00\x01")
+    with pytest.raises(ContractError, match="UTF-8"):
+        load(file)
+
+
+def test_null_bytes_are_refused() -> None:
+    assert refused('"""x"""\n\0').rule == "not-python"
+
+
+@pytest.mark.parametrize("name", ["RECPIE", "Recipe", "recipe", "RECIPES", "REICPE", "_RECIPE"])
+def test_a_near_miss_of_recipe_is_refused_at_its_line(name: str) -> None:
+    error = refused(SOURCE.replace("RECIPE =", f"{name} ="))
+    assert error.rule == "near-miss"
+    assert error.where == "here.py:7"
+    assert f"'{name}'" in error.wrong
+
+
+@pytest.mark.parametrize("name", ["biuld", "Build", "buidl", "builds", "build_"])
+def test_a_near_miss_of_build_is_refused_at_its_line(name: str) -> None:
+    error = refused(SOURCE.replace("def build", f"def {name}"))
+    assert (error.rule, error.where) == ("near-miss", "here.py:10")
+
+
+def test_a_near_miss_is_refused_beside_the_right_name_too() -> None:
+    assert refused(SOURCE + "\nRECPIE = {}\n").rule == "near-miss"
+    assert refused(SOURCE + "\nRECPIE: dict = {}\n").rule == "near-miss"
+
+
+@pytest.mark.parametrize("name", ["block", "Network", "WIDTHS", "guild_of_layers", "build_block", "RECIPROCAL"])
+def test_other_names_are_no_near_misses(name: str) -> None:
+    assert from_source(f"{SOURCE}\n{name} = 1\n", "here.py").name == "here"
+
+
+def test_near_misses_inside_a_function_are_nobodys_business() -> None:
+    assert from_source(SOURCE.replace("    return", "    recipe = 1\n    return"), "here.py").name == "here"
+
+
+@pytest.mark.parametrize(
+    ("signature", "wrong"),
+    [
+        ("width: int = 4", "by position"),
+        ("width: int = 4, /", "by position"),
+        ("*widths: int", "catch-all"),
+        ("**widths: int", "catch-all"),
+        ("*, width: int", "has no default"),
+        ("*, width: object = None", "defaults to None"),
+        ("*, width: object = [4]", "defaults to [4]"),
+        *((f"*, {name}: int = 1", "recipe field") for name in RECIPE_FIELDS),
+        *((f"*, {name}: int = 1", "uses itself") for name in RESERVED),
+    ],
+)
+def test_a_signature_that_is_no_declaration_of_knobs_is_refused(signature: str, wrong: str) -> None:
+    error = refused(f'"""x"""\n\n\ndef build({signature}):\n    return None\n')
+    assert (error.rule, error.where) == ("knobs", "here.py:4")
+    assert wrong in error.wrong
+
+
+def test_an_unknown_recipe_field_is_refused_with_a_guess() -> None:
+    error = refused(SOURCE.replace('"batch_size"', '"bacth_size"'))
+    assert error.rule == "recipe"
+    assert error.mend == "Did you mean 'batch_size'?"
+
+
+@pytest.mark.parametrize("value", ["-1", "float('nan')", "'fast'", "None", "True", "[0.1]"])
+def test_a_recipe_value_that_is_not_legal_is_refused(value: str) -> None:
+    assert refused(SOURCE.replace('"lr": 0.05', f'"lr": {value}')).rule == "recipe"
+
+
+def test_an_import_that_raises_is_blamed_on_its_line() -> None:
+    error = refused('"""x"""\n\nVALUE = 1 / 0\n')
+    assert (error.rule, error.where) == ("import-raises", "here.py:3")
+    assert "ZeroDivisionError" in error.wrong
+
+
+def test_blame_falls_on_the_innermost_line_of_the_plug_in() -> None:
+    source = '"""x"""\nimport json\n\ndef deep():\n    json.loads("{")\n\ndef build():\n    deep()\n'
+    architecture = from_source(source, "deep.py")
+    with pytest.raises(ContractError) as caught:
+        build_network(architecture, {})
+    assert (caught.value.rule, caught.value.where) == ("build-raises", "deep.py:5")
+
+
+def test_nobody_is_blamed_for_an_error_from_elsewhere() -> None:
+    assert blame(ValueError("never raised"), "here.py") == ""
+
+
+@pytest.mark.parametrize("value", ["None", "nn.Linear", "lambda x: x", "(nn.Linear(1, 1),)"])
+def test_what_is_no_module_is_no_network(value: str) -> None:
+    source = f'"""x"""\nfrom torch import nn\n\ndef build():\n    return {value}\n'
+    with pytest.raises(ContractError) as caught:
+        build_network(from_source(source, "here.py"), {})
+    assert caught.value.rule == "not-a-module"
+
+
+def test_settings_reach_knobs_and_recipe(architecture: Architecture) -> None:
+    knobs, recipe = settle(architecture, {"width": 12, "momentum": 0.8})
+    assert knobs == {**architecture.knobs, "width": 12}
+    assert recipe == Recipe(lr=0.05, batch_size=64, momentum=0.8)
+
+
+def test_settling_nothing_gives_the_plug_ins_own(architecture: Architecture) -> None:
+    assert settle(architecture, {}) == (architecture.knobs, architecture.recipe)
+
+
+def test_settling_leaves_the_architecture_as_it_was(architecture: Architecture) -> None:
+    settle(architecture, {"width": 12, "lr": 0.2})
+    assert architecture.knobs["width"] == 10
+    assert architecture.recipe.lr == 0.05
+
+
+@pytest.mark.parametrize(("name", "meant"), [("widht", "width"), ("learning_rat", ""), ("batchsize", "batch_size")])
+def test_an_unknown_setting_is_refused_with_the_legal_ones_and_a_guess(
+    architecture: Architecture, name: str, meant: str
+) -> None:
+    with pytest.raises(UsageError, match=f"no knob or recipe field '{name}'") as caught:
+        settle(architecture, {name: 1})
+    assert caught.value.mend == (f"Did you mean '{meant}'?" if meant else "")
+    assert all(legal in caught.value.legal for legal in ("width", "slope", *RECIPE_FIELDS))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("width", 4.0), ("width", "4"), ("width", True), ("slope", "1"), ("bias", 1), ("kind", 3)]
+)
+def test_a_knob_keeps_the_type_of_its_default(architecture: Architecture, name: str, value: int) -> None:
+    with pytest.raises(UsageError, match=f"{name} must be"):
+        settle(architecture, {name: value})
+
+
+def test_a_whole_number_will_do_for_a_float_knob(architecture: Architecture) -> None:
+    knobs, _ = settle(architecture, {"slope": 2})
+    assert isinstance(knobs["slope"], float)
+    assert knobs["slope"] == 2.0
+
+
+def test_a_recipe_value_out_of_range_is_refused_when_settled(architecture: Architecture) -> None:
+    with pytest.raises(UsageError, match="lr"):
+        settle(architecture, {"lr": -1.0})
+
+
+@given(st.text(max_size=60))
+def test_arbitrary_text_ends_in_a_refusal_that_names_the_file(text: str) -> None:
+    error = refused(text)
+    assert "here.py" in error.wrong or "here.py" in error.where
+
+
+@given(width=st.integers(1, 20))
+def test_a_settled_knob_is_what_build_is_given(width: int) -> None:
+    architecture = from_source(SOURCE, "here.py")
+    knobs, _ = settle(architecture, {"width": width})
+    answers = build_network(architecture, knobs)(torch.zeros(2, 1, 28, 28))
+    assert answers.shape == (2, width)

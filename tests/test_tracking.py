@@ -1,0 +1,220 @@
+"""MLflow shows what the journal says: all of it, once, with its own times."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import mlflow.pytorch
+import numpy as np
+import pytest
+import torch
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from harness import cli
+from harness.journal import Journal, Record, all_journals
+from harness.tracking import Store, Tracker, sync, tracking_uri
+
+
+def run(*arguments: str) -> int:
+    return cli.main(["run", "tiny.py", "--dataset", "digits", *arguments])
+
+
+def runs(experiment: str = "digits") -> list[Run]:
+    client = MlflowClient(tracking_uri())
+    found = client.get_experiment_by_name(experiment)
+    return list(client.search_runs([found.experiment_id], order_by=["attributes.start_time"])) if found else []
+
+
+def only_record() -> Record:
+    (journal,) = all_journals()
+    record = journal.read()
+    assert record is not None
+    return record
+
+
+def history(run: Run) -> dict[str, list[tuple[int, int, float]]]:
+    client = MlflowClient(tracking_uri())
+
+    def points(key: str) -> list[tuple[int, int, float]]:
+        return [(point.step, point.timestamp, point.value) for point in client.get_metric_history(run.info.run_id, key)]
+
+    return {key: points(key) for key in run.data.metrics}
+
+
+def files(run: Run) -> set[str]:
+    client, found, todo = MlflowClient(tracking_uri()), set(), [""]
+    while todo:
+        for entry in client.list_artifacts(run.info.run_id, todo.pop()):
+            todo.append(entry.path) if entry.is_dir else found.add(entry.path)
+    return found
+
+
+@pytest.fixture
+def trained(workplace: Path) -> Run:
+    assert run("--set", "width=5") == 0
+    (found,) = runs()
+    return found
+
+
+def test_a_run_shows_its_name_settings_and_verdict(trained: Run) -> None:
+    record = only_record()
+    assert trained.info.run_name == "tiny width=5 seed 0"
+    assert trained.info.status == "FINISHED"
+    assert trained.data.params["width"] == "5"
+    assert trained.data.params["lr"] == "0.1"
+    assert trained.data.params["seed"] == "0"
+    assert trained.data.params["parameters"] == "310"
+    assert trained.data.params["device"] == record.device
+    assert set(record.job["recipe"]) <= set(trained.data.params)
+    assert trained.data.tags["source_sha256"] == record.job["sha256"]
+    assert trained.data.tags["protocol"] == "1"
+    assert trained.data.tags["verdict"] == "all 2 targets met"
+
+
+def test_its_metrics_are_the_journals_at_the_journals_times(trained: Run) -> None:
+    record = only_record()
+    seen = history(trained)
+    for name, metric in (("train_loss", "train/loss"), ("test_accuracy", "test/accuracy"), ("lr", "lr")):
+        assert seen[metric] == [(epoch["number"], epoch["time"], epoch[name]) for epoch in record.epochs]
+    assert record.ended is not None
+    assert trained.data.metrics["test/final_accuracy"] == record.ended["accuracy"] == record.epochs[-1]["test_accuracy"]
+    assert trained.data.metrics["test/best_accuracy"] == max(epoch["test_accuracy"] for epoch in record.epochs)
+    assert (trained.info.start_time, trained.info.end_time) == (record.started["time"], record.ended["time"])
+
+
+def test_its_page_holds_the_verdict_the_curve_and_the_layers(trained: Run) -> None:
+    page = trained.data.tags["mlflow.note.content"]
+    for words in ("after the last epoch", "picked on the test set", "| 2 |", "BatchNorm1d", "310 parameters"):
+        assert words in page
+
+
+def test_its_dataset_is_logged_with_its_digest(trained: Run) -> None:
+    (used,) = trained.inputs.dataset_inputs
+    assert used.dataset.name == "digits"
+    assert only_record().job["dataset_digest"].startswith(used.dataset.digest)
+    assert json.loads(used.dataset.source)["sha256"] == only_record().job["dataset_digest"]
+
+
+def test_its_artifacts_are_all_there_and_under_mlruns(trained: Run, workplace: Path) -> None:
+    assert {
+        "tiny.py",
+        "ledger.json",
+        "journal.jsonl",
+        "test_logits.npz",
+        "figures/learning_curves.png",
+        "figures/confusion.png",
+        "figures/most_confidently_wrong.png",
+        "model/MLmodel",
+        "model/input_example.json",
+    } <= files(trained)
+    assert trained.info.artifact_uri.startswith((workplace / "mlruns" / "artifacts" / "digits").as_uri())
+
+
+def test_the_logged_model_answers_as_the_scored_network_did_for_any_batch(trained: Run) -> None:
+    from harness import data
+    from harness.evaluation import predict
+
+    (journal,) = all_journals()
+    model = mlflow.pytorch.load_model(f"{trained.info.artifact_uri}/model")
+    digits = data.load("digits")
+    answers = predict(model, digits, digits.test).numpy()
+    assert np.allclose(answers, journal.arrays()["logits"], atol=1e-5)
+    assert model(torch.zeros(3, 1, 28, 28)).shape == (3, 10)
+
+
+def test_projecting_again_changes_nothing(trained: Run) -> None:
+    before, seen = trained.to_dictionary(), history(trained)
+    sync()
+    (after,) = runs()
+    assert after.to_dictionary() == before
+    assert history(after) == seen
+
+
+def test_a_lost_store_is_made_again_from_the_journals(
+    trained: Run, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = history(trained)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workplace / 'another.db'}")
+    assert cli.main(["sync"]) == 0
+    (again,) = runs()
+    assert history(again) == seen
+    assert again.data.params == trained.data.params
+    assert (again.info.status, again.info.end_time) == ("FINISHED", trained.info.end_time)
+
+
+def test_a_half_written_journal_shows_as_running_and_is_completed_later(trained: Run, workplace: Path) -> None:
+    (journal,) = all_journals()
+    lines = journal.events_file.read_text().splitlines(keepends=True)
+    half = Journal(journal.folder.parent / "half")
+    half.folder.mkdir()
+    for file in ("architecture.py", "test.npz", "weights.pt"):
+        (half.folder / file).write_bytes((journal.folder / file).read_bytes())
+    half.events_file.write_text("".join(lines[:2]))
+    store = Store(tracking_uri())
+    store.project(half)
+    begun = next(run for run in runs() if run.data.tags["harness.run_id"] == "half")
+    assert begun.info.status == "RUNNING"
+    half.events_file.write_text("".join(lines))
+    store.project(half)
+    ended = next(run for run in runs() if run.data.tags["harness.run_id"] == "half")
+    assert ended.info.run_id == begun.info.run_id
+    assert ended.info.status == "FINISHED"
+    assert history(ended) == history(trained)
+
+
+def test_seeds_stand_under_one_parent_with_mean_spread_and_interval(workplace: Path) -> None:
+    assert run("--seeds", "3") == 0
+    found = runs()
+    parent = next(run for run in found if run.info.run_name == "tiny 3 seeds")
+    children = [run for run in found if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    scores = [child.data.metrics["test/final_accuracy"] for child in children]
+    assert len(found) == 4
+    assert sorted(child.info.run_name for child in children) == ["tiny seed 0", "tiny seed 1", "tiny seed 2"]
+    assert parent.data.metrics["n"] == 3
+    assert parent.data.metrics["test/final_accuracy"] == pytest.approx(np.mean(scores))
+    assert parent.data.metrics["test/final_accuracy_std"] == pytest.approx(np.std(scores, ddof=1))
+    assert parent.data.metrics["test/final_accuracy_low95"] < np.mean(scores)
+    assert parent.info.status == "FINISHED"
+    assert "seed" not in parent.data.params
+
+
+@pytest.mark.parametrize("state", ["interrupted", "diverged", "failed"])
+def test_a_run_that_did_not_finish_says_so(workplace: Path, state: str) -> None:
+    assert run() == 0
+    (journal,) = all_journals()
+    lines = journal.events_file.read_text().splitlines(keepends=True)
+    cut = Journal(journal.folder.parent / "cut")
+    cut.folder.mkdir()
+    (cut.folder / "architecture.py").write_text(journal.source)
+    cut.events_file.write_text("".join(lines[:2]))
+    cut.append("failed", state=state, reason="a reason")
+    Store(tracking_uri()).project(cut)
+    shown = next(run for run in runs() if run.data.tags["harness.run_id"] == "cut")
+    assert shown.info.status == {"interrupted": "KILLED"}.get(state, "FAILED")
+    assert shown.data.tags["verdict"] == state
+    assert shown.data.tags["reason"] == "a reason"
+    assert "test/final_accuracy" not in shown.data.metrics
+
+
+def test_a_server_that_is_down_costs_nothing_and_exit_7_says_the_result_is_safe(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    assert run() == 7
+    assert only_record().state == "finished"
+    printed = capsys.readouterr()
+    assert "score" in printed.out
+    assert "safe" in printed.err
+    assert "sync" in printed.err
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert cli.main(["sync"]) == 0
+    assert [shown.info.status for shown in runs()] == ["FINISHED"]
+
+
+def test_a_tracker_without_work_closes_at_once_and_opens_no_store(tmp_path: Path) -> None:
+    tracker = Tracker(f"sqlite:///{tmp_path / 'never.db'}")
+    tracker.close()
+    assert not (tmp_path / "never.db").exists()
