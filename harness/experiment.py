@@ -16,14 +16,13 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 
 import torch
 
-from harness import audit, data, plugins, training
+from harness import __version__, audit, data, plugins, training
 from harness.anatomy import Anatomy, describe
 from harness.errors import CrashedError, DataError, DivergedError, HarnessError, UsageError
-from harness.evaluation import hardest, predict, score
+from harness.evaluation import class_accuracy, confusion, hardest, predict, score
 from harness.journal import Journal
 from harness.ledger import Ledger
 from harness.spec import BUDGET, Architecture, Epoch, Job, Knob, Recipe, Result
@@ -155,6 +154,7 @@ def train(job: Job) -> Iterator[Event]:
     curve = [epoch.test_accuracy or 0.0 for epoch in epochs]
     yield Result(
         accuracy=test.accuracy,
+        class_accuracy=tuple(class_accuracy(confusion(answers, labels)).tolist()),
         loss=test.loss,
         best_accuracy=max(curve),
         best_epoch=curve.index(max(curve)) + 1,
@@ -212,7 +212,7 @@ def record(job: Job, tracker: Tracker, group: Group | None = None) -> Iterator[E
 def _finish(journal: Journal, result: Result) -> None:
     arrays = {name: getattr(result, name) for name in ("logits", "labels", "hardest", "images")}
     journal.store_outcome(arrays, result.weights)
-    fields = ("accuracy", "loss", "best_accuracy", "best_epoch", "epochs_to_target", "seconds")
+    fields = ("accuracy", "class_accuracy", "loss", "best_accuracy", "best_epoch", "epochs_to_target", "seconds")
     journal.append("finished", **{name: getattr(result, name) for name in fields})
 
 
@@ -239,7 +239,7 @@ def _started(job: Job, started: Started, group: Group | None) -> dict[str, objec
             "pid": os.getpid(),
             "python": platform.python_version(),
             "torch": torch.__version__,
-            "harness": version("harness"),
+            "harness": __version__,
             "git": _git_commit(),
         },
     }

@@ -73,6 +73,8 @@ def _outcome(record: Record) -> list[str]:
         f"### Score: {100 * record.ended['accuracy']:.2f} % after the last epoch",
         f"Best epoch {record.ended['best_epoch']}: {best} (picked on the test set; never ranks).",
         _table(("target", "reached", "limit", "verdict"), targets),
+        "### Accuracy by class (%)",
+        _table([str(digit) for digit in range(10)], [[f"{100 * part:.2f}" for part in record.ended["class_accuracy"]]]),
     ]
 
 

@@ -226,6 +226,7 @@ class Result:
 
     Attributes:
         accuracy: test accuracy after the last epoch: the score.
+        class_accuracy: likewise, of each class from 0 to 9.
         loss: mean test cross-entropy after the last epoch.
         best_accuracy: highest test accuracy of any epoch, picked on the test set; never ranks.
         best_epoch: the first epoch that reached it.
@@ -239,6 +240,7 @@ class Result:
     """
 
     accuracy: float
+    class_accuracy: tuple[float, ...]
     loss: float
     best_accuracy: float
     best_epoch: int

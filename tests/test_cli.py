@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -202,3 +205,17 @@ def test_list_shows_datasets_architectures_and_recipe_fields(
     printed = capsys.readouterr().out
     for words in ("digits", "architectures/mine.py", "is not Python", "label_smoothing", "augment_fade"):
         assert words in printed
+
+
+def test_the_ui_answers_on_this_machine_alone_and_ends_with_ctrl_c(workplace: Path) -> None:
+    command = [sys.executable, "-m", "harness", "ui", "--port", "5173"]
+    ui = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert ui.stdout is not None
+    found = re.search(r"http://127\.0\.0\.1:(\d+)", ui.stdout.readline())
+    assert found is not None
+    with urllib.request.urlopen(found[0], timeout=30) as page:
+        assert b"MLflow" in page.read()
+    ui.send_signal(signal.SIGINT)
+    assert ui.wait(timeout=30) == 0
+    with pytest.raises(OSError, match="refused"):
+        urllib.request.urlopen(found[0], timeout=5)

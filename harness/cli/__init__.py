@@ -11,8 +11,8 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 
+from harness import __version__
 from harness.errors import HarnessError, UsageError, did_you_mean
 
 COMMANDS = {
@@ -56,7 +56,7 @@ def _dispatch(arguments: Sequence[str]) -> int:
         print(_help())
         return 0
     if name == "--version":
-        print(f"harness {version('harness')}")
+        print(f"harness {__version__}")
         return 0
     if name not in COMMANDS:
         raise UsageError(
