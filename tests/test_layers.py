@@ -40,7 +40,7 @@ def imports(tree: ast.AST) -> Iterator[tuple[str, str]]:
             names = [f"{node.module}.{alias.name}" for alias in node.names]
         for name in names:
             parts = name.split(".")
-            yield parts[0], parts[1] if parts[0] == "harness" and len(parts) > 1 else ""
+            yield parts[0], parts[1] if parts[0] == "harness" and parts[1:] != ["__version__"] else ""
 
 
 @pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(PACKAGE)))
