@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from harness.backprop import WEIGHTS, Trajectory
+
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 
-def _canvas(width: float, height: float, columns: int = 1) -> tuple[Any, Figure, Any]:
+def _canvas(width: float, height: float, columns: int = 1, rows: int = 1) -> tuple[Any, Figure, Any]:
     """Return seaborn, a figure of its own (no global state, any thread), and its axes."""
     import matplotlib
     import seaborn
@@ -21,7 +24,7 @@ def _canvas(width: float, height: float, columns: int = 1) -> tuple[Any, Figure,
 
     with matplotlib.rc_context(seaborn.axes_style("whitegrid")):
         figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
-        return seaborn, figure, figure.subplots(1, columns)
+        return seaborn, figure, figure.subplots(rows, columns)
 
 
 def learning_curves(epochs: Sequence[dict[str, Any]], title: str, target: float | None) -> Figure:
@@ -76,3 +79,52 @@ def hardest_images(
             axes.set_title(caption, fontsize=9)
     figure.suptitle("Most confidently wrong: the true class, not the answer (its confidence)")
     return figure
+
+
+def sweep_losses(trajectories: Sequence[Trajectory], title: str) -> Figure:
+    """Draw the total loss of every learning rate against the step, on a linear and on a logarithmic axis."""
+    seaborn, figure, (left, right) = _canvas(11, 4.4, columns=2)
+    frame = _steps(trajectories, ["E_total"])
+    for axes in (left, right):
+        seaborn.lineplot(frame, x="step", y="E_total", ax=axes, legend=axes is right, **_LINES)
+        axes.set(xlabel="step", ylabel="total loss")
+    left.set(title="linear")
+    right.set(title="logarithmic", yscale="log")
+    seaborn.move_legend(right, "upper left", bbox_to_anchor=(1.02, 1))
+    figure.suptitle(title)
+    return figure
+
+
+def sweep_weights(trajectories: Sequence[Trajectory], title: str) -> Figure:
+    """Draw the eight weights against the step, a panel a weight, a line a learning rate."""
+    seaborn, figure, panels = _canvas(12, 5.4, columns=4, rows=2)
+    frame = _steps(trajectories, WEIGHTS)
+    for axes, weight in zip(panels.flat, WEIGHTS, strict=True):
+        seaborn.lineplot(frame, x="step", y=weight, ax=axes, legend=axes is panels.flat[0], **_LINES)
+        axes.set(title=weight, xlabel="step", ylabel="")
+    figure.legend(*panels.flat[0].get_legend_handles_labels(), loc="outside right upper")
+    panels.flat[0].get_legend().remove()
+    figure.suptitle(title)
+    return figure
+
+
+_LINES: dict[str, Any] = {
+    "hue": "learning rate",
+    "palette": "viridis",
+    "style": "state",
+    "dashes": {"stable": "", "unstable": (4, 2), "saturated": (1, 1)},
+    "estimator": None,
+    "errorbar": None,
+}
+
+
+def _steps(trajectories: Sequence[Trajectory], columns: Sequence[str]) -> pd.DataFrame:
+    """Return one row a rate and step: learning rate (as text), state, step, and `columns`."""
+    import pandas
+
+    rows = [
+        {"learning rate": f"{trajectory.lr:g}", "state": trajectory.state, "step": step, **{c: row[c] for c in columns}}
+        for trajectory in trajectories
+        for step, row in enumerate(trajectory.rows)
+    ]
+    return pandas.DataFrame(rows)

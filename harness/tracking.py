@@ -7,13 +7,17 @@ own while training runs, so that a store that is slow, down or lost costs the tr
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import logging
 import os
 import queue
 import tempfile
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +26,7 @@ import torch
 
 from harness import journal as journals
 from harness import page, plots, plugins
+from harness.backprop import WEIGHTS, Problem, Trajectory, fastest_stable, write_csv
 from harness.errors import TrackerError
 from harness.evaluation import confusion, softmax
 from harness.journal import Event, Journal, Record
@@ -32,9 +37,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from mlflow.entities import Metric
 
+SWEEPS = "backprop-lr-sweep"
+"""The experiment of the exercise."""
+
 PATIENCE_SECONDS = 60.0
 """How long the end of a command waits for the store to catch up."""
 
+_BATCH = 1_000  # the most metrics mlflow takes at a time
 _STATUS = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED", "diverged": "FAILED"}
 _EPOCH_METRICS = {
     "train_loss": "train/loss",
@@ -85,6 +94,7 @@ class Store:
         self._is_local = uri.startswith("sqlite:")
         self._client = MlflowClient(uri)
         self._experiments: dict[str, str] = {}
+        self._sent: dict[str, int] = {}
         if self._is_local:
             self._make_schema(Path(uri.removeprefix("sqlite:///")))
 
@@ -95,11 +105,12 @@ class Store:
             return
         experiment = self._experiment(record.job["dataset"])
         run_id = self._find(experiment, _RUN_ID, record.run_id)
-        if run_id and record.ended and self._client.get_run(run_id).data.tags.get(_COMPLETE) == "true":
+        if record.ended and self._is_complete(run_id):
             return
         run_id = run_id or self._create(experiment, record)
-        for epoch in record.epochs:
-            self._client.log_batch(run_id, metrics=_epoch_metrics(epoch))
+        unsent = record.epochs[self._sent.get(run_id, 0) :]  # sending one again would be harmless, but not free
+        self._log_metrics(run_id, [metric for epoch in unsent for metric in _epoch_metrics(epoch)])
+        self._sent[run_id] = len(record.epochs)
         if record.ended:
             self._close(run_id, journal, record, record.ended)
             if record.started["group"]:
@@ -140,13 +151,16 @@ class Store:
         found = self._client.search_runs([experiment], filter_string=f"tags.`{tag}` = '{value}'", max_results=1)
         return str(found[0].info.run_id) if found else ""
 
+    def _is_complete(self, run_id: str) -> bool:
+        return bool(run_id) and self._client.get_run(run_id).data.tags.get(_COMPLETE) == "true"
+
     def _create(self, experiment: str, record: Record) -> str:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        tags = {_RUN_ID: record.run_id, "mlflow.note.content": page.markdown(record)}
+        tags = {**_tags(record), _RUN_ID: record.run_id, "mlflow.note.content": page.markdown(record)}
         if record.started["group"]:
             tags["mlflow.parentRunId"] = self._parent(experiment, record)
-        run_id = self._create_run(experiment, record, page.run_name(record), tags, _params(record))
+        run_id = self._create_run(experiment, record.started["time"], page.run_name(record), tags, _params(record))
         name, digest = record.job["dataset"], record.job["dataset_digest"]
         source = json.dumps({"dataset": name, "sha256": digest})
         dataset = Dataset(name, digest[:36], "local", source)  # 36 characters are the most mlflow takes
@@ -154,13 +168,17 @@ class Store:
         return run_id
 
     def _create_run(
-        self, experiment: str, record: Record, name: str, tags: Mapping[str, str], params: Mapping[str, Any]
+        self, experiment: str, time: int, name: str, tags: Mapping[str, str], params: Mapping[str, Any]
     ) -> str:
         from mlflow.entities import Param
 
-        run = self._client.create_run(experiment, record.started["time"], {**_tags(record), **tags}, name)
+        run = self._client.create_run(experiment, time, dict(tags), name)
         self._client.log_batch(run.info.run_id, params=[Param(key, str(value)) for key, value in params.items()])
         return str(run.info.run_id)
+
+    def _log_metrics(self, run_id: str, metrics: Sequence[Metric]) -> None:
+        for first in range(0, len(metrics), _BATCH):
+            self._client.log_batch(run_id, metrics=metrics[first : first + _BATCH])
 
     def _close(self, run_id: str, journal: Journal, record: Record, ended: Event) -> None:
         from mlflow.entities import RunTag
@@ -184,7 +202,8 @@ class Store:
             return found
         params = {key: value for key, value in _params(record).items() if key != "seed"}
         name = f"{page.title(record)} {group['size']} seeds"
-        return self._create_run(experiment, record, name, {_GROUP_ID: group["id"]}, params)
+        tags = {**_tags(record), _GROUP_ID: group["id"]}
+        return self._create_run(experiment, record.started["time"], name, tags, params)
 
     def _sum_up(self, experiment: str, record: Record) -> None:
         """Give the parent mean, spread and interval over the children that have ended so far."""
@@ -217,6 +236,46 @@ class Store:
             tag = f"{len(scores)} of {size} finished"
             self._client.set_tag(parent, "verdict", tag)
             self._client.set_terminated(parent, "FINISHED" if len(scores) == size else "FAILED", end_time=time)
+
+    # --- the learning-rate sweep of the exercise ---
+
+    def record_sweep(self, problem: Problem, trajectories: Sequence[Trajectory]) -> None:
+        """Record a sweep, a child a learning rate; the same sweep again is the same run."""
+        from mlflow.entities import Metric, RunTag
+
+        experiment = self._experiment(SWEEPS)
+        settings = {**asdict(problem), "lr": [t.lr for t in trajectories], "steps": len(trajectories[0].rows) - 1}
+        identity = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
+        if self._is_complete(self._find(experiment, _RUN_ID, identity)):
+            return
+        now = round(time.time() * 1000)
+        targets = ", ".join(f"{target:g}" for target in problem.targets)
+        tags = {_RUN_ID: identity, "mlflow.note.content": page.sweep_markdown(problem, trajectories)}
+        name = f"targets {targets}, {len(trajectories)} rates, {settings['steps']} steps"
+        parent = self._create_run(experiment, now, name, tags, settings)
+        metrics = [Metric(f"final_loss/lr_{t.lr:g}", t.final_loss, now, 0) for t in trajectories]
+        best = fastest_stable(trajectories)
+        if best:
+            metrics.append(Metric("fastest_stable_lr", best.lr, now, 0))
+        with tempfile.TemporaryDirectory() as folder:
+            _write_sweep_artifacts(Path(folder), problem, trajectories)
+            self._client.log_artifacts(parent, folder)
+        for trajectory in trajectories:
+            self._record_descent(experiment, parent, trajectory, {**settings, "lr": trajectory.lr}, now)
+        self._client.log_batch(parent, metrics=metrics, tags=[RunTag(_COMPLETE, "true")])
+        self._client.set_terminated(parent, "FINISHED")
+
+    def _record_descent(
+        self, experiment: str, parent: str, trajectory: Trajectory, settings: Mapping[str, Any], now: int
+    ) -> None:
+        from mlflow.entities import Metric
+
+        tags = {"mlflow.parentRunId": parent, "state": page.sweep_state(trajectory)}
+        run_id = self._create_run(experiment, now, f"lr {trajectory.lr:g}", tags, settings)
+        shown = ("E_total", "E1", "E2", "a_o1", "a_o2", *WEIGHTS)
+        metrics = [Metric(name, row[name], now, step) for step, row in enumerate(trajectory.rows) for name in shown]
+        self._log_metrics(run_id, metrics)
+        self._client.set_terminated(run_id, "FINISHED")
 
 
 class Tracker:
@@ -275,6 +334,18 @@ class Tracker:
         return list({item.run_id: item for item in items if item}.values()), None in items
 
 
+def record_sweep(problem: Problem, trajectories: Sequence[Trajectory]) -> str:
+    """Record a learning-rate sweep and return the store's address.
+
+    Raises:
+        TrackerError: the store cannot be reached.
+    """
+    uri = tracking_uri()
+    with _reaching(uri, mend="Run the same command again when it is back: it takes seconds."):
+        Store(uri).record_sweep(problem, trajectories)
+    return uri
+
+
 def sync() -> int:
     """Bring the store up to all journals; return how many there are.
 
@@ -283,18 +354,21 @@ def sync() -> int:
     """
     found = journals.all_journals()
     uri = tracking_uri()
-    try:
+    with _reaching(uri, mend="Nothing is lost: the journals keep it all. Run sync again when it is back."):
         store = Store(uri)
         for journal in found:
             store.project(journal)
+    return len(found)
+
+
+@contextlib.contextmanager
+def _reaching(uri: str, mend: str) -> Iterator[None]:
+    try:
+        yield
     except TrackerError:
         raise
-    except Exception as error:
-        raise TrackerError(
-            f"MLflow at {uri} could not be brought up to date: {_gist(error)}.",
-            mend="Nothing is lost: the journals keep it all. Run sync again when it is back.",
-        ) from error
-    return len(found)
+    except Exception as error:  # mlflow raises whatever its store raises
+        raise TrackerError(f"MLflow at {uri} could not be brought up to date: {_gist(error)}.", mend=mend) from error
 
 
 def _gist(error: Exception) -> str:
@@ -362,6 +436,14 @@ def _write_artifacts(folder: Path, journal: Journal, record: Record) -> None:
         plots.confusion_matrix(counts, page.run_name(record)).savefig(figures / "confusion.png")
         _hardest_images(arrays).savefig(figures / "most_confidently_wrong.png")
         _write_model(folder / "model", journal, record)
+
+
+def _write_sweep_artifacts(folder: Path, problem: Problem, trajectories: Sequence[Trajectory]) -> None:
+    title = f"2-2-2 network, targets {problem.targets[0]:g} and {problem.targets[1]:g}"
+    plots.sweep_losses(trajectories, title).savefig(folder / "loss.png")
+    plots.sweep_weights(trajectories, title).savefig(folder / "weights.png")
+    with open(folder / "steps.csv", "w", newline="", encoding="utf-8") as file:
+        write_csv(file, trajectories)
 
 
 def _hardest_images(arrays: Mapping[str, np.ndarray]) -> Figure:

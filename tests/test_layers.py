@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "harness"
 FLOORS = (
     ("errors",),
     ("spec",),
-    ("plugins", "graph", "ledger", "audit", "anatomy", "data", "augment", "statistics", "journal"),
+    ("plugins", "graph", "ledger", "audit", "anatomy", "data", "augment", "statistics", "journal", "backprop"),
     ("evaluation", "training", "page", "plots", "tracking"),
     ("experiment",),
     ("cli",),

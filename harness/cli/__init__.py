@@ -20,6 +20,7 @@ COMMANDS = {
     "check": "audit architectures and show their layers, without training",
     "new": "write a new architecture that passes check",
     "list": "show datasets, architectures and recipe fields",
+    "backprop": "sweep the learning rate of a 2-2-2 network trained by hand-derived gradients",
     "ui": "open the MLflow UI on the recorded runs",
     "sync": "bring MLflow up to the journals",
 }
@@ -76,7 +77,7 @@ def _dispatch(arguments: Sequence[str]) -> int:
 
 
 def _help() -> str:
-    rows = "\n".join(f"  {name:<8}{meaning}" for name, meaning in COMMANDS.items())
+    rows = "\n".join(f"  {name:<10}{meaning}" for name, meaning in COMMANDS.items())
     return (
         "usage: python -m harness COMMAND ...\n\n"
         "Train small MNIST networks under one fixed budget and say, with evidence, which is better.\n\n"
