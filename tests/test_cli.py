@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from harness import cli
+from harness.backprop import COLUMNS, Problem, descend
 from harness.journal import all_journals
 from harness.tracking import tracking_uri
 
@@ -219,3 +220,56 @@ def test_the_ui_answers_on_this_machine_alone_and_ends_with_ctrl_c(workplace: Pa
     assert ui.wait(timeout=30) == 0
     with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(found[0], timeout=5)
+
+
+class TestBackprop:
+    def test_it_prints_loss_steps_and_state_of_every_rate(
+        self, workplace: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert cli.main(["backprop"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[2].split() == ["0.1", "0.242519857", "0.133510607", "not", "reached", "stable"]
+        assert lines[7].split() == ["2", "0.242519857", "0.005160109", "8", "stable"]
+        assert "fastest stable rate: 2" in lines
+
+    def test_the_table_holds_whole_rows_of_the_steps_asked_for(
+        self, workplace: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert cli.main(["backprop", "--lr", "0.5", "--table", "0", "1"]) == 0
+        rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines() if line.strip()}
+        for column in COLUMNS:
+            assert len(rows[column]) == 2
+        assert rows["w5"] == ["0.4", f"{descend(Problem(), 0.5, 1).rows[1]['w5']:.12g}"]
+
+    def test_the_csv_is_written(self, workplace: Path) -> None:
+        assert cli.main(["backprop", "--lr", "0.5,1.0", "--steps", "3", "--csv", "steps.csv"]) == 0
+        lines = (workplace / "steps.csv").read_text().splitlines()
+        assert lines[0].startswith("lr,step,w1,w2")
+        assert len(lines) == 1 + 2 * 4
+
+    def test_it_needs_neither_torchvision_nor_sklearn(self, workplace: Path) -> None:
+        assert not loaded_by("backprop", "--steps", "2") & {"torchvision", "sklearn", "optuna"}
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (["--lr", "0"], "learning rate 0.0 cannot be used"),
+            (["--lr=-1"], "learning rate -1.0 cannot be used"),
+            (["--lr", "nan"], "learning rate nan cannot be used"),
+            (["--lr", "fast"], "not a list of numbers"),
+            (["--lr", "0.1,0.1"], "given twice"),
+            (["--weights", "1,2,3"], "weights has 3 numbers; the network takes 8"),
+            (["--inputs", "1"], "inputs has 1 numbers; the network takes 2"),
+            (["--targets", "0.5,inf"], "targets cannot hold inf"),
+            (["--steps", "0"], "0 steps train nothing"),
+            (["--table", "101"], "There is no step 101"),
+            (["--csv", "missing/steps.csv"], "missing/steps.csv cannot be written"),
+        ],
+    )
+    def test_a_mistake_gets_a_short_message_and_exit_2(
+        self, workplace: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+    ) -> None:
+        assert cli.main(["backprop", *arguments]) == 2
+        printed = capsys.readouterr().err
+        assert words in printed
+        assert len(printed.splitlines()) <= 3

@@ -13,8 +13,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from harness import cli
+from harness.backprop import WEIGHTS, Problem, descend
 from harness.journal import Journal, Record, all_journals
-from harness.tracking import Store, Tracker, sync, tracking_uri
+from harness.tracking import SWEEPS, Store, Tracker, sync, tracking_uri
 
 
 def run(*arguments: str) -> int:
@@ -218,3 +219,44 @@ def test_a_tracker_without_work_closes_at_once_and_opens_no_store(tmp_path: Path
     tracker = Tracker(f"sqlite:///{tmp_path / 'never.db'}")
     tracker.close()
     assert not (tmp_path / "never.db").exists()
+
+
+class TestSweep:
+    def test_a_sweep_is_one_run_with_a_child_a_learning_rate(self, workplace: Path) -> None:
+        assert cli.main(["backprop", "--lr", "0.5,2.0", "--steps", "100"]) == 0
+        found = runs(SWEEPS)
+        parent = next(run for run in found if "mlflow.parentRunId" not in run.data.tags)
+        children = {run.info.run_name: run for run in found if run is not parent}
+        assert set(children) == {"lr 0.5", "lr 2"}
+        assert {run.data.tags["mlflow.parentRunId"] for run in children.values()} == {parent.info.run_id}
+        assert {run.info.status for run in found} == {"FINISHED"}
+        assert parent.data.metrics["fastest_stable_lr"] == 2.0
+        assert parent.data.metrics["final_loss/lr_0.5"] == descend(Problem(), 0.5, 100).final_loss
+        assert files(parent) == {"loss.png", "weights.png", "steps.csv"}
+        for words in ("dE/dw5", "chain rule", "subtracts the gradient"):
+            assert words in parent.data.tags["mlflow.note.content"]
+
+    def test_every_step_of_every_quantity_is_a_metric(self, workplace: Path) -> None:
+        assert cli.main(["backprop", "--lr", "0.5", "--steps", "100"]) == 0
+        child = next(run for run in runs(SWEEPS) if run.info.run_name == "lr 0.5")
+        seen = history(child)
+        rows = descend(Problem(), 0.5, 100).rows
+        assert set(seen) == {"E_total", "E1", "E2", "a_o1", "a_o2", *WEIGHTS}
+        for name, points in seen.items():
+            assert [(step, value) for step, _, value in points] == [(n, row[name]) for n, row in enumerate(rows)]
+
+    def test_the_same_sweep_again_is_the_same_run_and_another_is_another(self, workplace: Path) -> None:
+        for steps in ("5", "5", "6"):
+            assert cli.main(["backprop", "--lr", "0.5", "--steps", steps]) == 0
+        parents = [run.info.run_name for run in runs(SWEEPS) if "mlflow.parentRunId" not in run.data.tags]
+        assert parents == ["targets 0.01, 0.99, 1 rates, 5 steps", "targets 0.01, 0.99, 1 rates, 6 steps"]
+
+    def test_a_server_that_is_down_ends_with_exit_7_after_the_numbers_were_printed(
+        self, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        assert cli.main(["backprop", "--lr", "2.0"]) == 7
+        printed = capsys.readouterr()
+        assert "0.005160109" in printed.out
+        assert "Run the same command again" in printed.err

@@ -1,0 +1,103 @@
+"""What a person reads says what the record holds."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+
+from harness import page
+from harness.backprop import Problem, sweep
+from harness.journal import Event, Record
+from harness.spec import Recipe
+from harness.statistics import summarise
+
+FINISHED = {
+    "event": "finished",
+    "accuracy": 0.9941,
+    "class_accuracy": [0.99] * 9 + [0.9512],
+    "best_accuracy": 0.9953,
+    "best_epoch": 2,
+}
+EPOCH = {"number": 1, "train_loss": 0.5, "test_loss": 0.4, "train_accuracy": 0.9, "test_accuracy": 0.95, "lr": 0.01}
+
+
+def record(ended: Event | None, *, is_benchmark: bool = True, **knobs: Any) -> Record:
+    """Return a run of a small network, begun with `knobs`, that ended as told."""
+    defaults = {"width": 16, "dropout": 0.0}
+    job = {"name": "net", "seed": 3, "dataset": "mnist", "protocol": 1, "recipe": asdict(Recipe())}
+    started = {
+        "job": {**job, "knobs": {**defaults, **knobs}, "default_knobs": defaults},
+        "parameters": 12_345,
+        "is_benchmark": is_benchmark,
+        "environment": {"device": "abacus"},
+        "anatomy": {
+            "layers": [{"name": "0", "kind": "Linear", "output": "(N, 10)", "parameters": 12_345}],
+            "uses": {"batch norm": True, "dropout": False},
+            "multiply_adds": 7_840,
+            "receptive_field": 28,
+        },
+    }
+    return Record("id", started, [EPOCH] if ended else [], ended)
+
+
+def test_a_run_is_named_for_its_architecture_its_changed_knobs_and_its_seed() -> None:
+    assert page.run_name(record(None)) == "net seed 3"
+    assert page.run_name(record(None, width=12)) == "net width=12 seed 3"
+
+
+@pytest.mark.parametrize(
+    ("ended", "is_benchmark", "line"),
+    [
+        (None, True, "running"),
+        (FINISHED, True, "all 3 targets met"),
+        (FINISHED, False, "all 2 targets met"),
+        ({**FINISHED, "accuracy": 0.9939}, True, "missed: accuracy"),
+        ({**FINISHED, "accuracy": 0.9939}, False, "all 2 targets met"),
+        ({"event": "failed", "state": "diverged", "reason": "nan"}, True, "diverged"),
+    ],
+)
+def test_the_verdict_in_a_line(ended: Event | None, is_benchmark: bool, line: str) -> None:
+    assert page.verdict_line(record(ended, is_benchmark=is_benchmark)) == line
+
+
+def test_a_finished_runs_page_has_score_best_epoch_targets_classes_curve_and_layers() -> None:
+    text = page.markdown(record(FINISHED))
+    for words in (
+        "Score: 99.41 % after the last epoch",
+        "Best epoch 2: 99.53 % (picked on the test set; never ranks)",
+        "| accuracy | 99.41 % | at least 99.40 % | met |",
+        "95.12",
+        "| 1 | 0.5000 | 0.4000 | 90.00 | 95.00 | 0.01 |",
+        "| 0 | Linear | (N, 10) | 12,345 |",
+        "12,345 parameters, 7,840 multiply-adds an image",
+        "batch norm: yes, dropout: no",
+    ):
+        assert words in text
+
+
+def test_a_failed_runs_page_gives_the_reason_and_no_score() -> None:
+    text = page.markdown(record({"event": "failed", "state": "diverged", "reason": "the loss was nan"}))
+    assert "diverged: the loss was nan" in text
+    assert "Score" not in text
+
+
+def test_one_seed_has_no_spread() -> None:
+    assert page.spread(summarise([0.994])) == "mean test accuracy after the last epoch 99.400 %, n = 1"
+    assert "95 % interval of the mean" in page.spread(summarise([0.994, 0.995]))
+
+
+def test_a_sweeps_page_names_every_rate_its_state_and_the_fastest() -> None:
+    problem = Problem(targets=(0.5, 0.5))
+    text = page.sweep_markdown(problem, sweep(problem, (1.0, 128.0), 100))
+    assert "Fastest stable rate: **1**" in text
+    assert "unstable: the loss rises at step 1" in text
+    for derivative in range(1, 9):
+        assert f"dE/dw{derivative} =" in text
+
+
+def test_a_saturated_rate_is_said_to_have_stopped_learning() -> None:
+    (trajectory,) = sweep(Problem(), (1e6,), 100)
+    assert "saturated: outputs 0" in page.sweep_state(trajectory)
+    assert "learning has stopped" in page.sweep_state(trajectory)
