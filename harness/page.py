@@ -11,6 +11,17 @@ from harness.spec import BUDGET
 from harness.statistics import Summary
 
 
+EXPERIMENT_NOTE = """\
+The score of a run is `test/final_accuracy`: the test set after the last epoch. `test/best_accuracy` is picked on the test
+set and never ranks. To compare runs, tick them and press *Compare*; the column chooser adds parameters and metrics.
+"""
+
+SWEEP_NOTE = """\
+A 2-2-2 sigmoid network trained by hand-derived gradients at several learning rates: one run a sweep, with the figures and
+the derivation, and under it one run a learning rate with every quantity at every step.
+"""
+
+
 def title(record: Record) -> str:
     """Return the architecture's name and those knobs that are not at their default."""
     job = record.job
@@ -91,10 +102,8 @@ _DERIVATION = """\
 
 The network, with s(x) = 1 / (1 + exp(-x)), whose derivative is s'(x) = s(x) (1 - s(x)):
 
-| hidden | output | error |
-| --- | --- | --- |
-| h1 = w1 i1 + w2 i2, a_h1 = s(h1) | o1 = w5 a_h1 + w6 a_h2, a_o1 = s(o1) | E1 = (t1 - a_o1)² / 2 |
-| h2 = w3 i1 + w4 i2, a_h2 = s(h2) | o2 = w7 a_h1 + w8 a_h2, a_o2 = s(o2) | E2 = (t2 - a_o2)² / 2 |
+    h1 = w1 i1 + w2 i2    a_h1 = s(h1)    o1 = w5 a_h1 + w6 a_h2    a_o1 = s(o1)    E1 = (t1 - a_o1)² / 2
+    h2 = w3 i1 + w4 i2    a_h2 = s(h2)    o2 = w7 a_h1 + w8 a_h2    a_o2 = s(o2)    E2 = (t2 - a_o2)² / 2
 
 E_total = E1 + E2. A weight into an output touches one error alone, so the chain rule has three links:
 
@@ -166,5 +175,6 @@ def _summary_of_parts(record: Record) -> str:
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
+    gap = "\N{NO-BREAK SPACE}" * 3  # the UI leaves no room between columns
+    lines = [[head + gap for head in header], ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

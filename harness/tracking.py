@@ -54,14 +54,7 @@ _EPOCH_METRICS = {
     "seconds": "epoch_seconds",
     "images_per_second": "images_per_second",
 }
-_EXPERIMENT_TAGS = {
-    "mlflow.experimentKind": "custom_model_development",  # the UI's view for training rather than for chat
-    "mlflow.note.content": (
-        "The score of a run is `test/final_accuracy`: the test set after the last epoch. `test/best_accuracy` is "
-        "picked on the test set and never ranks. To compare runs, tick them and press *Compare*; the column chooser "
-        "adds parameters and metrics to the table."
-    ),
-}
+_KIND = ("mlflow.experimentKind", "custom_model_development")  # the UI's view for training rather than for chat
 _RUN_ID, _GROUP_ID, _COMPLETE = "harness.run_id", "harness.group_id", "harness.complete"
 
 
@@ -136,10 +129,11 @@ class Store:
     def _create_experiment(self, name: str) -> str:
         from mlflow.exceptions import MlflowException
 
+        tags = dict([_KIND, ("mlflow.note.content", page.SWEEP_NOTE if name == SWEEPS else page.EXPERIMENT_NOTE)])
         # Left to itself, a local store puts artifacts into the working directory of whoever came first.
         place = (journals.ROOT.absolute() / "artifacts" / name).as_uri() if self._is_local else None
         try:
-            return str(self._client.create_experiment(name, artifact_location=place, tags=_EXPERIMENT_TAGS))
+            return str(self._client.create_experiment(name, artifact_location=place, tags=tags))
         except MlflowException:  # another process made it in between
             found = self._client.get_experiment_by_name(name)
             if found is None:
