@@ -10,15 +10,14 @@ from harness.journal import Record
 from harness.spec import BUDGET
 from harness.statistics import Summary
 
-
 EXPERIMENT_NOTE = """\
-The score of a run is `test/final_accuracy`: the test set after the last epoch. `test/best_accuracy` is picked on the test
-set and never ranks. To compare runs, tick them and press *Compare*; the column chooser adds parameters and metrics.
+The score of a run is `test/final_accuracy`: the test set after the last epoch. `test/best_accuracy` is picked on the
+test set and never ranks. To compare runs, tick them and press *Compare*; the column chooser adds parameters and metrics.
 """
 
 SWEEP_NOTE = """\
-A 2-2-2 sigmoid network trained by hand-derived gradients at several learning rates: one run a sweep, with the figures and
-the derivation, and under it one run a learning rate with every quantity at every step.
+A 2-2-2 sigmoid network trained by hand-derived gradients at several learning rates: one run a sweep, with the figures
+and the derivation, and under it one run a learning rate with every quantity at every step.
 """
 
 
