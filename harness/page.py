@@ -12,7 +12,7 @@ from harness.statistics import Summary
 
 EXPERIMENT_NOTE = """\
 The score of a run is `test/final_accuracy`: the test set after the last epoch. `test/best_accuracy` is picked on the
-test set and never ranks. To compare runs, tick them and press *Compare*; the column chooser adds parameters and metrics.
+test set and never ranks. To compare runs, tick them and press *Compare*; the column chooser adds settings and metrics.
 """
 
 SWEEP_NOTE = """\
