@@ -7,6 +7,7 @@ there is one: stopping is a plain ``break``.
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import secrets
@@ -14,7 +15,7 @@ import socket
 import subprocess
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import torch
@@ -135,42 +136,56 @@ def train(job: Job) -> Iterator[Event]:
     for epoch in training.fit(trained, dataset, job.recipe, job.seed, average):
         started = time.perf_counter()
         logits = predict(scored, dataset, dataset.test)
-        test = score(logits, dataset.test.labels)
+        epochs.append(_scored(epoch, logits, dataset))
         seconds += epoch.seconds + time.perf_counter() - started
-        if not torch.tensor(test.loss).isfinite():
-            raise DivergedError(
-                f"Training diverged: the test loss after epoch {epoch.number} was {test.loss:g}.",
-                legal=f"The training loss of that epoch was {epoch.train_loss:.4g}.",
-                mend="Lower lr, or look for a log or division by zero in the network.",
-            )
-        epochs.append(replace(epoch, test_loss=test.loss, test_accuracy=test.accuracy))
         yield epochs[-1]
-
     # What was learned may have opened a gate that was shut when the network was audited.
     few = dataset.normalise(data.to_float(dataset.test.images[:12]))
     audit.refuse_batch_dependence(scored, few, job.path)
-    answers, labels = logits.cpu().numpy(), dataset.test.labels.cpu().numpy()
+    weights = {name: tensor.detach().cpu() for name, tensor in scored.state_dict().items()}
+    yield _result(epochs, seconds, logits, dataset, weights)
+
+
+def _scored(epoch: Epoch, logits: torch.Tensor, dataset: data.Dataset) -> Epoch:
+    test = score(logits, dataset.test.labels)
+    if not math.isfinite(test.loss):
+        raise DivergedError(
+            f"Training diverged: the test loss after epoch {epoch.number} was {test.loss:g}.",
+            legal=f"The training loss of that epoch was {epoch.train_loss:.4g}.",
+            mend="Lower lr, or look for a log or division by zero in the network.",
+        )
+    return replace(epoch, test_loss=test.loss, test_accuracy=test.accuracy)
+
+
+def _result(
+    epochs: Sequence[Epoch],
+    seconds: float,
+    logits: torch.Tensor,
+    dataset: data.Dataset,
+    weights: Mapping[str, torch.Tensor],
+) -> Result:
+    last, answers, labels = epochs[-1], logits.cpu().numpy(), dataset.test.labels.cpu().numpy()
+    curve = [epoch.test_accuracy for epoch in epochs if epoch.test_accuracy is not None]
+    reached = [number for number, accuracy in enumerate(curve, 1) if accuracy >= BUDGET.accuracy]
     wrong = hardest(answers, labels, HARDEST)
-    curve = [epoch.test_accuracy or 0.0 for epoch in epochs]
-    yield Result(
-        accuracy=test.accuracy,
+    assert last.test_loss is not None
+    return Result(
+        accuracy=curve[-1],
         class_accuracy=tuple(class_accuracy(confusion(answers, labels)).tolist()),
-        loss=test.loss,
+        loss=last.test_loss,
         best_accuracy=max(curve),
         best_epoch=curve.index(max(curve)) + 1,
-        epochs_to_target=next((n for n, accuracy in enumerate(curve, 1) if accuracy >= BUDGET.accuracy), None)
-        if dataset.is_benchmark
-        else None,
+        epochs_to_target=reached[0] if reached and dataset.is_benchmark else None,
         seconds=seconds,
         logits=answers,
         labels=labels,
         images=dataset.test.images.cpu().numpy()[wrong],
         hardest=wrong,
-        weights={name: tensor.detach().cpu() for name, tensor in scored.state_dict().items()},
+        weights=weights,
     )
 
 
-def record(job: Job, tracker: Tracker, group: Group | None = None) -> Iterator[Event]:
+def record(job: Job, tracker: Tracker, group: Group | None = None) -> Generator[Event]:
     """Train `job`, writing every event to a journal of its own before handing it on.
 
     A journal begins with the first event, so a job that is refused leaves nothing behind.
@@ -203,8 +218,7 @@ def record(job: Job, tracker: Tracker, group: Group | None = None) -> Iterator[E
         _fail(journal, tracker, "failed", f"{type(error).__name__}: {error}")
         raise CrashedError(
             f"Training {job.name} broke down: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}",
-            legal=f"At {traceback.extract_tb(error.__traceback__)[-1].filename}:"
-            f"{traceback.extract_tb(error.__traceback__)[-1].lineno}.",
+            legal="At {0.filename}:{0.lineno}.".format(traceback.extract_tb(error.__traceback__)[-1]),
             mend="If the network is innocent, please report this with the plug-in.",
         ) from error
 
@@ -217,7 +231,8 @@ def _finish(journal: Journal, result: Result) -> None:
 
 
 def _fail(journal: Journal | None, tracker: Tracker, state: str, reason: str) -> None:
-    if journal:
+    record = journal.read() if journal else None
+    if journal and record and not record.ended:  # a consumer may stop listening after the result, too
         journal.append("failed", state=state, reason=reason)
         tracker.notice(journal)
 

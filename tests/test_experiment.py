@@ -107,11 +107,20 @@ class TestRecording:
     def test_a_consumer_that_stops_leaves_an_interrupted_run(self) -> None:
         events = experiment.record(job(), DeafTracker())
         next(events), next(events)
-        events.close()  # type: ignore[attr-defined]
+        events.close()
         record = all_journals()[0].read()
         assert record is not None
         assert record.state == "interrupted"
         assert len(record.epochs) == 1
+
+    def test_a_consumer_that_stops_after_the_result_leaves_a_finished_run(self) -> None:
+        events = experiment.record(job(), DeafTracker())
+        while not isinstance(next(events), Result):
+            pass
+        events.close()
+        record = all_journals()[0].read()
+        assert record is not None
+        assert record.state == "finished"
 
     def test_a_loss_that_explodes_ends_as_diverged_with_the_step_and_learning_rate(self) -> None:
         with pytest.raises(DivergedError, match="step") as caught:

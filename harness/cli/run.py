@@ -7,8 +7,9 @@ Several seeds become children of one MLflow run with their mean, spread and 95 %
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -103,10 +104,10 @@ def _train_all(jobs: list[Job], tracker: Tracker) -> None:
         show.console.print(f"\n{jobs[0].name}: {page.spread(summarise(scores))}")
 
 
-def _train(job: Job, events: Iterator[experiment.Event]) -> float:
+def _train(job: Job, events: Generator[experiment.Event]) -> float:
     """Print events as they come and return the score."""
     score = 0.0
-    with _progress(job) as progress:
+    with _progress(job) as progress, contextlib.closing(events):
         task = progress.add_task("", total=job.recipe.epochs)
         for event in events:
             if isinstance(event, Started):
