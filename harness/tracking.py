@@ -16,7 +16,7 @@ import queue
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,7 +92,10 @@ class Store:
             self._make_schema(Path(uri.removeprefix("sqlite:///")))
 
     def project(self, journal: Journal) -> None:
-        """Bring the store up to `journal`: idempotent, with the journal's own times."""
+        """Bring the store up to `journal`, all but the model: idempotent, with the journal's own times.
+
+        Safe while training runs: it draws no random number and runs none of the plug-in's code.
+        """
         record = journal.read()
         if record is None:
             return
@@ -109,6 +112,21 @@ class Store:
             if record.started["group"]:
                 self._sum_up(experiment, record)
             self._client.set_tag(run_id, _COMPLETE, "true")
+
+    def add_model(self, journal: Journal) -> None:
+        """Add the scored network to a finished run that lacks it.
+
+        Builds the network, so it draws from the random numbers that training in this process draws from:
+        only for when nothing trains.
+        """
+        record = journal.read()
+        if record is None or record.state != "finished":
+            return
+        run_id = self._find(self._experiment(record.job["dataset"]), _RUN_ID, record.run_id)
+        if all(artifact.path != "model" for artifact in self._client.list_artifacts(run_id)):
+            with tempfile.TemporaryDirectory() as folder:
+                _write_model(Path(folder) / "model", journal, record)
+                self._client.log_artifacts(run_id, folder)
 
     def _make_schema(self, database: Path) -> None:
         """Open the store under an exclusive lock: of several first opens at once all but one would crash."""
@@ -280,6 +298,7 @@ class Tracker:
         self.uri = uri or tracking_uri()
         self._queue: queue.Queue[Journal | None] = queue.Queue()
         self._behind: dict[str, Exception] = {}
+        self._store: Store | None = None
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
 
@@ -308,17 +327,26 @@ class Tracker:
         )
 
     def _work(self) -> None:
-        store: Store | None = None
+        seen: dict[str, Journal] = {}
         closing = False
         while not closing:
             waiting, closing = self._take_all()
             for journal in waiting:
-                try:
-                    store = store or Store(self.uri)
-                    store.project(journal)
-                    self._behind.pop(journal.run_id, None)
-                except Exception as error:  # whatever mlflow raises: training goes on, the journal has it all
-                    self._behind[journal.run_id] = error
+                seen[journal.run_id] = journal
+                self._attempt(Store.project, journal)
+        for journal in seen.values():  # now nothing trains, and what failed may have come back
+            if self._attempt(Store.project, journal):
+                self._attempt(Store.add_model, journal)
+
+    def _attempt(self, step: Callable[[Store, Journal], None], journal: Journal) -> bool:
+        try:
+            self._store = self._store or Store(self.uri)
+            step(self._store, journal)
+        except Exception as error:  # whatever mlflow raises: training goes on, the journal has it all
+            self._behind[journal.run_id] = error
+            return False
+        self._behind.pop(journal.run_id, None)
+        return True
 
     def _take_all(self) -> tuple[list[Journal], bool]:
         """Wait for a notice, take all there are, and return each journal once and whether the end is among them."""
@@ -352,6 +380,7 @@ def sync() -> int:
         store = Store(uri)
         for journal in found:
             store.project(journal)
+            store.add_model(journal)
     return len(found)
 
 
@@ -429,7 +458,6 @@ def _write_artifacts(folder: Path, journal: Journal, record: Record) -> None:
         counts = confusion(arrays["logits"], arrays["labels"])
         plots.confusion_matrix(counts, page.run_name(record)).savefig(figures / "confusion.png")
         _hardest_images(arrays).savefig(figures / "most_confidently_wrong.png")
-        _write_model(folder / "model", journal, record)
 
 
 def _write_sweep_artifacts(folder: Path, problem: Problem, trajectories: Sequence[Trajectory]) -> None:

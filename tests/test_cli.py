@@ -10,6 +10,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+import torch
 
 from harness import cli
 from harness.backprop import COLUMNS, Problem, descend
@@ -100,8 +101,6 @@ class TestRun:
     def test_a_mistake_gets_a_short_message_its_exit_code_and_leaves_no_run(
         self, workplace: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, words: str
     ) -> None:
-        import torch
-
         if "cuda" in arguments and torch.cuda.is_available():
             pytest.skip("there is a CUDA device here")
         assert run(*arguments) == code
@@ -148,6 +147,12 @@ class TestRun:
         assert "n = 2" in printed
         assert "95 % interval" in printed
         assert sorted(journal.read().job["seed"] for journal in all_journals()) == [3, 4]  # type: ignore[union-attr]
+
+    def test_a_seed_trained_after_others_gives_the_same_bits_as_alone(self, workplace: Path) -> None:
+        assert run("--seeds", "3") == 0
+        assert run("--seed", "2") == 0
+        among, alone = (journal for journal in all_journals() if "-s2-" in journal.run_id)
+        assert all(torch.equal(among.weights()[name], tensor) for name, tensor in alone.weights().items())
 
     def test_without_mnist_auto_says_so_and_trains_digits(
         self, workplace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

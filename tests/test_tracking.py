@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import time
 from pathlib import Path
 
 import mlflow.pytorch
@@ -213,6 +215,27 @@ def test_a_server_that_is_down_costs_nothing_and_exit_7_says_the_result_is_safe(
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert cli.main(["sync"]) == 0
     assert [shown.info.status for shown in runs()] == ["FINISHED"]
+
+
+def test_recording_draws_no_random_number_while_training_may_run_and_adds_the_model_at_the_end(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run() == 0
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workplace / 'another.db'}")
+    states = [torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()]  # type: ignore[index, union-attr]
+    tracker = Tracker()
+    tracker.notice(all_journals()[0])
+    deadline = time.monotonic() + 60
+    while not (found := runs()) or "harness.complete" not in found[0].data.tags:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert found[0].info.status == "FINISHED"
+    assert torch.equal(states[0], torch.get_rng_state())
+    assert np.array_equal(states[1], np.random.get_state()[1])  # type: ignore[index]
+    assert states[2] == random.getstate()
+    assert not any(file.startswith("model/") for file in files(found[0]))
+    tracker.close()
+    assert "model/MLmodel" in files(found[0])
 
 
 def test_a_tracker_without_work_closes_at_once_and_opens_no_store(tmp_path: Path) -> None:
