@@ -33,8 +33,9 @@ Row = dict[str, float]
 LARGEST = 1e100
 """Largest size of any number given: beyond it sums overflow."""
 
-SATURATED = 1e-12
-"""Where every derivative is smaller than this while the loss is not, learning has stopped short."""
+FLAT, LEARNED = 1e-7, 1e-6
+"""Every derivative smaller than the one while the loss is larger than the other: the sigmoids are saturated. Near a
+minimum the loss is about the square of the derivatives, so convergence is not mistaken for it."""
 
 FASTEST_TRIED = 2.0**40
 """Where doubling the learning rate gives up looking for one that is too high."""
@@ -87,8 +88,8 @@ class Trajectory:
 
     @property
     def is_saturated(self) -> bool:
-        """Whether learning has stopped short: a loss is left, but no derivative that would lower it."""
-        return self.final_loss > SATURATED > max(abs(self.rows[-1][name]) for name in DERIVATIVES)
+        """Whether it overshot to where the sigmoids are flat: a loss is left, but hardly a derivative to lower it."""
+        return self.final_loss > LEARNED and max(abs(self.rows[-1][name]) for name in DERIVATIVES) < FLAT
 
     @property
     def state(self) -> str:
@@ -188,7 +189,7 @@ def sweep(problem: Problem, rates: Sequence[float], steps: int, until_broken: bo
 
 
 def fastest_stable(trajectories: Sequence[Trajectory]) -> Trajectory | None:
-    """Return the trajectory of lowest final loss among the rates that are not too high; None if all are."""
+    """Return the trajectory of lowest loss at the last step among the stable ones; None if there is none."""
     stable = [trajectory for trajectory in trajectories if trajectory.state == "stable"]
     return min(stable, key=lambda trajectory: trajectory.final_loss, default=None)
 

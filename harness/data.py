@@ -259,7 +259,7 @@ def _fetch_idx(files: IdxFiles, root: Path) -> None:
             for file in missing:
                 os.replace(Path(beside) / files.torchvision_class / "raw" / file, raw / file)
     except (OSError, RuntimeError, http.client.HTTPException) as error:
-        reason = str(error).strip().partition("\n")[0]
+        reason = str(error).strip().rpartition("\n")[2]
         raise DataError(
             f"{files.torchvision_class} is not in {root} and could not be downloaded ({reason}).",
             legal=f"Expected: {raw}/ with {', '.join(files.sha256)} (or each with .gz).",

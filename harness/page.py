@@ -66,7 +66,8 @@ def spread(summary: Summary) -> str:
     line = f"mean test accuracy after the last epoch {100 * summary.mean:.3f} %, n = {summary.n}"
     if summary.std is None or summary.low is None or summary.high is None:
         return line
-    interval = f"{100 * summary.low:.2f} to {100 * summary.high:.2f} %"
+    # Student's t knows nothing of the ends of the scale; no accuracy lies beyond them.
+    interval = f"{100 * max(summary.low, 0):.2f} to {100 * min(summary.high, 1):.2f} %"
     return f"{line}, standard deviation {100 * summary.std:.3f}, 95 % interval of the mean {interval}"
 
 
@@ -79,7 +80,7 @@ def sweep_markdown(problem: Problem, trajectories: Sequence[Trajectory]) -> str:
     return "\n\n".join(
         [
             f"Inputs {problem.inputs}, targets {problem.targets}, first weights {problem.weights}.",
-            f"Fastest stable rate: **{best.lr:g}**." if best else "No rate is stable.",
+            f"Fastest stable rate (lowest loss at the last step): **{best.lr:g}**." if best else "No rate is stable.",
             _table(("learning rate", f"loss after {len(trajectories[0].rows) - 1} steps", "state"), rows),
             _DERIVATION,
         ]
@@ -92,7 +93,7 @@ def sweep_state(trajectory: Trajectory) -> str:
         return f"unstable: the loss rises at step {trajectory.first_rise}"
     if trajectory.is_saturated:
         last = trajectory.rows[-1]
-        return f"saturated: outputs {last['a_o1']:.3g} and {last['a_o2']:.3g}, no derivative left, learning has stopped"
+        return f"saturated: outputs {last['a_o1']:.3g} and {last['a_o2']:.3g}, learning has all but stopped"
     return "stable"
 
 
@@ -120,7 +121,8 @@ A weight into a hidden unit touches both errors, because the unit feeds both out
     dE/dw2 = dE/da_h1 · a_h1 (1 - a_h1) · i2        dE/dw4 = dE/da_h2 · a_h2 (1 - a_h2) · i2
 
 Every step subtracts the gradient, scaled by the learning rate: w ← w - lr · dE/dw. The derivative points uphill.
-As long as the rate is stable, a higher one lowers the loss faster.
+At the exercise's six rates a higher one lowers the loss faster. Far above them the first step overshoots to where the
+sigmoids are flat (saturated), or the loss rises (unstable).
 """
 
 

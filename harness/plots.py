@@ -86,11 +86,11 @@ def sweep_losses(trajectories: Sequence[Trajectory], title: str) -> Figure:
     seaborn, figure, (left, right) = _canvas(11, 4.4, columns=2)
     frame = _steps(trajectories, ["E_total"])
     for axes in (left, right):
-        seaborn.lineplot(frame, x="step", y="E_total", ax=axes, legend=axes is right, **_LINES)
+        seaborn.lineplot(frame, x="step", y="E_total", ax=axes, legend=axes is left, **_LINES)
         axes.set(xlabel="step", ylabel="total loss")
     left.set(title="linear")
     right.set(title="logarithmic", yscale="log")
-    seaborn.move_legend(right, "upper left", bbox_to_anchor=(1.02, 1))
+    _legend_outside(figure, left)
     figure.suptitle(title)
     return figure
 
@@ -102,10 +102,16 @@ def sweep_weights(trajectories: Sequence[Trajectory], title: str) -> Figure:
     for axes, weight in zip(panels.flat, WEIGHTS, strict=True):
         seaborn.lineplot(frame, x="step", y=weight, ax=axes, legend=axes is panels.flat[0], **_LINES)
         axes.set(title=weight, xlabel="step", ylabel="")
-    figure.legend(*panels.flat[0].get_legend_handles_labels(), loc="outside right upper")
-    panels.flat[0].get_legend().remove()
+    _legend_outside(figure, panels.flat[0])
     figure.suptitle(title)
     return figure
+
+
+def _legend_outside(figure: Figure, axes: Any) -> None:
+    """Move a panel's legend to the right of all panels, in as many columns as keep it whole."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", fontsize="small", ncols=1 + len(labels) // 16)
+    axes.get_legend().remove()
 
 
 _LINES: dict[str, Any] = {

@@ -37,6 +37,8 @@ def load(path: str | Path) -> Architecture:
         ContractError: the file breaks the contract.
     """
     file = Path(path)
+    if file.is_dir():
+        raise UsageError(f"{path} is a folder.", mend=f"Give its files: {file}/*.py")
     if not file.is_file():
         near = sorted(f"{found}" for found in file.parent.glob("*.py")) if file.parent.is_dir() else []
         raise UsageError(

@@ -91,6 +91,11 @@ class Store:
         if self._is_local:
             self._make_schema(Path(uri.removeprefix("sqlite:///")))
 
+    def experiments(self) -> dict[str, str]:
+        """Return the names and ids of the experiments that hold runs of ours, the newest first."""
+        found = self._client.search_experiments(order_by=["last_update_time DESC"])
+        return {experiment.name: experiment.experiment_id for experiment in found if experiment.name != "Default"}
+
     def project(self, journal: Journal) -> None:
         """Bring the store up to `journal`, all but the model: idempotent, with the journal's own times.
 
@@ -218,7 +223,7 @@ class Store:
         return self._create_run(experiment, record.started["time"], name, tags, params)
 
     def _sum_up(self, experiment: str, record: Record) -> None:
-        """Give the parent mean, spread and interval over the children that have ended so far."""
+        """Once the last child has ended, give the parent mean, spread and interval, and its own end."""
         from mlflow.entities import Metric, RunTag
 
         assert record.ended
@@ -230,24 +235,24 @@ class Store:
             for child in ended
             if child.info.status == "FINISHED"
         }
+        size = record.started["group"]["size"]
+        if len(ended) < size and record.state == "finished":
+            return  # more are to come; a seed that did not finish ends the command
+        tags = {"verdict": f"{len(scores)} of {size} seeds finished"}
+        metrics = [Metric("parameters", record.started["parameters"], time, 0)]
         if scores:
             summary = summarise(list(scores.values()))
+            tags["mlflow.note.content"] = page.group_markdown(scores, summary)
             values = {
                 "n": summary.n,
                 "test/final_accuracy": summary.mean,
                 "test/final_accuracy_std": summary.std,
                 "test/final_accuracy_low95": summary.low,
                 "test/final_accuracy_high95": summary.high,
-                "parameters": record.started["parameters"],
             }
-            metrics = [Metric(key, value, time, summary.n) for key, value in values.items() if value is not None]
-            note = RunTag("mlflow.note.content", page.group_markdown(scores, summary))
-            self._client.log_batch(parent, metrics=metrics, tags=[note])
-        size = record.started["group"]["size"]
-        if len(ended) == size:
-            tag = f"{len(scores)} of {size} finished"
-            self._client.set_tag(parent, "verdict", tag)
-            self._client.set_terminated(parent, "FINISHED" if len(scores) == size else "FAILED", end_time=time)
+            metrics += [Metric(key, value, time, 0) for key, value in values.items() if value is not None]
+        self._client.log_batch(parent, metrics=metrics, tags=[RunTag(key, value) for key, value in tags.items()])
+        self._client.set_terminated(parent, _STATUS[record.state], end_time=time)
 
     # --- the learning-rate sweep of the exercise ---
 
@@ -288,6 +293,16 @@ class Store:
         metrics = [Metric(name, row[name], now, step) for step, row in enumerate(trajectory.rows) for name in shown]
         self._log_metrics(run_id, metrics)
         self._client.set_terminated(run_id, "FINISHED")
+
+
+def experiments(uri: str) -> dict[str, str]:
+    """Return the experiments of a store, name to id; a local store is made if there is none.
+
+    Raises:
+        TrackerError: the store cannot be reached.
+    """
+    with _reaching(uri, mend="See python -m harness sync."):
+        return Store(uri).experiments()
 
 
 class Tracker:

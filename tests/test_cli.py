@@ -213,6 +213,11 @@ def test_list_shows_datasets_architectures_and_recipe_fields(
         assert words in printed
 
 
+@pytest.mark.parametrize("port", ["0", "65536", "-1"])
+def test_a_port_that_cannot_be_is_refused(workplace: Path, port: str) -> None:
+    assert cli.main(["ui", f"--port={port}"]) == 2
+
+
 def test_the_ui_answers_on_this_machine_alone_and_ends_with_ctrl_c(workplace: Path) -> None:
     command = [sys.executable, "-m", "harness", "ui", "--port", "5173"]
     ui = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -235,7 +240,7 @@ class TestBackprop:
         lines = capsys.readouterr().out.splitlines()
         assert lines[2].split() == ["0.1", "0.242519857", "0.133510607", "not", "reached", "stable"]
         assert lines[7].split() == ["2", "0.242519857", "0.005160109", "8", "stable"]
-        assert "fastest stable rate: 2" in lines
+        assert "fastest stable rate (lowest loss at the last step): 2" in lines
 
     def test_the_table_holds_whole_rows_of_the_steps_asked_for(
         self, workplace: Path, capsys: pytest.CaptureFixture[str]

@@ -60,7 +60,7 @@ class TestSweep:
         figure = sweep_losses(self.trajectories, "a title")
         stable, unstable = (line for line in figure.axes[0].lines if len(line.get_ydata()))
         assert (stable.get_linestyle(), unstable.get_linestyle()) == ("-", "--")
-        assert "unstable" in [text.get_text() for text in figure.axes[1].get_legend().get_texts()]
+        assert "unstable" in [text.get_text() for text in figure.legends[0].get_texts()]
 
     def test_a_panel_a_weight(self) -> None:
         figure = sweep_weights(self.trajectories, "a title")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow.pytorch
@@ -14,9 +15,10 @@ import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from harness import cli
+from harness import cli, experiment
 from harness.backprop import WEIGHTS, Problem, descend
 from harness.journal import Journal, Record, all_journals
+from harness.spec import Epoch, Job
 from harness.tracking import SWEEPS, Store, Tracker, sync, tracking_uri
 
 
@@ -283,3 +285,24 @@ class TestSweep:
         printed = capsys.readouterr()
         assert "0.005160109" in printed.out
         assert "Run the same command again" in printed.err
+
+
+def test_a_group_that_is_stopped_ends_with_its_last_child(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[int] = []
+
+    def stop_in_the_second(job: Job) -> Iterator[experiment.Event]:
+        for event in train(job):
+            yield event
+            if job.seed == 1 and isinstance(event, Epoch):
+                raise KeyboardInterrupt
+        trained.append(job.seed)
+
+    train = experiment.train
+    monkeypatch.setattr(experiment, "train", stop_in_the_second)
+    assert run("--seeds", "3") == 130
+    assert trained == [0]
+    assert {run.info.run_name: run.info.status for run in runs()} == {
+        "tiny 3 seeds": "KILLED",
+        "tiny seed 0": "FINISHED",
+        "tiny seed 1": "KILLED",
+    }

@@ -86,7 +86,9 @@ def _summarise(trajectories: Sequence[Trajectory], loss: float) -> None:
         )
     show.console.print(rows)
     best = fastest_stable(trajectories)
-    show.console.print(f"fastest stable rate: {best.lr:g}" if best else "no rate is stable")
+    show.console.print(
+        f"fastest stable rate (lowest loss at the last step): {best.lr:g}" if best else "no rate is stable"
+    )
 
 
 def _print_rows(trajectories: Sequence[Trajectory], steps: Sequence[int]) -> None:

@@ -38,6 +38,7 @@ def main(args: argparse.Namespace) -> int:
     given = _settings(args)
     device = experiment.choose_device(args.device)
     name = _dataset(args.dataset)
+    data.load(name)  # refused before anything is built, if it must be
     codes = [0]
     tracker: Tracker | None = None
     for path in args.files:
@@ -153,6 +154,8 @@ def _line(epoch: Epoch, epochs: int) -> str:
 def _conclude(job: Job, started: Started, result: Result) -> None:
     accuracy, epochs = result.accuracy, job.recipe.epochs
     show.console.print()
+    if not started.is_benchmark:
+        show.console.print(f"{job.dataset} is not the benchmark: there is no accuracy to reach")
     show.targets(verdict(started.ledger.parameters, epochs, accuracy, BUDGET, started.is_benchmark))
     show.console.print(
         f"[bold]score {100 * accuracy:.2f} %[/bold] after the last epoch: {job.name}, seed {job.seed}, {job.dataset}, "

@@ -40,7 +40,7 @@ def ledger(found: Ledger) -> None:
     for entry in found.entries:
         kinds[entry.kind, entry.counted] = kinds.get((entry.kind, entry.counted), 0) + entry.numbers
     for (kind, counted), numbers in kinds.items():
-        console.print(f"  {numbers:>9,}  {kind}{'' if counted else ' (not counted)'}")
+        console.print(f"  {numbers:>9,}  {kind}s{'' if counted else ' (not counted)'}")
     for entry in found.entries:
         if entry.counted and entry.kind not in ("parameter", "frozen parameter"):
             console.print(f"             {entry.kind} {entry.name} at {entry.layer}: {entry.numbers:,}")
@@ -50,7 +50,9 @@ def anatomy(found: Anatomy) -> None:
     """Print which parts a network uses, what it sees and what it costs."""
     for part, used in found.uses.items():
         console.print(f"  {part:<24}{'yes' if used else 'no'}")
-    console.print(f"  {'receptive field':<24}{found.receptive_field} x {found.receptive_field} pixels")
+    console.print(
+        f"  {'receptive field':<24}{found.receptive_field} x {found.receptive_field} pixels (a unit of the last map)"
+    )
     console.print(f"  {'multiply-adds':<24}{found.multiply_adds:,} an image")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -29,7 +30,9 @@ def main(args: argparse.Namespace) -> int:
     if uri.startswith("http"):
         show.console.print(f"The runs are on the tracking server: {uri}")
         return 0
-    tracking.Store(uri)  # an empty store shows an empty page rather than an error
+    if not 1 <= args.port <= 65_535:
+        raise UsageError(f"There is no port {args.port}.", legal="Legal: 1 to 65535.")
+    found = tracking.experiments(uri)
     port = _free_port(args.port)
     command = [
         sys.executable,
@@ -47,10 +50,13 @@ def main(args: argparse.Namespace) -> int:
     server = subprocess.Popen(
         command, env={**os.environ, **quiet}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server ends with us
     try:
         _wait(server, port)
-        page = f"http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning"
-        show.console.print(f"MLflow UI: [bold]{page}[/bold]   (Ctrl-C ends it)")
+        address = f"http://127.0.0.1:{port}"
+        show.console.print(f"MLflow UI: [bold]{address}[/bold]   (Ctrl-C ends it)")
+        for name, number in found.items():
+            show.console.print(f"  {name:<20}{address}/#/experiments/{number}/runs?workflowType=machine_learning")
         return server.wait()
     except KeyboardInterrupt:
         return 0
