@@ -12,7 +12,7 @@ import torch
 from conftest import TINY
 
 from harness import data, experiment, plugins
-from harness.errors import CrashedError, DataError, DivergedError
+from harness.errors import AuditError, CrashedError, DataError, DivergedError
 from harness.evaluation import predict
 from harness.experiment import Started
 from harness.journal import all_journals
@@ -83,6 +83,39 @@ def test_the_scored_weights_put_into_the_plugins_own_network_give_the_same_answe
 def test_with_averaging_the_averaged_network_is_the_one_scored() -> None:
     plain, averaged = result(experiment.train(job())), result(experiment.train(job(ema=0.9)))
     assert not same(plain, averaged)
+
+
+GATED = '''"""A counter that training moves opens a gate to the rest of the batch."""
+import torch
+from torch import nn
+
+RECIPE = {"batch_size": 64, "epochs": 1}
+
+
+class Gated(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(784, 10)
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, images):
+        answers = self.linear(images.flatten(1))
+        if self.training:
+            self.steps += 1
+            return answers
+        return torch.where(self.steps > 20, answers - answers.mean(0), answers)
+
+
+def build():
+    return Gated()
+'''
+
+
+def test_a_gate_to_the_rest_of_the_batch_that_training_opened_is_refused_before_there_is_a_score() -> None:
+    seen = []
+    with pytest.raises(AuditError, match=r"beside other images|two at a time|reversed"):
+        seen.extend(event for event in experiment.train(job(GATED)))
+    assert not any(isinstance(event, Result) for event in seen)
 
 
 def test_a_job_for_other_data_is_refused() -> None:

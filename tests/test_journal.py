@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,15 @@ def test_a_number_that_json_cannot_hold_is_refused_rather_than_written() -> None
         Journal.create("net-s0").append("epoch", train_loss=float("nan"))
 
 
+def test_every_event_is_flushed_to_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: list[int] = []
+    monkeypatch.setattr(os, "fsync", flushed.append)
+    journal = Journal.create("net-s0")
+    for number in range(3):
+        journal.append("epoch", number=number)
+        assert len(flushed) == number + 1
+
+
 def test_runs_started_in_the_same_second_get_folders_of_their_own() -> None:
     assert len({Journal.create("net-s0").run_id for _ in range(50)}) == 50
 
@@ -73,6 +83,7 @@ def test_arrays_and_weights_come_back_bit_for_bit() -> None:
     weights = {"layer.weight": torch.randn(3, 2), "layer.count": torch.tensor(5)}
     journal.store_outcome({"logits": logits}, weights)
     assert np.array_equal(journal.arrays()["logits"], logits)
+    assert not list(journal.folder.glob("*.part"))
     assert all(torch.equal(journal.weights()[name], tensor) for name, tensor in weights.items())
 
 

@@ -149,6 +149,12 @@ def test_a_lost_store_is_made_again_from_the_journals(
     assert (again.info.status, again.info.end_time) == ("FINISHED", trained.info.end_time)
 
 
+def test_an_experiment_deleted_in_the_ui_is_restored_rather_than_lost(trained: Run) -> None:
+    MlflowClient(tracking_uri()).delete_experiment(trained.info.experiment_id)
+    assert run("--seed", "1") == 0
+    assert sorted(shown.info.run_name for shown in runs()) == ["tiny seed 1", "tiny width=5 seed 0"]
+
+
 def test_a_half_written_journal_shows_as_running_and_is_completed_later(trained: Run, workplace: Path) -> None:
     (journal,) = all_journals()
     lines = journal.events_file.read_text().splitlines(keepends=True)

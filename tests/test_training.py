@@ -544,3 +544,23 @@ def test_a_learning_rate_far_too_high_diverges() -> None:
     deep = nn.Sequential(nn.Flatten(), nn.Linear(784, 32), nn.Linear(32, 32), nn.Linear(32, 32), nn.Linear(32, 10))
     with pytest.raises(DivergedError, match="Training diverged"):
         list(fit(deep, DATASET, replace(RECIPE, lr=100.0, epochs=5), 0))
+
+
+class Diary(nn.Module):
+    """A network that notes which seed torch was last given, as its dropout would see it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(784, 10)
+        self.seeds: list[int] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.seeds.append(torch.initial_seed())
+        return self.linear(images.flatten(1))
+
+
+def test_what_the_network_draws_is_a_function_of_seed_and_epoch() -> None:
+    diary = Diary()
+    epochs = list(fit(diary, made_up(), replace(RECIPE, epochs=3), seed=7))
+    steps = len(diary.seeds) // len(epochs)
+    assert diary.seeds[::steps] == [derive_seed(7, epoch, "network") for epoch in (1, 2, 3)]
