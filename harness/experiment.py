@@ -119,6 +119,7 @@ def train(job: Job) -> Iterator[Event]:
     dataset = data.load(job.dataset).to(device)
     if dataset.digest != job.dataset_digest:
         raise DataError(f"{job.dataset} here is another one ({dataset.digest}) than the job's ({job.dataset_digest}).")
+    _refuse_single_image(len(dataset.train.labels), job.recipe)
     _settle_arithmetic()
     architecture = plugins.from_source(job.source, job.path)
     training.seed_everything(job.seed, 0, "weights")
@@ -144,6 +145,16 @@ def train(job: Job) -> Iterator[Event]:
     audit.refuse_batch_dependence(scored, few, job.path)
     weights = {name: tensor.detach().cpu() for name, tensor in scored.state_dict().items()}
     yield _result(epochs, seconds, logits, dataset, weights)
+
+
+def _refuse_single_image(count: int, recipe: Recipe) -> None:
+    """Batch norm has no variance over one image: it would turn every weight into a not-a-number."""
+    if count % recipe.batch_size == 1 or recipe.batch_size == 1:
+        raise UsageError(
+            f"batch_size {recipe.batch_size} leaves a batch of one image ({count:,} are trained on).",
+            legal="Every batch holds two images or more.",
+            mend=f"Use batch_size {recipe.batch_size + 1}.",
+        )
 
 
 def _scored(epoch: Epoch, logits: torch.Tensor, dataset: data.Dataset) -> Epoch:

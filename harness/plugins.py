@@ -8,18 +8,20 @@ of the knobs. A plug-in is Python that runs on this machine: nothing here isolat
 from __future__ import annotations
 
 import ast
+import contextlib
 import difflib
 import hashlib
 import inspect
 import linecache
 import sys
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import nn
 
 from harness.errors import ContractError, UsageError, did_you_mean
@@ -47,7 +49,7 @@ def load(path: str | Path) -> Architecture:
             mend=did_you_mean(str(path), near),
         )
     try:
-        source = file.read_bytes().decode("utf-8")
+        source = file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError:
         raise ContractError("not-python", f"{path} is not UTF-8 text.", mend="Give a Python source file.") from None
     return from_source(source, str(path))
@@ -119,7 +121,10 @@ def build_network(architecture: Architecture, knobs: Mapping[str, Knob]) -> nn.M
         ContractError: `build` raised, or returned something that is not an ``nn.Module``.
     """
     try:
-        network = architecture.build(**knobs)
+        with _torch_left_alone(architecture.path):
+            network = architecture.build(**knobs)
+    except ContractError:
+        raise
     except (Exception, SystemExit) as error:
         raise ContractError(
             "build-raises",
@@ -169,7 +174,10 @@ def _execute(source: str, path: str) -> ModuleType:
     linecache.cache[path] = (len(source), None, source.splitlines(keepends=True), path)
     sys.modules[name] = module
     try:
-        exec(compile(source, path, "exec"), module.__dict__)
+        with _torch_left_alone(path):
+            exec(compile(source, path, "exec"), module.__dict__)
+    except ContractError:
+        raise
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise ContractError(
@@ -179,6 +187,34 @@ def _execute(source: str, path: str) -> ModuleType:
             mend="Mend that line; a plug-in may import only what is installed here.",
         ) from error
     return module
+
+
+@contextlib.contextmanager
+def _torch_left_alone(path: str) -> Iterator[None]:
+    """Refuse a plug-in that changes torch for everybody: the next file, and the bits of every run, would change."""
+    before = {name: read() for name, (read, _) in _TORCH_SETTINGS.items()}
+    try:
+        yield
+    finally:
+        changed = [name for name, (read, _) in _TORCH_SETTINGS.items() if read() != before[name]]
+        for name in changed:
+            _TORCH_SETTINGS[name][1](before[name])
+    if changed:
+        raise ContractError(
+            "global-state",
+            f"The file changes torch's {', '.join(changed)} for everybody.",
+            where=path,
+            legal="A plug-in builds a network and leaves torch's global settings as they are.",
+            mend="Take that line out; precision is the recipe's, threads are the harness's.",
+        )
+
+
+_TORCH_SETTINGS: Mapping[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
+    "default dtype": (torch.get_default_dtype, torch.set_default_dtype),
+    "default device": (torch.get_default_device, lambda _: torch.set_default_device(None)),
+    "gradients": (torch.is_grad_enabled, torch.set_grad_enabled),
+    "threads": (torch.get_num_threads, torch.set_num_threads),
+}
 
 
 def _top_level_names(tree: ast.Module) -> Iterable[tuple[str, int]]:

@@ -338,7 +338,7 @@ class Tracker:
         return TrackerError(
             f"MLflow at {self.uri} could not be brought up to date: {reason}.",
             legal=f"The result is safe in {journals.journals()}.",
-            mend="When the store is back, run: python -m harness sync",
+            mend="When the store is back, or moved away if it is damaged, run: python -m harness sync",
         )
 
     def _work(self) -> None:
@@ -391,7 +391,9 @@ def sync() -> int:
     """
     found = journals.all_journals()
     uri = tracking_uri()
-    with _reaching(uri, mend="Nothing is lost: the journals keep it all. Run sync again when it is back."):
+    with _reaching(
+        uri, mend="The journals keep it all. Sync again when the store is back, or moved away if it is damaged."
+    ):
         store = Store(uri)
         for journal in found:
             store.project(journal)

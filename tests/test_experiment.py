@@ -12,7 +12,7 @@ import torch
 from conftest import TINY
 
 from harness import data, experiment, plugins
-from harness.errors import AuditError, CrashedError, DataError, DivergedError
+from harness.errors import AuditError, CrashedError, DataError, DivergedError, UsageError
 from harness.evaluation import predict
 from harness.experiment import Started
 from harness.journal import all_journals
@@ -118,6 +118,12 @@ def test_a_gate_to_the_rest_of_the_batch_that_training_opened_is_refused_before_
     assert not any(isinstance(event, Result) for event in seen)
 
 
+@pytest.mark.parametrize("batch_size", [1, 2, 4, 359])
+def test_a_batch_of_one_image_is_refused(batch_size: int) -> None:
+    with pytest.raises(UsageError, match="a batch of one image"):
+        next(experiment.train(job(batch_size=batch_size)))
+
+
 def test_a_job_for_other_data_is_refused() -> None:
     with pytest.raises(DataError, match="another one"):
         list(experiment.train(replace(job(), dataset_digest="0" * 64)))
@@ -178,3 +184,11 @@ class TestRecording:
         with pytest.raises(Exception, match="budget"):
             list(experiment.record(job(width=28 * 2), DeafTracker()))
         assert all_journals() == []
+
+
+def test_answers_that_are_not_numbers_are_a_divergence_and_never_a_score() -> None:
+    digits = data.load("digits")
+    logits = torch.full((len(digits.test.labels), 10), torch.nan)
+    epoch = Epoch(number=3, lr=0.1, train_loss=0.5, train_accuracy=0.9, seconds=1.0, images_per_second=1.0)
+    with pytest.raises(DivergedError, match="epoch 3"):
+        experiment._scored(epoch, logits, digits)

@@ -256,3 +256,33 @@ def test_a_settled_knob_is_what_build_is_given(width: int) -> None:
     knobs, _ = settle(architecture, {"width": width})
     answers = build_network(architecture, knobs)(torch.zeros(2, 1, 28, 28))
     assert answers.shape == (2, width)
+
+
+@pytest.mark.parametrize(
+    ("line", "changed"),
+    [
+        ("torch.set_default_dtype(torch.float64)", "default dtype"),
+        ("torch.set_grad_enabled(False)", "gradients"),
+        ("torch.set_num_threads(torch.get_num_threads() + 1)", "threads"),
+        ("torch.set_default_device('meta')", "default device"),
+    ],
+)
+@pytest.mark.parametrize("inside_build", [False, True])
+def test_a_file_that_changes_torch_for_everybody_is_refused_and_undone(
+    line: str, changed: str, inside_build: bool
+) -> None:
+    body = f"    {line}\n" if inside_build else ""
+    top = "" if inside_build else f"{line}\n"
+    source = f'"""Doc."""\nimport torch\n{top}def build():\n{body}    return torch.nn.Linear(1, 1)\n'
+    before = (torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_num_threads(), torch.get_default_device())
+    with pytest.raises(ContractError, match=changed):
+        build_network(from_source(source, "here.py"), {})
+    after = (torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_num_threads(), torch.get_default_device())
+    assert after == before
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_read(tmp_path: Path) -> None:
+    text = '"""Doc."""\nfrom torch import nn\n\n\ndef build():\n    return nn.Linear(1, 1)\n'
+    file = tmp_path / "windows.py"
+    file.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+    assert load(file).summary == "Doc."
