@@ -9,6 +9,8 @@ refusal names its rule, the line that causes it and the mend.
 from __future__ import annotations
 
 import contextlib
+import io
+import logging
 import math
 import sys
 import traceback
@@ -279,9 +281,16 @@ def _kept(network: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    """Keep torch's warnings and printed graphs from the user: what matters is in the refusal."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        lost = io.StringIO()
+        with warnings.catch_warnings(), contextlib.redirect_stdout(lost), contextlib.redirect_stderr(lost):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _leaves(answers: Tensor) -> Iterator[Tensor]:

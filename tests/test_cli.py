@@ -180,6 +180,13 @@ class TestCheck:
             assert words in printed
         assert nothing_recorded()
 
+    def test_a_refusal_is_all_that_is_printed_of_it(self, workplace: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        bad = Path(__file__).parent / "bad_architectures" / "branch_on_a_value.py"
+        assert cli.main(["check", str(bad)]) == 4
+        printed = capfd.readouterr()
+        assert printed.out == ""
+        assert len(printed.err.splitlines()) == 3
+
     def test_it_looks_at_every_file_and_returns_the_highest_code(self, workplace: Path) -> None:
         Path("broken.py").write_text("(")
         assert cli.main(["check", "tiny.py", "broken.py"]) == 2
