@@ -85,11 +85,10 @@ class Store:
             ) from error
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         self._is_local = uri.startswith("sqlite:")
-        self._client = MlflowClient(uri)
         self._experiments: dict[str, str] = {}
         self._sent: dict[str, int] = {}
-        if self._is_local:
-            self._make_schema(Path(uri.removeprefix("sqlite:///")))
+        with _first_open(uri) if self._is_local else contextlib.nullcontext():
+            self._client = MlflowClient(uri)  # this alone makes the schema
 
     def experiments(self) -> dict[str, str]:
         """Return the names and ids of the experiments that hold runs of ours, the newest first."""
@@ -132,14 +131,6 @@ class Store:
             with tempfile.TemporaryDirectory() as folder:
                 _write_model(Path(folder) / "model", journal, record)
                 self._client.log_artifacts(run_id, folder)
-
-    def _make_schema(self, database: Path) -> None:
-        """Open the store under an exclusive lock: of several first opens at once all but one would crash."""
-        from filelock import FileLock
-
-        database.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(database.with_suffix(".lock")):
-            self._client.search_experiments(max_results=1)
 
     def _experiment(self, name: str) -> str:
         if name not in self._experiments:
@@ -303,6 +294,17 @@ def experiments(uri: str) -> dict[str, str]:
     """
     with _reaching(uri, mend="See python -m harness sync."):
         return Store(uri).experiments()
+
+
+@contextlib.contextmanager
+def _first_open(uri: str) -> Iterator[None]:
+    """Hold an exclusive lock on a local store: of several first opens at once all but one would crash."""
+    from filelock import FileLock
+
+    database = Path(uri.removeprefix("sqlite:///"))
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(database.with_suffix(".lock")):
+        yield
 
 
 class Tracker:
