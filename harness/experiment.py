@@ -121,8 +121,8 @@ def train(job: Job) -> Iterator[Event]:
         raise DataError(f"{job.dataset} here is another one ({dataset.digest}) than the job's ({job.dataset_digest}).")
     _refuse_single_image(len(dataset.train.labels), job.recipe)
     _settle_arithmetic()
+    training.seed_everything(job.seed, 0, "weights")  # before the file runs: it may draw at its top level
     architecture = plugins.from_source(job.source, job.path)
-    training.seed_everything(job.seed, 0, "weights")
     found, anatomy = inspect(architecture, job.knobs, job.device)
     audit.enforce(found.ledger, job.recipe, BUDGET)
     yield Started(found.ledger, anatomy, device_name(device), dataset.is_benchmark)

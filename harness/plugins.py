@@ -13,6 +13,7 @@ import difflib
 import hashlib
 import inspect
 import linecache
+import math
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -255,6 +256,8 @@ def _knobs(build: Any, path: str) -> dict[str, Knob]:
             wrong = f"build's knob '{name}' has no default."
         elif not isinstance(default, (bool, int, float, str)):
             wrong = f"build's knob '{name}' defaults to {default!r}; a knob is an int, float, bool or str."
+        elif isinstance(default, float) and not math.isfinite(default):
+            wrong = f"build's knob '{name}' defaults to {default}; a knob is finite."
         elif name in RECIPE_FIELDS:
             wrong = f"build's knob '{name}' is also a recipe field; a name is one or the other."
         elif name in RESERVED:
@@ -301,7 +304,9 @@ def _recipe(overrides: object, knobs: Mapping[str, Knob], path: str) -> Recipe:
 
 
 def _knob_value(name: str, value: Knob, default: Knob) -> Knob:
-    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(default, float) and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if not abs(value) <= sys.float_info.max:  # refuses NaN too
+            raise UsageError(f"{name} cannot be {value}.", legal="Legal: finite numbers.")
         return float(value)
     if type(value) is not type(default):
         raise UsageError(

@@ -95,7 +95,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for declared in fields(self):
-            _check_setting(declared.name, getattr(self, declared.name), str(declared.type), declared.metadata)
+            value = getattr(self, declared.name)
+            _check_setting(declared.name, value, str(declared.type), declared.metadata)
+            if declared.type == "float":  # 1 and 1.0 are one setting: one row, one text, one type for torch
+                object.__setattr__(self, declared.name, float(value))
         if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
             raise UsageError(
                 "nesterov needs the sgd optimizer with momentum above 0.",
@@ -104,7 +107,7 @@ class Recipe:
         for name in ("warmup_epochs", "augment_fade"):
             if getattr(self, name) > self.epochs:
                 raise UsageError(
-                    f"{name} {getattr(self, name)} is longer than the {self.epochs} epochs of training.",
+                    f"{name} {getattr(self, name):g} is longer than the {self.epochs} epochs of training.",
                     mend=f"Lower {name} or raise epochs.",
                 )
 

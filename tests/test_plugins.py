@@ -152,6 +152,7 @@ def test_near_misses_inside_a_function_are_nobodys_business() -> None:
         ("*, width: int", "has no default"),
         ("*, width: object = None", "defaults to None"),
         ("*, width: object = [4]", "defaults to [4]"),
+        ("*, width: float = 1e999", "is finite"),
         *((f"*, {name}: int = 1", "recipe field") for name in RECIPE_FIELDS),
         *((f"*, {name}: int = 1", "uses itself") for name in RESERVED),
     ],
@@ -237,6 +238,12 @@ def test_a_whole_number_will_do_for_a_float_knob(architecture: Architecture) -> 
     knobs, _ = settle(architecture, {"slope": 2})
     assert isinstance(knobs["slope"], float)
     assert knobs["slope"] == 2.0
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 10**400])
+def test_a_float_knob_is_finite(architecture: Architecture, value: float) -> None:
+    with pytest.raises(UsageError, match="slope cannot be"):
+        settle(architecture, {"slope": value})
 
 
 def test_a_recipe_value_out_of_range_is_refused_when_settled(architecture: Architecture) -> None:

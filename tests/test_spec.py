@@ -42,6 +42,13 @@ def test_every_number_in_range_is_legal(name: str, data: st.DataObject) -> None:
     assert getattr(recipe_with(name, value), name) == value
 
 
+@pytest.mark.parametrize("name", [name for name in NUMBERS if FIELDS[name].type == "float"])
+def test_a_whole_number_and_its_float_are_one_setting(name: str) -> None:
+    assert str(recipe_with(name, 0 if FIELDS[name].metadata["low"] == 0 else 1)) == str(
+        recipe_with(name, 0.0 if FIELDS[name].metadata["low"] == 0 else 1.0)
+    )
+
+
 @pytest.mark.parametrize("name", NUMBERS)
 def test_both_ends_of_a_range_are_legal(name: str) -> None:
     for end in bounds(name):
