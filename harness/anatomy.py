@@ -90,6 +90,7 @@ def _calls(found: Audit, training: bool) -> Iterator[tuple[str, Node]]:
 def _spatial(node: object) -> tuple[int, ...]:
     """Return the height and width of a (N, C, H, W) value, or an empty tuple."""
     value = node.meta.get("val") if isinstance(node, Node) else None
+    value = value[0] if isinstance(value, (tuple, list)) and value else value  # a maximum comes with its positions
     return tuple(int(side) for side in value.shape[2:]) if isinstance(value, Tensor) and value.ndim == 4 else ()
 
 
@@ -155,4 +156,8 @@ def _window(name: str, node: Node) -> tuple[int, int]:
         given = arguments(node)
         kernel, dilation = max(_pair(given["kernel_size"])), max(_pair(given.get("dilation", 1)))
         return (kernel - 1) * dilation + 1, max(_pair(given["stride"])) if given["stride"] else kernel
+    if name in ("adaptive_avg_pool2d", "adaptive_max_pool2d"):
+        before, after = max(_spatial(node.args[0])), max(_spatial(node))
+        ends = [(start * before // after, -(-(start + 1) * before // after)) for start in range(after)]
+        return max(last - first for first, last in ends), -(-before // after)
     return 1, 1

@@ -12,6 +12,7 @@ import contextlib
 import io
 import logging
 import math
+import secrets
 import sys
 import traceback
 import warnings
@@ -118,25 +119,24 @@ def enforce(ledger: Ledger, recipe: Recipe, budget: Budget) -> None:
         )
 
 
-def refuse_trained_start(build: Callable[[], nn.Module], path: str) -> None:
-    """Build twice with different seeds and refuse a network whose weights hardly depend on the seed.
+def refuse_trained_start(network: nn.Module, build: Callable[[], nn.Module], path: str) -> None:
+    """Refuse a network whose weights hardly depend on the seed, by building it once more from a seed drawn by lot.
 
     Epochs trained at home would not show otherwise. What is constant (zeros, ones, an identity but for
-    its diagonal) is no pattern. Weights shuffled from build to build are not recognised.
+    its diagonal) is no pattern. Weights shuffled from build to build, or kept for the seeds that a run
+    begins with, are not recognised.
 
     Args:
-        build: makes a network that passes `audit`, from torch's global random numbers.
+        network: the network that is to be trained, before its first step.
+        build: makes it again, from torch's global random numbers.
         path: file name for messages.
 
     Raises:
         AuditError: more than `FREE_START` parameters start as a pattern.
     """
-    starts = []
     with torch.random.fork_rng():
-        for seed in (1, 2):
-            torch.manual_seed(seed)
-            starts.append(dict(build().named_parameters()))
-    first, second = starts
+        torch.manual_seed(secrets.randbits(63))  # a seed that no plug-in can know
+        first, second = dict(network.named_parameters()), dict(build().to(_device(network)).named_parameters())
     fixed = sum(_alike(first[name].detach(), second[name].detach()) for name in first.keys() & second.keys())
     if fixed > FREE_START:
         raise AuditError(
@@ -186,9 +186,12 @@ def _is_torchs_own(kind: type) -> bool:
 
 def _images(network: nn.Module, count: int) -> Tensor:
     """Made-up images (N, 1, 28, 28) on the network's device, in the range of normalised digits."""
-    device = next((tensor.device for tensor in network.parameters()), torch.device("cpu"))
     generator = torch.Generator().manual_seed(count)
-    return torch.rand(count, 1, 28, 28, generator=generator).mul(3.2).sub(0.4).to(device)
+    return torch.rand(count, 1, 28, 28, generator=generator).mul(3.2).sub(0.4).to(_device(network))
+
+
+def _device(network: nn.Module) -> torch.device:
+    return next((tensor.device for tensor in network.parameters()), torch.device("cpu"))
 
 
 def _probe(network: nn.Module, path: str) -> None:
@@ -239,7 +242,9 @@ def _answer(network: nn.Module, training: bool, path: str) -> Tensor:
     try:
         with _kept(network), _quiet():
             answers = network(images)
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise ContractError(
             "forward-raises",
             f"forward raised {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}",
@@ -487,14 +492,23 @@ def refuse_batch_dependence(
             "again": scored(images),
         }
     for company, answers in others.items():
-        if (difference := _apart(together, answers)) > TOLERANCE:
-            raise AuditError(
-                "batch",
-                f"The network answers differently (by {difference:.2g}) when the same images are asked {company}.",
-                where=path,
-                legal="An answer depends on its own image alone.",
-                mend="Look for statistics over the batch axis: batch norm without running statistics, mean over dim 0.",
-            )
+        refuse_other_answers(together, answers, company, path)
+
+
+def refuse_other_answers(answers: Tensor, others: Tensor, company: str, path: str) -> None:
+    """Refuse a network that gave `answers` and, to the same images in other `company`, `others`; both (N, 10).
+
+    Raises:
+        AuditError: they differ.
+    """
+    if (difference := _apart(answers, others)) > TOLERANCE:
+        raise AuditError(
+            "batch",
+            f"The network answers differently (by {difference:.2g}) when the same images are asked {company}.",
+            where=path,
+            legal="An answer depends on its own image alone.",
+            mend="Look for statistics over the batch axis: batch norm without running statistics, mean over dim 0.",
+        )
 
 
 def _beside_a_broken_image(scored: Callable[[Tensor], Tensor], images: Tensor, together: Tensor) -> Tensor:

@@ -30,6 +30,9 @@ COLUMNS = (*WEIGHTS, *QUANTITIES, *DERIVATIVES)
 Row = dict[str, float]
 """One step: a value for each of `COLUMNS`, before that step's update."""
 
+MOST_STEPS = 10_000
+"""Every step of every rate is kept and recorded, 27 numbers each."""
+
 LARGEST = 1e100
 """Largest size of any number given: beyond it sums overflow."""
 
@@ -74,6 +77,11 @@ class Trajectory:
 
     lr: float
     rows: tuple[Row, ...]
+
+    @property
+    def rate(self) -> str:
+        """The learning rate in full precision, so that no two rates share a name; no plus sign, as MLflow wants it."""
+        return repr(self.lr).removesuffix(".0").replace("e+", "e")
 
     @property
     def final_loss(self) -> float:
@@ -163,8 +171,8 @@ def descend(problem: Problem, lr: float, steps: int) -> Trajectory:
             legal=f"Legal: above 0, at most {LARGEST:g}.",
             mend="Example: --lr 0.1,0.5,2.0",
         )
-    if steps < 1:
-        raise UsageError(f"{steps} steps train nothing.", legal="Legal: 1 or more.")
+    if not 1 <= steps <= MOST_STEPS:
+        raise UsageError(f"{steps} steps cannot be trained.", legal=f"Legal: 1 to {MOST_STEPS:,}.")
     rows = [evaluate(problem, problem.weights)]
     for _ in range(steps):
         row = rows[-1]

@@ -235,7 +235,13 @@ def _parse_idx(contents: bytes) -> np.ndarray:
 
 def _missing(files: IdxFiles, root: Path) -> list[str]:
     raw = root / files.torchvision_class / "raw"
-    return [file for file in files.sha256 if not (raw / file).exists() and not _zipped(raw / file).exists()]
+    try:
+        return [file for file in files.sha256 if not (raw / file).exists() and not _zipped(raw / file).exists()]
+    except OSError as error:  # a folder that may not be entered, a name too long
+        raise DataError(
+            f"{raw} cannot be looked into: {error.strerror}.",
+            mend="Set HARNESS_DATA to a folder that holds MNIST/raw/ and that you may read.",
+        ) from error
 
 
 def _fetch_idx(files: IdxFiles, root: Path) -> None:

@@ -26,9 +26,9 @@ class Score:
 
 
 @torch.no_grad()
-def predict(network: Callable[[Tensor], Tensor], dataset: Dataset, split: Split) -> Tensor:
-    """Return the (N, 10) float32 logits of `split`, whose statistics are those of `dataset`."""
-    return torch.cat([network(dataset.normalise(to_float(batch))).float() for batch in split.images.split(BATCH)])
+def predict(network: Callable[[Tensor], Tensor], dataset: Dataset, split: Split, batch: int = BATCH) -> Tensor:
+    """Return the (N, 10) float32 logits of `split`, asked `batch` at a time; its statistics are those of `dataset`."""
+    return torch.cat([network(dataset.normalise(to_float(part))).float() for part in split.images.split(batch)])
 
 
 def score(logits: Tensor, labels: Tensor) -> Score:

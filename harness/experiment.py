@@ -15,10 +15,11 @@ import socket
 import subprocess
 import time
 import traceback
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import torch
+from torch import Tensor
 
 from harness import __version__, audit, data, plugins, training
 from harness.anatomy import Anatomy, describe
@@ -28,6 +29,9 @@ from harness.journal import Journal
 from harness.ledger import Ledger
 from harness.spec import BUDGET, Architecture, Epoch, Job, Knob, Recipe, Result
 from harness.tracking import Tracker
+
+FEW = 37
+"""Images asked at a time when all test images are asked once more; far from `evaluation.BATCH`."""
 
 HARDEST = 25
 """How many of the most confidently wrong images a run keeps."""
@@ -70,7 +74,7 @@ def inspect(architecture: Architecture, knobs: Mapping[str, Knob], device: str =
     """Build a network, audit it and describe it."""
     network = plugins.build_network(architecture, knobs).to(device)
     found = audit.audit(network, architecture.path)
-    audit.refuse_trained_start(lambda: plugins.build_network(architecture, knobs), architecture.path)
+    audit.refuse_trained_start(network, lambda: plugins.build_network(architecture, knobs), architecture.path)
     return found, describe(network, found)
 
 
@@ -140,11 +144,20 @@ def train(job: Job) -> Iterator[Event]:
         epochs.append(_scored(epoch, logits, dataset))
         seconds += epoch.seconds + time.perf_counter() - started
         yield epochs[-1]
-    # What was learned may have opened a gate that was shut when the network was audited.
-    few = dataset.normalise(data.to_float(dataset.test.images[:12]))
-    audit.refuse_batch_dependence(scored, few, job.path)
+    _ask_again(scored, logits, dataset, job.path)
     weights = {name: tensor.detach().cpu() for name, tensor in scored.state_dict().items()}
     yield _result(epochs, seconds, logits, dataset, weights)
+
+
+def _ask_again(scored: Callable[[Tensor], Tensor], logits: Tensor, dataset: data.Dataset, path: str) -> None:
+    """What was learned may have opened a gate to the rest of the batch that was shut when the network was audited."""
+    few = dataset.normalise(data.to_float(dataset.test.images[:12]))
+    audit.refuse_batch_dependence(scored, few, path)
+    # A gate may open to real images alone: the very answers that are scored must come again in other company.
+    order = torch.randperm(len(logits), generator=torch.Generator().manual_seed(0)).to(logits.device)
+    shuffled = data.Split(dataset.test.images[order], dataset.test.labels[order])
+    again = predict(scored, dataset, shuffled, FEW)
+    audit.refuse_other_answers(logits[order], again, f"shuffled and {FEW} at a time", path)
 
 
 def _refuse_single_image(count: int, recipe: Recipe) -> None:
@@ -157,7 +170,7 @@ def _refuse_single_image(count: int, recipe: Recipe) -> None:
         )
 
 
-def _scored(epoch: Epoch, logits: torch.Tensor, dataset: data.Dataset) -> Epoch:
+def _scored(epoch: Epoch, logits: Tensor, dataset: data.Dataset) -> Epoch:
     test = score(logits, dataset.test.labels)
     if not math.isfinite(test.loss):
         raise DivergedError(
@@ -171,9 +184,9 @@ def _scored(epoch: Epoch, logits: torch.Tensor, dataset: data.Dataset) -> Epoch:
 def _result(
     epochs: Sequence[Epoch],
     seconds: float,
-    logits: torch.Tensor,
+    logits: Tensor,
     dataset: data.Dataset,
-    weights: Mapping[str, torch.Tensor],
+    weights: Mapping[str, Tensor],
 ) -> Result:
     last, answers, labels = epochs[-1], logits.cpu().numpy(), dataset.test.labels.cpu().numpy()
     curve = [epoch.test_accuracy for epoch in epochs if epoch.test_accuracy is not None]
@@ -285,6 +298,7 @@ def device_name(device: torch.device) -> str:
 
 def _settle_arithmetic() -> None:
     """Choose kernels that give the same bits each time; a plug-in operator that has none only warns."""
+    torch.backends.cudnn.allow_tf32 = False  # by default convolutions would round to 10 bits on a GPU
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
 

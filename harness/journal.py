@@ -10,11 +10,13 @@ One folder a run under ``mlruns/journal/``:
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from harness.errors import UsageError
 
 ROOT = Path("mlruns")
 """Everything generated lives here, below the folder the command is run in."""
@@ -69,12 +73,17 @@ class Journal:
 
     @classmethod
     def create(cls, title: str) -> Journal:
-        """Make a new, empty journal whose id starts with the time and `title`."""
+        """Make a new, empty journal whose id starts with the time and `title`.
+
+        Raises:
+            UsageError: it cannot be written here, now or later.
+        """
         while True:
-            run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{title}-{secrets.token_hex(3)}"
+            run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{_plain(title)}-{secrets.token_hex(3)}"
             folder = journals() / run_id
             try:
-                folder.mkdir(parents=True)
+                with _writing(folder):
+                    folder.mkdir(parents=True)
             except FileExistsError:
                 continue
             return cls(folder)
@@ -87,7 +96,7 @@ class Journal:
     def append(self, event: str, **content: Any) -> None:
         """Write one event with the time (milliseconds since 1970) and flush it to the disk."""
         line = json.dumps({"event": event, "time": round(time.time() * 1000), **content}, allow_nan=False)
-        with open(self.events_file, "a", encoding="utf-8") as file:
+        with _writing(self.events_file), open(self.events_file, "a", encoding="utf-8") as file:
             file.write(line + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -111,12 +120,12 @@ class Journal:
 
     def store(self, source: str) -> None:
         """Keep the plug-in's text."""
-        self._write("architecture.py", lambda path: path.write_text(source, encoding="utf-8"))
+        self._write("architecture.py", lambda path: path.write_bytes(source.encode()))  # line ends as they are
 
     @property
     def source(self) -> str:
         """The plug-in's text."""
-        return (self.folder / "architecture.py").read_text(encoding="utf-8")
+        return (self.folder / "architecture.py").read_bytes().decode()
 
     def store_outcome(self, arrays: Mapping[str, np.ndarray], weights: Mapping[str, Tensor]) -> None:
         """Keep the final test pass and the scored weights."""
@@ -141,8 +150,27 @@ class Journal:
     def _write(self, name: str, write: Callable[[Path], object]) -> None:
         """Write a file beside its place and rename it, so that a kill leaves the old one or the new one."""
         beside = self.folder / f"{name}.part"
-        write(beside)
-        os.replace(beside, self.folder / name)
+        with _writing(self.folder / name):
+            write(beside)
+            os.replace(beside, self.folder / name)
+
+
+def _plain(title: str) -> str:
+    """Return at most 60 letters that may stand in any file name and in any query."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", title)[-60:]
+
+
+@contextlib.contextmanager
+def _writing(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise UsageError(
+            f"{place} cannot be written: {error.strerror}.",
+            mend="Run the harness in a folder that you may write to, with room left on its disk.",
+        ) from error
 
 
 def all_journals() -> list[Journal]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -38,6 +38,9 @@ FREE_LITERALS: Mapping[str, frozenset[str]] = {
     "feature_alpha_dropout": frozenset({"p"}),
 }
 """Operator arguments whose numbers are settings of a layer, not knowledge about digits."""
+
+FREE_SETTINGS = 10
+"""Most different values that such arguments take in a network without being counted; with more, each is."""
 
 
 @dataclass(frozen=True)
@@ -193,6 +196,7 @@ def _literals(train: ExportedProgram, evaluation: ExportedProgram, path: str) ->
 def _written(program: ExportedProgram, path: str) -> Counter[tuple[str, float]]:
     """Count (line, number) over the graph: all where nothing but numbers flows, else the non-structural ones."""
     found = Counter[tuple[str, float]]()
+    settings: dict[float, str] = {}
     from_data: set[Node] = set()
     for node in program.graph.nodes:
         if node.op == "placeholder":
@@ -202,21 +206,24 @@ def _written(program: ExportedProgram, path: str) -> Counter[tuple[str, float]]:
             if not is_size and any(source in from_data for source in node.all_input_nodes):
                 from_data.add(node)
             if isinstance(node.target, torch._ops.OpOverload):
-                numbers = _numbers(node, everything=node not in from_data and not is_size)
+                everything = node not in from_data and not is_size
+                free = frozenset() if everything else FREE_LITERALS.get(short_name(node), frozenset())
+                numbers = _numbers(node, everything, arguments(node).keys() - free)
+                for number in _numbers(node, everything, free):
+                    settings.setdefault(number, cause(node, path))
             else:  # arithmetic on sizes: whole numbers are structure, fractions are not
                 numbers = (value for value in node.args if isinstance(value, float))
-            for number in numbers:
-                found[cause(node, path), number] += 1
+            found.update((cause(node, path), number) for number in numbers)
+    if len(settings) > FREE_SETTINGS:
+        found.update((line, number) for number, line in settings.items())
     return found
 
 
-def _numbers(node: Node, everything: bool) -> Iterator[float]:
-    free = FREE_LITERALS.get(short_name(node), frozenset())
+def _numbers(node: Node, everything: bool, names: Collection[str]) -> Iterator[float]:
     types = {argument.name: str(argument.type) for argument in node.target._schema.arguments}  # type: ignore[union-attr]
     for name, value in arguments(node).items():
-        given = value is not None and name not in free
         for number in value if isinstance(value, (list, tuple)) else (value,):
-            if not given or isinstance(number, (bool, Node)) or not isinstance(number, (int, float, complex)):
+            if name not in names or isinstance(number, (bool, Node)) or not isinstance(number, (int, float, complex)):
                 continue
             structural = isinstance(number, int) and ("int" in types[name].lower())
             parts = (number.real, number.imag) if isinstance(number, complex) else (number,)

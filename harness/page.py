@@ -73,14 +73,12 @@ def spread(summary: Summary) -> str:
 
 def sweep_markdown(problem: Problem, trajectories: Sequence[Trajectory]) -> str:
     """Return the page of a learning-rate sweep: the result, and the eight derivatives explained."""
-    rows = [
-        (f"{trajectory.lr:g}", f"{trajectory.final_loss:.9f}", sweep_state(trajectory)) for trajectory in trajectories
-    ]
+    rows = [(trajectory.rate, f"{trajectory.final_loss:.9f}", sweep_state(trajectory)) for trajectory in trajectories]
     best = fastest_stable(trajectories)
     return "\n\n".join(
         [
             f"Inputs {problem.inputs}, targets {problem.targets}, first weights {problem.weights}.",
-            f"Fastest stable rate (lowest loss at the last step): **{best.lr:g}**." if best else "No rate is stable.",
+            f"Fastest stable rate (lowest loss at the last step): **{best.rate}**." if best else "No rate is stable.",
             _table(("learning rate", f"loss after {len(trajectories[0].rows) - 1} steps", "state"), rows),
             _DERIVATION,
         ]

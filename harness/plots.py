@@ -129,7 +129,7 @@ def _steps(trajectories: Sequence[Trajectory], columns: Sequence[str]) -> pd.Dat
     import pandas
 
     rows = [
-        {"learning rate": f"{trajectory.lr:g}", "state": trajectory.state, "step": step, **{c: row[c] for c in columns}}
+        {"learning rate": trajectory.rate, "state": trajectory.state, "step": step, **{c: row[c] for c in columns}}
         for trajectory in trajectories
         for step, row in enumerate(trajectory.rows)
     ]

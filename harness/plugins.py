@@ -11,10 +11,14 @@ import ast
 import contextlib
 import difflib
 import hashlib
+import importlib.util
 import inspect
 import linecache
 import math
+import os
+import site
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -51,6 +55,8 @@ def load(path: str | Path) -> Architecture:
         )
     try:
         source = file.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError:
         raise ContractError("not-python", f"{path} is not UTF-8 text.", mend="Give a Python source file.") from None
     return from_source(source, str(path))
@@ -59,6 +65,7 @@ def load(path: str | Path) -> Architecture:
 def from_source(source: str, path: str) -> Architecture:
     """Check the plug-in text `source`, as `load` does; `path` is used for its name and in messages."""
     tree = _parse(source, path)
+    _refuse_local_imports(tree, path)
     module = _execute(source, path)
     build = getattr(module, "build", None)
     _refuse_near_misses(tree, path)
@@ -122,11 +129,11 @@ def build_network(architecture: Architecture, knobs: Mapping[str, Knob]) -> nn.M
         ContractError: `build` raised, or returned something that is not an ``nn.Module``.
     """
     try:
-        with _torch_left_alone(architecture.path):
+        with _settings_left_alone(architecture.path):
             network = architecture.build(**knobs)
-    except ContractError:
+    except (ContractError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         raise ContractError(
             "build-raises",
             f"build raised {_describe(error)}",
@@ -175,11 +182,11 @@ def _execute(source: str, path: str) -> ModuleType:
     linecache.cache[path] = (len(source), None, source.splitlines(keepends=True), path)
     sys.modules[name] = module
     try:
-        with _torch_left_alone(path):
+        with _settings_left_alone(path):
             exec(compile(source, path, "exec"), module.__dict__)
-    except ContractError:
+    except (ContractError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         del sys.modules[name]
         raise ContractError(
             "import-raises",
@@ -191,35 +198,76 @@ def _execute(source: str, path: str) -> ModuleType:
 
 
 @contextlib.contextmanager
-def _torch_left_alone(path: str) -> Iterator[None]:
-    """Refuse a plug-in that changes torch for everybody: the next file, and the bits of every run, would change."""
-    before = {name: read() for name, (read, _) in _TORCH_SETTINGS.items()}
+def _settings_left_alone(path: str) -> Iterator[None]:
+    """Refuse a plug-in that changes a setting of the process: the next file, and every run's bits, would change."""
+    before = {name: read() for name, (read, _) in _SETTINGS.items()}
     try:
         yield
     finally:
-        changed = [name for name, (read, _) in _TORCH_SETTINGS.items() if read() != before[name]]
+        changed = [name for name, (read, _) in _SETTINGS.items() if read() != before[name]]
         for name in changed:
-            _TORCH_SETTINGS[name][1](before[name])
+            _SETTINGS[name][1](before[name])
     if changed:
         raise ContractError(
             "global-state",
-            f"The file changes torch's {', '.join(changed)} for everybody.",
+            f"The file changes {', '.join(changed)} for everybody.",
             where=path,
-            legal="A plug-in builds a network and leaves torch's global settings as they are.",
+            legal="A plug-in builds a network and leaves the settings of the process as they are.",
             mend="Take that line out; precision is the recipe's, threads are the harness's.",
         )
 
 
-_TORCH_SETTINGS: Mapping[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
-    "default dtype": (torch.get_default_dtype, torch.set_default_dtype),
-    "default device": (torch.get_default_device, lambda _: torch.set_default_device(None)),
-    "gradients": (torch.is_grad_enabled, torch.set_grad_enabled),
-    "threads": (torch.get_num_threads, torch.set_num_threads),
+_SETTINGS: Mapping[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
+    "torch's default dtype": (torch.get_default_dtype, torch.set_default_dtype),
+    "torch's default device": (torch.get_default_device, lambda _: torch.set_default_device(None)),
+    "torch's gradients": (torch.is_grad_enabled, torch.set_grad_enabled),
+    "torch's threads": (torch.get_num_threads, torch.set_num_threads),
+    "the working directory": (os.getcwd, os.chdir),
 }
 
 
-def _top_level_names(tree: ast.Module) -> Iterable[tuple[str, int]]:
-    for node in tree.body:
+def _refuse_local_imports(tree: ast.Module, path: str) -> None:
+    """The file's text is its identity: what it takes from a file beside it could change unseen."""
+    for node in ast.walk(tree):
+        modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            modules = [node.module]
+        for module in modules:
+            if not _is_installed(module.partition(".")[0]):
+                raise ContractError(
+                    "self-contained",
+                    f"The file imports {module}, which is not an installed package.",
+                    where=f"{path}:{node.lineno}",  # type: ignore[attr-defined]
+                    legal="A plug-in is one file: it may import Python's own modules and what pip has installed.",
+                    mend="Copy what it needs into the file.",
+                )
+
+
+def _is_installed(package: str) -> bool:
+    """Whether a top-level package is Python's own, installed, or not there at all; the harness is no library."""
+    try:
+        spec = importlib.util.find_spec(package)
+    except ValueError:  # __main__
+        return False
+    if spec is None or package == "harness":
+        return spec is None  # the import itself says best that there is no such module
+    places = [*(spec.submodule_search_locations or ()), *([spec.origin] if spec.has_location else ())]
+    return all(any(Path(place).resolve().is_relative_to(root) for root in _INSTALLED) for place in places)
+
+
+_INSTALLED = {
+    Path(place).resolve()
+    for place in (
+        *map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib")),
+        *site.getsitepackages(),
+        site.getusersitepackages(),
+    )
+}
+"""Where Python's own modules and pip's packages lie."""
+
+
+def _top_level_names(parent: ast.AST) -> Iterable[tuple[str, int]]:
+    for node in ast.iter_child_nodes(parent):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             yield node.name, node.lineno
         elif isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
@@ -228,6 +276,8 @@ def _top_level_names(tree: ast.Module) -> Iterable[tuple[str, int]]:
                 for name in ast.walk(target):
                     if isinstance(name, ast.Name):
                         yield name.id, node.lineno
+        elif isinstance(node, (ast.stmt, ast.excepthandler, ast.match_case)):  # if, try, with, for, match
+            yield from _top_level_names(node)
 
 
 def _refuse_near_misses(tree: ast.Module, path: str) -> None:

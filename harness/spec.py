@@ -5,7 +5,7 @@ Frozen dataclasses only: a record checks itself when it is made and does nothing
 
 from __future__ import annotations
 
-import math
+import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
@@ -39,14 +39,17 @@ class Budget:
 
 BUDGET = Budget()
 
+LONGEST = 100_000
+"""Epochs beyond which a setting is a slip of the finger, whatever the budget."""
+
 
 def _setting(
     default: Knob,
     meaning: str,
     *,
     unit: str = "",
-    low: float = -math.inf,
-    high: float = math.inf,
+    low: float = 0,
+    high: float = 0,
     choices: tuple[str, ...] = (),
 ) -> Any:
     """Declare one field of `Recipe` with its legal range (both ends included)."""
@@ -65,7 +68,7 @@ class Recipe:
         UsageError: a value of the wrong type, outside its range, or at odds with another field.
     """
 
-    epochs: int = _setting(19, "passes over the training set", unit="epochs", low=1)
+    epochs: int = _setting(19, "passes over the training set", unit="epochs", low=1, high=LONGEST)
     batch_size: int = _setting(128, "images a step; the last, short batch is kept", unit="images", low=1, high=60_000)
     optimizer: str = _setting("sgd", "update rule", choices=("sgd", "adamw"))
     lr: float = _setting(0.01, "learning rate at its highest", low=1e-7, high=100)
@@ -77,8 +80,10 @@ class Recipe:
         "shape of the learning rate after warm-up",
         choices=("constant", "step", "one-cycle", "cosine", "linear"),
     )
-    warmup_epochs: float = _setting(0.0, "linear rise from 0; for one-cycle, its rising part", unit="epochs", low=0)
-    step_epochs: int = _setting(10, "epochs between drops (step schedule)", unit="epochs", low=1)
+    warmup_epochs: float = _setting(
+        0.0, "linear rise from 0; for one-cycle, its rising part", unit="epochs", low=0, high=LONGEST
+    )
+    step_epochs: int = _setting(10, "epochs between drops (step schedule)", unit="epochs", low=1, high=LONGEST)
     step_gamma: float = _setting(0.1, "factor of each drop (step schedule)", low=0, high=1)
     label_smoothing: float = _setting(0.0, "share of the target spread over all classes", low=0, high=0.99)
     ema: float = _setting(
@@ -90,7 +95,9 @@ class Recipe:
     shear: float = _setting(0.0, "horizontal shear, uniform in +- this", unit="tangent", low=0, high=1)
     zoom_p: float = _setting(0.0, "probability of a centre crop resized to full size", low=0, high=1)
     zoom_crop: int = _setting(22, "side of that crop", unit="pixels", low=4, high=28)
-    augment_fade: int = _setting(0, "last epochs over which augmentation falls to nothing", unit="epochs", low=0)
+    augment_fade: int = _setting(
+        0, "last epochs over which augmentation falls to nothing", unit="epochs", low=0, high=LONGEST
+    )
     precision: str = _setting("float32", "arithmetic of the training step", choices=("float32", "bfloat16"))
 
     def __post_init__(self) -> None:
@@ -139,16 +146,20 @@ def _check_setting(name: str, value: object, type_name: str, legal: Mapping[str,
     if legal["choices"]:
         if value not in legal["choices"]:
             raise UsageError(
-                f"{name} cannot be {value!r}.",
+                f"{name} cannot be {reprlib.repr(value)}.",
                 legal=f"Legal: {', '.join(legal['choices'])}.",
                 mend=did_you_mean(str(value), legal["choices"]),
             )
     elif not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
-        raise UsageError(f"{name} must be {type_name}, not {value!r}.", legal=f"{name}: {legal['meaning']}.")
+        raise UsageError(
+            f"{name} must be {type_name}, not {reprlib.repr(value)}.", legal=f"{name}: {legal['meaning']}."
+        )
     elif not isinstance(value, (bool, str)) and not (legal["low"] <= value <= legal["high"]):
-        # The comparison also refuses NaN, and infinity where the range has an end.
-        span = f"{legal['low']:g} or more" if math.isinf(legal["high"]) else f"{legal['low']:g} to {legal['high']:g}"
-        raise UsageError(f"{name} {value!r} is out of range.", legal=f"Legal: {span}{unit}.")
+        # The comparison also refuses NaN.
+        raise UsageError(
+            f"{name} {reprlib.repr(value)} is out of range.",
+            legal=f"Legal: {legal['low']:g} to {legal['high']:g}{unit}.",
+        )
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,18 @@ import json
 import logging
 import os
 import queue
+import re
+import shutil
+import sqlite3
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import numpy as np
 import torch
@@ -27,7 +32,7 @@ import torch
 from harness import journal as journals
 from harness import page, plots, plugins
 from harness.backprop import WEIGHTS, Problem, Trajectory, fastest_stable, write_csv
-from harness.errors import TrackerError
+from harness.errors import TrackerError, UsageError
 from harness.evaluation import confusion, softmax
 from harness.journal import Event, Journal, Record
 from harness.spec import BUDGET
@@ -59,8 +64,31 @@ _RUN_ID, _GROUP_ID, _COMPLETE = "harness.run_id", "harness.group_id", "harness.c
 
 
 def tracking_uri() -> str:
-    """Return ``$MLFLOW_TRACKING_URI``, else the SQLite store under ``mlruns/``, by absolute path."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{journals.ROOT.absolute() / 'mlflow.db'}"
+    """Return ``$MLFLOW_TRACKING_URI``, else the SQLite store under ``mlruns/``, by absolute path.
+
+    Raises:
+        UsageError: a store in memory, which would be gone with the command.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or _own_uri()
+    if uri in ("sqlite://", "sqlite:///") or ":memory:" in uri:
+        raise UsageError(
+            f"MLFLOW_TRACKING_URI={uri} is a store in memory: it would be gone with the command.",
+            mend="Unset it, or name a file or a server: sqlite:////home/me/mlflow.db, http://host:5000",
+        )
+    return uri
+
+
+def address() -> str:
+    """Return `tracking_uri` for a person to read: without a password."""
+    return _without_password(tracking_uri())
+
+
+def _own_uri() -> str:
+    return f"sqlite:///{journals.ROOT.absolute() / 'mlflow.db'}"
+
+
+def _without_password(text: str) -> str:
+    return re.sub(r"(://[^:/@\s]*):[^@\s]+@", r"\1:***@", text)
 
 
 class Store:
@@ -70,7 +98,7 @@ class Store:
         """Connect; a local store is made on first use.
 
         Raises:
-            TrackerError: mlflow is not installed.
+            TrackerError: mlflow is not installed, or the local store was made for another folder.
         """
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         # With mlflow's own defaults one call to a server that is down blocks for four minutes.
@@ -83,12 +111,15 @@ class Store:
                 "MLflow is not installed here.",
                 mend="Copy mlruns/journal/ to a machine that has it and run there: python -m harness sync",
             ) from error
-        logging.getLogger("mlflow").setLevel(logging.WARNING)
+        logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # what is wrong is raised, too
         self._is_local = uri.startswith("sqlite:")
         self._experiments: dict[str, str] = {}
         self._sent: dict[str, int] = {}
-        with _first_open(uri) if self._is_local else contextlib.nullcontext():
-            self._client = MlflowClient(uri)  # this alone makes the schema
+        if self._is_local:
+            _prepare(_database(uri))
+        self._client = MlflowClient(uri)
+        if uri == _own_uri():
+            self._refuse_moved()
 
     def experiments(self) -> dict[str, str]:
         """Return the names and ids of the experiments that hold runs of ours, the newest first."""
@@ -132,6 +163,16 @@ class Store:
                 _write_model(Path(folder) / "model", journal, record)
                 self._client.log_artifacts(run_id, folder)
 
+    def _refuse_moved(self) -> None:
+        """MLflow keeps artifacts by absolute path: a copy would write into the folder it was copied from."""
+        for experiment in self._client.search_experiments():
+            place = Path(url2pathname(urlsplit(experiment.artifact_location).path))
+            if experiment.name != "Default" and place.resolve() != _artifacts(experiment.name).resolve():
+                raise TrackerError(
+                    f"{_database(_own_uri())} was moved or copied here, and would write artifacts to {place}.",
+                    mend="Move that file away, and run python -m harness sync",
+                )
+
     def _experiment(self, name: str) -> str:
         if name not in self._experiments:
             found = self._client.get_experiment_by_name(name)
@@ -145,7 +186,7 @@ class Store:
 
         tags = dict([_KIND, ("mlflow.note.content", page.SWEEP_NOTE if name == SWEEPS else page.EXPERIMENT_NOTE)])
         # Left to itself, a local store puts artifacts into the working directory of whoever came first.
-        place = (journals.ROOT.absolute() / "artifacts" / name).as_uri() if self._is_local else None
+        place = _artifacts(name).as_uri() if self._is_local else None
         try:
             return str(self._client.create_experiment(name, artifact_location=place, tags=tags))
         except MlflowException:  # another process made it in between
@@ -254,14 +295,17 @@ class Store:
         experiment = self._experiment(SWEEPS)
         settings = {**asdict(problem), "lr": [t.lr for t in trajectories], "steps": len(trajectories[0].rows) - 1}
         identity = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
-        if self._is_complete(self._find(experiment, _RUN_ID, identity)):
+        found = self._find(experiment, _RUN_ID, identity)
+        if self._is_complete(found):
             return
+        if found:
+            self._delete(experiment, found)  # somebody stopped half-way
         now = round(time.time() * 1000)
         targets = ", ".join(f"{target:g}" for target in problem.targets)
         tags = {_RUN_ID: identity, "mlflow.note.content": page.sweep_markdown(problem, trajectories)}
         name = f"targets {targets}, {len(trajectories)} rates, {settings['steps']} steps"
         parent = self._create_run(experiment, now, name, tags, settings)
-        metrics = [Metric(f"final_loss/lr_{t.lr:g}", t.final_loss, now, 0) for t in trajectories]
+        metrics = [Metric(f"final_loss/lr_{t.rate}", t.final_loss, now, 0) for t in trajectories]
         best = fastest_stable(trajectories)
         if best:
             metrics.append(Metric("fastest_stable_lr", best.lr, now, 0))
@@ -273,13 +317,18 @@ class Store:
         self._client.log_batch(parent, metrics=metrics, tags=[RunTag(_COMPLETE, "true")])
         self._client.set_terminated(parent, "FINISHED")
 
+    def _delete(self, experiment: str, parent: str) -> None:
+        for child in self._client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent}'"):
+            self._client.delete_run(child.info.run_id)
+        self._client.delete_run(parent)
+
     def _record_descent(
         self, experiment: str, parent: str, trajectory: Trajectory, settings: Mapping[str, Any], now: int
     ) -> None:
         from mlflow.entities import Metric
 
         tags = {"mlflow.parentRunId": parent, "state": page.sweep_state(trajectory)}
-        run_id = self._create_run(experiment, now, f"lr {trajectory.lr:g}", tags, settings)
+        run_id = self._create_run(experiment, now, f"lr {trajectory.rate}", tags, settings)
         shown = ("E_total", "E1", "E2", "a_o1", "a_o2", *WEIGHTS)
         metrics = [Metric(name, row[name], now, step) for step, row in enumerate(trajectory.rows) for name in shown]
         self._log_metrics(run_id, metrics)
@@ -292,19 +341,36 @@ def experiments(uri: str) -> dict[str, str]:
     Raises:
         TrackerError: the store cannot be reached.
     """
-    with _reaching(uri, mend="See python -m harness sync."):
+    with _reaching(uri):
         return Store(uri).experiments()
 
 
-@contextlib.contextmanager
-def _first_open(uri: str) -> Iterator[None]:
-    """Hold an exclusive lock on a local store: of several first opens at once all but one would crash."""
-    from filelock import FileLock
+def _artifacts(experiment: str) -> Path:
+    return journals.ROOT.absolute() / "artifacts" / experiment
 
-    database = Path(uri.removeprefix("sqlite:///"))
+
+def _database(uri: str) -> Path:
+    return Path(uri.removeprefix("sqlite:///").partition("?")[0])
+
+
+def _prepare(database: Path) -> None:
+    """Make a local store if there is none, and see that it opens: mlflow itself would try for minutes.
+
+    The schema is made beside and moved in whole, by one process: half a schema never opens again.
+    """
+    from filelock import FileLock
+    from mlflow import MlflowClient
+
     database.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(database.with_suffix(".lock")):
-        yield
+        if not database.exists() or database.stat().st_size == 0:
+            with tempfile.TemporaryDirectory(dir=database.parent, ignore_cleanup_errors=True) as beside:
+                made = Path(beside) / "mlflow.db"
+                MlflowClient(f"sqlite:///{made.absolute()}")
+                shutil.copy(made, made.with_suffix(".copy"))  # Windows moves no file that is open
+                os.replace(made.with_suffix(".copy"), database)
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        connection.execute("SELECT name FROM sqlite_master")
 
 
 class Tracker:
@@ -334,13 +400,16 @@ class Tracker:
         if self._thread.is_alive():
             raise self._unreached("it does not answer")
         if self._behind:
-            raise self._unreached(_gist(next(iter(self._behind.values()))))
+            error = next(iter(self._behind.values()))
+            if isinstance(error, TrackerError):
+                raise TrackerError(error.wrong, legal=_safe(), mend=error.mend)
+            raise self._unreached(_gist(error))
 
     def _unreached(self, reason: str) -> TrackerError:
         return TrackerError(
-            f"MLflow at {self.uri} could not be brought up to date: {reason}.",
-            legal=f"The result is safe in {journals.journals()}.",
-            mend="When the store is back, or moved away if it is damaged, run: python -m harness sync",
+            f"MLflow at {_without_password(self.uri)} could not be brought up to date: {reason}.",
+            legal=_safe(),
+            mend=_advice(self.uri, "python -m harness sync"),
         )
 
     def _work(self) -> None:
@@ -373,48 +442,71 @@ class Tracker:
         return list({item.run_id: item for item in items if item}.values()), None in items
 
 
-def record_sweep(problem: Problem, trajectories: Sequence[Trajectory]) -> str:
-    """Record a learning-rate sweep and return the store's address.
+def record_sweep(problem: Problem, trajectories: Sequence[Trajectory]) -> None:
+    """Record a learning-rate sweep.
 
     Raises:
         TrackerError: the store cannot be reached.
     """
     uri = tracking_uri()
-    with _reaching(uri, mend="Run the same command again when it is back: it takes seconds."):
+    with _reaching(uri, "the same command again"):
         Store(uri).record_sweep(problem, trajectories)
-    return uri
 
 
-def sync() -> int:
-    """Bring the store up to all journals; return how many there are.
+def sync(found: Iterable[Journal]) -> int:
+    """Bring the store up to `found` and return how many there are; one that cannot be read does not stop the others.
 
     Raises:
-        TrackerError: the store cannot be reached.
+        TrackerError: the store cannot be reached, or a journal cannot be read.
     """
-    found = journals.all_journals()
     uri = tracking_uri()
-    with _reaching(
-        uri, mend="The journals keep it all. Sync again when the store is back, or moved away if it is damaged."
-    ):
+    done, failed = 0, dict[str, Exception]()
+    with _reaching(uri):
         store = Store(uri)
+        store.experiments()  # a server that is gone shows here, also where there is nothing to bring
         for journal in found:
-            store.project(journal)
-            store.add_model(journal)
-    return len(found)
+            try:
+                store.project(journal)
+                store.add_model(journal)
+                done += 1
+            except Exception as error:  # whatever a damaged journal leads to, or a store that is gone
+                store.experiments()  # raises if it is the store
+                failed[journal.run_id] = error
+    if failed:
+        first = _gist(next(iter(failed.values())))
+        raise TrackerError(
+            f"{len(failed)} of {done + len(failed)} journals could not be brought to MLflow, the first: {first}.",
+            legal=f"They are in {journals.journals()}: {', '.join(failed)}.",
+            mend="All others are in MLflow. Mend those journals or move them away, and sync again.",
+        )
+    return done
 
 
 @contextlib.contextmanager
-def _reaching(uri: str, mend: str) -> Iterator[None]:
+def _reaching(uri: str, command: str = "python -m harness sync") -> Iterator[None]:
     try:
         yield
     except TrackerError:
         raise
     except Exception as error:  # mlflow raises whatever its store raises
-        raise TrackerError(f"MLflow at {uri} could not be brought up to date: {_gist(error)}.", mend=mend) from error
+        raise TrackerError(
+            f"MLflow at {_without_password(uri)} could not be reached: {_gist(error)}.",
+            mend=_advice(uri, command),
+        ) from error
+
+
+def _advice(uri: str, command: str) -> str:
+    if uri.startswith("sqlite:"):
+        return f"Move {_database(uri)} away if it is damaged, and run {command}"
+    return f"When it is back, run {command}"
+
+
+def _safe() -> str:
+    return f"Every result is safe in {journals.journals()}."
 
 
 def _gist(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:300]}"
+    return f"{type(error).__name__}: {_without_password(str(error).strip().partition(chr(10))[0][:300])}"
 
 
 # --- what a run holds -----------------------------------------------------------------------------------
@@ -463,7 +555,7 @@ def _final_metrics(record: Record) -> list[Metric]:
 
 
 def _write_artifacts(folder: Path, journal: Journal, record: Record) -> None:
-    (folder / f"{record.job['name']}.py").write_text(journal.source, encoding="utf-8")
+    (folder / f"{record.job['name']}.py").write_bytes(journal.source.encode())
     (folder / "ledger.json").write_text(json.dumps(record.started["ledger"], indent=1), encoding="utf-8")
     (folder / "journal.jsonl").write_bytes(journal.events_file.read_bytes())
     figures = folder / "figures"

@@ -222,6 +222,9 @@ def head(channels: int) -> list[nn.Module]:
         ([nn.Conv2d(1, 4, 3), nn.MaxPool2d(3, stride=1), nn.Conv2d(4, 4, 3)], 7),
         ([nn.Conv2d(1, 4, 3), nn.MaxPool2d(2, stride=1, dilation=3), nn.Conv2d(4, 4, 3)], 8),
         ([nn.Conv2d(1, 4, 3), nn.AvgPool2d(2), nn.Conv2d(4, 4, 3)], 8),
+        ([nn.AdaptiveAvgPool2d(7), nn.Conv2d(1, 4, 1)], 4),
+        ([nn.AdaptiveAvgPool2d(7), nn.Conv2d(1, 4, 3)], 12),
+        ([nn.AdaptiveMaxPool2d(10), nn.Conv2d(1, 4, 1)], 4),  # 28 into 10: the second looks at 3 to 6
     ],
 )
 def test_reach_follows_kernel_stride_and_dilation(layers: list[nn.Module], field: int) -> None:

@@ -47,8 +47,9 @@ def ledger(file: Path, width: int | None = None) -> Ledger:
     architecture = plugins.load(file)
     knobs: dict[str, Knob] = {**architecture.knobs, **({} if width is None else {"width": width})}
     torch.manual_seed(0)
-    found = audit(plugins.build_network(architecture, knobs), str(file))
-    refuse_trained_start(lambda: plugins.build_network(architecture, knobs), str(file))
+    network = plugins.build_network(architecture, knobs)
+    found = audit(network, str(file))
+    refuse_trained_start(network, lambda: plugins.build_network(architecture, knobs), str(file))
     enforce(found.ledger, architecture.recipe, BUDGET)
     return found.ledger
 

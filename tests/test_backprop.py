@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,18 @@ def test_however_high_the_rate_all_numbers_stay_finite(problem: Problem, lr: flo
 @given(st.floats(-1e6, 1e6))
 def test_the_sigmoid_is_finite_and_symmetric(x: float) -> None:
     assert sigmoid(x) + sigmoid(-x) == pytest.approx(1.0, abs=1e-15)
+
+
+@given(st.floats(1e-300, 1e100), st.floats(1e-300, 1e100))
+def test_no_two_rates_share_a_name_and_every_name_is_legal_in_mlflow(one: float, other: float) -> None:
+    names = [Trajectory(lr, ()).rate for lr in (one, other)]
+    assert [float(name) for name in names] == [one, other]
+    assert all(re.fullmatch(r"[/\w.\- :]+", name) for name in names)
+
+
+@pytest.mark.parametrize(("lr", "name"), [(2.0, "2"), (0.1, "0.1"), (1e6, "1000000"), (1e16, "1e16"), (1e-7, "1e-07")])
+def test_a_rate_is_named_as_people_write_it(lr: float, name: str) -> None:
+    assert Trajectory(lr, ()).rate == name
 
 
 @pytest.mark.parametrize("lr", [0.0, -0.1, math.nan, math.inf])

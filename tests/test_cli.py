@@ -89,11 +89,19 @@ class TestRun:
             (["--set", "epochs=20"], 3, "20 epochs; the budget is 19"),
             (["--set", "widht=12"], 2, "Did you mean 'width'?"),
             (["--set", "width"], 2, "NAME=VALUE"),
+            (["--set", "width=3", "--set", "width=4"], 2, "--set gives width twice"),
+            (["--set", "dropout=nan"], 2, "dropout cannot be nan"),
+            (["--set", "lr=1" + "0" * 400], 2, "is out of range"),
+            (["--set", "warmup_epochs=1e999"], 2, "warmup_epochs inf is out of range"),
+            (["--set", "epochs=" + "9" * 5_000], 2, "epochs must be int, not inf"),
+            (["--seeds"], 2, "Argument --seeds: expected one argument."),
+            (["--seeds", "1000000000"], 2, "Legal: 1 to 1,000"),
+            (["--device", "tpu"], 2, "invalid choice: 'tpu'"),
             (["--set", "width=wide"], 2, "width must be int"),
             (["--set", "lr=-1"], 2, "lr -1 is out of range"),
             (["--set", "schedule=stpe"], 2, "Did you mean 'step'?"),
             (["--epochs", "2", "--set", "epochs=2"], 2, "same setting"),
-            (["--seeds", "0"], 2, "trains nothing"),
+            (["--seeds", "0"], 2, "--seeds 0 is out of range"),
             (["--dataset", "mnits"], 2, "Did you mean 'mnist'?"),
             (["--device", "cuda"], 2, "no CUDA device"),
         ],
@@ -239,6 +247,73 @@ def test_the_ui_answers_on_this_machine_alone_and_ends_with_ctrl_c(workplace: Pa
         urllib.request.urlopen(found[0], timeout=5)
 
 
+ODD = "[odd] {name}'s.py"
+MARKED_UP = '''"""[bold]No[/italic] mark-up :smile:."""
+from torch import nn
+
+
+def build():
+    layers = nn.Sequential(nn.AdaptiveAvgPool2d(7), nn.Flatten())
+    layers.add_module("[/head]", nn.Linear(49, 10))
+    return layers
+'''
+
+
+@pytest.mark.parametrize("command", [["check", ODD], ["run", ODD, "--dataset", "digits", "--epochs", "1"]])
+def test_names_and_texts_of_a_plug_in_are_printed_as_they_are(
+    workplace: Path, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    Path(ODD).write_text(MARKED_UP)
+    assert cli.main(command) == 0
+    printed = capsys.readouterr().out
+    for words in ("[odd] {name}'s", "[bold]No[/italic] mark-up :smile:.", "[/head]"):
+        assert words in printed
+
+
+def test_a_windows_file_is_recorded_as_it_is(workplace: Path) -> None:
+    text = (workplace / "tiny.py").read_bytes().replace(b"\n", b"\r\n")
+    (workplace / "tiny.py").write_bytes(text)
+    assert run() == 0
+    (journal,) = all_journals()
+    assert (journal.folder / "architecture.py").read_bytes() == text
+    (copy,) = (workplace / "mlruns" / "artifacts").rglob("tiny.py")
+    assert copy.read_bytes() == text
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes and streams of a Unix shell")
+class TestStreams:
+    def shell(self, line: str) -> subprocess.CompletedProcess[str]:
+        line = line.replace("harness", f"'{sys.executable}' -m harness")
+        return subprocess.run(["bash", "-c", line], capture_output=True, text=True)
+
+    def test_a_reader_that_goes_away_is_no_error(self, workplace: Path) -> None:
+        assert self.shell("harness list | head -1; echo ${PIPESTATUS[0]}").stdout.split()[-1] == "0"
+
+    def test_closed_streams_are_no_error(self, workplace: Path) -> None:
+        assert self.shell("harness list >&- 2>&-").returncode == 0
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+    def test_a_full_disk_is_named(self, workplace: Path) -> None:
+        done = self.shell("harness list > /dev/full")
+        assert done.returncode == 2
+        assert done.stderr == "error: No space left on device: standard output.\n"
+
+
+@pytest.mark.parametrize("name", ["class", "2nd", "my-net", ""])
+def test_a_name_that_is_no_identifier_is_refused(
+    workplace: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    assert cli.main(["new", name]) == 2
+    assert "cannot be the name" in capsys.readouterr().err
+    assert not Path("architectures").exists()
+
+
+def test_a_place_where_nothing_can_be_written_is_named(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("architectures").write_text("a file where a folder should be")
+    assert cli.main(["new", "net"]) == 2
+    assert "architectures" in capsys.readouterr().err
+
+
 class TestBackprop:
     def test_it_prints_loss_steps_and_state_of_every_rate(
         self, workplace: Path, capsys: pytest.CaptureFixture[str]
@@ -252,7 +327,7 @@ class TestBackprop:
     def test_the_table_holds_whole_rows_of_the_steps_asked_for(
         self, workplace: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        assert cli.main(["backprop", "--lr", "0.5", "--table", "0", "1"]) == 0
+        assert cli.main(["backprop", "--lr", "0.5", "--steps", "1", "--table", "0", "1"]) == 0
         rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines() if line.strip()}
         for column in COLUMNS:
             assert len(rows[column]) == 2
@@ -278,9 +353,14 @@ class TestBackprop:
             (["--weights", "1,2,3"], "weights has 3 numbers; the network takes 8"),
             (["--inputs", "1"], "inputs has 1 numbers; the network takes 2"),
             (["--targets", "0.5,inf"], "targets cannot hold inf"),
-            (["--steps", "0"], "0 steps train nothing"),
+            (["--steps", "0"], "0 steps cannot be trained"),
             (["--table", "101"], "There is no step 101"),
-            (["--csv", "missing/steps.csv"], "missing/steps.csv cannot be written"),
+            (["--csv", "missing/steps.csv"], "'missing/steps.csv' cannot be written"),
+            (["--csv", ""], "'' cannot be written"),
+            (["--loss", "nan"], "--loss nan is no loss to reach"),
+            (["--loss", "0"], "--loss 0.0 is no loss to reach"),
+            (["--steps", "10001"], "10001 steps cannot be trained"),
+            (["--steps", "many"], "Argument --steps: invalid int value: 'many'."),
         ],
     )
     def test_a_mistake_gets_a_short_message_and_exit_2(

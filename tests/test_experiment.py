@@ -140,6 +140,46 @@ def test_a_gate_to_the_rest_of_the_batch_that_training_opened_is_refused_before_
     assert not any(isinstance(event, Result) for event in seen)
 
 
+CROWDED = '''"""Of many images with dark corners, each answer leans on the others; the made-up ones have none."""
+import torch
+from torch import nn
+
+RECIPE = {"batch_size": 64, "epochs": 1}
+
+
+class Crowded(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(784, 10)
+
+    def forward(self, images):
+        answers = self.linear(images.flatten(1))
+        real = (images[:, 0, 0, 0] < -0.5) & (images.flatten(1).amax(1) > 2.0)
+        leaning = answers - answers.mean(0)
+        return torch.where(real.sum() > 60, leaning.nan_to_num(), answers)
+
+
+def build():
+    return Crowded()
+'''
+
+
+def test_a_gate_that_only_a_crowd_of_real_images_opens_is_refused_before_there_is_a_score() -> None:
+    seen = []
+    with pytest.raises(AuditError, match="shuffled and 37 at a time"):
+        seen.extend(event for event in experiment.train(job(CROWDED)))
+    assert not any(isinstance(event, Result) for event in seen)
+
+
+@pytest.mark.parametrize(("curve", "reached"), [([0.9939, 0.994], 2), ([0.9941, 0.99], 1), ([0.9939, 0.9939], None)])
+def test_the_target_is_reached_at_exactly_99_4_percent(curve: list[float], reached: int | None) -> None:
+    digits = replace(data.load("digits"), is_benchmark=True)
+    plain = Epoch(number=1, lr=0.1, train_loss=0.5, train_accuracy=0.9, seconds=1.0, images_per_second=1.0)
+    epochs = [replace(plain, test_loss=0.1, test_accuracy=accuracy) for accuracy in curve]
+    done = experiment._result(epochs, 1.0, torch.zeros(len(digits.test.labels), 10), digits, {})
+    assert done.epochs_to_target == reached
+
+
 @pytest.mark.parametrize("batch_size", [1, 2, 4, 359])
 def test_a_batch_of_one_image_is_refused(batch_size: int) -> None:
     with pytest.raises(UsageError, match="a batch of one image"):

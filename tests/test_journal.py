@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from harness.errors import UsageError
 from harness.journal import Journal, all_journals
 
 
@@ -75,6 +77,24 @@ def test_every_event_is_flushed_to_the_disk(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_runs_started_in_the_same_second_get_folders_of_their_own() -> None:
     assert len({Journal.create("net-s0").run_id for _ in range(50)}) == 50
+
+
+@pytest.mark.parametrize("title", ["it's [a] {b}/../c", "x" * 240, "Übung"])
+def test_an_id_may_stand_in_any_file_name_and_any_query(title: str) -> None:
+    run_id = Journal.create(title).run_id
+    assert re.fullmatch(r"[A-Za-z0-9_.-]{1,100}", run_id)
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mlruns").write_text("a file where a folder should be")
+    with pytest.raises(UsageError, match=r"mlruns.* cannot be written"):
+        Journal.create("net-s0")
+
+
+def test_the_source_keeps_its_line_ends() -> None:
+    journal = Journal.create("net-s0")
+    journal.store("one\r\ntwo\n")
+    assert journal.source == "one\r\ntwo\n"
 
 
 def test_arrays_and_weights_come_back_bit_for_bit() -> None:

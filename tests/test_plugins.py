@@ -138,6 +138,28 @@ def test_other_names_are_no_near_misses(name: str) -> None:
     assert from_source(f"{SOURCE}\n{name} = 1\n", "here.py").name == "here"
 
 
+def test_a_near_miss_inside_a_top_level_block_is_refused() -> None:
+    error = refused(SOURCE + '\ntry:\n    if True:\n        RECPIE = {"lr": 1.0}\nfinally:\n    pass\n')
+    assert (error.rule, error.where) == ("near-miss", "here.py:15")
+
+
+@pytest.mark.parametrize("line", ["import beside", "from beside import WIDTH", "def f():\n    import beside.inner"])
+def test_a_file_beside_it_is_no_part_of_a_plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
+    (tmp_path / "beside.py").write_text("WIDTH = 4")
+    monkeypatch.syspath_prepend(tmp_path)
+    error = refused(f"{SOURCE}\n{line}\n")
+    assert (error.rule, error.where.partition(":")[0]) == ("self-contained", "here.py")
+
+
+def test_a_plug_in_imports_nothing_from_the_harness() -> None:
+    assert refused(f"{SOURCE}\nfrom harness.spec import BUDGET\n").rule == "self-contained"
+
+
+def test_a_plug_in_imports_what_is_installed() -> None:
+    lines = "import math, sys, random, importlib.util, json.decoder\nimport numpy as np\nfrom torchvision import ops\n"
+    assert from_source(SOURCE + lines, "here.py").name == "here"
+
+
 def test_near_misses_inside_a_function_are_nobodys_business() -> None:
     assert from_source(SOURCE.replace("    return", "    recipe = 1\n    return"), "here.py").name == "here"
 
@@ -275,7 +297,7 @@ def test_a_settled_knob_is_what_build_is_given(width: int) -> None:
     ],
 )
 @pytest.mark.parametrize("inside_build", [False, True])
-def test_a_file_that_changes_torch_for_everybody_is_refused_and_undone(
+def test_a_file_that_changes_the_settings_of_the_process_is_refused_and_undone(
     line: str, changed: str, inside_build: bool
 ) -> None:
     body = f"    {line}\n" if inside_build else ""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,6 +57,10 @@ def files(run: Run) -> set[str]:
         for entry in client.list_artifacts(run.info.run_id, todo.pop()):
             todo.append(entry.path) if entry.is_dir else found.add(entry.path)
     return found
+
+
+def interrupt(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
 
 
 @pytest.fixture
@@ -131,7 +138,7 @@ def test_the_logged_model_answers_as_the_scored_network_did_for_any_batch(traine
 
 def test_projecting_again_changes_nothing(trained: Run) -> None:
     before, seen = trained.to_dictionary(), history(trained)
-    sync()
+    sync(all_journals())
     (after,) = runs()
     assert after.to_dictionary() == before
     assert history(after) == seen
@@ -230,6 +237,7 @@ def test_recording_draws_no_random_number_while_training_may_run_and_adds_the_mo
 ) -> None:
     assert run() == 0
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workplace / 'another.db'}")
+    Store(tracking_uri())  # before we look into it ourselves
     states = [torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()]  # type: ignore[index, union-attr]
     tracker = Tracker()
     tracker.notice(all_journals()[0])
@@ -244,6 +252,93 @@ def test_recording_draws_no_random_number_while_training_may_run_and_adds_the_mo
     assert not any(file.startswith("model/") for file in files(found[0]))
     tracker.close()
     assert "model/MLmodel" in files(found[0])
+
+
+def test_several_first_opens_at_once_all_succeed(tmp_path: Path) -> None:
+    code = f"from harness.tracking import Store; Store('sqlite:///{tmp_path / 'runs' / 'mlflow.db'}')"
+    started = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [(process.communicate()[1], process.returncode) for process in started] == [("", 0)] * 3
+    assert {file.name for file in (tmp_path / "runs").iterdir()} == {"mlflow.db", "mlflow.lock"}
+
+
+def test_a_first_open_that_is_killed_leaves_no_half_of_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copy", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            Store(uri)
+    assert not (tmp_path / "mlflow.db").exists()
+    assert Store(uri).experiments() == {}
+
+
+def test_a_damaged_store_is_named_and_can_be_made_anew(
+    trained: Run, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    database = workplace / "damaged.db"
+    database.write_bytes(b"no database" * 1_000)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{database}")
+    assert cli.main(["sync"]) == 7
+    printed = capsys.readouterr().err
+    assert f"Move {database} away" in printed
+    assert len(printed.splitlines()) <= 3
+    database.rename(workplace / "moved_away.db")
+    assert cli.main(["sync"]) == 0
+    assert [again.info.run_name for again in runs()] == [trained.info.run_name]
+
+
+def test_a_folder_that_was_copied_never_writes_into_the_one_it_was_copied_from(
+    trained: Run, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = workplace / "copy"
+    shutil.copytree(workplace / "mlruns", copy / "mlruns")
+    (copy / "tiny.py").write_text((workplace / "tiny.py").read_text())
+    before = sorted((workplace / "mlruns" / "artifacts").rglob("*"))
+    monkeypatch.chdir(copy)
+    assert run("--seed", "1") == 7
+    assert "was moved or copied here" in capsys.readouterr().err
+    assert sorted((workplace / "mlruns" / "artifacts").rglob("*")) == before
+
+
+def test_what_a_person_wrote_on_a_finished_run_stays(trained: Run) -> None:
+    MlflowClient(tracking_uri()).set_tag(trained.info.run_id, "mlflow.note.content", "my own words")
+    assert cli.main(["sync"]) == 0
+    assert runs()[0].data.tags["mlflow.note.content"] == "my own words"
+
+
+@pytest.mark.parametrize("damage", ['{"event": "failed", "state": "failed", "time": 0}\n', "{}\n", "no JSON\n{}\n"])
+def test_a_damaged_journal_is_named_and_stops_no_other(
+    trained: Run, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    for name in ("00000000-000000-first", "quoted-'-name"):
+        (folder := workplace / "mlruns" / "journal" / name).mkdir()
+        (folder / "events.jsonl").write_text(damage)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workplace / 'another.db'}")
+    assert cli.main(["sync"]) == 7
+    printed = capsys.readouterr().err
+    assert "2 of 3 journals" in printed
+    assert "00000000-000000-first, quoted-'-name" in printed
+    assert [again.info.run_name for again in runs()] == [trained.info.run_name]
+
+
+@pytest.mark.parametrize("uri", ["sqlite://", "sqlite:///:memory:"])
+def test_a_store_in_memory_is_refused_before_anything_is_trained(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, uri: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert run() == 2
+    assert not all_journals()
+
+
+def test_a_password_is_not_printed(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    assert [cli.main([command]) for command in ("ui", "sync")] == [0, 7]
+    assert cli.main(["backprop", "--steps", "1"]) == 7
+    printed = "".join(capsys.readouterr())
+    assert "http://me:***@127.0.0.1:9" in printed
+    assert "secret" not in printed
 
 
 def test_a_tracker_without_work_closes_at_once_and_opens_no_store(tmp_path: Path) -> None:
@@ -282,6 +377,25 @@ class TestSweep:
         parents = [run.info.run_name for run in runs(SWEEPS) if "mlflow.parentRunId" not in run.data.tags]
         assert parents == ["targets 0.01, 0.99, 1 rates, 5 steps", "targets 0.01, 0.99, 1 rates, 6 steps"]
 
+    def test_rates_of_every_size_are_recorded_under_names_of_their_own(self, workplace: Path) -> None:
+        assert cli.main(["backprop", "--lr", "1e-7,1000000,1000000.1,1e20", "--steps", "2"]) == 0
+        names = {run.info.run_name for run in runs(SWEEPS) if "mlflow.parentRunId" in run.data.tags}
+        assert names == {"lr 1e-07", "lr 1000000", "lr 1000000.1", "lr 1e20"}
+
+    def test_a_sweep_that_was_stopped_half_way_is_recorded_anew(
+        self, workplace: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(MlflowClient, "set_terminated", interrupt)
+            assert cli.main(["backprop", "--lr", "0.5,1", "--steps", "3"]) == 130
+        assert {run.info.status for run in runs(SWEEPS)} == {"RUNNING"}
+        assert cli.main(["backprop", "--lr", "0.5,1", "--steps", "3"]) == 0
+        assert sorted((run.info.run_name, run.info.status) for run in runs(SWEEPS)) == [
+            ("lr 0.5", "FINISHED"),
+            ("lr 1", "FINISHED"),
+            ("targets 0.01, 0.99, 2 rates, 3 steps", "FINISHED"),
+        ]
+
     def test_a_server_that_is_down_ends_with_exit_7_after_the_numbers_were_printed(
         self, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -290,7 +404,7 @@ class TestSweep:
         assert cli.main(["backprop", "--lr", "2.0"]) == 7
         printed = capsys.readouterr()
         assert "0.005160109" in printed.out
-        assert "Run the same command again" in printed.err
+        assert "run the same command again" in printed.err
 
 
 def test_a_group_that_is_stopped_ends_with_its_last_child(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -238,6 +238,10 @@ def test_drops_of_the_step_schedule_are_counted_from_the_first_epoch_also_after_
     assert learning_rates(recipe, 4) == pytest.approx([0.5, 1, 1, 1, 1, 1, 1, 1] + [0.1] * 8)
 
 
+def test_a_warm_up_of_broken_steps_is_rounded() -> None:
+    assert learning_rates(Recipe(epochs=1, lr=1.0, warmup_epochs=0.5), 3) == [0.5, 1.0, 1.0]
+
+
 @given(
     epochs=st.integers(1, 20),
     steps=st.integers(1, 12),

@@ -7,10 +7,12 @@ Errors are raised anywhere and printed here.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from harness import __version__
 from harness.errors import HarnessError, UsageError, did_you_mean
@@ -42,11 +44,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # what a command knows more about, it reports itself
+        report(UsageError(f"{error.strerror}: {error.filename or 'standard output'}."))
+        return UsageError.exit_code
 
 
 def report(error: HarnessError) -> None:
     """Print an error's lines to standard error."""
-    sys.stdout.flush()
+    with contextlib.suppress(OSError):  # a full disk behind `> file` is no reason to keep silent
+        sys.stdout.flush()
     first, *others = error.lines
     print(f"error: {first}", *(f"       {line}" for line in others), sep="\n", file=sys.stderr)
 
@@ -66,7 +72,7 @@ def _dispatch(arguments: Sequence[str]) -> int:
             mend=did_you_mean(name, COMMANDS) or "python -m harness --help says what each does.",
         )
     module = importlib.import_module(f"harness.cli.{name}")
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"python -m harness {name}",
         description=module.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -74,6 +80,13 @@ def _dispatch(arguments: Sequence[str]) -> int:
     )
     module.add_arguments(parser)
     return int(module.main(parser.parse_args(arguments[1:])))
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a mistake as every other error is reported."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message[:1].upper()}{message[1:]}.", mend=f"{self.prog} --help says what is legal.")
 
 
 def _help() -> str:

@@ -10,9 +10,9 @@ import argparse
 from collections.abc import Sequence
 
 from harness import page, tracking
-from harness.backprop import COLUMNS, Problem, Trajectory, fastest_stable, sweep, write_csv
-from harness.cli import report, show
-from harness.errors import TrackerError, UsageError
+from harness.backprop import COLUMNS, LARGEST, Problem, Trajectory, fastest_stable, sweep, write_csv
+from harness.cli import show
+from harness.errors import UsageError
 
 RATES = "0.1,0.2,0.5,0.8,1.0,2.0"
 
@@ -38,6 +38,8 @@ def main(args: argparse.Namespace) -> int:
     problem = Problem(
         _numbers("inputs", args.inputs), _numbers("targets", args.targets), _numbers("weights", args.weights)
     )
+    if not 0 < args.loss <= LARGEST:  # refuses NaN too
+        raise UsageError(f"--loss {args.loss} is no loss to reach.", legal="Legal: a number above 0.")
     trajectories = sweep(problem, _numbers("lr", args.lr), args.steps, args.until_broken)
     for step in args.table or ():
         if not 0 <= step <= args.steps:
@@ -45,14 +47,12 @@ def main(args: argparse.Namespace) -> int:
     _summarise(trajectories, args.loss)
     if args.table:
         _print_rows(trajectories, args.table)
-    if args.csv:
+    if args.csv is not None:
         _write(trajectories, args.csv)
-    try:
-        address = tracking.record_sweep(problem, trajectories)
-    except TrackerError as error:
-        report(error)
-        return error.exit_code
-    show.console.print(f"recorded: {address}\nlook at it: python -m harness ui, experiment {tracking.SWEEPS}")
+    tracking.record_sweep(problem, trajectories)
+    show.console.print(
+        f"recorded: {tracking.address()}\nlook at it: python -m harness ui, experiment {tracking.SWEEPS}"
+    )
     return 0
 
 
@@ -78,7 +78,7 @@ def _summarise(trajectories: Sequence[Trajectory], loss: float) -> None:
     for trajectory in trajectories:
         steps = trajectory.steps_to(loss)
         rows.add_row(
-            f"{trajectory.lr:g}",
+            trajectory.rate,
             f"{trajectory.rows[0]['E_total']:.9f}",
             f"{trajectory.final_loss:.9f}",
             "not reached" if steps is None else str(steps),
@@ -87,7 +87,7 @@ def _summarise(trajectories: Sequence[Trajectory], loss: float) -> None:
     show.console.print(rows)
     best = fastest_stable(trajectories)
     show.console.print(
-        f"fastest stable rate (lowest loss at the last step): {best.lr:g}" if best else "no rate is stable"
+        f"fastest stable rate (lowest loss at the last step): {best.rate}" if best else "no rate is stable"
     )
 
 
@@ -95,7 +95,7 @@ def _print_rows(trajectories: Sequence[Trajectory], steps: Sequence[int]) -> Non
     """Print quantities down and steps across, a table a rate."""
     for trajectory in trajectories:
         heads = [f"step {step}" for step in steps]
-        rows = show.table(f"lr {trajectory.lr:g}", *heads, right=heads)
+        rows = show.table(f"lr {trajectory.rate}", *heads, right=heads)
         for column in COLUMNS:
             rows.add_row(column, *(f"{trajectory.rows[step][column]:.12g}" for step in steps))
         show.console.print()
@@ -107,5 +107,5 @@ def _write(trajectories: Sequence[Trajectory], path: str) -> None:
         with open(path, "w", newline="", encoding="utf-8") as file:
             write_csv(file, trajectories)
     except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}.") from error
+        raise UsageError(f"--csv '{path}' cannot be written: {error.strerror}.") from error
     show.console.print(f"wrote {path}")

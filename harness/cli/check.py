@@ -43,7 +43,8 @@ def _check(path: str, given: dict[str, Knob]) -> None:
     show.ledger(found.ledger)
     show.anatomy(anatomy)
     audit.enforce(found.ledger, recipe, BUDGET)
+    show.console.print("passes", style="green", end="")
     show.console.print(
-        f"[green]passes[/green]: {found.ledger.parameters:,} parameters of {BUDGET.parameters:,}, "
+        f": {found.ledger.parameters:,} parameters of {BUDGET.parameters:,}, "
         f"{recipe.epochs} epochs of {BUDGET.epochs} (protocol {BUDGET.protocol})"
     )

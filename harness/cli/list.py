@@ -19,11 +19,10 @@ def add_arguments(_parser: argparse.ArgumentParser) -> None:
 def main(_args: argparse.Namespace) -> int:
     show.console.rule("datasets", align="left")
     for name in data.NAMES:
-        where = data.whereabouts(name)
-        show.console.print(f"  {name:<10}{where}")
+        show.console.print(f"  {name:<10}{_whereabouts(name)}")
     show.console.rule("architectures", align="left")
     for path in sorted(Path("architectures").glob("*.py")):
-        show.console.print(f"  {path!s:<36}{_summary(path)}")
+        _introduce(path)
     show.console.rule("recipe fields (--set NAME=VALUE)", align="left")
     rows = show.table("name", "default", "legal", "unit", "meaning")
     for field in fields(Recipe):
@@ -36,8 +35,15 @@ def main(_args: argparse.Namespace) -> int:
     return 0
 
 
-def _summary(path: Path) -> str:
+def _whereabouts(name: str) -> str:
     try:
-        return plugins.load(path).summary
+        return data.whereabouts(name)
     except HarnessError as error:
-        return f"[red]{error.wrong}[/red]"
+        return error.wrong
+
+
+def _introduce(path: Path) -> None:
+    try:
+        show.console.print(f"  {path!s:<36}{plugins.load(path).summary}")
+    except HarnessError as error:
+        show.console.print(f"  {path!s:<36}{error.wrong}", style="red")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import keyword
 from pathlib import Path
 
 from harness.cli import show
@@ -37,10 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     name = args.name.removesuffix(".py")
-    if not name.isidentifier():
+    if not name.isidentifier() or keyword.iskeyword(name):
         raise UsageError(
             f"'{args.name}' cannot be the name of an architecture.",
-            legal="Legal: letters, digits and underscores, not starting with a digit.",
+            legal="Legal: letters, digits and underscores, not starting with a digit; no word of Python itself.",
             mend="Example: python -m harness new my_network",
         )
     path = Path("architectures") / f"{name}.py"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import ast
+import contextlib
 from collections.abc import Sequence
 
 from harness.data import NAMES
@@ -63,8 +63,7 @@ def settings(texts: Sequence[str]) -> dict[str, Knob]:
 def _value(text: str) -> Knob:
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
-    return value if isinstance(value, (int, float)) else text
+    for read in (int, float):
+        with contextlib.suppress(ValueError):
+            return read(text)
+    return text

@@ -23,6 +23,8 @@ from harness.spec import BUDGET, Epoch, Job, Knob, Result
 from harness.statistics import summarise
 from harness.tracking import Tracker
 
+MOST_SEEDS = 1_000
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_files(parser)
@@ -40,20 +42,20 @@ def main(args: argparse.Namespace) -> int:
     name = _dataset(args.dataset)
     data.load(name)  # refused before anything is built, if it must be
     codes = [0]
-    tracker: Tracker | None = None
-    for path in args.files:
-        try:
-            jobs = _jobs(path, given, name, range(args.seed, args.seed + args.seeds), device)
-            tracker = tracker or Tracker()
-            _train_all(jobs, tracker)
-        except HarnessError as error:
-            report(error)
-            codes.append(error.exit_code)
-        except KeyboardInterrupt:
-            print("Stopped; what was finished is kept.", file=sys.stderr)
-            codes.append(130)
-            break
-    if tracker:
+    tracker = Tracker()
+    try:
+        for path in args.files:
+            try:
+                jobs = _jobs(path, given, name, range(args.seed, args.seed + args.seeds), device)
+                _train_all(jobs, tracker)
+            except HarnessError as error:
+                report(error)
+                codes.append(error.exit_code)
+            except KeyboardInterrupt:
+                print("Stopped; what was finished is kept.", file=sys.stderr)
+                codes.append(130)
+                break
+    finally:  # also when nobody reads our output any more
         codes.append(_close(tracker))
     return max(codes)
 
@@ -64,8 +66,8 @@ def _settings(args: argparse.Namespace) -> dict[str, Knob]:
         if "epochs" in given:
             raise UsageError("--epochs and --set epochs=... are the same setting.", mend="Give one of them.")
         given["epochs"] = args.epochs
-    if args.seeds < 1:
-        raise UsageError(f"--seeds {args.seeds} trains nothing.", legal="Legal: 1 or more.")
+    if not 1 <= args.seeds <= MOST_SEEDS:
+        raise UsageError(f"--seeds {args.seeds} is out of range.", legal=f"Legal: 1 to {MOST_SEEDS:,}.")
     if args.seed < 0:
         raise UsageError(f"--seed {args.seed} is negative.", legal="Legal: 0 or more.")
     return given
@@ -75,11 +77,12 @@ def _dataset(asked: str) -> str:
     name, why_not_mnist = data.choose(asked)
     if why_not_mnist:
         show.console.print(
-            f"[bold yellow]{why_not_mnist}[/bold yellow]\n"
-            "[bold yellow]Training on digits instead: 1,437 small images from scikit-learn. "
-            "Its scores say nothing about MNIST and never rank beside it.[/bold yellow]\n"
-            "For MNIST, set HARNESS_DATA to a folder that holds MNIST/raw/."
+            f"{why_not_mnist}\n"
+            "Training on digits instead: 1,437 small images from scikit-learn. "
+            "Its scores say nothing about MNIST and never rank beside it.",
+            style="bold yellow",
         )
+        show.console.print("For MNIST, set HARNESS_DATA to a folder that holds MNIST/raw/.")
     return name
 
 
@@ -94,7 +97,7 @@ def _jobs(path: str, given: dict[str, Knob], dataset: str, seeds: range, device:
     show.layers(anatomy)
     show.console.print(f"{found.ledger.parameters:,} parameters of {BUDGET.parameters:,}")
     for name in recipe.idle:
-        show.console.print(f"[yellow]note: {name} is set, but nothing in this recipe uses it[/yellow]")
+        show.console.print(f"note: {name} is set, but nothing in this recipe uses it", style="yellow")
     return experiment.jobs(architecture, knobs, recipe, data.load(dataset), seeds, device)
 
 
@@ -109,7 +112,7 @@ def _train(job: Job, events: Generator[experiment.Event]) -> float:
     """Print events as they come and return the score."""
     score = 0.0
     with _progress(job) as progress, contextlib.closing(events):
-        task = progress.add_task("", total=job.recipe.epochs)
+        task = progress.add_task(f"{job.name} seed {job.seed}", total=job.recipe.epochs)
         for event in events:
             if isinstance(event, Started):
                 started = event
@@ -127,7 +130,7 @@ def _train(job: Job, events: Generator[experiment.Event]) -> float:
 def _progress(job: Job) -> Progress:
     """Return a bar that is shown on a terminal only and leaves no trace."""
     return Progress(
-        TextColumn(f"{job.name} seed {job.seed}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("epoch {task.completed}/{task.total} done"),
         TimeElapsedColumn(),
@@ -157,8 +160,9 @@ def _conclude(job: Job, started: Started, result: Result) -> None:
     if not started.is_benchmark:
         show.console.print(f"{job.dataset} is not the benchmark: there is no accuracy to reach")
     show.targets(verdict(started.ledger.parameters, epochs, accuracy, BUDGET, started.is_benchmark))
+    show.console.print(f"score {100 * accuracy:.2f} %", style="bold", end="")
     show.console.print(
-        f"[bold]score {100 * accuracy:.2f} %[/bold] after the last epoch: {job.name}, seed {job.seed}, {job.dataset}, "
+        f" after the last epoch: {job.name}, seed {job.seed}, {job.dataset}, "
         f"protocol {job.protocol}, in {show.duration(result.seconds)}\n"
         f"best epoch {result.best_epoch}: {100 * result.best_accuracy:.2f} %, picked on the test set: it never ranks\n"
         f"record: {journals() / started.run_id}\n"

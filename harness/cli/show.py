@@ -14,7 +14,20 @@ from harness.anatomy import Anatomy
 from harness.evaluation import Target
 from harness.ledger import Ledger
 
-console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 140)
+
+class _Console(Console):
+    """Prints what it is given: no text of a plug-in or a file name is taken for mark-up."""
+
+    def __init__(self) -> None:
+        wide = None if sys.stdout.isatty() else 140
+        super().__init__(highlight=False, markup=False, emoji=False, soft_wrap=True, width=wide)
+
+    def on_broken_pipe(self) -> None:
+        """Leave to `harness.cli.main` what rich would end with exit code 1."""
+        raise BrokenPipeError
+
+
+console = _Console()
 """Where commands print; colours only on a terminal, plain lines in a pipe."""
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 
+from rich.progress import track
+
 from harness import tracking
 from harness.cli import show
+from harness.journal import all_journals
 
 
 def add_arguments(_parser: argparse.ArgumentParser) -> None:
@@ -13,6 +16,9 @@ def add_arguments(_parser: argparse.ArgumentParser) -> None:
 
 
 def main(_args: argparse.Namespace) -> int:
-    count = tracking.sync()
-    show.console.print(f"{tracking.tracking_uri()} holds all {count} runs of the journals.")
+    found = track(
+        all_journals(), "journals", console=show.console, transient=True, disable=not show.console.is_terminal
+    )
+    count = tracking.sync(found)
+    show.console.print(f"{tracking.address()} holds all {count} runs of the journals.")
     return 0

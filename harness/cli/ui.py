@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     uri = tracking.tracking_uri()
     if uri.startswith("http"):
-        show.console.print(f"The runs are on the tracking server: {uri}")
+        show.console.print(f"The runs are on the tracking server: {tracking.address()}")
         return 0
     if not 1 <= args.port <= 65_535:
         raise UsageError(f"There is no port {args.port}.", legal="Legal: 1 to 65535.")
@@ -54,7 +54,7 @@ def main(args: argparse.Namespace) -> int:
     try:
         _wait(server, port)
         address = f"http://127.0.0.1:{port}"
-        show.console.print(f"MLflow UI: [bold]{address}[/bold]   (Ctrl-C ends it)")
+        show.console.print(f"MLflow UI: {address}   (Ctrl-C ends it)", style="bold")
         for name, number in found.items():
             show.console.print(f"  {name:<20}{address}/#/experiments/{number}/runs?workflowType=machine_learning")
         return server.wait()
@@ -84,5 +84,5 @@ def _wait(server: subprocess.Popen[bytes], port: int) -> None:
         time.sleep(0.1)
     raise TrackerError(
         "The MLflow UI did not start.",
-        mend=f"See why: mlflow ui --backend-store-uri {tracking.tracking_uri()}",
+        mend=f"See why: mlflow ui --backend-store-uri {tracking.address()}",
     )
