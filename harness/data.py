@@ -16,8 +16,8 @@ import os
 import socket
 import tempfile
 import zlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from harness.errors import DataError, UsageError, did_you_mean
+from harness.spec import HeldOut
 
 SIDE = 28
 """Height and width of every image, in pixels."""
@@ -40,6 +41,10 @@ class Split:
     images: Tensor
     labels: Tensor
 
+    def at(self, positions: Tensor) -> Split:
+        """Return the images and labels at `positions` (K,) int64."""
+        return Split(self.images[positions], self.labels[positions])
+
     def to(self, device: torch.device) -> Split:
         """Return the split with both tensors on `device`."""
         return Split(self.images.to(device), self.labels.to(device))
@@ -47,13 +52,14 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A training and a test split, with what identifies and normalises them.
+    """Images to train on and images held out to score on, with what identifies and normalises them.
 
     Attributes:
         digest: SHA-256 over the verified contents.
         mean: mean pixel of the training images, black 0 and white 1.
         std: standard deviation, likewise.
         is_benchmark: whether the budget's target accuracy applies to it.
+        held_out: the test set; in a study, a part of the training set.
     """
 
     name: str
@@ -62,12 +68,11 @@ class Dataset:
     std: float
     is_benchmark: bool
     train: Split
-    test: Split
+    held_out: Split
 
     def to(self, device: torch.device) -> Dataset:
         """Return the dataset with both splits on `device`."""
-        train, test = self.train.to(device), self.test.to(device)
-        return Dataset(self.name, self.digest, self.mean, self.std, self.is_benchmark, train, test)
+        return replace(self, train=self.train.to(device), held_out=self.held_out.to(device))
 
     def normalise(self, images: Tensor) -> Tensor:
         """Map floats, black 0 and white 1, to zero mean and unit variance."""
@@ -86,12 +91,14 @@ class IdxFiles:
     Attributes:
         torchvision_class: name of the class in ``torchvision.datasets``; also the folder's name.
         sha256: file name to hash, in the order train images, train labels, test images, test labels.
+        validation: images of the training set that a study holds out.
     """
 
     torchvision_class: str
     sha256: Mapping[str, str]
     mean: float
     std: float
+    validation: int
     is_benchmark: bool = False
 
 
@@ -106,6 +113,7 @@ IDX_DATASETS: Mapping[str, IdxFiles] = {
         },
         mean=0.1307,
         std=0.3081,
+        validation=10_000,
         is_benchmark=True,
     ),
 }
@@ -162,47 +170,70 @@ def whereabouts(name: str) -> str:
     return f"not in {place}; would be downloaded" if missing else f"in {place}"
 
 
-def load(name: str) -> Dataset:
+def load(name: str, held_out: HeldOut = "test") -> Dataset:
     """Return the dataset called `name`, on the CPU, verified; the second call in a process costs nothing.
+
+    Args:
+        held_out: ``test`` for all training images and the test set; ``validation`` for a fixed,
+            stratified part of the training images and the rest of them, without loading the test set.
 
     Raises:
         DataError: it is missing and cannot be downloaded, or a file of it is damaged.
     """
-    return _load(name, folder().absolute())
+    return _load(name, held_out, folder().absolute())
 
 
 @functools.lru_cache(maxsize=4)
-def _load(name: str, root: Path) -> Dataset:
-    return _load_digits() if name == "digits" else _load_idx(name, IDX_DATASETS[name], root)
+def _load(name: str, held_out: HeldOut, root: Path) -> Dataset:
+    if name == "digits":
+        return _load_digits(held_out)
+    return _load_idx(name, IDX_DATASETS[name], held_out, root)
+
+
+def _validation(train: Split, size: int) -> tuple[Split, Split]:
+    """Split training images into those a study trains on and `size` that it scores on."""
+    labels = train.labels.numpy()
+    chosen = torch.from_numpy(stratified(labels, size))
+    rest = torch.from_numpy(np.setdiff1d(np.arange(len(labels)), chosen))
+    return train.at(rest), train.at(chosen)
 
 
 # --- IDX files ------------------------------------------------------------------------------------------
 
 
-def _load_idx(name: str, files: IdxFiles, root: Path) -> Dataset:
+def _load_idx(name: str, files: IdxFiles, held_out: HeldOut, root: Path) -> Dataset:
     _fetch_idx(files, root)
-    raw = root / files.torchvision_class / "raw"
-    arrays = []
-    for file, expected in files.sha256.items():
-        contents = _read(raw / file)
-        found = hashlib.sha256(contents).hexdigest()
-        if found != expected:
-            raise DamagedError(
-                f"{_place(raw / file)} is not the original file: the SHA-256 of its contents is {found}.",
-                legal=f"It should be {expected}.",
-                mend="Delete that file and run again to download it, or copy it from a good source.",
-            )
-        arrays.append(_parse_idx(contents))
-    train_images, train_labels, test_images, test_labels = arrays
+    places = [root / files.torchvision_class / "raw" / file for file in files.sha256]
+    if held_out == "test":
+        train, scored = _read_split(places[:2], files), _read_split(places[2:], files)
+    else:
+        train, scored = _validation(_read_split(places[:2], files), files.validation)
     return Dataset(
         name=name,
         digest=hashlib.sha256("".join(files.sha256.values()).encode()).hexdigest(),
         mean=files.mean,
         std=files.std,
-        is_benchmark=files.is_benchmark,
-        train=Split(torch.from_numpy(train_images), torch.from_numpy(train_labels).long()),
-        test=Split(torch.from_numpy(test_images), torch.from_numpy(test_labels).long()),
+        is_benchmark=files.is_benchmark and held_out == "test",
+        train=train,
+        held_out=scored,
     )
+
+
+def _read_split(places: Sequence[Path], files: IdxFiles) -> Split:
+    images, labels = (_parse_idx(_read_verified(place, files.sha256[place.name])) for place in places)
+    return Split(torch.from_numpy(images), torch.from_numpy(labels).long())
+
+
+def _read_verified(file: Path, expected: str) -> bytes:
+    contents = _read(file)
+    found = hashlib.sha256(contents).hexdigest()
+    if found != expected:
+        raise DamagedError(
+            f"{_place(file)} is not the original file: the SHA-256 of its contents is {found}.",
+            legal=f"It should be {expected}.",
+            mend="Delete that file and run again to download it, or copy it from a good source.",
+        )
+    return contents
 
 
 def _read(file: Path) -> bytes:
@@ -286,7 +317,7 @@ def _connect_timeout() -> Iterator[None]:
 # --- digits ---------------------------------------------------------------------------------------------
 
 
-def _load_digits() -> Dataset:
+def _load_digits(held_out: HeldOut) -> Dataset:
     from sklearn.datasets import load_digits  # deferred: a second that MNIST runs never need
 
     bunch = load_digits()
@@ -300,15 +331,19 @@ def _load_digits() -> Dataset:
         )
     images = _resize_digits(small)
     test = stratified(labels, 360)
-    train = np.setdiff1d(np.arange(len(labels)), test)
+    rest = np.setdiff1d(np.arange(len(labels)), test)
+    whole = Split(torch.from_numpy(images), torch.from_numpy(labels).long())
+    train, scored = whole.at(torch.from_numpy(rest)), whole.at(torch.from_numpy(test))
+    if held_out == "validation":
+        train, scored = _validation(train, 240)
     return Dataset(
         name="digits",
         digest=found,
         mean=0.3054,
         std=0.3251,
         is_benchmark=False,
-        train=Split(torch.from_numpy(images[train]), torch.from_numpy(labels[train]).long()),
-        test=Split(torch.from_numpy(images[test]), torch.from_numpy(labels[test]).long()),
+        train=train,
+        held_out=scored,
     )
 
 

@@ -31,7 +31,7 @@ from harness.spec import BUDGET, Architecture, Epoch, Job, Knob, Recipe, Result
 from harness.tracking import Tracker
 
 FEW = 37
-"""Images asked at a time when all test images are asked once more; far from `evaluation.BATCH`."""
+"""Images asked at a time when all held-out images are asked once more; far from `evaluation.BATCH`."""
 
 HARDEST = 25
 """How many of the most confidently wrong images a run keeps."""
@@ -112,7 +112,7 @@ def train(job: Job) -> Iterator[Event]:
     """Train one job, yielding `Started`, an `Epoch` after each epoch, and a `Result`.
 
     What is trained and scored are the two exported graphs that the audit counted, not the plug-in's
-    Python. The score is the test pass after the last epoch.
+    Python. The score is the pass over the held-out images after the last epoch.
 
     Raises:
         Refusal: the plug-in is not legal, or over the budget.
@@ -120,7 +120,7 @@ def train(job: Job) -> Iterator[Event]:
         DivergedError: a loss became infinite or not a number.
     """
     device = torch.device(job.device)
-    dataset = data.load(job.dataset).to(device)
+    dataset = data.load(job.dataset, job.held_out).to(device)
     if dataset.digest != job.dataset_digest:
         raise DataError(f"{job.dataset} here is another one ({dataset.digest}) than the job's ({job.dataset_digest}).")
     _refuse_single_image(len(dataset.train.labels), job.recipe)
@@ -140,7 +140,7 @@ def train(job: Job) -> Iterator[Event]:
     seconds = 0.0
     for epoch in training.fit(trained, dataset, job.recipe, job.seed, average):
         started = time.perf_counter()
-        logits = predict(scored, dataset, dataset.test)
+        logits = predict(scored, dataset, dataset.held_out)
         epochs.append(_scored(epoch, logits, dataset))
         seconds += epoch.seconds + time.perf_counter() - started
         yield epochs[-1]
@@ -151,12 +151,11 @@ def train(job: Job) -> Iterator[Event]:
 
 def _ask_again(scored: Callable[[Tensor], Tensor], logits: Tensor, dataset: data.Dataset, path: str) -> None:
     """What was learned may have opened a gate to the rest of the batch that was shut when the network was audited."""
-    few = dataset.normalise(data.to_float(dataset.test.images[:12]))
+    few = dataset.normalise(data.to_float(dataset.held_out.images[:12]))
     audit.refuse_batch_dependence(scored, few, path)
     # A gate may open to real images alone: the very answers that are scored must come again in other company.
     order = torch.randperm(len(logits), generator=torch.Generator().manual_seed(0)).to(logits.device)
-    shuffled = data.Split(dataset.test.images[order], dataset.test.labels[order])
-    again = predict(scored, dataset, shuffled, FEW)
+    again = predict(scored, dataset, dataset.held_out.at(order), FEW)
     audit.refuse_other_answers(logits[order], again, f"shuffled and {FEW} at a time", path)
 
 
@@ -171,14 +170,14 @@ def _refuse_single_image(count: int, recipe: Recipe) -> None:
 
 
 def _scored(epoch: Epoch, logits: Tensor, dataset: data.Dataset) -> Epoch:
-    test = score(logits, dataset.test.labels)
-    if not math.isfinite(test.loss):
+    held_out = score(logits, dataset.held_out.labels)
+    if not math.isfinite(held_out.loss):
         raise DivergedError(
-            f"Training diverged: the test loss after epoch {epoch.number} was {test.loss:g}.",
+            f"Training diverged: the held-out loss after epoch {epoch.number} was {held_out.loss:g}.",
             legal=f"The training loss of that epoch was {epoch.train_loss:.4g}.",
             mend="Lower lr, or look for a log or division by zero in the network.",
         )
-    return replace(epoch, test_loss=test.loss, test_accuracy=test.accuracy)
+    return replace(epoch, held_out_loss=held_out.loss, held_out_accuracy=held_out.accuracy)
 
 
 def _result(
@@ -188,22 +187,22 @@ def _result(
     dataset: data.Dataset,
     weights: Mapping[str, Tensor],
 ) -> Result:
-    last, answers, labels = epochs[-1], logits.cpu().numpy(), dataset.test.labels.cpu().numpy()
-    curve = [epoch.test_accuracy for epoch in epochs if epoch.test_accuracy is not None]
+    last, answers, labels = epochs[-1], logits.cpu().numpy(), dataset.held_out.labels.cpu().numpy()
+    curve = [epoch.held_out_accuracy for epoch in epochs if epoch.held_out_accuracy is not None]
     reached = [number for number, accuracy in enumerate(curve, 1) if accuracy >= BUDGET.accuracy]
     wrong = hardest(answers, labels, HARDEST)
-    assert last.test_loss is not None
+    assert last.held_out_loss is not None
     return Result(
         accuracy=curve[-1],
         class_accuracy=tuple(class_accuracy(confusion(answers, labels)).tolist()),
-        loss=last.test_loss,
+        loss=last.held_out_loss,
         best_accuracy=max(curve),
         best_epoch=curve.index(max(curve)) + 1,
         epochs_to_target=reached[0] if reached and dataset.is_benchmark else None,
         seconds=seconds,
         logits=answers,
         labels=labels,
-        images=dataset.test.images.cpu().numpy()[wrong],
+        images=dataset.held_out.images.cpu().numpy()[wrong],
         hardest=wrong,
         weights=weights,
     )

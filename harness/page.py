@@ -148,9 +148,9 @@ def _curve(record: Record) -> str:
         (
             str(epoch["number"]),
             f"{epoch['train_loss']:.4f}",
-            f"{epoch['test_loss']:.4f}",
+            f"{epoch['held_out_loss']:.4f}",
             f"{100 * epoch['train_accuracy']:.2f}",
-            f"{100 * epoch['test_accuracy']:.2f}",
+            f"{100 * epoch['held_out_accuracy']:.2f}",
             f"{epoch['lr']:.3g}",
         )
         for epoch in record.epochs

@@ -31,20 +31,20 @@ def learning_curves(epochs: Sequence[dict[str, Any]], title: str, target: float 
     """Draw loss and accuracy (in percent) against the epoch, for training and test.
 
     Args:
-        epochs: rows with number, train_loss, test_loss, train_accuracy, test_accuracy.
+        epochs: rows with number, train_loss, held_out_loss, train_accuracy, held_out_accuracy.
         target: accuracy to mark, as a fraction of 1, or None.
     """
     seaborn, figure, (left, right) = _canvas(10, 4, columns=2)
     number = [row["number"] for row in epochs]
-    for kind in ("train", "test"):
+    for kind, label in (("train", "train"), ("held_out", "test")):
         losses = [row[f"{kind}_loss"] for row in epochs]
         accuracies = [100 * row[f"{kind}_accuracy"] for row in epochs]
-        seaborn.lineplot(x=number, y=losses, ax=left, label=kind, marker="o", markersize=4)
-        seaborn.lineplot(x=number, y=accuracies, ax=right, label=kind, marker="o", markersize=4)
+        seaborn.lineplot(x=number, y=losses, ax=left, label=label, marker="o", markersize=4)
+        seaborn.lineplot(x=number, y=accuracies, ax=right, label=label, marker="o", markersize=4)
     left.set(xlabel="epoch", ylabel="cross-entropy", yscale="log", title="loss")
     right.set(xlabel="epoch", ylabel="accuracy (%)", title="accuracy")
     right.set_ylim(
-        bottom=max(0.0, min(100 * row["test_accuracy"] for row in epochs[len(epochs) // 4 :]) - 0.5), top=100
+        bottom=max(0.0, min(100 * row["held_out_accuracy"] for row in epochs[len(epochs) // 4 :]) - 0.5), top=100
     )
     if target is not None:
         right.axhline(100 * target, color="0.4", linestyle="--", linewidth=1)

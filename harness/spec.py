@@ -8,13 +8,16 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from harness.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
+
+HeldOut = Literal["test", "validation"]
+"""What a job is scored on: the test set, or, in a study, a part of the training set."""
 
 Knob = bool | int | float | str
 """The types a knob of `build` and a field of `Recipe` may have."""
@@ -192,7 +195,7 @@ class Job:
     """One training, as plain data: enough to run it anywhere and to say which results may be averaged.
 
     `sha256`, `knobs`, `recipe`, `dataset_digest` and `protocol` name the leaderboard row; `seed` one
-    sample of it.
+    sample of it. `held_out` is ``test``, or ``validation`` in a study, which never loads the test set.
     """
 
     name: str
@@ -206,6 +209,7 @@ class Job:
     dataset_digest: str
     seed: int
     device: str
+    held_out: HeldOut = "test"
     protocol: int = BUDGET.protocol
 
 
@@ -220,8 +224,9 @@ class Epoch:
         train_accuracy: likewise, as a fraction of 1.
         seconds: wall-clock time of the training steps alone.
         images_per_second: training images a second over that time.
-        test_loss: mean cross-entropy on the scored set; None where it was not scored.
-        test_accuracy: likewise, as a fraction of 1.
+        held_out_loss: mean cross-entropy on the test set, in a study on its validation images; None where it
+            was not scored.
+        held_out_accuracy: likewise, as a fraction of 1.
     """
 
     number: int
@@ -230,8 +235,8 @@ class Epoch:
     train_accuracy: float
     seconds: float
     images_per_second: float
-    test_loss: float | None = None
-    test_accuracy: float | None = None
+    held_out_loss: float | None = None
+    held_out_accuracy: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,17 +244,17 @@ class Result:
     """The outcome of one finished job.
 
     Attributes:
-        accuracy: test accuracy after the last epoch: the score.
+        accuracy: held-out accuracy after the last epoch: the score of a run, the objective of a study's trial.
         class_accuracy: likewise, of each class from 0 to 9.
-        loss: mean test cross-entropy after the last epoch.
-        best_accuracy: highest test accuracy of any epoch, picked on the test set; never ranks.
+        loss: mean held-out cross-entropy after the last epoch.
+        best_accuracy: highest held-out accuracy of any epoch, picked on the test set; never ranks.
         best_epoch: the first epoch that reached it.
         epochs_to_target: first epoch at or above the budget's accuracy, or None.
         seconds: wall-clock time from the first training step to the final score.
-        logits: (N, 10) float32, the scored network's answers on the test set.
+        logits: (N, 10) float32, the scored network's answers on the held-out images.
         labels: (N,) int64.
-        images: (K, 28, 28) uint8, the most confidently wrong test images.
-        hardest: (K,) their positions in the test set.
+        images: (K, 28, 28) uint8, the most confidently wrong held-out images.
+        hardest: (K,) their positions among the held-out images.
         weights: state dict of the scored network, on the CPU.
     """
 

@@ -120,7 +120,7 @@ def listing(folder: Path) -> dict[str, bytes]:
 def test_digits_are_1437_and_360_images_of_28_pixels() -> None:
     digits = data.load("digits")
     assert digits.train.images.shape == (1_437, 28, 28)
-    assert digits.test.images.shape == (360, 28, 28)
+    assert digits.held_out.images.shape == (360, 28, 28)
     assert digits.train.images.dtype == torch.uint8
     assert digits.train.labels.dtype == torch.int64
     assert not digits.is_benchmark
@@ -128,15 +128,15 @@ def test_digits_are_1437_and_360_images_of_28_pixels() -> None:
 
 def test_every_class_has_its_share_of_the_digits_test_set() -> None:
     digits = data.load("digits")
-    test, train = (torch.bincount(split.labels, minlength=10) for split in (digits.test, digits.train))
+    test, train = (torch.bincount(split.labels, minlength=10) for split in (digits.held_out, digits.train))
     share = (test + train) * 360 / 1_797
     assert float((test - share).abs().max()) < 1
 
 
 def test_digits_are_the_same_bits_every_time_and_everywhere() -> None:
-    digits = data._load_digits()
-    contents = b"".join(split.images.numpy().tobytes() for split in (digits.train, digits.test))
-    contents += b"".join(split.labels.numpy().astype("<i8").tobytes() for split in (digits.train, digits.test))
+    digits = data._load_digits("test")
+    contents = b"".join(split.images.numpy().tobytes() for split in (digits.train, digits.held_out))
+    contents += b"".join(split.labels.numpy().astype("<i8").tobytes() for split in (digits.train, digits.held_out))
     assert hashlib.sha256(contents).hexdigest() == "0d494ffd4f3cc708d1adf32d6ee875435aa37dfc99dfae938156f66f87f6a31b"
 
 
@@ -145,7 +145,7 @@ def test_digits_train_and_test_share_no_position() -> None:
 
     resized = data._resize_digits(load_digits().images.astype(np.uint8))
     digits = data.load("digits")
-    both = torch.cat([digits.train.images, digits.test.images]).flatten(1).numpy()
+    both = torch.cat([digits.train.images, digits.held_out.images]).flatten(1).numpy()
     assert sorted(image.tobytes() for image in both) == sorted(image.tobytes() for image in resized)
 
 
@@ -204,7 +204,7 @@ def test_a_stratified_choice_is_not_simply_the_first_of_each_class() -> None:
 
 def test_files_in_place_are_read_as_they_stand(raw: Path) -> None:
     found = data.load("mnist")
-    arrays = [found.train.images, found.train.labels, found.test.images, found.test.labels]
+    arrays = [found.train.images, found.train.labels, found.held_out.images, found.held_out.labels]
     for tensor, array in zip(arrays, made_up_arrays(), strict=True):
         assert (tensor.numpy() == array).all()
     assert (found.train.images.dtype, found.train.labels.dtype) == (torch.uint8, torch.int64)
@@ -245,7 +245,7 @@ def test_zipped_files_do_as_well(raw: Path) -> None:
     for file in FILES[:3]:
         zip_up(raw / file)
     before = listing(raw)
-    assert (data.load("mnist").test.labels.numpy() == made_up_arrays()[3]).all()
+    assert (data.load("mnist").held_out.labels.numpy() == made_up_arrays()[3]).all()
     assert listing(raw) == before
 
 
@@ -390,6 +390,36 @@ def test_a_data_folder_that_is_a_file_is_a_data_error(
         data.load("mnist")
 
 
+@pytest.mark.parametrize(("name", "train", "validation"), [("digits", 1_197, 240), ("mnist", 50_000, 10_000)])
+def test_a_study_holds_out_a_fixed_stratified_part_of_the_training_images(
+    name: str, train: int, validation: int
+) -> None:
+    if name == "mnist" and (not os.environ.get("HARNESS_DATA") or "not in" in data.whereabouts("mnist")):
+        pytest.skip("no MNIST in $HARNESS_DATA")
+    whole, study = data.load(name), data.load(name, "validation")
+    assert (len(study.train.labels), len(study.held_out.labels)) == (train, validation)
+    assert study.digest == whole.digest
+    assert not study.is_benchmark
+    images = torch.cat([study.train.images, study.held_out.images]).flatten(1)
+    assert torch.equal(images.sum(0), whole.train.images.flatten(1).sum(0))
+    counts = torch.bincount(study.held_out.labels, minlength=10)
+    shares = torch.bincount(whole.train.labels, minlength=10) * validation / len(whole.train.labels)
+    assert (counts - shares).abs().max() < 1.001
+    data._load.cache_clear()
+    assert torch.equal(data.load(name, "validation").held_out.images, study.held_out.images)
+
+
+def test_a_study_never_reads_the_test_files(root: Path, server: type[Server], monkeypatch: pytest.MonkeyPatch) -> None:
+    data.load("mnist")
+    read: list[str] = []
+    whole = data._read
+    monkeypatch.setattr(data, "_read", lambda file: read.append(file.name) or whole(file))
+    data._load.cache_clear()
+    monkeypatch.setattr(data, "stratified", lambda labels, size: np.arange(2))
+    data.load("mnist", "validation")
+    assert read == ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"]
+
+
 def test_whereabouts_says_where_without_fetching(root: Path, server: type[Server]) -> None:
     assert data.whereabouts("mnist") == f"not in {root / 'MNIST' / 'raw'}; would be downloaded"
     assert server.places == []
@@ -410,8 +440,8 @@ def mnist() -> data.Dataset:
 
 def test_mnist_is_60000_and_10000_images_with_a_stable_digest(mnist: data.Dataset) -> None:
     assert mnist.train.images.shape == (60_000, 28, 28)
-    assert mnist.test.images.shape == (10_000, 28, 28)
-    assert torch.bincount(mnist.test.labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    assert mnist.held_out.images.shape == (10_000, 28, 28)
+    assert torch.bincount(mnist.held_out.labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
     assert mnist.digest == "c65580678af93f1ea48c2c0d01d543ec89307c6b8a0eb7ca542d7c18c5f4c681"
 
 

@@ -87,7 +87,7 @@ def test_what_a_file_draws_while_it_is_executed_follows_from_the_seed() -> None:
 
 def test_the_score_is_the_last_epochs_and_the_best_epoch_only_stands_beside_it() -> None:
     *epochs, last = list(experiment.train(job(epochs=5, lr=1.0)))[1:]
-    curve = [epoch.test_accuracy for epoch in epochs if isinstance(epoch, Epoch)]
+    curve = [epoch.held_out_accuracy for epoch in epochs if isinstance(epoch, Epoch)]
     assert isinstance(last, Result)
     assert last.accuracy == curve[-1] == np.mean(last.logits.argmax(1) == last.labels)
     assert last.best_accuracy == max(curve)
@@ -99,7 +99,7 @@ def test_the_scored_weights_put_into_the_plugins_own_network_give_the_same_answe
     network = plugins.build_network(plugins.from_source(TINY, "tiny.py"), {})
     network.load_state_dict(done.weights)
     digits = data.load("digits")
-    assert np.allclose(predict(network.eval(), digits, digits.test).numpy(), done.logits, atol=1e-5)
+    assert np.allclose(predict(network.eval(), digits, digits.held_out).numpy(), done.logits, atol=1e-5)
 
 
 def test_with_averaging_the_averaged_network_is_the_one_scored() -> None:
@@ -175,8 +175,8 @@ def test_a_gate_that_only_a_crowd_of_real_images_opens_is_refused_before_there_i
 def test_the_target_is_reached_at_exactly_99_4_percent(curve: list[float], reached: int | None) -> None:
     digits = replace(data.load("digits"), is_benchmark=True)
     plain = Epoch(number=1, lr=0.1, train_loss=0.5, train_accuracy=0.9, seconds=1.0, images_per_second=1.0)
-    epochs = [replace(plain, test_loss=0.1, test_accuracy=accuracy) for accuracy in curve]
-    done = experiment._result(epochs, 1.0, torch.zeros(len(digits.test.labels), 10), digits, {})
+    epochs = [replace(plain, held_out_loss=0.1, held_out_accuracy=accuracy) for accuracy in curve]
+    done = experiment._result(epochs, 1.0, torch.zeros(len(digits.held_out.labels), 10), digits, {})
     assert done.epochs_to_target == reached
 
 
@@ -250,7 +250,7 @@ class TestRecording:
 
 def test_answers_that_are_not_numbers_are_a_divergence_and_never_a_score() -> None:
     digits = data.load("digits")
-    logits = torch.full((len(digits.test.labels), 10), torch.nan)
+    logits = torch.full((len(digits.held_out.labels), 10), torch.nan)
     epoch = Epoch(number=3, lr=0.1, train_loss=0.5, train_accuracy=0.9, seconds=1.0, images_per_second=1.0)
     with pytest.raises(DivergedError, match="epoch 3"):
         experiment._scored(epoch, logits, digits)

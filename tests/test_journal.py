@@ -20,14 +20,14 @@ def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_was_appended_is_read_back_in_order() -> None:
     journal = Journal.create("net-s0")
     journal.append("started", job={"name": "net"}, environment={"device": "abacus"})
-    journal.append("epoch", number=1, test_accuracy=0.1 + 0.2)
-    journal.append("epoch", number=2, test_accuracy=1 / 3)
+    journal.append("epoch", number=1, held_out_accuracy=0.1 + 0.2)
+    journal.append("epoch", number=2, held_out_accuracy=1 / 3)
     record = journal.read()
     assert record is not None
     assert record.job == {"name": "net"}
     assert record.device == "abacus"
     assert [epoch["number"] for epoch in record.epochs] == [1, 2]
-    assert [epoch["test_accuracy"] for epoch in record.epochs] == [0.1 + 0.2, 1 / 3]
+    assert [epoch["held_out_accuracy"] for epoch in record.epochs] == [0.1 + 0.2, 1 / 3]
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,14 @@ FINISHED = {
     "best_accuracy": 0.9953,
     "best_epoch": 2,
 }
-EPOCH = {"number": 1, "train_loss": 0.5, "test_loss": 0.4, "train_accuracy": 0.9, "test_accuracy": 0.95, "lr": 0.01}
+EPOCH = {
+    "number": 1,
+    "train_loss": 0.5,
+    "held_out_loss": 0.4,
+    "train_accuracy": 0.9,
+    "held_out_accuracy": 0.95,
+    "lr": 0.01,
+}
 
 
 def record(ended: Event | None, *, is_benchmark: bool = True, **knobs: Any) -> Record:

@@ -9,7 +9,13 @@ from harness.backprop import WEIGHTS, Problem, sweep
 from harness.plots import confusion_matrix, hardest_images, learning_curves, sweep_losses, sweep_weights
 
 EPOCHS = [
-    {"number": n, "train_loss": 1 / n, "test_loss": 2 / n, "train_accuracy": 1 - 0.1 / n, "test_accuracy": 1 - 0.2 / n}
+    {
+        "number": n,
+        "train_loss": 1 / n,
+        "held_out_loss": 2 / n,
+        "train_accuracy": 1 - 0.1 / n,
+        "held_out_accuracy": 1 - 0.2 / n,
+    }
     for n in range(1, 6)
 ]
 
@@ -18,9 +24,9 @@ def test_learning_curves_hold_every_epoch_and_the_target() -> None:
     left, right = learning_curves(EPOCHS, "a title", 0.994).axes
     assert [list(line.get_ydata()) for line in left.lines] == [
         [epoch["train_loss"] for epoch in EPOCHS],
-        [epoch["test_loss"] for epoch in EPOCHS],
+        [epoch["held_out_loss"] for epoch in EPOCHS],
     ]
-    assert list(right.lines[1].get_ydata()) == pytest.approx([100 * epoch["test_accuracy"] for epoch in EPOCHS])
+    assert list(right.lines[1].get_ydata()) == pytest.approx([100 * epoch["held_out_accuracy"] for epoch in EPOCHS])
     assert list(right.lines[2].get_ydata()) == [99.4, 99.4]
 
 

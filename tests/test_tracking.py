@@ -88,11 +88,15 @@ def test_a_run_shows_its_name_settings_and_verdict(trained: Run) -> None:
 def test_its_metrics_are_the_journals_at_the_journals_times(trained: Run) -> None:
     record = only_record()
     seen = history(trained)
-    for name, metric in (("train_loss", "train/loss"), ("test_accuracy", "test/accuracy"), ("lr", "lr")):
+    for name, metric in (("train_loss", "train/loss"), ("held_out_accuracy", "test/accuracy"), ("lr", "lr")):
         assert seen[metric] == [(epoch["number"], epoch["time"], epoch[name]) for epoch in record.epochs]
     assert record.ended is not None
-    assert trained.data.metrics["test/final_accuracy"] == record.ended["accuracy"] == record.epochs[-1]["test_accuracy"]
-    assert trained.data.metrics["test/best_accuracy"] == max(epoch["test_accuracy"] for epoch in record.epochs)
+    assert (
+        trained.data.metrics["test/final_accuracy"]
+        == record.ended["accuracy"]
+        == record.epochs[-1]["held_out_accuracy"]
+    )
+    assert trained.data.metrics["test/best_accuracy"] == max(epoch["held_out_accuracy"] for epoch in record.epochs)
     assert (trained.info.start_time, trained.info.end_time) == (record.started["time"], record.ended["time"])
 
 
@@ -131,7 +135,7 @@ def test_the_logged_model_answers_as_the_scored_network_did_for_any_batch(traine
     (journal,) = all_journals()
     model = mlflow.pytorch.load_model(f"{trained.info.artifact_uri}/model")
     digits = data.load("digits")
-    answers = predict(model, digits, digits.test).numpy()
+    answers = predict(model, digits, digits.held_out).numpy()
     assert np.allclose(answers, journal.arrays()["logits"], atol=1e-5)
     assert model(torch.zeros(3, 1, 28, 28)).shape == (3, 10)
 

@@ -445,7 +445,7 @@ def test_epochs_report_their_number_rate_and_time() -> None:
     assert [epoch.lr for epoch in seen] == [rates[2], rates[5], rates[8]]
     assert all(epoch.seconds > 0 for epoch in seen)
     assert all(epoch.images_per_second == pytest.approx(COUNT / epoch.seconds) for epoch in seen)
-    assert all(epoch.test_loss is None and epoch.test_accuracy is None for epoch in seen)
+    assert all(epoch.held_out_loss is None and epoch.held_out_accuracy is None for epoch in seen)
 
 
 def test_training_learns() -> None:

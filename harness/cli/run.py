@@ -141,12 +141,12 @@ def _progress(job: Job) -> Progress:
 
 
 def _line(epoch: Epoch, epochs: int) -> str:
-    assert epoch.test_accuracy is not None
+    assert epoch.held_out_accuracy is not None
     fields = (
         f"epoch {epoch.number:>2}/{epochs}",
         f"loss {epoch.train_loss:.4f}",
         f"train {100 * epoch.train_accuracy:6.2f} %",
-        f"test {100 * epoch.test_accuracy:6.2f} %",
+        f"test {100 * epoch.held_out_accuracy:6.2f} %",
         f"lr {epoch.lr:<8.3g}",
         f"{epoch.images_per_second:>6,.0f} images/s",
         f"left {show.duration((epochs - epoch.number) * epoch.seconds)}",
