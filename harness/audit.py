@@ -109,6 +109,7 @@ def enforce(ledger: Ledger, recipe: Recipe, budget: Budget) -> None:
             f"The network stores {ledger.parameters:,} numbers; the budget is {budget.parameters:,}.",
             legal="Largest: " + "; ".join(f"{e.layer} {e.name} ({e.kind}) {e.numbers:,}" for e in largest) + ".",
             mend="Make it narrower, or take layers out; `python -m harness check` shows the layer table.",
+            excess=ledger.parameters - budget.parameters,
         )
     if recipe.epochs > budget.epochs:
         raise BudgetError(
@@ -116,6 +117,7 @@ def enforce(ledger: Ledger, recipe: Recipe, budget: Budget) -> None:
             f"The recipe trains for {recipe.epochs} epochs; the budget is {budget.epochs}.",
             legal=f"Legal: 1 to {budget.epochs} epochs.",
             mend=f"Set epochs to {budget.epochs} or fewer.",
+            excess=recipe.epochs - budget.epochs,
         )
 
 

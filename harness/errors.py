@@ -72,9 +72,15 @@ class ContractError(Refusal):
 
 
 class BudgetError(Refusal):
-    """A network or a recipe over the budget."""
+    """A network or a recipe over the budget, by `excess` stored numbers or epochs."""
 
     exit_code = 3
+
+    def __init__(
+        self, rule: str, wrong: str, *, excess: int = 1, where: str = "", legal: str = "", mend: str = ""
+    ) -> None:
+        super().__init__(rule, wrong, where=where, legal=legal, mend=mend)
+        self.excess = excess
 
 
 class AuditError(Refusal):

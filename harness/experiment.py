@@ -23,11 +23,11 @@ from torch import Tensor
 
 from harness import __version__, audit, data, plugins, training
 from harness.anatomy import Anatomy, describe
-from harness.errors import CrashedError, DataError, DivergedError, HarnessError, UsageError
+from harness.errors import BudgetError, CrashedError, DataError, DivergedError, HarnessError, UsageError
 from harness.evaluation import class_accuracy, confusion, hardest, predict, score
 from harness.journal import Journal
 from harness.ledger import Ledger
-from harness.spec import BUDGET, Architecture, Epoch, Job, Knob, Recipe, Result
+from harness.spec import BUDGET, Architecture, Epoch, HeldOut, Job, Knob, Recipe, Result, Trial, TrialState
 from harness.tracking import Tracker
 
 FEW = 37
@@ -85,6 +85,7 @@ def jobs(
     dataset: data.Dataset,
     seeds: range,
     device: str,
+    held_out: HeldOut = "test",
 ) -> list[Job]:
     """Make one job a seed."""
     first = Job(
@@ -99,6 +100,7 @@ def jobs(
         dataset_digest=dataset.digest,
         seed=seeds[0],
         device=device,
+        held_out=held_out,
     )
     return [replace(first, seed=seed) for seed in seeds]
 
@@ -206,6 +208,51 @@ def _result(
         hardest=wrong,
         weights=weights,
     )
+
+
+def attempt(number: int, settings: Mapping[str, Knob], job: Job, floor: Mapping[int, float]) -> Trial:
+    """Train `job` as a study's trial; whatever goes wrong becomes the trial's state and reason.
+
+    Args:
+        number: the trial's.
+        settings: what the study suggested.
+        floor: by epoch, the accuracy below which a trial is stopped.
+    """
+    started = _now()
+    epochs: list[Epoch] = []
+    parameters: int | None = None
+
+    def ended(state: TrialState, reason: str = "") -> Trial:
+        value = epochs[-1].held_out_accuracy if epochs else None
+        return Trial(number, state, value, settings, tuple(epochs), parameters, reason, started, _now())
+
+    try:
+        for event in train(job):
+            if isinstance(event, Started):
+                parameters = event.ledger.parameters
+            elif isinstance(event, Epoch):
+                epochs.append(event)
+                if event.number < job.recipe.epochs and _is_hopeless(epochs, floor):
+                    return ended("pruned", f"below the median of earlier trials after epoch {event.number}")
+    except BudgetError as error:
+        parameters = BUDGET.parameters + error.excess if error.rule == "parameters" else None
+        return ended("infeasible", error.wrong)
+    except DivergedError as error:
+        return ended("diverged", error.wrong)
+    except HarnessError as error:
+        return ended("failed", " ".join(error.lines))
+    except Exception as error:
+        return ended("failed", f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
+    return ended("complete")
+
+
+def _is_hopeless(epochs: Sequence[Epoch], floor: Mapping[int, float]) -> bool:
+    best = max(epoch.held_out_accuracy or 0.0 for epoch in epochs)
+    return best < floor.get(epochs[-1].number, -math.inf)
+
+
+def _now() -> int:
+    return round(time.time() * 1000)
 
 
 def record(job: Job, tracker: Tracker, group: Group | None = None) -> Generator[Event]:

@@ -79,7 +79,7 @@ class Journal:
             UsageError: it cannot be written here, now or later.
         """
         while True:
-            run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{_plain(title)}-{secrets.token_hex(3)}"
+            run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{plain(title)}-{secrets.token_hex(3)}"
             folder = journals() / run_id
             try:
                 with _writing(folder):
@@ -155,7 +155,7 @@ class Journal:
             os.replace(beside, self.folder / name)
 
 
-def _plain(title: str) -> str:
+def plain(title: str) -> str:
     """Return at most 60 letters that may stand in any file name and in any query."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", title)[-60:]
 

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import get_args
 
 from harness.backprop import Problem, Trajectory, fastest_stable
 from harness.evaluation import Target, verdict
 from harness.journal import Record
-from harness.spec import BUDGET
+from harness.spec import BUDGET, Knob, StudyRecord, Trial, TrialState
 from harness.statistics import Summary
 
 EXPERIMENT_NOTE = """\
 The score of a run is `test/final_accuracy`: the test set after the last epoch. `test/best_accuracy` is picked on the
 test set and never ranks. To compare runs, tick them and press *Compare*; the column chooser adds settings and metrics.
+"""
+
+STUDY_NOTE = """\
+One run a study, and under it one run a trial. The score of a trial is `validation/accuracy` after its last epoch, on
+training images that it did not train on: a study never loads the test set. What it finds is confirmed on the test set,
+in the dataset's own experiment.
 """
 
 SWEEP_NOTE = """\
@@ -93,6 +102,69 @@ def sweep_state(trajectory: Trajectory) -> str:
         last = trajectory.rows[-1]
         return f"saturated: outputs {last['a_o1']:.3g} and {last['a_o2']:.3g}, learning has all but stopped"
     return "stable"
+
+
+def counts(trials: Sequence[Trial]) -> str:
+    """Return how many trials ended in each state, such as ``31 complete, 12 pruned, 7 infeasible``."""
+    found = Counter(trial.state for trial in trials)
+    return ", ".join(f"{found[state]} {state}" for state in get_args(TrialState) if found[state]) or "no trial"
+
+
+def settings(trial: Trial) -> str:
+    """Return a trial's settings as the command line takes them: ``--set lr=0.1 --set width=12``."""
+    return " ".join(f"--set {name}={value_text(value)}" for name, value in trial.settings.items())
+
+
+def short_settings(trial: Trial) -> str:
+    """Return a trial's settings for a table: ``lr=0.1 width=12``."""
+    return " ".join(f"{name}={_short(value)}" for name, value in trial.settings.items())
+
+
+def value_text(value: Knob) -> str:
+    """Return a setting as the command line takes it."""
+    return str(value).lower() if isinstance(value, bool) else shlex.quote(str(value))
+
+
+def study_line(record: StudyRecord) -> str:
+    """Return the state of a study in a few words."""
+    return f"{counts(record.trials)} of {record.wanted} wanted"
+
+
+def study_markdown(record: StudyRecord) -> str:
+    """Return a study's page: the best trials, the counts, what its choice is worth, how it was confirmed."""
+    complete = sorted((trial for trial in record.trials if trial.state == "complete"), key=lambda t: -(t.value or 0))
+    names = list(record.trials[0].settings) if record.trials else []
+    rows = [
+        [
+            str(trial.number),
+            f"{100 * (trial.value or 0):.2f} %",
+            f"{trial.parameters:,}",
+            *(_short(trial.settings.get(name, "")) for name in names),
+        ]
+        for trial in complete[:10]
+    ]
+    parts = [f"**{record.search['study']}** on {record.search['dataset']}: {study_line(record)}."]
+    if rows:
+        parts.append("### The best trials\n" + _table(("trial", "validation accuracy", "parameters", *names), rows))
+    if record.confirmation:
+        parts.append("### Confirmed on the test set\n" + confirmation_line(record.confirmation))
+    return "\n\n".join(parts)
+
+
+def confirmation_line(found: Mapping[str, float]) -> str:
+    """Say how a study's winner did against the default recipe, seed by seed."""
+    line = (
+        f"winner {100 * found['winner']:.3f} %, default recipe {100 * found['default']:.3f} %, n = {found['n']:.0f} "
+        f"seeds each: paired difference {100 * found['difference']:+.3f} points"
+    )
+    if "low95" not in found:
+        return line
+    verdict = "better" if found["low95"] > 0 else "worse" if found["high95"] < 0 else "cannot tell yet"
+    return f"{line}, 95 % interval {100 * found['low95']:+.3f} to {100 * found['high95']:+.3f}: {verdict}"
+
+
+def _short(value: Knob) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 _DERIVATION = """\

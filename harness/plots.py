@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from harness.backprop import WEIGHTS, Trajectory
+from harness.spec import Knob, Trial
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,6 +80,112 @@ def hardest_images(
             axes.set_title(caption, fontsize=9)
     figure.suptitle("Most confidently wrong: the true class, not the answer (its confidence)")
     return figure
+
+
+_STATE_COLOURS = {
+    "complete": "tab:blue",
+    "pruned": "tab:orange",
+    "infeasible": "0.6",
+    "diverged": "tab:red",
+    "failed": "tab:purple",
+}
+
+
+def study(trials: Sequence[Trial], importances: Mapping[str, float], title: str) -> dict[str, Figure]:
+    """Draw a study: its history, what its trials cost, and, where they can tell, which settings matter and how."""
+    figures = {"history": _history(trials, title), "epochs": _epochs_spent(trials, title)}
+    complete = [trial for trial in trials if trial.state == "complete"]
+    if complete:
+        figures["slices"] = _slices(complete, title)
+    if importances:
+        figures["importances"] = _importances(importances, title)
+    top = sorted(importances, key=lambda name: -importances[name])[:2]
+    if len(top) == 2:
+        figures["contour"] = _contour(complete, top[0], top[1], title)
+    return figures
+
+
+def _history(trials: Sequence[Trial], title: str) -> Figure:
+    seaborn, figure, axes = _canvas(9, 4)
+    trained = [trial for trial in trials if trial.value is not None]
+    seaborn.scatterplot(
+        x=[trial.number for trial in trained],
+        y=[100 * (trial.value or 0) for trial in trained],
+        hue=[trial.state for trial in trained],
+        palette=_STATE_COLOURS,
+        ax=axes,
+    )
+    complete = [trial for trial in trained if trial.state == "complete"]
+    best = np.maximum.accumulate([100 * (trial.value or 0) for trial in complete])
+    axes.step([trial.number for trial in complete], best, where="post", color="0.3", linewidth=1, label="best so far")
+    axes.legend(fontsize="small")
+    axes.set(xlabel="trial", ylabel="validation accuracy (%)", title=title)
+    return figure
+
+
+def _epochs_spent(trials: Sequence[Trial], title: str) -> Figure:
+    _, figure, axes = _canvas(9, 3)
+    axes.bar(
+        [trial.number for trial in trials],
+        [0.0 if trial.same_as is not None else len(trial.epochs) for trial in trials],
+        color=[_STATE_COLOURS[trial.state] for trial in trials],
+    )
+    for state, colour in _STATE_COLOURS.items():
+        if any(trial.state == state for trial in trials):
+            axes.bar([0], [0], color=colour, label=state)
+    axes.legend(fontsize="small")
+    axes.set(xlabel="trial", ylabel="epochs trained", title=f"{title}: what each trial cost")
+    return figure
+
+
+def _importances(importances: Mapping[str, float], title: str) -> Figure:
+    seaborn, figure, axes = _canvas(7, 1.2 + 0.4 * len(importances))
+    names = sorted(importances, key=lambda name: -importances[name])
+    seaborn.barplot(x=[importances[name] for name in names], y=names, color="tab:blue", ax=axes)
+    axes.set(xlabel="share of the score's variation", title=f"{title}: which settings matter")
+    return figure
+
+
+def _slices(complete: Sequence[Trial], title: str) -> Figure:
+    names = list(complete[0].settings)
+    seaborn, figure, panels = _canvas(3.2 * len(names), 3.4, columns=max(len(names), 2))
+    for axes in panels[len(names) :]:
+        axes.axis("off")
+    for axes, name in zip(panels, names, strict=False):
+        values = [trial.settings[name] for trial in complete]
+        seaborn.scatterplot(x=_axis(values), y=[100 * (trial.value or 0) for trial in complete], ax=axes)
+        axes.set(xlabel=name, ylabel="validation accuracy (%)" if axes is panels[0] else "", xscale=_scale(values))
+    figure.suptitle(title)
+    return figure
+
+
+def _contour(complete: Sequence[Trial], across: str, up: str, title: str) -> Figure:
+    _, figure, axes = _canvas(6.4, 5)
+    x, y = ([trial.settings[name] for trial in complete] for name in (across, up))
+    scores = [100 * (trial.value or 0) for trial in complete]
+    numeric = all(_is_number(value) for value in (*x, *y))
+    shades = {"cmap": "viridis", "vmin": min(scores), "vmax": max(scores)}
+    axes.set(xlabel=across, ylabel=up, xscale=_scale(x), yscale=_scale(y), title=title)
+    if numeric and len(set(x)) > 2 and len(set(y)) > 2:
+        axes.tricontourf(x, y, scores, levels=12, alpha=0.6, **shades)
+    points = axes.scatter(_axis(x), _axis(y), c=scores, edgecolor="white", **shades)
+    figure.colorbar(points, ax=axes, label="validation accuracy (%)")
+    return figure
+
+
+def _axis(values: Sequence[Knob]) -> list[Knob]:
+    return [value if _is_number(value) else str(value) for value in values]
+
+
+def _is_number(value: Knob) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _scale(values: Sequence[Knob]) -> str:
+    """Logarithmic where the values span decades."""
+    numbers = [float(value) for value in values if _is_number(value)]
+    spans = len(numbers) == len(values) and min(numbers) > 0 and max(numbers) > 20 * min(numbers)
+    return "log" if spans else "linear"
 
 
 def sweep_losses(trajectories: Sequence[Trajectory], title: str) -> Figure:

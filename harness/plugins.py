@@ -1,8 +1,10 @@
-"""From a path to an `Architecture`: every rule of the plug-in contract.
+"""From a path to an `Architecture` or a `Study`: every rule of the two plug-in contracts.
 
-The contract in short: one self-contained Python file with a docstring, an optional ``RECIPE`` dict of
+An architecture in short: one self-contained Python file with a docstring, an optional ``RECIPE`` dict of
 `Recipe` overrides, and ``build(*, knob=default, ...) -> nn.Module``. The signature is the declaration
-of the knobs. A plug-in is Python that runs on this machine: nothing here isolates a hostile file.
+of the knobs. A study: likewise one file, with ``ARCHITECTURE``, the path of what it searches,
+``suggest(trial) -> dict`` of settings, and optionally ``SAMPLER`` and ``PRUNER``. A plug-in is Python that
+runs on this machine: nothing here isolates a hostile file.
 """
 
 from __future__ import annotations
@@ -30,53 +32,32 @@ import torch
 from torch import nn
 
 from harness.errors import ContractError, UsageError, did_you_mean
-from harness.spec import RECIPE_FIELDS, Architecture, Knob, Recipe
+from harness.spec import RECIPE_FIELDS, Architecture, Knob, Recipe, Study
 
 RESERVED = ("seed", "device", "parameters", "dataset")
 """Names the harness records beside every knob; a knob of that name would be ambiguous."""
 
+SAMPLERS = ("tpe", "random")
+"""Who proposes a study's settings; the first is the default."""
+
+PRUNERS = ("median", "none")
+"""Who stops a study's hopeless trials early; the first is the default."""
+
 
 def load(path: str | Path) -> Architecture:
-    """Read the plug-in at `path` and check it against the contract.
+    """Read the architecture at `path` and check it against the contract.
 
     Raises:
         UsageError: there is no such file.
         ContractError: the file breaks the contract.
     """
-    file = Path(path)
-    if file.is_dir():
-        raise UsageError(f"{path} is a folder.", mend=f"Give its files: {file}/*.py")
-    if not file.is_file():
-        near = sorted(f"{found}" for found in file.parent.glob("*.py")) if file.parent.is_dir() else []
-        raise UsageError(
-            f"There is no file {path}.",
-            legal="Give the path of an architecture, such as architectures/s6_gap.py.",
-            mend=did_you_mean(str(path), near),
-        )
-    try:
-        source = file.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError:
-        raise ContractError("not-python", f"{path} is not UTF-8 text.", mend="Give a Python source file.") from None
-    return from_source(source, str(path))
+    return from_source(_read(path, "an architecture, such as architectures/s6_gap.py"), str(path))
 
 
 def from_source(source: str, path: str) -> Architecture:
-    """Check the plug-in text `source`, as `load` does; `path` is used for its name and in messages."""
-    tree = _parse(source, path)
-    _refuse_local_imports(tree, path)
-    module = _execute(source, path)
+    """Check the architecture's text `source`, as `load` does; `path` is used for its name and in messages."""
+    module, summary = _module(source, path, ("RECIPE", "build"))
     build = getattr(module, "build", None)
-    _refuse_near_misses(tree, path)
-    summary = (ast.get_docstring(tree) or "").strip().partition("\n")[0]
-    if not summary:
-        raise ContractError(
-            "docstring",
-            f"{path} has no docstring.",
-            where=path,
-            mend='Begin the file with one line for the leaderboard: """What this network is."""',
-        )
     if not callable(build):
         raise ContractError(
             "build",
@@ -95,6 +76,134 @@ def from_source(source: str, path: str) -> Architecture:
         recipe=_recipe(getattr(module, "RECIPE", {}), knobs, path),
         build=build,
     )
+
+
+def load_study(path: str | Path) -> Study:
+    """Read the study at `path`, and the architecture it names, and check both against their contracts.
+
+    Raises:
+        UsageError: there is no such file.
+        ContractError: a file breaks its contract.
+    """
+    source, path = _read(path, "a study, such as studies/s6_gap.py"), str(path)
+    module, summary = _module(source, path, ("ARCHITECTURE", "SAMPLER", "PRUNER", "suggest"))
+    suggest = getattr(module, "suggest", None)
+    if not callable(suggest) or len(inspect.signature(suggest).parameters) != 1:
+        raise ContractError(
+            "suggest",
+            f"{path} defines no function suggest(trial).",
+            where=path,
+            legal='def suggest(trial): return {"lr": trial.suggest_float("lr", 0.01, 0.3, log=True)}',
+            mend="Write it; studies/s6_gap.py shows one.",
+        )
+    return Study(
+        name=Path(path).stem,
+        path=path,
+        source=source,
+        sha256=hashlib.sha256(source.encode()).hexdigest(),
+        summary=summary,
+        architecture=_searched(getattr(module, "ARCHITECTURE", None), path),
+        sampler=_choice(module, "SAMPLER", SAMPLERS, path),
+        pruner=_choice(module, "PRUNER", PRUNERS, path),
+        suggest=suggest,
+    )
+
+
+def suggest(study: Study, trial: Any) -> dict[str, Knob]:
+    """Ask the study for the settings of an Optuna trial; `settle` checks them.
+
+    Raises:
+        ContractError: its `suggest` raised, or returned something that is not a dict.
+    """
+    try:
+        with _settings_left_alone(study.path):
+            settings = study.suggest(trial)
+    except (ContractError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise ContractError(
+            "suggest-raises",
+            f"suggest raised {_describe(error)}",
+            where=blame(error, study.path),
+            mend="Mend that line.",
+        ) from error
+    if not isinstance(settings, dict):
+        raise ContractError(
+            "suggest",
+            f"suggest returned {type(settings).__name__}, not a dict.",
+            where=study.path,
+            mend='Return settings by name: {"lr": trial.suggest_float("lr", 0.01, 0.3, log=True)}',
+        )
+    return settings
+
+
+def _searched(path: object, study: str) -> Architecture:
+    if not isinstance(path, str):
+        raise ContractError(
+            "architecture",
+            f"{study} does not say which architecture it searches.",
+            where=study,
+            mend='Write ARCHITECTURE = "architectures/s6_gap.py" near its top.',
+        )
+    try:
+        return load(path)
+    except UsageError as error:
+        raise ContractError(
+            "architecture",
+            f"ARCHITECTURE: {error.wrong}",
+            where=study,
+            legal="Legal: the path of an architecture, from the folder the command is run in.",
+            mend=error.mend or "Mend that path.",
+        ) from None
+
+
+def _choice(module: ModuleType, name: str, legal: tuple[str, ...], path: str) -> str:
+    value = getattr(module, name, legal[0])
+    if value not in legal:
+        raise ContractError(
+            name.lower(),
+            f"{name} cannot be {value!r}.",
+            where=path,
+            legal=f"Legal: {', '.join(legal)}.",
+            mend=did_you_mean(str(value), legal) or "Choose one of them, or leave it out.",
+        )
+    return str(value)
+
+
+def _read(path: str | Path, what: str) -> str:
+    file = Path(path)
+    if file.is_dir():
+        raise UsageError(f"{path} is a folder.", mend=f"Give its files: {file}/*.py")
+    if not file.is_file():
+        near = sorted(f"{found}" for found in file.parent.glob("*.py")) if file.parent.is_dir() else []
+        raise UsageError(
+            f"There is no file {path}.",
+            legal=f"Give the path of {what}.",
+            mend=did_you_mean(str(path), near),
+        )
+    try:
+        return file.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError:
+        raise ContractError("not-python", f"{path} is not UTF-8 text.", mend="Give a Python source file.") from None
+
+
+def _module(source: str, path: str, official: tuple[str, ...]) -> tuple[ModuleType, str]:
+    """Execute a plug-in whose `official` names the harness reads; return it and its docstring's first line."""
+    tree = _parse(source, path)
+    _refuse_local_imports(tree, path)
+    module = _execute(source, path)
+    _refuse_near_misses(tree, path, official)
+    summary = (ast.get_docstring(tree) or "").strip().partition("\n")[0]
+    if not summary:
+        raise ContractError(
+            "docstring",
+            f"{path} has no docstring.",
+            where=path,
+            mend='Begin the file with one line that says what it is: """..."""',
+        )
+    return module, summary
 
 
 def settle(architecture: Architecture, settings: Mapping[str, Knob]) -> tuple[dict[str, Knob], Recipe]:
@@ -280,17 +389,17 @@ def _top_level_names(parent: ast.AST) -> Iterable[tuple[str, int]]:
             yield from _top_level_names(node)
 
 
-def _refuse_near_misses(tree: ast.Module, path: str) -> None:
+def _refuse_near_misses(tree: ast.Module, path: str, official: tuple[str, ...]) -> None:
     """A misspelt RECPIE would be ignored in silence: refuse it instead."""
     for name, line in _top_level_names(tree):
-        for official in ("RECIPE", "build"):
-            ratio = difflib.SequenceMatcher(None, name.casefold(), official.casefold()).ratio()
-            if name != official and ratio >= 0.8:
+        for meant in official:
+            ratio = difflib.SequenceMatcher(None, name.casefold(), meant.casefold()).ratio()
+            if name != meant and ratio >= 0.8:
                 raise ContractError(
                     "near-miss",
-                    f"'{name}' looks like a misspelt {official} and would be ignored.",
+                    f"'{name}' looks like a misspelt {meant} and would be ignored.",
                     where=f"{path}:{line}",
-                    mend=f"Rename it to {official}, or to something less alike.",
+                    mend=f"Rename it to {meant}, or to something less alike.",
                 )
 
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 HeldOut = Literal["test", "validation"]
 """What a job is scored on: the test set, or, in a study, a part of the training set."""
 
+TrialState = Literal["complete", "pruned", "infeasible", "diverged", "failed"]
+
 Knob = bool | int | float | str
 """The types a knob of `build` and a field of `Recipe` may have."""
 
@@ -191,6 +193,29 @@ class Architecture:
 
 
 @dataclass(frozen=True)
+class Study:
+    """A plug-in file that keeps the study contract: which settings of one architecture to try.
+
+    Attributes:
+        name, path, source, sha256, summary: as of an `Architecture`.
+        architecture: the one it searches.
+        sampler: who proposes the settings: ``tpe`` or ``random``.
+        pruner: who stops a hopeless trial early: ``median`` or ``none``.
+        suggest: maps an Optuna trial to settings, knobs and recipe fields by name.
+    """
+
+    name: str
+    path: str
+    source: str
+    sha256: str
+    summary: str
+    architecture: Architecture
+    sampler: str
+    pruner: str
+    suggest: Callable[[Any], dict[str, Knob]]
+
+
+@dataclass(frozen=True)
 class Job:
     """One training, as plain data: enough to run it anywhere and to say which results may be averaged.
 
@@ -237,6 +262,59 @@ class Epoch:
     images_per_second: float
     held_out_loss: float | None = None
     held_out_accuracy: float | None = None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One finished trial of a study.
+
+    Attributes:
+        number: 0 for the first.
+        state: complete, pruned (stopped early), infeasible (over budget, untrained), diverged or failed.
+        value: validation accuracy after the last epoch it trained; None if it trained none.
+        settings: what the study suggested, knobs and recipe fields by name.
+        epochs: its epochs.
+        parameters: stored numbers of its network; None if it could not be counted.
+        reason: why it is not complete; empty if it is.
+        started, ended: milliseconds since 1970.
+        same_as: the trial of equal settings whose outcome this one was told; None if it was trained itself.
+    """
+
+    number: int
+    state: TrialState
+    value: float | None
+    settings: Mapping[str, Knob]
+    epochs: tuple[Epoch, ...] = ()
+    parameters: int | None = None
+    reason: str = ""
+    started: int = 0
+    ended: int = 0
+    same_as: int | None = None
+
+
+@dataclass(frozen=True)
+class StudyRecord:
+    """A study as recorded.
+
+    Attributes:
+        run_id: its identity.
+        search: what makes it this study and no other: files and their hashes, dataset, seed, ...
+        started: milliseconds since 1970.
+        wanted: finished trials it is to have.
+        is_finished: whether it has them; complete, pruned and infeasible ones count.
+        trials: by number.
+        importances: share of the score's variation that each setting explains; empty while unknown.
+        confirmation: how the winner did against the default recipe on the test set; empty before.
+    """
+
+    run_id: str
+    search: Mapping[str, Any]
+    started: int
+    wanted: int
+    is_finished: bool
+    trials: tuple[Trial, ...]
+    importances: Mapping[str, float]
+    confirmation: Mapping[str, float]
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""Means, intervals and, later, tests: pure functions on numbers, nothing else."""
+"""Means, intervals and what a choice is worth: pure functions on numbers, nothing else."""
 
 from __future__ import annotations
 
@@ -43,3 +43,23 @@ def summarise(values: Sequence[float], confidence: float = 0.95) -> Summary:
     std = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
     half = float(t.ppf((1 + confidence) / 2, n - 1)) * std / math.sqrt(n)
     return Summary(n, mean, std, mean - half, mean + half)
+
+
+def luck(accuracy: float, images: int, candidates: int) -> float:
+    """Return by how much the best of equally good networks is expected to score above their mean.
+
+    The expected maximum of `candidates` independent normal scores, each with the standard error of an
+    accuracy over `images` images. Scores on the same images lean the same way, so it is an upper estimate.
+
+    Raises:
+        ValueError: there are no images or no candidates.
+    """
+    if images < 1 or candidates < 1:
+        raise ValueError("luck needs images and candidates")
+    from scipy.integrate import quad  # deferred, as above
+    from scipy.stats import norm
+
+    error = math.sqrt(accuracy * (1 - accuracy) / images)
+    # E[max] is the integral of x d(F(x)^k); beyond 12 standard deviations nothing is left of it.
+    expected, _ = quad(lambda x: x * candidates * norm.pdf(x) * norm.cdf(x) ** (candidates - 1), -12, 12)
+    return error * float(expected)

@@ -35,12 +35,15 @@ from harness.backprop import WEIGHTS, Problem, Trajectory, fastest_stable, write
 from harness.errors import TrackerError, UsageError
 from harness.evaluation import confusion, softmax
 from harness.journal import Event, Journal, Record
-from harness.spec import BUDGET
+from harness.spec import BUDGET, HeldOut, StudyRecord, Trial
 from harness.statistics import summarise
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from mlflow.entities import Metric
+    from mlflow.entities import Metric, Run
+
+Source = Journal | StudyRecord
+"""What MLflow is a projection of."""
 
 SWEEPS = "backprop-lr-sweep"
 """The experiment of the exercise."""
@@ -50,11 +53,18 @@ PATIENCE_SECONDS = 60.0
 
 _BATCH = 1_000  # the most metrics mlflow takes at a time
 _STATUS = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED", "diverged": "FAILED"}
+_TRIAL_STATUS = {
+    "complete": "FINISHED",
+    "pruned": "KILLED",
+    "infeasible": "KILLED",
+    "diverged": "FAILED",
+    "failed": "FAILED",
+}
 _EPOCH_METRICS = {
     "train_loss": "train/loss",
     "train_accuracy": "train/accuracy",
-    "held_out_loss": "test/loss",
-    "held_out_accuracy": "test/accuracy",
+    "held_out_loss": "{held_out}/loss",
+    "held_out_accuracy": "{held_out}/accuracy",
     "lr": "lr",
     "seconds": "epoch_seconds",
     "images_per_second": "images_per_second",
@@ -126,11 +136,17 @@ class Store:
         found = self._client.search_experiments(order_by=["last_update_time DESC"])
         return {experiment.name: experiment.experiment_id for experiment in found if experiment.name != "Default"}
 
-    def project(self, journal: Journal) -> None:
-        """Bring the store up to `journal`, all but the model: idempotent, with the journal's own times.
+    def project(self, source: Source) -> None:
+        """Bring the store up to a journal, all but the model, or to a study: idempotent, with their own times.
 
         Safe while training runs: it draws no random number and runs none of the plug-in's code.
         """
+        if isinstance(source, StudyRecord):
+            self._project_study(source)
+        else:
+            self._project_run(source)
+
+    def _project_run(self, journal: Journal) -> None:
         record = journal.read()
         if record is None:
             return
@@ -140,7 +156,7 @@ class Store:
             return
         run_id = run_id or self._create(experiment, record)
         unsent = record.epochs[self._sent.get(run_id, 0) :]  # sending one again would be harmless, but not free
-        self._log_metrics(run_id, [metric for epoch in unsent for metric in _epoch_metrics(epoch)])
+        self._log_metrics(run_id, [metric for epoch in unsent for metric in _epoch_metrics(epoch, "test")])
         self._sent[run_id] = len(record.epochs)
         if record.ended:
             self._close(run_id, journal, record, record.ended)
@@ -148,19 +164,18 @@ class Store:
                 self._sum_up(experiment, record)
             self._client.set_tag(run_id, _COMPLETE, "true")
 
-    def add_model(self, journal: Journal) -> None:
-        """Add the scored network to a finished run that lacks it.
+    def add_model(self, source: Source) -> None:
+        """Add the scored network to a finished run that lacks it; a study has none.
 
         Builds the network, so it draws from the random numbers that training in this process draws from:
         only for when nothing trains.
         """
-        record = journal.read()
-        if record is None or record.state != "finished":
+        if not isinstance(source, Journal) or (record := source.read()) is None or record.state != "finished":
             return
         run_id = self._find(self._experiment(record.job["dataset"]), _RUN_ID, record.run_id)
         if all(artifact.path != "model" for artifact in self._client.list_artifacts(run_id)):
             with tempfile.TemporaryDirectory() as folder:
-                _write_model(Path(folder) / "model", journal, record)
+                _write_model(Path(folder) / "model", source, record)
                 self._client.log_artifacts(run_id, folder)
 
     def _refuse_moved(self) -> None:
@@ -184,7 +199,7 @@ class Store:
     def _create_experiment(self, name: str) -> str:
         from mlflow.exceptions import MlflowException
 
-        tags = dict([_KIND, ("mlflow.note.content", page.SWEEP_NOTE if name == SWEEPS else page.EXPERIMENT_NOTE)])
+        tags = dict([_KIND, ("mlflow.note.content", _note(name))])
         # Left to itself, a local store puts artifacts into the working directory of whoever came first.
         place = _artifacts(name).as_uri() if self._is_local else None
         try:
@@ -286,6 +301,68 @@ class Store:
         self._client.log_batch(parent, metrics=metrics, tags=[RunTag(key, value) for key, value in tags.items()])
         self._client.set_terminated(parent, _STATUS[record.state], end_time=time)
 
+    # --- a study and its trials ---
+
+    def _project_study(self, record: StudyRecord) -> None:
+        from mlflow.entities import RunTag
+
+        search = record.search
+        experiment = self._experiment(f"tune/{search['dataset']}/{search['study']}")
+        parent = self._find(experiment, _RUN_ID, record.run_id)
+        version = f"{len(record.trials)} trials{', confirmed' if record.confirmation else ''}"
+        if parent and self._client.get_run(parent).data.tags.get(_COMPLETE) == version:
+            return
+        name = f"{search['study']} seed {search['seed']}"
+        parent = parent or self._create_run(
+            experiment, record.started, name, {**_study_tags(record), _RUN_ID: record.run_id}, search
+        )
+        children = self._trials(experiment, parent)
+        for trial in record.trials:
+            tag = f"{record.run_id}/{trial.number}"
+            if tag not in children or children[tag].info.status == "RUNNING":
+                self._record_trial(experiment, parent, record, trial, children.get(tag))
+        tags = {"mlflow.note.content": page.study_markdown(record), "verdict": page.study_line(record)}
+        self._log_metrics(parent, _study_metrics(record))
+        if not record.is_finished:
+            self._client.log_batch(parent, tags=[RunTag(key, value) for key, value in tags.items()])
+            self._client.update_run(parent, status="RUNNING")  # more trials were asked of a finished study
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            _write_study_artifacts(Path(folder), record)
+            self._client.log_artifacts(parent, folder)
+        tags[_COMPLETE] = version
+        self._client.log_batch(parent, tags=[RunTag(key, value) for key, value in tags.items()])
+        self._client.set_terminated(parent, "FINISHED", end_time=max(trial.ended for trial in record.trials))
+
+    def _trials(self, experiment: str, parent: str) -> dict[str, Run]:
+        """Return a study's trials by their tag."""
+        found: dict[str, Run] = {}
+        token: str | None = None
+        while token != "":
+            page_of = self._client.search_runs(
+                [experiment], f"tags.`mlflow.parentRunId` = '{parent}'", max_results=_BATCH, page_token=token
+            )
+            found.update((run.data.tags[_RUN_ID], run) for run in page_of)
+            token = page_of.token or ""
+        return found
+
+    def _record_trial(self, experiment: str, parent: str, record: StudyRecord, trial: Trial, begun: Run | None) -> None:
+        if begun:
+            run_id = str(begun.info.run_id)
+        else:
+            tags = {
+                **_study_tags(record),
+                _RUN_ID: f"{record.run_id}/{trial.number}",
+                "mlflow.parentRunId": parent,
+                "verdict": trial.state,
+                "reason": trial.reason,
+            }
+            params = {**trial.settings, "parameters": trial.parameters}
+            run_id = self._create_run(experiment, trial.started, f"trial {trial.number}", tags, params)
+        events = [{**asdict(epoch), "time": trial.ended} for epoch in trial.epochs]
+        self._log_metrics(run_id, [metric for event in events for metric in _epoch_metrics(event, "validation")])
+        self._client.set_terminated(run_id, _TRIAL_STATUS[trial.state], end_time=trial.ended)
+
     # --- the learning-rate sweep of the exercise ---
 
     def record_sweep(self, problem: Problem, trajectories: Sequence[Trajectory]) -> None:
@@ -345,6 +422,12 @@ def experiments(uri: str) -> dict[str, str]:
         return Store(uri).experiments()
 
 
+def _note(experiment: str) -> str:
+    if experiment.startswith("tune/"):
+        return page.STUDY_NOTE
+    return page.SWEEP_NOTE if experiment == SWEEPS else page.EXPERIMENT_NOTE
+
+
 def _artifacts(experiment: str) -> Path:
     return journals.ROOT.absolute() / "artifacts" / experiment
 
@@ -379,15 +462,15 @@ class Tracker:
     def __init__(self, uri: str | None = None) -> None:
         """Start the thread; the store is opened by it, with the first journal."""
         self.uri = uri or tracking_uri()
-        self._queue: queue.Queue[Journal | None] = queue.Queue()
+        self._queue: queue.Queue[Source | None] = queue.Queue()
         self._behind: dict[str, Exception] = {}
         self._store: Store | None = None
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
 
-    def notice(self, journal: Journal) -> None:
-        """Say that `journal` has grown; returns at once."""
-        self._queue.put(journal)
+    def notice(self, source: Source) -> None:
+        """Say that a journal or a study has grown; returns at once."""
+        self._queue.put(source)
 
     def close(self) -> None:
         """Wait until the store has caught up.
@@ -413,29 +496,29 @@ class Tracker:
         )
 
     def _work(self) -> None:
-        seen: dict[str, Journal] = {}
+        seen: dict[str, Source] = {}
         closing = False
         while not closing:
             waiting, closing = self._take_all()
-            for journal in waiting:
-                seen[journal.run_id] = journal
-                self._attempt(Store.project, journal)
-        for journal in seen.values():  # now nothing trains, and what failed may have come back
-            if self._attempt(Store.project, journal):
-                self._attempt(Store.add_model, journal)
+            for source in waiting:
+                seen[source.run_id] = source
+                self._attempt(Store.project, source)
+        for source in seen.values():  # now nothing trains, and what failed may have come back
+            if self._attempt(Store.project, source):
+                self._attempt(Store.add_model, source)
 
-    def _attempt(self, step: Callable[[Store, Journal], None], journal: Journal) -> bool:
+    def _attempt(self, step: Callable[[Store, Source], None], source: Source) -> bool:
         try:
             self._store = self._store or Store(self.uri)
-            step(self._store, journal)
+            step(self._store, source)
         except Exception as error:  # whatever mlflow raises: training goes on, the journal has it all
-            self._behind[journal.run_id] = error
+            self._behind[source.run_id] = error
             return False
-        self._behind.pop(journal.run_id, None)
+        self._behind.pop(source.run_id, None)
         return True
 
-    def _take_all(self) -> tuple[list[Journal], bool]:
-        """Wait for a notice, take all there are, and return each journal once and whether the end is among them."""
+    def _take_all(self) -> tuple[list[Source], bool]:
+        """Wait for a notice, take all there are, and return the last of each source and whether the end is there."""
         items = [self._queue.get()]
         while not self._queue.empty():
             items.append(self._queue.get())
@@ -453,7 +536,7 @@ def record_sweep(problem: Problem, trajectories: Sequence[Trajectory]) -> None:
         Store(uri).record_sweep(problem, trajectories)
 
 
-def sync(found: Iterable[Journal]) -> int:
+def sync(found: Iterable[Source]) -> int:
     """Bring the store up to `found` and return how many there are; one that cannot be read does not stop the others.
 
     Raises:
@@ -464,14 +547,14 @@ def sync(found: Iterable[Journal]) -> int:
     with _reaching(uri):
         store = Store(uri)
         store.experiments()  # a server that is gone shows here, also where there is nothing to bring
-        for journal in found:
+        for source in found:
             try:
-                store.project(journal)
-                store.add_model(journal)
+                store.project(source)
+                store.add_model(source)
                 done += 1
             except Exception as error:  # whatever a damaged journal leads to, or a store that is gone
                 store.experiments()  # raises if it is the store
-                failed[journal.run_id] = error
+                failed[source.run_id] = error
     if failed:
         first = _gist(next(iter(failed.values())))
         raise TrackerError(
@@ -532,10 +615,39 @@ def _params(record: Record) -> dict[str, Any]:
     return {**job["recipe"], **job["knobs"], **known}
 
 
-def _epoch_metrics(event: Event) -> list[Metric]:
+def _study_tags(record: StudyRecord) -> dict[str, str]:
+    return {
+        "architecture": Path(record.search["architecture"]).stem,
+        "source_sha256": record.search["architecture_sha256"],
+        "study_sha256": record.search["study_sha256"],
+        "protocol": str(record.search["protocol"]),
+        "dataset": record.search["dataset"],
+        "mlflow.source.name": f"studies/{record.search['study']}.py",
+        "mlflow.source.type": "LOCAL",
+    }
+
+
+def _study_metrics(record: StudyRecord) -> list[Metric]:
+    """The best score so far, by trial."""
     from mlflow.entities import Metric
 
-    values = {metric: event[name] for name, metric in _EPOCH_METRICS.items() if event[name] is not None}
+    best, metrics = 0.0, []
+    for trial in record.trials:
+        if trial.state == "complete" and trial.value is not None and trial.value > best:
+            best = trial.value
+            metrics.append(Metric("best/validation_accuracy", best, trial.ended, trial.number))
+    now = record.trials[-1].ended if record.trials else record.started
+    return metrics + [Metric(f"confirm/{name}", value, now, 0) for name, value in record.confirmation.items()]
+
+
+def _epoch_metrics(event: Event, held_out: HeldOut) -> list[Metric]:
+    from mlflow.entities import Metric
+
+    values = {
+        metric.format(held_out=held_out): event[name]
+        for name, metric in _EPOCH_METRICS.items()
+        if event[name] is not None
+    }
     return [Metric(key, float(value), event["time"], event["number"]) for key, value in values.items()]
 
 
@@ -569,6 +681,13 @@ def _write_artifacts(folder: Path, journal: Journal, record: Record) -> None:
         counts = confusion(arrays["logits"], arrays["labels"])
         plots.confusion_matrix(counts, page.run_name(record)).savefig(figures / "confusion.png")
         _hardest_images(arrays).savefig(figures / "most_confidently_wrong.png")
+
+
+def _write_study_artifacts(folder: Path, record: StudyRecord) -> None:
+    title = f"{record.search['study']} on {record.search['dataset']}"
+    for name, figure in plots.study(record.trials, record.importances, title).items():
+        figure.savefig(folder / f"{name}.png")
+    (folder / "trials.json").write_text(json.dumps([asdict(trial) for trial in record.trials]), encoding="utf-8")
 
 
 def _write_sweep_artifacts(folder: Path, problem: Problem, trajectories: Sequence[Trajectory]) -> None:

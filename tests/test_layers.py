@@ -15,6 +15,7 @@ FLOORS = (
     ("plugins", "graph", "ledger", "audit", "anatomy", "data", "augment", "statistics", "journal", "backprop"),
     ("evaluation", "training", "page", "plots", "tracking"),
     ("experiment",),
+    ("tuning",),
     ("cli",),
 )
 HEIGHT = {room: (floor, place) for floor, rooms in enumerate(FLOORS) for place, room in enumerate(rooms)}

@@ -22,6 +22,7 @@ COMMANDS = {
     "check": "audit architectures and show their layers, without training",
     "new": "write a new architecture that passes check",
     "list": "show datasets, architectures and recipe fields",
+    "tune": "search dropout, learning rate, widths and other settings",
     "backprop": "sweep the learning rate of a 2-2-2 network trained by hand-derived gradients",
     "ui": "open the MLflow UI on the recorded runs",
     "sync": "bring MLflow up to the journals",

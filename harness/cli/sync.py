@@ -6,7 +6,7 @@ import argparse
 
 from rich.progress import track
 
-from harness import tracking
+from harness import tracking, tuning
 from harness.cli import show
 from harness.journal import all_journals
 
@@ -16,9 +16,8 @@ def add_arguments(_parser: argparse.ArgumentParser) -> None:
 
 
 def main(_args: argparse.Namespace) -> int:
-    found = track(
-        all_journals(), "journals", console=show.console, transient=True, disable=not show.console.is_terminal
-    )
-    count = tracking.sync(found)
-    show.console.print(f"{tracking.address()} holds all {count} runs of the journals.")
+    hidden = not show.console.is_terminal
+    found: list[tracking.Source] = [*all_journals(), *tuning.records()]
+    count = tracking.sync(track(found, "journals", console=show.console, transient=True, disable=hidden))
+    show.console.print(f"{tracking.address()} holds all {count} runs and studies of the journals.")
     return 0

@@ -1,0 +1,236 @@
+"""Search the settings of an architecture: dropout, learning rate, widths, or whatever the study suggests.
+
+A study sees training images alone: it trains on a part of them and scores on the rest. The same command
+goes on where it stopped, and gives the same trials again, whatever --jobs is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from harness import data, experiment, page, plugins, tuning
+from harness.cli import live, options, show
+from harness.errors import UsageError
+from harness.plugins import PRUNERS, SAMPLERS
+from harness.spec import StudyRecord, Trial
+from harness.statistics import luck, summarise
+from harness.tracking import Tracker
+from harness.tuning import Search
+
+MOST_TRIALS = 10_000
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("study", nargs="?", default="s6_gap", metavar="STUDY", help="file or name (default: s6_gap)")
+    parser.add_argument(
+        "--trials", type=int, default=50, metavar="N", help="finished trials the study is to have (default: 50)"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the study (default: 0)")
+    parser.add_argument("--epochs", type=int, metavar="E", help="epochs of a trial (default: the architecture's)")
+    options.add_dataset(parser)
+    parser.add_argument(
+        "--jobs", type=int, metavar="K", help="trials at a time (default: as many as cores, one on a GPU)"
+    )
+    parser.add_argument("--pruner", choices=PRUNERS, help="who stops hopeless trials (default: the study's)")
+    parser.add_argument("--sampler", choices=SAMPLERS, help="who proposes settings (default: the study's)")
+    parser.add_argument("--timeout", type=float, metavar="T", help="stop after T seconds; the same command goes on")
+    parser.add_argument(
+        "--confirm", type=int, default=0, metavar="N", help="then train winner and default recipe with N seeds each"
+    )
+    options.add_device(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    _refuse_numbers(args)
+    study = plugins.load_study(_path(args.study))
+    device = experiment.choose_device(args.device)
+    dataset = data.load(live.choose_dataset(args.dataset), "validation")
+    search = Search(
+        study,
+        dataset,
+        args.epochs,
+        args.seed,
+        args.sampler or study.sampler,
+        args.pruner or study.pruner,
+        device,
+    )
+    workers = args.jobs or (1 if device == "cuda" else os.cpu_count() or 1)
+    tracker = Tracker()
+    code = 0
+    try:
+        record = _tune(search, args.trials, workers, args.timeout, tracker)
+        if record and record.is_finished:
+            _conclude(search, record)
+            if args.confirm:
+                _confirm(search, record, args.confirm, tracker)
+    except KeyboardInterrupt:
+        print("Stopped; finished trials are kept, and the same command goes on.", file=sys.stderr)
+        code = 130
+    finally:
+        code = max(code, live.close(tracker))
+    return code
+
+
+def _refuse_numbers(args: argparse.Namespace) -> None:
+    ranges = {
+        "trials": (1, MOST_TRIALS),
+        "epochs": (1, 19),
+        "jobs": (1, 256),
+        "confirm": (0, 1_000),
+        "seed": (0, 2**32),
+    }
+    for name, (low, high) in ranges.items():
+        value = getattr(args, name)
+        if value is not None and not low <= value <= high:
+            raise UsageError(f"--{name} {value} is out of range.", legal=f"Legal: {low} to {high:,}.")
+    if args.timeout is not None and not args.timeout > 0:
+        raise UsageError(f"--timeout {args.timeout} is no time.", legal="Legal: seconds above 0.")
+
+
+def _path(given: str) -> str:
+    """A bare name means the file of that name under studies/."""
+    named = Path("studies") / f"{given}.py"
+    return str(named) if named.is_file() and not Path(given).is_file() else given
+
+
+def _tune(search: Search, trials: int, workers: int, timeout: float | None, tracker: Tracker) -> StudyRecord | None:
+    """Print trials as they finish; return the study as last recorded."""
+    architecture = search.study.architecture
+    show.console.rule(search.study.name, align="left")
+    show.console.print(search.study.summary)
+    show.console.print(
+        f"searches {architecture.path} on {search.dataset.name}: {len(search.dataset.train.labels):,} images to train "
+        f"on, {len(search.dataset.held_out.labels):,} to score on, no test image\n"
+        f"{search.sampler} sampler, {search.pruner} pruner, seed {search.seed}, {workers} at a time; "
+        f"kept in mlruns/studies/{search.id}\n"
+    )
+    record: StudyRecord | None = None
+    rows = _Rows(trials)
+    with _progress() as progress:
+        task = progress.add_task("", total=trials)
+        for event in tuning.tune(search, trials, workers, timeout):
+            if isinstance(event, StudyRecord):
+                record = event
+                tracker.notice(record)
+                rows.begin(record)
+            else:
+                progress.console.print(rows.line(event))
+            progress.update(task, completed=rows.finished)
+    if record is None or not record.is_finished:
+        show.console.print("\nStopped by --timeout; the same command goes on.")
+    return record
+
+
+class _Rows:
+    """Lines of a table that grows: trial, state, score, best so far, parameters, time left, settings."""
+
+    def __init__(self, wanted: int) -> None:
+        self.finished = 0
+        self._wanted = wanted
+        self._best = 0.0
+        self._began: float | None = None
+        self._since = 0
+
+    def begin(self, record: StudyRecord) -> None:
+        """Take over what is recorded; the first time, print it in a line, and the table's head."""
+        self.finished = sum(trial.state in tuning.COUNTED for trial in record.trials)
+        best = tuning.winner(record.trials)
+        self._best = best.value or 0.0 if best else 0.0
+        if self._began is None:
+            self._began = time.monotonic()
+            if record.trials:
+                show.console.print(f"goes on: {page.counts(record.trials)} already there")
+            show.console.print(
+                f"{'trial':>5}  {'state':<10}  {'score':>8}  {'best':>8}  {'parameters':>10}  {'left':>5}  settings"
+            )
+
+    def line(self, trial: Trial) -> str:
+        """Return the line of a trial that has just finished."""
+        assert self._began is not None
+        self.finished += trial.state in tuning.COUNTED
+        self._since += 1
+        if trial.state == "complete":
+            self._best = max(self._best, trial.value or 0.0)
+        left = (time.monotonic() - self._began) / self._since * max(self._wanted - self.finished, 0)
+        score = "" if trial.value is None else f"{100 * trial.value:.2f} %"
+        parameters = "" if trial.parameters is None else f"{trial.parameters:,}"
+        said = page.short_settings(trial)
+        if trial.same_as is not None:
+            said += f"  (as trial {trial.same_as})"
+        elif trial.state in ("failed", "diverged"):
+            said += f"  {trial.reason}"
+        return (
+            f"{trial.number:>5}  {trial.state:<10}  {score:>8}  {100 * self._best:>6.2f} %  {parameters:>10}  "
+            f"{show.duration(left):>5}  {said}"
+        )
+
+
+def _progress() -> Progress:
+    """Return a bar that is shown on a terminal only and leaves no trace."""
+    return Progress(
+        TextColumn("{task.completed}/{task.total} trials finished"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        console=show.console,
+        transient=True,
+        disable=not show.console.is_terminal,
+    )
+
+
+# --- the end --------------------------------------------------------------------------------------------
+
+
+def _conclude(search: Search, record: StudyRecord) -> None:
+    """Print the counts, the winner, how much of its score may be luck, and the command that confirms it."""
+    show.console.print(f"\n{page.counts(record.trials)}")
+    best = tuning.winner(record.trials)
+    if best is None or best.value is None:
+        show.console.print("No trial is complete: there is no winner.")
+        return
+    images, candidates = len(search.dataset.held_out.labels), sum(t.state == "complete" for t in record.trials)
+    show.console.print(f"winner: trial {best.number}, validation accuracy {100 * best.value:.2f} %", style="bold")
+    expected = 100 * luck(best.value, images, candidates)
+    show.console.print(
+        f"The best of {candidates} equally good networks would score about {expected:.2f} points "
+        f"above their mean by luck alone ({images:,} images); confirm it on the test set:\n"
+        f"  python -m harness run {_command(search, best)} --seeds 5\n"
+        f"or, beside the default recipe and with the paired difference: the same tune command with --confirm 5\n"
+        f"look at it: python -m harness ui, experiment tune/{search.dataset.name}/{search.study.name}"
+    )
+
+
+def _command(search: Search, best: Trial) -> str:
+    return f"{search.study.architecture.path} {page.settings(best)} --dataset {search.dataset.name}"
+
+
+def _confirm(search: Search, record: StudyRecord, seeds: int, tracker: Tracker) -> None:
+    """Train winner and default recipe on all training images with the same seeds, and compare them."""
+    best = tuning.winner(record.trials)
+    if best is None:
+        return
+    whole = data.load(search.dataset.name)
+    architecture = search.study.architecture
+    scores: list[list[float]] = []
+    for settings in (best.settings, {}):
+        knobs, recipe = plugins.settle(architecture, settings)
+        scores.append(
+            live.train_all(experiment.jobs(architecture, knobs, recipe, whole, range(seeds), search.device), tracker)
+        )
+    winner, default = scores
+    difference = summarise([ours - theirs for ours, theirs in zip(winner, default, strict=True)])
+    found = {
+        "n": float(seeds),
+        "winner": summarise(winner).mean,
+        "default": summarise(default).mean,
+        "difference": difference.mean,
+    }
+    if difference.low is not None and difference.high is not None:
+        found |= {"low95": difference.low, "high95": difference.high}
+    tracker.notice(tuning.confirm(search, found))
+    show.console.print(f"\n{page.confirmation_line(found)}", style="bold")

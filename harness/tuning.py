@@ -1,0 +1,500 @@
+"""Studies: one driver asks and tells, whoever trains. The only room that knows optuna.
+
+A study is a log of finished trials in the order of their numbers. Trial n is asked for by somebody who
+sees the finished trials of earlier batches and the unfinished ones before it in its own batch, with a
+seed that follows from n; it is pruned against earlier batches alone. So neither the order in which trials
+finish, nor how many run at a time, nor an interruption changes a study.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+import statistics
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import filelock
+import optuna
+import torch
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from pebble import ProcessExpired, ProcessPool
+
+from harness import journal as journals
+from harness import plugins
+from harness.data import Dataset
+from harness.errors import CrashedError, DataError, HarnessError, UsageError
+from harness.experiment import attempt, jobs
+from harness.spec import BUDGET, Epoch, Job, Knob, Study, StudyRecord, Trial
+from harness.training import derive_seed
+
+BATCH = 10
+"""Trials asked together. Part of what a study is: it must not depend on the machine."""
+
+FIRST_SEED = 1_000_000
+"""Trial n trains from seed `FIRST_SEED` + n, which no run begins with unless asked to."""
+
+THREADS = 1
+"""Threads a trial trains with: another number could give other bits."""
+
+STARTUP = 5
+"""Complete trials of earlier batches before any is pruned; Optuna's median pruner has the same number."""
+
+MOST_LOSSES = 5
+"""Failed or diverged trials in a row after which a study stops."""
+
+COUNTED = ("complete", "pruned", "infeasible")
+"""States that count as finished trials; the others are losses."""
+
+_STATES = {
+    "complete": TrialState.COMPLETE,
+    "pruned": TrialState.PRUNED,
+    "infeasible": TrialState.PRUNED,  # its constraint teaches the sampler, which passes over failed trials
+    "diverged": TrialState.FAIL,
+    "failed": TrialState.FAIL,
+}
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a study is: change one field and it is another study.
+
+    Attributes:
+        epochs: of every trial, unless the study suggests them; None for the architecture's own.
+        dataset: with validation images held out; its name and digest are what counts.
+        device: where trials train; the one field that is no part of the identity.
+    """
+
+    study: Study
+    dataset: Dataset
+    epochs: int | None
+    seed: int
+    sampler: str
+    pruner: str
+    device: str
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The fields as plain data, files by name and hash."""
+        return {
+            "study": self.study.name,
+            "study_sha256": self.study.sha256,
+            "architecture": self.study.architecture.path,
+            "architecture_sha256": self.study.architecture.sha256,
+            "dataset": self.dataset.name,
+            "dataset_digest": self.dataset.digest,
+            "epochs": self.epochs,
+            "seed": self.seed,
+            "sampler": self.sampler,
+            "pruner": self.pruner,
+            "protocol": BUDGET.protocol,
+        }
+
+    @property
+    def id(self) -> str:
+        """The study's name and a hash of its settings."""
+        identity = {name: value for name, value in self.settings.items() if name not in ("study", "architecture")}
+        return f"{journals.plain(self.study.name)}-{hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]}"
+
+
+def tune(search: Search, trials: int, workers: int, timeout: float | None = None) -> Iterator[Trial | StudyRecord]:
+    """Continue a study until `trials` are finished; yield each as it finishes, and the study after every batch.
+
+    Args:
+        workers: trials that run at a time, each in a process of its own.
+        timeout: seconds after which running trials are given up, to be trained again by the next call.
+
+    Raises:
+        ContractError: the first suggestion of the study raises or is not a dict.
+        UsageError: it is not legal for the architecture, or another process is at work on this study.
+        DataError: the study's log is damaged.
+        CrashedError: `MOST_LOSSES` trials in a row were lost.
+    """
+    deadline = time.monotonic() + timeout if timeout is not None else None
+    if (error := _ask(search, [], 0, 1)[0].error) is not None:
+        raise error
+    with _alone(search), _Pool(workers) as pool:
+        log = _Log.begin(search, trials)
+        yield log.record()
+        losses = 0
+        while (missing := trials - sum(trial.state in COUNTED for trial in log.trials)) > 0:
+            batch = _Batch(search, log, missing)
+            yield from batch.train(pool, deadline)
+            if batch.unfinished:
+                return
+            for trial in batch.tell():
+                losses = 0 if trial.state in COUNTED else losses + 1
+            yield log.record()
+            if losses >= MOST_LOSSES:
+                raise CrashedError(
+                    f"{losses} trials in a row were lost, the last one: {trial.reason}",
+                    legal=f"The study is kept in {log.folder}.",
+                    mend="Mend the architecture or the ranges of the study; the same command goes on.",
+                )
+
+
+def records() -> Iterator[StudyRecord]:
+    """Yield every study there is, as recorded.
+
+    Raises:
+        DataError: after all others, if one is damaged.
+    """
+    damaged = []
+    for file in sorted(_studies().glob("*/study.log")):
+        try:
+            log = _Log(file.parent)
+        except (ValueError, KeyError):  # what a line that is no JSON, or not Optuna's, leads to
+            damaged.append(file)
+            continue
+        if "started" in log.study.user_attrs:
+            yield log.record()
+    if damaged:
+        raise DataError(
+            f"{damaged[0]} is damaged.", mend="The command that made the study says which line: run it again."
+        )
+
+
+def confirm(search: Search, confirmation: Mapping[str, float]) -> StudyRecord:
+    """Keep with the study how its winner did against the default recipe."""
+    log = _Log(_studies() / search.id)
+    log.study.set_user_attr("confirmation", dict(confirmation))
+    return log.record()
+
+
+def winner(trials: Sequence[Trial]) -> Trial | None:
+    """Return the complete trial of highest validation accuracy, the first of equals; None if there is none."""
+    complete = [trial for trial in trials if trial.state == "complete"]
+    return max(complete, key=lambda trial: trial.value or 0.0, default=None)
+
+
+def _studies() -> Path:
+    return journals.ROOT.absolute() / "studies"
+
+
+# --- asking ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A trial as asked: what Optuna drew, what the study made of it, and the job or why there is none."""
+
+    number: int
+    params: dict[str, Any]
+    distributions: dict[str, BaseDistribution]
+    settings: dict[str, Knob]
+    job: Job | None
+    error: HarnessError | None
+
+    @property
+    def key(self) -> str:
+        """Equal for trials that would train the same network by the same recipe."""
+        return json.dumps([dict(self.job.knobs), asdict(self.job.recipe)], sort_keys=True) if self.job else ""
+
+
+def _ask(search: Search, earlier: Sequence[FrozenTrial], first: int, count: int) -> list[_Asked]:
+    """Ask for trials `first`, `first` + 1, ... of a batch that knows `earlier`.
+
+    In memory: what is asked again gives the same answer, so only what is finished need be kept.
+    """
+    live = _open(InMemoryStorage(), "live")
+    live.add_trials(earlier)
+    return [_suggest(search, live, number) for number in range(first, first + count)]
+
+
+def _suggest(search: Search, live: optuna.Study, number: int) -> _Asked:
+    live.sampler = _sampler(search, number)
+    trial = live.ask()
+    settings: dict[str, Knob] = {}
+    job, error = None, None
+    try:
+        settings = plugins.suggest(search.study, trial)
+        fixed: dict[str, Knob] = {} if search.epochs is None else {"epochs": search.epochs}
+        architecture = search.study.architecture
+        knobs, recipe = plugins.settle(architecture, {**fixed, **settings})
+        seed = FIRST_SEED + number
+        job = jobs(architecture, knobs, recipe, search.dataset, range(seed, seed + 1), search.device, "validation")[0]
+    except HarnessError as caught:
+        error = caught
+    return _Asked(number, trial.params, trial.distributions, settings, job, error)
+
+
+def _sampler(search: Search, number: int) -> BaseSampler:
+    seed = derive_seed(search.seed, number, "sampler") % 2**32  # as much as numpy's generator takes
+    return TPESampler(seed=seed) if search.sampler == "tpe" else RandomSampler(seed=seed)
+
+
+def _open(storage: BaseStorage, name: str) -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+
+
+# --- a batch --------------------------------------------------------------------------------------------
+
+
+class _Batch:
+    """The trials of one batch that are still to be told."""
+
+    def __init__(self, search: Search, log: _Log, missing: int) -> None:
+        first = len(log.trials) // BATCH * BATCH
+        told = len(log.trials) - first
+        asked = _ask(search, log.study.trials[:first], first, min(BATCH, told + missing))
+        self._log = log
+        self._asked = asked[told:]
+        self._floor = _floor(log.trials[:first]) if search.pruner == "median" else {}
+        self._known = log.keys()
+        self._done: dict[int, Trial] = {}
+
+    @property
+    def unfinished(self) -> list[_Asked]:
+        """What is neither trained nor known."""
+        return [asked for asked in self._asked if asked.number not in self._done]
+
+    def train(self, pool: _Pool, deadline: float | None) -> Iterator[Trial]:
+        """Train what is not known yet, yielding trials as they finish; stop at the deadline."""
+        originals: dict[str, int] = {}
+        running: dict[Future[Trial], _Asked] = {}
+        repeated: list[_Asked] = []
+        for asked in self._asked:
+            if (kept := self._log.kept(asked.number)) is not None:
+                yield self._finish(asked, kept)
+            elif asked.job is None:
+                reason = " ".join(asked.error.lines) if asked.error else ""
+                yield self._finish(asked, Trial(asked.number, "failed", None, asked.settings, reason=reason))
+            elif asked.key in self._known:
+                yield self._finish(asked, _told(asked, self._known[asked.key]))
+            elif asked.key in originals:
+                repeated.append(asked)
+            else:
+                originals[asked.key] = asked.number
+                running[pool.submit(asked.number, asked.settings, asked.job, self._floor)] = asked
+        while running:
+            left = None if deadline is None else max(deadline - time.monotonic(), 0)
+            done, _ = wait(running, timeout=left, return_when=FIRST_COMPLETED)
+            if not done:
+                return
+            for future in done:
+                asked = running.pop(future)
+                yield self._finish(asked, _outcome(asked, future))
+        for asked in repeated:
+            yield self._finish(asked, _told(asked, self._done[originals[asked.key]]))
+
+    def tell(self) -> list[Trial]:
+        """Write all trials to the log, in the order of their numbers."""
+        for asked in self._asked:
+            self._log.tell(asked, self._done[asked.number])
+        return [self._done[asked.number] for asked in self._asked]
+
+    def _finish(self, asked: _Asked, trial: Trial) -> Trial:
+        self._log.keep(trial)
+        self._done[asked.number] = trial
+        return trial
+
+
+def _told(asked: _Asked, known: Trial) -> Trial:
+    return replace(known, number=asked.number, settings=asked.settings, same_as=known.number)
+
+
+def _outcome(asked: _Asked, future: Future[Trial]) -> Trial:
+    try:
+        return future.result()
+    except ProcessExpired as error:
+        reason = f"its process died (exit code {error.exitcode})"
+    except Exception as error:  # whatever a worker could not send back
+        reason = f"{type(error).__name__}: {error}"
+    return Trial(asked.number, "failed", None, asked.settings, reason=reason)
+
+
+def _floor(trials: Sequence[Trial]) -> dict[int, float]:
+    """Return, by epoch, the median accuracy of complete trials: whoever is below it there is stopped.
+
+    Golovin et al. 2017 (Google Vizier), section 3.2.2, as in Optuna's median pruner.
+    """
+    complete = [trial for trial in trials if trial.state == "complete"]
+    if len(complete) < STARTUP:
+        return {}
+    by_epoch: dict[int, list[float]] = {}
+    for trial in complete:
+        for epoch in trial.epochs:
+            by_epoch.setdefault(epoch.number, []).append(epoch.held_out_accuracy or 0.0)
+    return {number: statistics.median(values) for number, values in by_epoch.items()}
+
+
+# --- the log --------------------------------------------------------------------------------------------
+
+
+class _Log:
+    """A study's folder: Optuna's journal of the told trials, and the finished ones that are not told yet.
+
+    mlruns/studies/ID/study.log   one line a trial, written whole: a kill leaves a trial or none
+    mlruns/studies/ID/N.json      a finished trial of the batch at work
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.study = _open(JournalStorage(JournalFileBackend(str(folder / "study.log"))), folder.name)
+        self.trials = [_parse(trial) for trial in self.study.trials]
+
+    @classmethod
+    def begin(cls, search: Search, wanted: int) -> _Log:
+        """Open the log of `search` and note what it is and how many trials are wanted."""
+        _mend(_studies() / search.id / "study.log")
+        log = cls(_studies() / search.id)
+        for name, value in (("search", search.settings), ("wanted", wanted)):
+            if log.study.user_attrs.get(name) != value:
+                log.study.set_user_attr(name, value)
+        if "started" not in log.study.user_attrs:
+            log.study.set_user_attr("started", round(time.time() * 1000))
+        return log
+
+    def keys(self) -> dict[str, Trial]:
+        """Return the told trials by `_Asked.key`, the first of equals."""
+        frozen = reversed(self.study.trials)
+        return {known.user_attrs["key"]: _parse(known) for known in frozen}
+
+    def keep(self, trial: Trial) -> None:
+        """Keep a finished trial until its batch is told."""
+        beside = self.folder / f"{trial.number}.part"
+        beside.write_text(json.dumps(asdict(trial)), encoding="utf-8")
+        os.replace(beside, self.folder / f"{trial.number}.json")
+
+    def kept(self, number: int) -> Trial | None:
+        """Return what `keep` kept."""
+        place = self.folder / f"{number}.json"
+        return _trial(json.loads(place.read_text(encoding="utf-8"))) if place.exists() else None
+
+    def tell(self, asked: _Asked, trial: Trial) -> None:
+        """Append a finished trial."""
+        untrained = trial.state == "infeasible"
+        curve = {epoch.number: epoch.held_out_accuracy or 0.0 for epoch in trial.epochs}
+        self.study.add_trial(
+            create_trial(
+                state=_STATES[trial.state],
+                value=trial.value if trial.state == "complete" else None,
+                params=asked.params,
+                distributions=asked.distributions,
+                intermediate_values=curve,
+                constraints={"parameters": (trial.parameters or BUDGET.parameters + untrained) - BUDGET.parameters},
+                user_attrs={"trial": asdict(trial), "key": asked.key},
+            )
+        )
+        self.trials.append(trial)
+        (self.folder / f"{trial.number}.json").unlink(missing_ok=True)
+
+    def record(self) -> StudyRecord:
+        """Return the study as plain data."""
+        noted = self.study.user_attrs
+        return StudyRecord(
+            run_id=self.folder.name,
+            search=noted["search"],
+            started=noted["started"],
+            wanted=noted["wanted"],
+            is_finished=sum(trial.state in COUNTED for trial in self.trials) >= noted["wanted"],
+            trials=tuple(self.trials),
+            importances=_importances(self.study),
+            confirmation=noted.get("confirmation", {}),
+        )
+
+
+def _mend(log: Path) -> None:
+    """Cut off a last line torn by a kill, and refuse damage anywhere else.
+
+    Raises:
+        DataError: a line that is not JSON.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    if not log.exists():
+        return
+    whole = log.read_bytes()
+    kept = whole[: whole.rfind(b"\n") + 1]
+    for number, line in enumerate(kept.splitlines(), 1):
+        try:
+            json.loads(line)
+        except ValueError as error:
+            raise DataError(
+                f"Line {number} of {log} is damaged.",
+                legal=f"The {number - 1} lines before it are whole; nothing was changed.",
+                mend="Restore the file, or delete that line and all after it: their trials are then trained again.",
+            ) from error
+    if kept != whole:
+        os.truncate(log, len(kept))
+    log.with_name(log.name + ".lock").unlink(missing_ok=True)  # Optuna's own, left by a kill: we are alone here
+
+
+def _parse(frozen: FrozenTrial) -> Trial:
+    return _trial(frozen.user_attrs["trial"])
+
+
+def _trial(stored: Mapping[str, Any]) -> Trial:
+    return Trial(**{**stored, "epochs": tuple(Epoch(**epoch) for epoch in stored["epochs"])})
+
+
+def _importances(study: optuna.Study) -> dict[str, float]:
+    """Return how much of the score's variation each setting explains (PED-ANOVA); empty while nobody can tell."""
+    try:
+        return optuna.importance.get_param_importances(study)
+    except (ValueError, RuntimeError):  # too few complete trials, or all alike
+        return {}
+
+
+@contextlib.contextmanager
+def _alone(search: Search) -> Iterator[None]:
+    """Hold the study's lock, which the system lets go of when a process dies."""
+    folder = _studies() / search.id
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with filelock.FileLock(folder / "tune.lock", timeout=0):
+            yield
+    except filelock.Timeout:
+        raise UsageError(
+            f"Another process is at work on the study {search.id}.",
+            mend="Wait for it, or stop it: the same command then goes on where it stopped.",
+        ) from None
+
+
+# --- processes ------------------------------------------------------------------------------------------
+
+
+class _Pool:
+    """Processes that train trials; one that dies takes its own trial with it and no other."""
+
+    def __init__(self, workers: int) -> None:
+        context = multiprocessing.get_context("spawn")  # torch's threads and CUDA do not survive a fork
+        self._pool = ProcessPool(max_workers=workers, context=context, initializer=_begin_worker)
+
+    def __enter__(self) -> _Pool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.stop()
+        self._pool.join()
+
+    def submit(self, number: int, settings: Mapping[str, Knob], job: Job, floor: Mapping[int, float]) -> Future[Trial]:
+        """Train a trial in one of the processes, when there is one."""
+        future: Future[Trial] = self._pool.schedule(attempt, args=(number, settings, job, floor))
+        return future
+
+
+def _begin_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's, which ends its workers
+    torch.set_num_threads(THREADS)
+    threading.Thread(target=_end_with_the_driver, daemon=True).start()
+
+
+def _end_with_the_driver() -> None:
+    driver = multiprocessing.parent_process()
+    if driver is not None:
+        driver.join()
+        os._exit(1)
