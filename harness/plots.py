@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -163,12 +164,16 @@ def _contour(complete: Sequence[Trial], across: str, up: str, title: str) -> Fig
     _, figure, axes = _canvas(6.4, 5)
     x, y = ([trial.settings[name] for trial in complete] for name in (across, up))
     scores = [100 * (trial.value or 0) for trial in complete]
-    numeric = all(_is_number(value) for value in (*x, *y))
     shades = {"cmap": "viridis", "vmin": min(scores), "vmax": max(scores)}
     axes.set(xlabel=across, ylabel=up, xscale=_scale(x), yscale=_scale(y), title=title)
-    if numeric and len(set(x)) > 2 and len(set(y)) > 2:
-        axes.tricontourf(x, y, scores, levels=12, alpha=0.6, **shades)
-    points = axes.scatter(_axis(x), _axis(y), c=scores, edgecolor="white", **shades)
+    axes.minorticks_off()
+    if all(_is_number(value) for value in (*x, *y)) and len(set(x)) > 2 and len(set(y)) > 2:
+        from matplotlib.tri import Triangulation
+
+        seen = [np.log(values) if _scale(values) == "log" else values for values in (x, y)]  # neighbours as drawn
+        with contextlib.suppress(RuntimeError):  # points on one line span no area
+            axes.tricontourf(x, y, Triangulation(*seen).triangles, scores, levels=12, alpha=0.6, **shades)
+    points = axes.scatter(_axis(x), _axis(y), c=scores, edgecolor="0.2", clip_on=False, zorder=3, **shades)
     figure.colorbar(points, ax=axes, label="validation accuracy (%)")
     return figure
 

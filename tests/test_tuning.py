@@ -1,0 +1,560 @@
+"""Studies: the same trials however they were interrupted, nothing trained that need not be, nothing lost."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import optuna
+import pytest
+from mlflow import MlflowClient
+
+from harness import cli, data, experiment, plugins, tracking, training, tuning
+from harness.errors import CrashedError, DataError, UsageError
+from harness.spec import BUDGET, Epoch, Job, Knob, StudyRecord, Trial
+from harness.tuning import Search, tune
+
+STUDIES = sorted((Path(__file__).parent.parent / "studies").glob("*.py"))
+STUDY = '''"""Learning rate, dropout and width of a linear layer."""
+ARCHITECTURE = "tiny.py"
+
+
+def suggest(trial):
+    return {
+        "lr": trial.suggest_float("lr", 1e-3, 1.0, log=True),
+        "dropout": trial.suggest_float("dropout", 0.0, 0.5),
+        "width": trial.suggest_int("width", 2, 60, step=2),
+    }
+'''
+TWO_CHOICES = STUDY.replace(
+    'trial.suggest_float("lr", 1e-3, 1.0, log=True)', '[0.1, 0.2][trial.suggest_int("n", 0, 1)]'
+)
+TWO_CHOICES = "\n".join(line for line in TWO_CHOICES.splitlines() if '"dropout"' not in line and '"width"' not in line)
+
+
+@pytest.fixture
+def workshop(workplace: Path) -> Path:
+    (workplace / "study.py").write_text(STUDY)
+    return workplace
+
+
+def search(path: str = "study.py", **changes: Any) -> Search:
+    study = plugins.load_study(path)
+    made = Search(study, data.load("digits", "validation"), 2, 0, study.sampler, study.pruner, "cpu")
+    return replace(made, **changes)
+
+
+def run(*arguments: str) -> int:
+    return cli.main(["tune", "study.py", "--dataset", "digits", "--epochs", "1", "--jobs", "2", *arguments])
+
+
+def kept(record: StudyRecord) -> list[tuple[object, ...]]:
+    """What of a study must not depend on how it came about."""
+    return [(t.number, t.state, t.value, t.settings, t.same_as, len(t.epochs)) for t in record.trials]
+
+
+class MadeUpPool(tuning._Pool):
+    """Makes up what training would give, in this process and in no time."""
+
+    trained: ClassVar[list[int]] = []
+
+    def __init__(self, workers: int) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def submit(self, number: int, settings: Mapping[str, Knob], job: Job, floor: Mapping[int, float]) -> Future[Trial]:
+        self.trained.append(number)
+        future: Future[Trial] = Future()
+        future.set_result(self.attempt(number, settings, job, floor))
+        return future
+
+    def attempt(self, number: int, settings: Mapping[str, Knob], job: Job, floor: Mapping[int, float]) -> Trial:
+        parameters = 12 * int(job.knobs["width"]) ** 2 + 10
+        if parameters > BUDGET.parameters:
+            return Trial(number, "infeasible", None, settings, parameters=parameters, reason="too wide")
+        final = 1 - abs(math.log10(job.recipe.lr) + 1) / 3 - float(job.knobs["dropout"]) / 4
+        whole = _curve(number, [final - 0.1 / (epoch + 1) for epoch in range(job.recipe.epochs)])
+        for epoch in range(1, job.recipe.epochs):
+            if experiment._is_hopeless(whole.epochs[:epoch], floor):
+                value = whole.epochs[epoch - 1].held_out_accuracy
+                return Trial(number, "pruned", value, settings, whole.epochs[:epoch], parameters, "slow")
+        return replace(whole, settings=settings, parameters=parameters)
+
+
+class DirectPool(MadeUpPool):
+    """Trains in this process."""
+
+    def attempt(self, number: int, settings: Mapping[str, Knob], job: Job, floor: Mapping[int, float]) -> Trial:
+        return experiment.attempt(number, settings, job, floor)
+
+
+@pytest.fixture
+def made_up(monkeypatch: pytest.MonkeyPatch) -> type[MadeUpPool]:
+    MadeUpPool.trained.clear()
+    monkeypatch.setattr(tuning, "_Pool", MadeUpPool)
+    return MadeUpPool
+
+
+@pytest.fixture
+def direct(monkeypatch: pytest.MonkeyPatch) -> type[DirectPool]:
+    DirectPool.trained.clear()
+    monkeypatch.setattr(tuning, "_Pool", DirectPool)
+    return DirectPool
+
+
+def finish(made: Search, trials: int) -> StudyRecord:
+    *_, last = tune(made, trials, 1)
+    assert isinstance(last, StudyRecord)
+    return last
+
+
+# --- the same study, whatever happens ---------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("made_up")
+class TestSameStudy:
+    def test_a_study_has_as_many_finished_trials_as_were_asked_for(self, workshop: Path) -> None:
+        record = finish(search(), 13)
+        assert record.is_finished
+        assert [trial.number for trial in record.trials] == list(range(13))
+        assert all(trial.state in tuning.COUNTED for trial in record.trials)
+
+    def test_the_same_seed_gives_the_same_study_and_another_seed_another(
+        self, workshop: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first = finish(search(), 13)
+        (workshop / "mlruns" / "studies").rename(workshop / "elsewhere")
+        assert kept(finish(search(), 13)) == kept(first)
+        assert kept(finish(search(seed=1), 13)) != kept(first)
+
+    @pytest.mark.parametrize("every", [1, 4, 11])
+    def test_interruptions_do_not_change_a_study_and_train_nothing_twice(
+        self, workshop: Path, made_up: type[MadeUpPool], every: int
+    ) -> None:
+        whole = finish(search(), 33)
+        assert {trial.state for trial in whole.trials} == {"complete", "pruned", "infeasible"}
+        (workshop / "mlruns" / "studies").rename(workshop / "elsewhere")
+        made_up.trained.clear()
+        for longer in range(every, 200, every):  # what was kept is said again, so each time takes longer
+            events = tune(search(), 33, 1)
+            said = list(itertools.islice(events, longer))
+            events.close()  # type: ignore[attr-defined]
+            if isinstance(said[-1], StudyRecord) and said[-1].is_finished:
+                break
+        assert longer > every
+        assert kept(said[-1]) == kept(whole)
+
+    def test_the_order_in_which_trials_finish_does_not_change_a_study(
+        self, workshop: Path, made_up: type[MadeUpPool], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        whole = finish(search(), 33)
+        (workshop / "mlruns" / "studies").rename(workshop / "elsewhere")
+
+        def last_first(running: dict[Future[Trial], object], **_: object) -> tuple[list[Future[Trial]], None]:
+            return [list(running)[-1]], None
+
+        monkeypatch.setattr(tuning, "wait", last_first)
+        assert kept(finish(search(), 33)) == kept(whole)
+
+    def test_more_trials_asked_for_later_are_those_of_a_longer_study(self, workshop: Path) -> None:
+        whole = finish(search(), 27)
+        (workshop / "mlruns" / "studies").rename(workshop / "elsewhere")
+        for trials in (1, 7, 14, 27):
+            again = finish(search(), trials)
+        assert kept(again) == kept(whole)
+
+    @pytest.mark.parametrize(
+        "change",
+        [{"seed": 1}, {"epochs": 3}, {"sampler": "random"}, {"pruner": "none"}, {"epochs": None}],
+    )
+    def test_another_setting_is_another_study(self, workshop: Path, change: dict[str, Any]) -> None:
+        assert search(**change).id != search().id
+
+    def test_another_text_of_either_file_is_another_study(self, workshop: Path) -> None:
+        first = search().id
+        (workshop / "study.py").write_text(STUDY + "\n# more\n")
+        second = search().id
+        (workshop / "tiny.py").write_text((workshop / "tiny.py").read_text() + "\n# more\n")
+        assert len({first, second, search().id}) == 3
+
+    def test_two_processes_cannot_work_on_one_study(self, workshop: Path) -> None:
+        with tuning._alone(search()), pytest.raises(UsageError, match="Another process"):
+            finish(search(), 1)
+
+
+# --- what is trained --------------------------------------------------------------------------------------
+
+
+def test_a_study_loads_no_test_image(workshop: Path, direct: type[DirectPool], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    load = data.load
+    monkeypatch.setattr(data, "load", lambda name, held_out="test": asked.append(held_out) or load(name, held_out))
+    assert run("--trials", "3") == 0
+    assert set(asked) == {"validation"}
+
+
+def test_a_network_over_budget_costs_no_training_step(
+    workshop: Path, direct: type[DirectPool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "fit", lambda *_: pytest.fail("trained"))
+    text = STUDY.replace('"width", 2, 60, step=2', '"width", 42, 44')
+    (workshop / "study.py").write_text(text)
+    record = finish(search(), 3)
+    assert {(trial.state, trial.value) for trial in record.trials} == {("infeasible", None)}
+    for trial in record.trials:
+        assert trial.parameters == 12 * int(trial.settings["width"]) ** 2 + 10 > BUDGET.parameters
+    (log,) = tuning._studies().glob("*/study.log")
+    for frozen, trial in zip(tuning._Log(log.parent).study.trials, record.trials, strict=True):
+        assert trial.parameters
+        assert frozen.system_attrs["constraints:parameters"] == trial.parameters - BUDGET.parameters
+
+
+def test_equal_settings_are_trained_once_and_told_again(workshop: Path, made_up: type[MadeUpPool]) -> None:
+    (workshop / "study.py").write_text(TWO_CHOICES)
+    record = finish(search(), 14)
+    assert len(made_up.trained) == 2
+    by_rate: dict[object, list[Trial]] = {}
+    for trial in record.trials:
+        by_rate.setdefault(trial.settings["lr"], []).append(trial)
+    for first, *others in by_rate.values():
+        assert first.same_as is None
+        assert others
+        assert {(trial.same_as, trial.value) for trial in others} == {(first.number, first.value)}
+
+
+def test_trials_train_from_seeds_that_no_run_begins_with(workshop: Path) -> None:
+    asked = tuning._ask(search(), [], 0, 3)
+    assert [trial.job.seed for trial in asked if trial.job] == [1_000_000, 1_000_001, 1_000_002]
+
+
+def test_a_trial_is_stopped_where_optunas_median_pruner_would_stop_it() -> None:
+    lots = random.Random(0)
+    done = [_curve(number, [lots.random() for _ in range(6)]) for number in range(7)]
+    floor = tuning._floor(done)
+    pruner = optuna.pruners.MedianPruner()
+    study = optuna.create_study(direction="maximize", pruner=pruner)
+    for trial in done:
+        values = {epoch.number: epoch.held_out_accuracy or 0.0 for epoch in trial.epochs}
+        study.add_trial(optuna.trial.create_trial(value=trial.value, intermediate_values=values))
+    for _ in range(50):
+        asked, epochs = study.ask(), _curve(0, [lots.random() for _ in range(6)]).epochs
+        for number, epoch in enumerate(epochs, 1):
+            asked.report(epoch.held_out_accuracy or 0.0, number)
+            assert experiment._is_hopeless(epochs[:number], floor) == asked.should_prune()
+
+
+def test_nobody_is_stopped_before_five_trials_are_complete() -> None:
+    assert tuning._floor([_curve(number, [0.9]) for number in range(4)]) == {}
+
+
+def _curve(number: int, accuracies: Sequence[float]) -> Trial:
+    epochs = tuple(
+        Epoch(n, 0.1, 0.5, 0.8, 1.0, 1.0, held_out_loss=0.5, held_out_accuracy=accuracy)
+        for n, accuracy in enumerate(accuracies, 1)
+    )
+    return Trial(number, "complete", accuracies[-1], {}, epochs)
+
+
+# --- what goes wrong --------------------------------------------------------------------------------------
+
+BREAKS = '''"""A linear layer that breaks for some widths."""
+import os
+from torch import nn
+
+RECIPE = {"batch_size": 64, "lr": 0.1, "epochs": 1}
+
+
+def build(*, width: int = 7) -> nn.Module:
+    if width % 2:
+        CRASH
+    return nn.Sequential(nn.AdaptiveAvgPool2d(width), nn.Flatten(), nn.Linear(width * width, 10))
+'''
+WIDTHS = '''"""Widths."""
+ARCHITECTURE = "breaks.py"
+
+
+def suggest(trial):
+    return {"width": trial.suggest_int("width", LOW, 30)}
+'''
+
+
+def test_a_process_that_dies_takes_its_own_trial_with_it_and_no_other(workshop: Path) -> None:
+    (workshop / "breaks.py").write_text(BREAKS.replace("CRASH", "os._exit(3)"))
+    (workshop / "study.py").write_text(WIDTHS.replace("LOW", "2"))
+    *_, record = tune(search(), 4, 2)
+    assert isinstance(record, StudyRecord)
+    died = [trial for trial in record.trials if trial.state == "failed"]
+    assert died
+    assert {trial.reason for trial in died} == {"its process died (exit code 3)"}
+    assert all(int(trial.settings["width"]) % 2 for trial in died)
+    assert sum(trial.state == "complete" for trial in record.trials) == 4
+
+
+@pytest.mark.usefixtures("direct")
+class TestLosses:
+    def test_a_trial_that_fails_is_a_row_with_its_reason_and_the_study_goes_on(self, workshop: Path) -> None:
+        (workshop / "breaks.py").write_text(BREAKS.replace("CRASH", "raise RuntimeError('odd')"))
+        (workshop / "study.py").write_text(WIDTHS.replace("LOW", "2"))
+        record = finish(search(), 4)
+        states = Counter(trial.state for trial in record.trials)
+        assert states["complete"] == 4
+        assert states["failed"] > 0
+        assert all("odd" in trial.reason for trial in record.trials if trial.state == "failed")
+
+    def test_several_losses_in_a_row_stop_the_study_with_a_message(self, workshop: Path) -> None:
+        (workshop / "breaks.py").write_text(BREAKS.replace("CRASH", "pass").replace("width % 2", "True"))
+        (workshop / "breaks.py").write_text(BREAKS.replace("if width % 2:", "if width != 7:").replace("CRASH", "1 / 0"))
+        (workshop / "study.py").write_text(WIDTHS.replace("LOW", "8"))
+        with pytest.raises(CrashedError, match=r"\d+ trials in a row were lost, the last one: .*division by zero"):
+            finish(search(), 50)
+
+    def test_a_divergence_is_a_row(self, workshop: Path) -> None:
+        text = STUDY.replace("1e-3, 1.0, log=True", "99.0, 100.0").replace(
+            '"lr":', '"weight_decay": 1.0, "epochs": 9, "lr":'
+        )
+        (workshop / "study.py").write_text(text)
+        asked = tuning._ask(search(), [], 0, 1)[0]
+        assert asked.job
+        assert experiment.attempt(0, {}, asked.job, {}).state == "diverged"
+
+
+class TestDamage:
+    @pytest.fixture
+    def log(self, workshop: Path, made_up: type[MadeUpPool]) -> Path:
+        finish(search(), 5)
+        (file,) = tuning._studies().glob("*/study.log")
+        return file
+
+    def test_a_torn_last_line_is_cut_off_and_its_trial_trained_again(self, log: Path) -> None:
+        whole = log.read_bytes()
+        before = kept(tuning._Log(log.parent).record())
+        log.write_bytes(whole[:-40])
+        assert kept(finish(search(), 5)) == before
+
+    def test_damage_in_the_middle_is_refused_and_nothing_is_changed(self, log: Path) -> None:
+        lines = log.read_bytes().splitlines(keepends=True)
+        lines[4] = b"{torn\n"
+        log.write_bytes(b"".join(lines))
+        with pytest.raises(DataError, match="Line 5"):
+            finish(search(), 5)
+        assert log.read_bytes() == b"".join(lines)
+
+    def test_a_lock_left_by_a_killed_writer_is_no_hindrance(self, log: Path) -> None:
+        (log.parent / "study.log.lock").symlink_to(log)
+        started = time.monotonic()
+        finish(search(), 6)
+        assert time.monotonic() - started < 25  # Optuna alone would wait for 30 seconds
+
+    def test_sync_names_a_damaged_study_after_all_others(self, log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        other = finish(search(seed=1), 2)
+        log.write_bytes(b"{torn\n" + log.read_bytes())
+        records = tuning.records()
+        assert next(records).run_id == other.run_id
+        with pytest.raises(DataError, match="is damaged"):
+            next(records)
+
+
+# --- the command ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "words"),
+    [
+        (STUDY.replace('"width":', '"widht":'), 2, "Did you mean 'width'?"),
+        (STUDY.replace('"lr":', '"lrr":'), 2, "Did you mean 'lr'?"),
+        (STUDY.replace('"tiny.py"', '"tinny.py"'), 2, "There is no file tinny.py"),
+        (STUDY.replace("ARCHITECTURE", "ARCHITECTUR"), 2, "misspelt ARCHITECTURE"),
+        (STUDY.replace("def suggest", "def sugest"), 2, "misspelt suggest"),
+        (STUDY.replace("    return {", "    1 / 0\n    return {"), 2, "suggest raised ZeroDivisionError"),
+        (STUDY.replace("    return {", "    return [").replace("    }", "    ]").replace(":", "", 0), 2, "not Python"),
+        ('"""Doc."""\nARCHITECTURE = "tiny.py"\ndef suggest(trial):\n    return None\n', 2, "not a dict"),
+        (STUDY + 'PRUNER = "medain"\n', 2, "Did you mean 'median'?"),
+        (STUDY.replace("1e-3, 1.0, log=True", "200.0, 300.0"), 2, "out of range"),
+        (None, 2, "There is no file study.py"),
+    ],
+)
+def test_a_mistake_in_a_study_gets_a_short_message_and_leaves_nothing(
+    workshop: Path, capsys: pytest.CaptureFixture[str], text: str | None, code: int, words: str
+) -> None:
+    (workshop / "study.py").unlink() if text is None else (workshop / "study.py").write_text(text)
+    assert run() == code
+    printed = capsys.readouterr().err
+    assert words in printed
+    assert "Traceback" not in printed
+    assert len(printed.splitlines()) <= 4
+    assert not list((workshop / "mlruns").glob("studies/*/study.log"))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--trials", "0"], ["--jobs", "0"], ["--epochs", "20"], ["--epochs", "0"], ["--timeout", "0"], ["--seed=-1"]],
+)
+def test_numbers_out_of_range_are_refused(
+    workshop: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    assert run(*arguments) == 2
+    assert arguments[0].partition("=")[0] in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("direct")
+class TestCommand:
+    def test_it_ends_with_counts_winner_luck_and_the_command_that_confirms(
+        self, workshop: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run("--trials", "6") == 0
+        printed = capsys.readouterr().out
+        for words in ("complete", "winner: trial", "by luck alone", "python -m harness run tiny.py --set lr=", "left"):
+            assert words in printed
+
+    def test_the_command_that_confirms_trains_what_won(
+        self, workshop: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run("--trials", "6") == 0
+        (line,) = (line for line in capsys.readouterr().out.splitlines() if "harness run" in line)
+        arguments = [*line.split()[3:-1], "1"]
+        assert cli.main([*arguments, "--epochs", "1"]) == 0
+        record = next(iter(tuning.records()))
+        best = tuning.winner(record.trials)
+        (journal,) = (workshop / "mlruns" / "journal").iterdir()
+        job = json.loads((journal / "events.jsonl").read_text().splitlines()[0])["job"]
+        assert best
+        assert {**job["knobs"], **job["recipe"]}.items() >= best.settings.items()
+
+    def test_mlflow_shows_the_study_its_trials_and_their_curves_and_nothing_running(self, workshop: Path) -> None:
+        assert run("--trials", "6") == 0
+        client = MlflowClient(tracking.tracking_uri())
+        made = client.get_experiment_by_name("tune/digits/study")
+        assert made
+        shown = {run.info.run_name: run for run in client.search_runs([made.experiment_id])}
+        record = next(iter(tuning.records()))
+        assert set(shown) == {"study seed 0", *(f"trial {trial.number}" for trial in record.trials)}
+        assert "RUNNING" not in {run.info.status for run in shown.values()}
+        for trial in record.trials:
+            child = shown[f"trial {trial.number}"]
+            assert child.data.tags["verdict"] == trial.state
+            if trial.epochs:
+                assert child.data.metrics["validation/accuracy"] == trial.value
+                assert "validation/loss" in child.data.metrics
+                assert not any(name.startswith("test/") for name in child.data.metrics)
+        parent = shown["study seed 0"]
+        best = tuning.winner(record.trials)
+        assert best
+        assert parent.data.metrics["best/validation_accuracy"] == best.value
+        figures = {file.path for file in client.list_artifacts(parent.info.run_id)}
+        assert {"history.png", "epochs.png", "slices.png", "trials.json"} <= figures
+
+    def test_a_lost_store_is_made_again_and_a_longer_study_is_completed(
+        self, workshop: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert run("--trials", "3") == 0
+        assert run("--trials", "5") == 0
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workshop / 'another.db'}")
+        for _ in range(2):
+            assert cli.main(["sync"]) == 0
+        client = MlflowClient(tracking.tracking_uri())
+        made = client.get_experiment_by_name("tune/digits/study")
+        assert made
+        names = sorted(run.info.run_name for run in client.search_runs([made.experiment_id]))
+        assert names == ["study seed 0", *(f"trial {number}" for number in range(5))]
+
+    def test_confirm_trains_winner_and_default_and_says_how_they_differ(
+        self, workshop: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run("--trials", "5", "--confirm", "2") == 0
+        printed = capsys.readouterr().out
+        assert "paired difference" in printed
+        record = next(iter(tuning.records()))
+        assert record.confirmation["n"] == 2
+        assert record.confirmation["difference"] == pytest.approx(
+            record.confirmation["winner"] - record.confirmation["default"]
+        )
+        assert len(list((workshop / "mlruns" / "journal").iterdir())) == 4
+
+    def test_the_same_command_goes_on_and_says_what_is_there(
+        self, workshop: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run("--trials", "3") == 0
+        capsys.readouterr()
+        assert run("--trials", "4") == 0
+        assert "goes on: " in capsys.readouterr().out
+
+    def test_a_timeout_stops_without_losing_what_is_finished(
+        self, workshop: Path, direct: type[DirectPool], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        class Slow(DirectPool):
+            def submit(self, number: int, *_: object) -> Future[Trial]:  # type: ignore[override]
+                return super().submit(number, *_) if number < 2 else Future()  # type: ignore[arg-type]
+
+        tuning._Pool = Slow  # type: ignore[misc]
+        assert run("--trials", "4", "--timeout", "0.5") == 0
+        assert "the same command goes on" in capsys.readouterr().out
+        tuning._Pool = direct  # type: ignore[misc]
+        assert run("--trials", "4") == 0
+        assert direct.trained == [0, 1, 2, 3]
+        assert next(iter(tuning.records())).is_finished
+
+
+@pytest.mark.slow
+def test_killed_three_times_the_study_is_the_one_of_an_undisturbed_run(workshop: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "harness",
+        "tune",
+        "study.py",
+        "--dataset",
+        "digits",
+        "--trials",
+        "24",
+        "--jobs",
+        "2",
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(cli.__file__).parents[2])}
+    for delay in (7, 9, 11):
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert subprocess.run(command, env=environment, stdout=subprocess.DEVNULL).returncode == 0
+    killed = next(iter(tuning.records()))
+    client = MlflowClient(tracking.tracking_uri())
+    made = client.get_experiment_by_name("tune/digits/study")
+    assert made
+    shown = client.search_runs([made.experiment_id])
+    assert len(shown) == 25
+    assert "RUNNING" not in {run.info.status for run in shown}
+    (workshop / "mlruns" / "studies").rename(workshop / "elsewhere")
+    assert subprocess.run(command, env=environment, stdout=subprocess.DEVNULL).returncode == 0
+    assert kept(next(iter(tuning.records()))) == kept(killed)
+
+
+# --- the studies that come with the harness ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
+def test_a_study_suggests_what_its_architecture_knows(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(file.parent.parent)
+    made = search(str(file.relative_to(Path.cwd())), epochs=None)
+    asked = tuning._ask(made, [], 0, 20)
+    assert not [trial.error.lines for trial in asked if trial.error]
+    assert len({trial.key for trial in asked}) == 20
+
+
+def test_every_reference_network_has_a_study_and_so_has_the_recipe() -> None:
+    architectures = {file.stem for file in (Path(__file__).parent.parent / "architectures").glob("*.py")}
+    assert {file.stem for file in STUDIES} >= architectures | {"recipe"}
