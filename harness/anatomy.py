@@ -36,12 +36,14 @@ class Anatomy:
         uses: batch norm, dropout, fully connected layer, global average pooling, 1x1 convolution: used or not.
         receptive_field: side, in input pixels, that one unit of the last map wider than one pixel sees.
         multiply_adds: of convolutions and matrix products, for one image.
+        ends_in_softmax: whether what it returns are probabilities, of which a softmax would be taken again.
     """
 
     layers: tuple[Layer, ...]
     uses: dict[str, bool]
     receptive_field: int
     multiply_adds: int
+    ends_in_softmax: bool
 
 
 def describe(network: nn.Module, found: Audit) -> Anatomy:
@@ -61,6 +63,7 @@ def describe(network: nn.Module, found: Audit) -> Anatomy:
         uses=_uses(found),
         receptive_field=_receptive_field(found),
         multiply_adds=counter.get_total_flops() // 2 // len(images),
+        ends_in_softmax=_ends_in_softmax(found),
     )
 
 
@@ -120,6 +123,11 @@ def _pools_globally(name: str, node: Node) -> bool:
     if name == "mean":
         return {axis % 4 for axis in arguments(node).get("dim") or []} == {2, 3}
     return False
+
+
+def _ends_in_softmax(found: Audit) -> bool:
+    (answers,) = next(iter(reversed(found.evaluation.graph.nodes))).args[0]
+    return isinstance(answers, Node) and short_name(answers) == "softmax"
 
 
 def _pair(value: int | list[int]) -> tuple[int, int]:

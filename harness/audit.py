@@ -40,8 +40,11 @@ indices and the order of a list are free, so each could hide a few bits; this bo
 network has about 400."""
 
 FREE_START = 1_000
-"""Most parameters that may start as a pattern of the author's own: filters, positions, a cosine basis. More
+"""Most numbers that may start as a pattern of the author's own: filters, positions, a cosine basis. More
 are weights that were trained before the first epoch."""
+
+MOST_CHANGED = 2
+"""Most scored images that may be given another class in other company: so many that lie on the edge by rounding."""
 
 CROWD = 1_000
 """Images in the largest batch the audit asks about; as many as are scored at a time."""
@@ -121,8 +124,8 @@ def enforce(ledger: Ledger, recipe: Recipe, budget: Budget) -> None:
         )
 
 
-def refuse_trained_start(network: nn.Module, build: Callable[[], nn.Module], path: str) -> None:
-    """Refuse a network whose weights hardly depend on the seed, by building it once more from a seed drawn by lot.
+def refuse_trained_start(network: nn.Module, found: Audit, build: Callable[[], nn.Module], path: str) -> None:
+    """Refuse a network whose numbers hardly depend on the seed, by building it once more from a seed drawn by lot.
 
     Epochs trained at home would not show otherwise. What is constant (zeros, ones, an identity but for
     its diagonal) is no pattern. Weights shuffled from build to build, or kept for the seeds that a run
@@ -130,20 +133,35 @@ def refuse_trained_start(network: nn.Module, build: Callable[[], nn.Module], pat
 
     Args:
         network: the network that is to be trained, before its first step.
+        found: its audit.
         build: makes it again, from torch's global random numbers.
         path: file name for messages.
 
     Raises:
-        AuditError: more than `FREE_START` parameters start as a pattern.
+        AuditError: more than `FREE_START` numbers start as a pattern, or the second network is another one.
     """
     with torch.random.fork_rng():
         torch.manual_seed(secrets.randbits(63))  # a seed that no plug-in can know
-        first, second = dict(network.named_parameters()), dict(build().to(_device(network)).named_parameters())
-    fixed = sum(_alike(first[name].detach(), second[name].detach()) for name in first.keys() & second.keys())
+        again = build().to(_device(network))
+    first, second = (
+        {name: tensor.detach() for name, tensor in (*made.named_parameters(), *made.named_buffers())}
+        for made in (network, again)
+    )
+    if {name: t.shape for name, t in first.items()} != {name: t.shape for name, t in second.items()}:
+        raise AuditError(
+            "another-network",
+            "Built again with the same knobs, the network has other parameters.",
+            where=path,
+            legal="The same knobs build the same layers; only their first numbers are drawn by lot.",
+            mend="Take lots and counters out of build, but for weights.",
+        )
+    tables = [tensor for tensor in found.evaluation.constants.values() if isinstance(tensor, Tensor)]
+    fixed = sum(_alike(tensor, tensor) for tensor in tables)
+    fixed += sum(_alike(first[name], second[name]) for name in first)
     if fixed > FREE_START:
         raise AuditError(
             "trained-start",
-            f"{fixed:,} parameters start (nearly) the same whatever the seed.",
+            f"{fixed:,} numbers start (nearly) the same whatever the seed.",
             where=path,
             legal=f"Weights start by lot or constant; up to {FREE_START:,} may start as a pattern of your own.",
             mend="Draw them with torch.nn.init or torch.randn, without manual_seed; all training happens here.",
@@ -151,15 +169,37 @@ def refuse_trained_start(network: nn.Module, build: Callable[[], nn.Module], pat
 
 
 def _alike(first: Tensor, second: Tensor) -> int:
-    """Count the numbers in a tensor that follow a pattern both times; the most frequent number is background."""
+    """Count the numbers in a tensor that follow a pattern both times; the most frequent number is background.
+
+    By Spearman's rank correlation, which loud noise in a few places does not hide.
+    """
     first, second = (torch.view_as_real(t) if t.is_complex() else t.double() for t in (first, second))
-    if first.shape != second.shape or first.numel() == 0:
+    if first.numel() == 0:
         return 0
     telling = first != first.flatten().mode().values
     if telling.sum() < 2:
         return 0
-    correlation = torch.corrcoef(torch.stack([first[telling], second[telling]]))[0, 1]
-    return int(telling.sum()) if correlation.abs() > 0.3 else 0
+    ranks = [values[telling].argsort().argsort().double() for values in (first, second)]
+    return int(telling.sum()) if torch.corrcoef(torch.stack(ranks))[0, 1].abs() > 0.3 else 0
+
+
+def refuse_changed_classes(answers: Tensor, others: Tensor, company: str, path: str) -> None:
+    """Refuse a network whose scored `answers` name other classes than `others`, given in other `company`; both (N, 10).
+
+    However the answers are scaled or shifted, it is the class that is scored.
+
+    Raises:
+        AuditError: for more than `MOST_CHANGED` images.
+    """
+    changed = int((answers.argmax(1) != others.argmax(1)).sum())
+    if changed > MOST_CHANGED:
+        raise AuditError(
+            "batch",
+            f"The network gives {changed:,} of {len(answers):,} images another class when they are asked {company}.",
+            where=path,
+            legal="An answer depends on its own image alone.",
+            mend="Look for statistics over the batch axis: batch norm without running statistics, mean over dim 0.",
+        )
 
 
 # --- the plug-in's own Python, run for the last time -------------------------------------------------
@@ -249,10 +289,11 @@ def _answer(network: nn.Module, training: bool, path: str) -> Tensor:
     except BaseException as error:
         raise ContractError(
             "forward-raises",
-            f"forward raised {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}",
+            f"forward raised {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+            + _layer_behind(error, network),
             where=where("".join(traceback.format_exception(error)), path),
             legal="forward takes (N, 1, 28, 28) float images and returns (N, 10) logits.",
-            mend="Mend that line.",
+            mend="Mend that line or that layer.",
         ) from error
     wrong = ""
     if not isinstance(answers, Tensor):
@@ -272,6 +313,16 @@ def _answer(network: nn.Module, training: bool, path: str) -> Tensor:
             mend="Mend the last layer.",
         )
     return answers
+
+
+def _layer_behind(error: BaseException, network: nn.Module) -> str:
+    """Return `` in layer 3 (Linear)`` for the innermost layer that led to `error`, or an empty string."""
+    names = {id(module): name for name, module in network.named_modules()}
+    for frame, _line in reversed(list(traceback.walk_tb(error.__traceback__))):
+        module = frame.f_locals.get("self")
+        if isinstance(module, nn.Module) and names.get(id(module)):
+            return f" in layer {names[id(module)]} ({type(module).__name__})"
+    return ""
 
 
 @contextlib.contextmanager
@@ -501,8 +552,9 @@ def refuse_other_answers(answers: Tensor, others: Tensor, company: str, path: st
     """Refuse a network that gave `answers` and, to the same images in other `company`, `others`; both (N, 10).
 
     Raises:
-        AuditError: they differ.
+        AuditError: they differ; what all classes have in common does not count, and hides nothing.
     """
+    answers, others = (given.double() - given.double().mean(1, keepdim=True) for given in (answers, others))
     if (difference := _apart(answers, others)) > TOLERANCE:
         raise AuditError(
             "batch",

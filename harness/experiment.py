@@ -33,6 +33,9 @@ from harness.tracking import Tracker
 FEW = 37
 """Images asked at a time when all held-out images are asked once more; far from `evaluation.BATCH`."""
 
+ASKED_IN_PAIRS = 1_000
+"""Of these, as many are asked two at a time as well, which is slow."""
+
 HARDEST = 25
 """How many of the most confidently wrong images a run keeps."""
 
@@ -74,7 +77,10 @@ def inspect(architecture: Architecture, knobs: Mapping[str, Knob], device: str =
     """Build a network, audit it and describe it."""
     network = plugins.build_network(architecture, knobs).to(device)
     found = audit.audit(network, architecture.path)
-    audit.refuse_trained_start(network, lambda: plugins.build_network(architecture, knobs), architecture.path)
+    if found.ledger.parameters <= BUDGET.parameters:  # else it is refused anyway, and for a plainer reason
+        audit.refuse_trained_start(
+            network, found, lambda: plugins.build_network(architecture, knobs), architecture.path
+        )
     return found, describe(network, found)
 
 
@@ -157,8 +163,9 @@ def _ask_again(scored: Callable[[Tensor], Tensor], logits: Tensor, dataset: data
     audit.refuse_batch_dependence(scored, few, path)
     # A gate may open to real images alone: the very answers that are scored must come again in other company.
     order = torch.randperm(len(logits), generator=torch.Generator().manual_seed(0)).to(logits.device)
-    again = predict(scored, dataset, dataset.held_out.at(order), FEW)
-    audit.refuse_other_answers(logits[order], again, f"shuffled and {FEW} at a time", path)
+    for batch, asked in ((FEW, order), (2, order[:ASKED_IN_PAIRS])):
+        again = predict(scored, dataset, dataset.held_out.at(asked), batch)
+        audit.refuse_changed_classes(logits[asked], again, f"shuffled and {batch} at a time", path)
 
 
 def _refuse_single_image(count: int, recipe: Recipe) -> None:

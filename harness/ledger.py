@@ -211,12 +211,18 @@ def _written(program: ExportedProgram, path: str) -> Counter[tuple[str, float]]:
                 numbers = _numbers(node, everything, arguments(node).keys() - free)
                 for number in _numbers(node, everything, free):
                     settings.setdefault(number, cause(node, path))
-            else:  # arithmetic on sizes: whole numbers are structure, fractions are not
-                numbers = (value for value in node.args if isinstance(value, float))
-            found.update((cause(node, path), number) for number in numbers)
+            else:  # arithmetic on the number of images: rare, so that nothing in it is free
+                numbers = (value for value in node.args if isinstance(value, (int, float)) and value not in (-1, 0, 1))
+            for number in numbers:
+                found[cause(node, path), number] += _written_units(number)
     if len(settings) > FREE_SETTINGS:
-        found.update((line, number) for number, line in settings.items())
+        found.update({(line, number): _written_units(number) for number, line in settings.items()})
     return found
+
+
+def _written_units(number: float) -> int:
+    """Return the 32-bit units behind a number in the code: two for one of more than nine digits."""
+    return 1 if float(f"{number:.9g}") == number else 2
 
 
 def _numbers(node: Node, everything: bool, names: Collection[str]) -> Iterator[float]:

@@ -22,7 +22,7 @@ import site
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -176,10 +176,13 @@ def _read(path: str | Path, what: str) -> str:
         raise UsageError(f"{path} is a folder.", mend=f"Give its files: {file}/*.py")
     if not file.is_file():
         near = sorted(f"{found}" for found in file.parent.glob("*.py")) if file.parent.is_dir() else []
+        meant = [
+            place for place in Path().glob(f"*/{file.stem}.py") if place.parent.name in ("architectures", "studies")
+        ]
         raise UsageError(
             f"There is no file {path}.",
             legal=f"Give the path of {what}.",
-            mend=did_you_mean(str(path), near),
+            mend=f"Did you mean '{meant[0]}'?" if meant else did_you_mean(str(path), near),
         )
     try:
         return file.read_bytes().decode("utf-8-sig")
@@ -194,7 +197,7 @@ def _module(source: str, path: str, official: tuple[str, ...]) -> tuple[ModuleTy
     tree = _parse(source, path)
     _refuse_local_imports(tree, path)
     module = _execute(source, path)
-    _refuse_near_misses(tree, path, official)
+    _refuse_near_misses(tree, module, path, official)
     summary = (ast.get_docstring(tree) or "").strip().partition("\n")[0]
     if not summary:
         raise ContractError(
@@ -375,23 +378,23 @@ _INSTALLED = {
 """Where Python's own modules and pip's packages lie."""
 
 
-def _top_level_names(parent: ast.AST) -> Iterable[tuple[str, int]]:
+def _top_level_names(parent: ast.AST) -> Iterator[tuple[str, int]]:
+    """Yield every name that the module itself is given, by whatever statement, with its line."""
     for node in ast.iter_child_nodes(parent):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             yield node.name, node.lineno
-        elif isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            for target in targets:
-                for name in ast.walk(target):
-                    if isinstance(name, ast.Name):
-                        yield name.id, node.lineno
-        elif isinstance(node, (ast.stmt, ast.excepthandler, ast.match_case)):  # if, try, with, for, match
-            yield from _top_level_names(node)
+            continue
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id, node.lineno
+        elif isinstance(node, ast.alias):
+            yield node.asname or node.name, node.lineno
+        yield from _top_level_names(node)
 
 
-def _refuse_near_misses(tree: ast.Module, path: str, official: tuple[str, ...]) -> None:
+def _refuse_near_misses(tree: ast.Module, module: ModuleType, path: str, official: tuple[str, ...]) -> None:
     """A misspelt RECPIE would be ignored in silence: refuse it instead."""
-    for name, line in _top_level_names(tree):
+    names = dict(_top_level_names(tree))
+    for name, line in names.items():
         for meant in official:
             ratio = difflib.SequenceMatcher(None, name.casefold(), meant.casefold()).ratio()
             if name != meant and ratio >= 0.8:
@@ -401,6 +404,10 @@ def _refuse_near_misses(tree: ast.Module, path: str, official: tuple[str, ...]) 
                     where=f"{path}:{line}",
                     mend=f"Rename it to {meant}, or to something less alike.",
                 )
+        if name in official and not hasattr(module, name):
+            raise ContractError(
+                "no-value", f"{name} is named and given no value.", where=f"{path}:{line}", mend="Give it one."
+            )
 
 
 def _knobs(build: Any, path: str) -> dict[str, Knob]:

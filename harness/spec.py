@@ -144,6 +144,12 @@ class Recipe:
 RECIPE_FIELDS: tuple[str, ...] = tuple(declared.name for declared in fields(Recipe))
 
 
+def span(legal: Mapping[str, Any]) -> str:
+    """Return a number's legal range in words; of epochs, what the budget leaves of it."""
+    high = min(legal["high"], BUDGET.epochs) if legal["unit"] == "epochs" else legal["high"]
+    return f"{legal['low']:g} to {high:g}"
+
+
 def _check_setting(name: str, value: object, type_name: str, legal: Mapping[str, Any]) -> None:
     kinds: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
     wanted = kinds[type_name]
@@ -161,10 +167,7 @@ def _check_setting(name: str, value: object, type_name: str, legal: Mapping[str,
         )
     elif not isinstance(value, (bool, str)) and not (legal["low"] <= value <= legal["high"]):
         # The comparison also refuses NaN.
-        raise UsageError(
-            f"{name} {reprlib.repr(value)} is out of range.",
-            legal=f"Legal: {legal['low']:g} to {legal['high']:g}{unit}.",
-        )
+        raise UsageError(f"{name} {reprlib.repr(value)} is out of range.", legal=f"Legal: {span(legal)}{unit}.")
 
 
 @dataclass(frozen=True)

@@ -80,16 +80,18 @@ def tracking_uri() -> str:
         UsageError: a store in memory, which would be gone with the command.
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI") or _own_uri()
-    if uri in ("sqlite://", "sqlite:///") or ":memory:" in uri:
+    if uri.startswith("sqlite") and (
+        not re.fullmatch(r"sqlite:///[^?]+", uri) or "memory:" in uri or "///file:" in uri
+    ):
         raise UsageError(
-            f"MLFLOW_TRACKING_URI={uri} is a store in memory: it would be gone with the command.",
+            f"MLFLOW_TRACKING_URI={uri} names no file: a store in memory would be gone with the command.",
             mend="Unset it, or name a file or a server: sqlite:////home/me/mlflow.db, http://host:5000",
         )
     return uri
 
 
 def address() -> str:
-    """Return `tracking_uri` for a person to read: without a password."""
+    """Return `tracking_uri` for a person to read: without user and password."""
     return _without_password(tracking_uri())
 
 
@@ -98,7 +100,7 @@ def _own_uri() -> str:
 
 
 def _without_password(text: str) -> str:
-    return re.sub(r"(://[^:/@\s]*):[^@\s]+@", r"\1:***@", text)
+    return re.sub(r"://[^/\s]*@", "://***@", text)
 
 
 class Store:
@@ -447,7 +449,11 @@ def _prepare(database: Path) -> None:
     database.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(database.with_suffix(".lock")):
         if not database.exists() or database.stat().st_size == 0:
-            with tempfile.TemporaryDirectory(dir=database.parent, ignore_cleanup_errors=True) as beside:
+            for left in database.parent.glob("making-*"):  # by a kill
+                shutil.rmtree(left, ignore_errors=True)
+            with tempfile.TemporaryDirectory(
+                prefix="making-", dir=database.parent, ignore_cleanup_errors=True
+            ) as beside:
                 made = Path(beside) / "mlflow.db"
                 MlflowClient(f"sqlite:///{made.absolute()}")
                 shutil.copy(made, made.with_suffix(".copy"))  # Windows moves no file that is open
@@ -542,6 +548,8 @@ def sync(found: Iterable[Source]) -> int:
     Raises:
         TrackerError: the store cannot be reached, or a journal cannot be read.
     """
+    from mlflow.exceptions import MlflowException
+
     uri = tracking_uri()
     done, failed = 0, dict[str, Exception]()
     with _reaching(uri):
@@ -552,8 +560,10 @@ def sync(found: Iterable[Source]) -> int:
                 store.project(source)
                 store.add_model(source)
                 done += 1
-            except Exception as error:  # whatever a damaged journal leads to, or a store that is gone
-                store.experiments()  # raises if it is the store
+            except MlflowException:  # it is the store that is damaged or gone
+                raise
+            except Exception as error:  # whatever a damaged journal leads to
+                store.experiments()  # a store may also raise what its database or the network raises
                 failed[source.run_id] = error
     if failed:
         first = _gist(next(iter(failed.values())))

@@ -235,6 +235,14 @@ def test_of_two_paths_the_wider_one_counts() -> None:
     assert anatomy_of(Branches()).receptive_field == 9
 
 
+@pytest.mark.parametrize(
+    ("last", "ends_so"), [(nn.Softmax(1), True), (nn.LogSoftmax(1), False), (nn.Identity(), False)]
+)
+def test_a_softmax_at_the_end_is_noticed(last: nn.Module, ends_so: bool) -> None:
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), *head(4), last)
+    assert anatomy_of(network).ends_in_softmax is ends_so
+
+
 # --- what describing leaves behind ------------------------------------------------------------------------
 
 

@@ -49,7 +49,7 @@ def ledger(file: Path, width: int | None = None) -> Ledger:
     torch.manual_seed(0)
     network = plugins.build_network(architecture, knobs)
     found = audit(network, str(file))
-    refuse_trained_start(network, lambda: plugins.build_network(architecture, knobs), str(file))
+    refuse_trained_start(network, found, lambda: plugins.build_network(architecture, knobs), str(file))
     enforce(found.ledger, architecture.recipe, BUDGET)
     return found.ledger
 

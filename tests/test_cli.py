@@ -237,6 +237,7 @@ def test_the_ui_answers_on_this_machine_alone_and_ends_with_ctrl_c(workplace: Pa
     command = [sys.executable, "-m", "harness", "ui", "--port", "5173"]
     ui = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert ui.stdout is not None
+    assert "starting" in ui.stdout.readline()
     found = re.search(r"http://127\.0\.0\.1:(\d+)", ui.stdout.readline())
     assert found is not None
     with urllib.request.urlopen(found[0], timeout=30) as page:
@@ -288,6 +289,17 @@ class TestStreams:
 
     def test_a_reader_that_goes_away_is_no_error(self, workplace: Path) -> None:
         assert self.shell("harness list | head -1; echo ${PIPESTATUS[0]}").stdout.split()[-1] == "0"
+
+    def test_a_run_whose_reader_goes_away_is_trained_to_its_end(self, workplace: Path) -> None:
+        done = self.shell("harness run tiny.py --dataset digits | head -1; echo ${PIPESTATUS[0]}")
+        assert done.stdout.split()[-1] == "0"
+        (journal,) = all_journals()
+        record = journal.read()
+        assert record is not None
+        assert record.state == "finished"
+
+    def test_full_streams_do_not_change_the_exit_code(self, workplace: Path) -> None:
+        assert self.shell("harness nonsense 2>/dev/full").returncode == 2
 
     def test_closed_streams_are_no_error(self, workplace: Path) -> None:
         assert self.shell("harness list >&- 2>&-").returncode == 0
@@ -357,6 +369,7 @@ class TestBackprop:
             (["--table", "101"], "There is no step 101"),
             (["--csv", "missing/steps.csv"], "'missing/steps.csv' cannot be written"),
             (["--csv", ""], "'' cannot be written"),
+            (["--weights", "-1,2"], "joined by ="),
             (["--loss", "nan"], "--loss nan is no loss to reach"),
             (["--loss", "0"], "--loss 0.0 is no loss to reach"),
             (["--steps", "10001"], "10001 steps cannot be trained"),

@@ -83,6 +83,7 @@ def test_runs_started_in_the_same_second_get_folders_of_their_own() -> None:
 def test_an_id_may_stand_in_any_file_name_and_any_query(title: str) -> None:
     run_id = Journal.create(title).run_id
     assert re.fullmatch(r"[A-Za-z0-9_.-]{1,100}", run_id)
+    assert "-s7-" in Journal.create(f"{title}-s7").run_id  # a long name loses its beginning, not its seed
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:

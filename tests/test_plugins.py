@@ -93,6 +93,15 @@ def test_a_missing_file_is_refused_with_its_nearest_neighbour(tmp_path: Path) ->
     assert caught.value.mend == f"Did you mean '{tmp_path / 's6_gap.py'}'?"
 
 
+def test_a_bare_name_is_led_to_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "architectures").mkdir()
+    (tmp_path / "architectures" / "net.py").write_text(SOURCE)
+    with pytest.raises(UsageError) as caught:
+        load("net")
+    assert caught.value.mend == f"Did you mean '{Path('architectures', 'net.py')}'?"
+
+
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="There is no file"):
         load(tmp_path / "nowhere" / "s6_gap.py")
@@ -158,6 +167,24 @@ def test_a_plug_in_imports_nothing_from_the_harness() -> None:
 def test_a_plug_in_imports_what_is_installed() -> None:
     lines = "import math, sys, random, importlib.util, json.decoder\nimport numpy as np\nfrom torchvision import ops\n"
     assert from_source(SOURCE + lines, "here.py").name == "here"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "(RECPIE := {})",
+        "for Recipe in (): pass",
+        "from os import path as buid",
+        "import io\nwith io.StringIO() as RECIPES: pass",
+    ],
+)
+def test_a_near_miss_by_any_statement_is_refused(line: str) -> None:
+    assert refused(f"{SOURCE}\n{line}\n").rule == "near-miss"
+
+
+def test_an_official_name_without_a_value_is_refused() -> None:
+    source = SOURCE.replace('RECIPE = {"lr": 0.05, "batch_size": 64}', "RECIPE: dict")
+    assert refused(source).rule == "no-value"
 
 
 def test_near_misses_inside_a_function_are_nobodys_business() -> None:

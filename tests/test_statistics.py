@@ -3,11 +3,11 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from harness.statistics import summarise
+from harness.statistics import luck, summarise
 
 ACCURACIES = st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=40)
 
@@ -67,3 +67,22 @@ def test_the_interval_holds_the_true_mean_95_times_in_100(size: int) -> None:
     samples = generator.normal(0.994, 0.0005, (4_000, size)).tolist()
     inside = [found.low <= 0.994 <= found.high for found in map(summarise, samples)]  # type: ignore[operator]
     assert np.mean(inside) == pytest.approx(0.95, abs=0.012)  # 3.5 standard errors
+
+
+@given(accuracy=st.floats(0.01, 0.99), images=st.integers(10, 100_000), candidates=st.integers(1, 200))
+@settings(max_examples=30)
+def test_luck_grows_with_candidates_and_shrinks_with_images(accuracy: float, images: int, candidates: int) -> None:
+    assert luck(accuracy, images, candidates) < luck(accuracy, images, candidates + 1)
+    assert luck(accuracy, 4 * images, candidates) == pytest.approx(luck(accuracy, images, candidates) / 2, abs=1e-9)
+
+
+def test_luck_is_what_a_simulation_gives() -> None:
+    scores = np.random.default_rng(0).binomial(10_000, 0.99, size=(20_000, 20)) / 10_000
+    assert luck(0.99, 10_000, 20) == pytest.approx(scores.max(1).mean() - 0.99, rel=0.03)
+    assert luck(0.99, 10_000, 1) == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize(("images", "candidates"), [(0, 1), (1, 0)])
+def test_luck_needs_images_and_candidates(images: int, candidates: int) -> None:
+    with pytest.raises(ValueError, match="needs"):
+        luck(0.9, images, candidates)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
@@ -324,7 +326,9 @@ def test_a_damaged_journal_is_named_and_stops_no_other(
     assert [again.info.run_name for again in runs()] == [trained.info.run_name]
 
 
-@pytest.mark.parametrize("uri", ["sqlite://", "sqlite:///:memory:"])
+@pytest.mark.parametrize(
+    "uri", ["sqlite://", "sqlite:///:memory:", "sqlite://?x=1", "sqlite:///file:z?mode=memory&uri=true"]
+)
 def test_a_store_in_memory_is_refused_before_anything_is_trained(
     workplace: Path, monkeypatch: pytest.MonkeyPatch, uri: str
 ) -> None:
@@ -336,13 +340,38 @@ def test_a_store_in_memory_is_refused_before_anything_is_trained(
 def test_a_password_is_not_printed(
     workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:sec@ret@127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     assert [cli.main([command]) for command in ("ui", "sync")] == [0, 7]
     assert cli.main(["backprop", "--steps", "1"]) == 7
     printed = "".join(capsys.readouterr())
-    assert "http://me:***@127.0.0.1:9" in printed
-    assert "secret" not in printed
+    assert "http://***@127.0.0.1:9" in printed
+    assert "ret@" not in printed
+
+
+def test_a_store_that_recovers_is_no_failure(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project, failures = Store.project, iter([OSError("gone"), OSError("gone")])
+
+    def fail_at_first(store: Store, source: Journal) -> None:
+        if (error := next(failures, None)) is not None:
+            raise error
+        project(store, source)
+
+    monkeypatch.setattr(Store, "project", fail_at_first)
+    assert run() == 0
+    assert [shown.info.status for shown in runs()] == ["FINISHED"]
+
+
+def test_a_store_that_lacks_a_table_is_blamed_and_no_journal(
+    trained: Run, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    database = workplace / "broken.db"
+    shutil.copy(workplace / "mlruns" / "mlflow.db", database)
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        connection.execute("DROP TABLE runs")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{database}")
+    assert cli.main(["sync"]) == 7
+    assert f"Move {database} away" in capsys.readouterr().err
 
 
 def test_a_tracker_without_work_closes_at_once_and_opens_no_store(tmp_path: Path) -> None:

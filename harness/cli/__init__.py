@@ -55,7 +55,8 @@ def report(error: HarnessError) -> None:
     with contextlib.suppress(OSError):  # a full disk behind `> file` is no reason to keep silent
         sys.stdout.flush()
     first, *others = error.lines
-    print(f"error: {first}", *(f"       {line}" for line in others), sep="\n", file=sys.stderr)
+    with contextlib.suppress(OSError):  # nor is one behind `2> file` another error
+        print(f"error: {first}", *(f"       {line}" for line in others), sep="\n", file=sys.stderr, flush=True)
 
 
 def _dispatch(arguments: Sequence[str]) -> int:
@@ -87,7 +88,11 @@ class _Parser(argparse.ArgumentParser):
     """Reports a mistake as every other error is reported."""
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message[:1].upper()}{message[1:]}.", mend=f"{self.prog} --help says what is legal.")
+        raise UsageError(
+            f"{message[:1].upper()}{message[1:]}.",
+            legal="Lists are comma-separated, without spaces; a value that begins with a minus sign is joined by =.",
+            mend=f"{self.prog} --help says what is legal.",
+        )
 
 
 def _help() -> str:

@@ -42,6 +42,7 @@ def _check(path: str, given: dict[str, Knob]) -> None:
     show.layers(anatomy)
     show.ledger(found.ledger)
     show.anatomy(anatomy)
+    show.warn_of_softmax(anatomy)
     audit.enforce(found.ledger, recipe, BUDGET)
     show.console.print("passes", style="green", end="")
     show.console.print(

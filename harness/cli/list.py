@@ -9,7 +9,7 @@ from pathlib import Path
 from harness import data, plugins
 from harness.cli import show
 from harness.errors import HarnessError
-from harness.spec import Recipe
+from harness.spec import Recipe, span
 
 
 def add_arguments(_parser: argparse.ArgumentParser) -> None:
@@ -27,10 +27,8 @@ def main(_args: argparse.Namespace) -> int:
     rows = show.table("name", "default", "legal", "unit", "meaning")
     for field in fields(Recipe):
         legal = field.metadata
-        span = ", ".join(legal["choices"]) or (
-            "true, false" if field.type == "bool" else f"{legal['low']:g} to {legal['high']:g}"
-        )
-        rows.add_row(field.name, str(field.default), span, legal["unit"], legal["meaning"])
+        choices = ", ".join(legal["choices"]) or ("true, false" if field.type == "bool" else span(legal))
+        rows.add_row(field.name, str(field.default), choices, legal["unit"], legal["meaning"])
     show.console.print(rows)
     return 0
 

@@ -37,7 +37,8 @@ def train_all(jobs: Sequence[Job], tracker: Tracker) -> list[float]:
     group = experiment.new_group(len(jobs))
     scores = [_train(job, experiment.record(job, tracker, group)) for job in jobs]
     if len(scores) > 1:
-        show.console.print(f"\n{jobs[0].name}: {page.spread(summarise(scores))}")
+        by_seed = ", ".join(f"seed {job.seed} {100 * score:.2f} %" for job, score in zip(jobs, scores, strict=True))
+        show.console.print(f"\n{jobs[0].name}: {by_seed}\n{page.spread(summarise(scores))}")
     return scores
 
 

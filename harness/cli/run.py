@@ -75,6 +75,7 @@ def _jobs(path: str, given: dict[str, Knob], dataset: str, seeds: range, device:
     show.console.print(architecture.summary)
     show.layers(anatomy)
     show.console.print(f"{found.ledger.parameters:,} parameters of {BUDGET.parameters:,}")
+    show.warn_of_softmax(anatomy)
     for name in recipe.idle:
         show.console.print(f"note: {name} is set, but nothing in this recipe uses it", style="yellow")
     return experiment.jobs(architecture, knobs, recipe, data.load(dataset), seeds, device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -23,8 +24,8 @@ class _Console(Console):
         super().__init__(highlight=False, markup=False, emoji=False, soft_wrap=True, width=wide)
 
     def on_broken_pipe(self) -> None:
-        """Leave to `harness.cli.main` what rich would end with exit code 1."""
-        raise BrokenPipeError
+        """Go on in silence where nobody reads any more, as with `| head`: training is worth more than its lines."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 console = _Console()
@@ -67,6 +68,15 @@ def anatomy(found: Anatomy) -> None:
         f"  {'receptive field':<24}{found.receptive_field} x {found.receptive_field} pixels (a unit of the last map)"
     )
     console.print(f"  {'multiply-adds':<24}{found.multiply_adds:,} an image")
+
+
+def warn_of_softmax(found: Anatomy) -> None:
+    """Say so where a network returns probabilities: it trains, but slowly and badly."""
+    if found.ends_in_softmax:
+        console.print(
+            "note: the network ends in a softmax, and the loss takes another; return logits or log_softmax",
+            style="yellow",
+        )
 
 
 def targets(found: Sequence[Target]) -> None:

@@ -47,6 +47,7 @@ def main(args: argparse.Namespace) -> int:
         str(port),
     ]
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    show.console.print("starting the MLflow UI, which takes some seconds ...")
     server = subprocess.Popen(
         command, env={**os.environ, **quiet}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
