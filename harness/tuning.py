@@ -17,6 +17,7 @@ import signal
 import statistics
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import asdict, dataclass, replace
@@ -444,8 +445,10 @@ def _trial(stored: Mapping[str, Any]) -> Trial:
 def _importances(study: optuna.Study) -> dict[str, float]:
     """Return how much of the score's variation each setting explains (PED-ANOVA); empty while nobody can tell."""
     try:
-        return optuna.importance.get_param_importances(study)
-    except (ValueError, RuntimeError):  # too few complete trials, or all alike
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # said of too few trials, for which it calls all alike
+            return optuna.importance.get_param_importances(study)
+    except (ValueError, RuntimeError, UserWarning):  # too few complete trials, or all of one score
         return {}
 
 
