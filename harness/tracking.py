@@ -32,7 +32,7 @@ import torch
 from harness import journal as journals
 from harness import page, plots, plugins
 from harness.backprop import WEIGHTS, Problem, Trajectory, fastest_stable, write_csv
-from harness.errors import TrackerError, UsageError
+from harness.errors import HarnessError, TrackerError, UsageError
 from harness.evaluation import confusion, softmax
 from harness.journal import Event, Journal, Record
 from harness.spec import BUDGET, HeldOut, StudyRecord, Trial
@@ -579,7 +579,7 @@ def sync(found: Iterable[Source]) -> int:
 def _reaching(uri: str, command: str = "python -m harness sync") -> Iterator[None]:
     try:
         yield
-    except TrackerError:
+    except HarnessError:
         raise
     except Exception as error:  # mlflow raises whatever its store raises
         raise TrackerError(

@@ -269,7 +269,7 @@ class _Batch:
         running: dict[Future[Trial], _Asked] = {}
         repeated: list[_Asked] = []
         for asked in self._asked:
-            if (kept := self._log.kept(asked.number)) is not None:
+            if (kept := self._log.kept(asked)) is not None:
                 yield self._finish(asked, kept)
             elif asked.job is None:
                 reason = " ".join(asked.error.lines) if asked.error else ""
@@ -371,10 +371,13 @@ class _Log:
         beside.write_text(json.dumps(asdict(trial)), encoding="utf-8")
         os.replace(beside, self.folder / f"{trial.number}.json")
 
-    def kept(self, number: int) -> Trial | None:
-        """Return what `keep` kept."""
-        place = self.folder / f"{number}.json"
-        return _trial(json.loads(place.read_text(encoding="utf-8"))) if place.exists() else None
+    def kept(self, asked: _Asked) -> Trial | None:
+        """Return what `keep` kept, if it is whole and of the trial that is asked for."""
+        try:
+            trial = _trial(json.loads((self.folder / f"{asked.number}.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+        return trial if trial.settings == asked.settings else None
 
     def tell(self, asked: _Asked, trial: Trial) -> None:
         """Append a finished trial."""

@@ -360,13 +360,28 @@ class TestDamage:
         finish(search(), 6)
         assert time.monotonic() - started < 25  # Optuna alone would wait for 30 seconds
 
-    def test_sync_names_a_damaged_study_after_all_others(self, log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    @pytest.mark.parametrize("left", ["{torn", "{}", "[1, 2]", '{"number": 5, "settings": {"lr": 9.0}}'])
+    def test_a_damaged_or_foreign_outcome_is_trained_again(
+        self, log: Path, made_up: type[MadeUpPool], left: str
+    ) -> None:
+        made_up.trained.clear()
+        (log.parent / "5.json").write_text(left)
+        finish(search(), 6)
+        assert made_up.trained == [5]
+        assert not (log.parent / "5.json").exists()
+
+    def test_sync_brings_all_others_and_then_names_a_damaged_study(
+        self, log: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         other = finish(search(seed=1), 2)
         log.write_bytes(b"{torn\n" + log.read_bytes())
-        records = tuning.records()
-        assert next(records).run_id == other.run_id
-        with pytest.raises(DataError, match="is damaged"):
-            next(records)
+        assert cli.main(["sync"]) == 5
+        assert f"{log} is damaged" in capsys.readouterr().err
+        client = MlflowClient(tracking.tracking_uri())
+        made = client.get_experiment_by_name("tune/digits/study")
+        assert made
+        shown = {run.data.tags["harness.run_id"] for run in client.search_runs([made.experiment_id])}
+        assert shown == {other.run_id, f"{other.run_id}/0", f"{other.run_id}/1"}
 
 
 # --- the command ------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 
 from rich.progress import track
 
@@ -17,7 +18,7 @@ def add_arguments(_parser: argparse.ArgumentParser) -> None:
 
 def main(_args: argparse.Namespace) -> int:
     hidden = not show.console.is_terminal
-    found: list[tracking.Source] = [*all_journals(), *tuning.records()]
+    found = itertools.chain[tracking.Source](all_journals(), tuning.records())
     count = tracking.sync(track(found, "journals", console=show.console, transient=True, disable=hidden))
     show.console.print(f"{tracking.address()} holds all {count} runs and studies of the journals.")
     return 0
