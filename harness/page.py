@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -164,7 +165,7 @@ def confirmation_line(found: Mapping[str, float]) -> str:
 
 
 def _short(value: Knob) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else reprlib.repr(value).strip("'")
 
 
 _DERIVATION = """\

@@ -148,13 +148,14 @@ def _importances(importances: Mapping[str, float], title: str) -> Figure:
 
 
 def _slices(complete: Sequence[Trial], title: str) -> Figure:
-    names = list(complete[0].settings)
+    names = list(dict.fromkeys(name for trial in complete for name in trial.settings))
     seaborn, figure, panels = _canvas(3.2 * len(names), 3.4, columns=max(len(names), 2))
     for axes in panels[len(names) :]:
         axes.axis("off")
     for axes, name in zip(panels, names, strict=False):
-        values = [trial.settings[name] for trial in complete]
-        seaborn.scatterplot(x=_axis(values), y=[100 * (trial.value or 0) for trial in complete], ax=axes)
+        having = [trial for trial in complete if name in trial.settings]  # a study may suggest some only at times
+        values = [trial.settings[name] for trial in having]
+        seaborn.scatterplot(x=_axis(values), y=[100 * (trial.value or 0) for trial in having], ax=axes)
         axes.set(xlabel=name, ylabel="validation accuracy (%)" if axes is panels[0] else "", xscale=_scale(values))
     figure.suptitle(title)
     return figure
@@ -162,6 +163,7 @@ def _slices(complete: Sequence[Trial], title: str) -> Figure:
 
 def _contour(complete: Sequence[Trial], across: str, up: str, title: str) -> Figure:
     _, figure, axes = _canvas(6.4, 5)
+    complete = [trial for trial in complete if across in trial.settings and up in trial.settings]
     x, y = ([trial.settings[name] for trial in complete] for name in (across, up))
     scores = [100 * (trial.value or 0) for trial in complete]
     shades = {"cmap": "viridis", "vmin": min(scores), "vmax": max(scores)}

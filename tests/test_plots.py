@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from harness.backprop import WEIGHTS, Problem, sweep
-from harness.plots import confusion_matrix, hardest_images, learning_curves, sweep_losses, sweep_weights
+from harness.plots import confusion_matrix, hardest_images, learning_curves, study, sweep_losses, sweep_weights
+from harness.spec import Knob, Trial
 
 EPOCHS = [
     {
@@ -73,3 +74,31 @@ class TestSweep:
         assert [axes.get_title() for axes in figure.axes] == list(WEIGHTS)
         drawn = [list(line.get_ydata()) for line in figure.axes[4].lines if len(line.get_ydata())]
         assert drawn == [[row["w5"] for row in trajectory.rows] for trajectory in self.trajectories]
+
+
+class TestStudy:
+    def trials(self) -> list[Trial]:
+        settings: list[dict[str, Knob]] = [
+            {"kind": "a", "lr": 0.001 * 4**n, "width": n % 4 + 1, **({"rare": True} if n % 2 else {})} for n in range(8)
+        ]
+        done = [Trial(n, "complete", 0.9 + n / 100, chosen) for n, chosen in enumerate(settings)]
+        return [*done, Trial(8, "pruned", 0.5, settings[0]), Trial(9, "infeasible", None, settings[1])]
+
+    def test_every_trial_with_a_score_is_in_the_history(self) -> None:
+        axes = study(self.trials(), {}, "a title")["history"].axes[0]
+        points = [point for collection in axes.collections for point in collection.get_offsets().tolist()]
+        assert points == [[trial.number, 100 * (trial.value or 0)] for trial in self.trials()[:9]]
+
+    def test_a_setting_that_is_suggested_only_at_times_is_drawn_where_it_is(self) -> None:
+        panels = study(self.trials(), {}, "a title")["slices"].axes
+        assert [axes.get_xlabel() for axes in panels] == ["kind", "lr", "width", "rare"]
+        assert [len(axes.collections[0].get_offsets()) for axes in panels] == [8, 8, 8, 4]
+        assert [axes.get_xscale() for axes in panels[:3]] == ["linear", "log", "linear"]
+
+    @pytest.mark.parametrize("other", ["width", "kind", "rare"])
+    def test_the_two_settings_that_matter_most_are_drawn_against_each_other(self, other: str) -> None:
+        figure = study(self.trials(), {"lr": 0.6, other: 0.3, "dropout": 0.1}, "a title")["contour"]
+        assert (figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()) == ("lr", other)
+
+    def test_without_a_complete_trial_there_is_still_a_history(self) -> None:
+        assert set(study(self.trials()[9:], {}, "a title")) == {"history", "epochs"}
