@@ -96,7 +96,7 @@ def study(trials: Sequence[Trial], importances: Mapping[str, float], title: str)
     """Draw a study: its history, what its trials cost, and, where they can tell, which settings matter and how."""
     figures = {"history": _history(trials, title), "epochs": _epochs_spent(trials, title)}
     complete = [trial for trial in trials if trial.state == "complete"]
-    if complete:
+    if any(trial.settings for trial in complete):
         figures["slices"] = _slices(complete, title)
     if importances:
         figures["importances"] = _importances(importances, title)

@@ -157,7 +157,7 @@ def records() -> Iterator[StudyRecord]:
     for file in sorted(_studies().glob("*/study.log")):
         try:
             log = _Log(file.parent)
-        except (ValueError, KeyError):  # what a line that is no JSON, or not Optuna's, leads to
+        except (ValueError, KeyError, TypeError):  # what a line that is no JSON, or not Optuna's, leads to
             damaged.append(file)
             continue
         if "started" in log.study.user_attrs:
@@ -353,6 +353,11 @@ class _Log:
         """Open the log of `search` and note what it is and how many trials are wanted."""
         _mend(_studies() / search.id / "study.log")
         log = cls(_studies() / search.id)
+        if [trial.number for trial in log.trials] != list(range(len(log.trials))):
+            raise DataError(
+                f"{log.folder / 'study.log'} lacks a trial that was told.",
+                mend="Restore the file, or move its folder away: the study is then begun anew.",
+            )
         for name, value in (("search", search.settings), ("wanted", wanted)):
             if log.study.user_attrs.get(name) != value:
                 log.study.set_user_attr(name, value)
@@ -425,7 +430,8 @@ def _mend(log: Path) -> None:
     kept = whole[: whole.rfind(b"\n") + 1]
     for number, line in enumerate(kept.splitlines(), 1):
         try:
-            json.loads(line)
+            if not isinstance(json.loads(line), dict):
+                raise ValueError("not an object")
         except ValueError as error:
             raise DataError(
                 f"Line {number} of {log} is damaged.",

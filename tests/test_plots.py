@@ -100,5 +100,8 @@ class TestStudy:
         figure = study(self.trials(), {"lr": 0.6, other: 0.3, "dropout": 0.1}, "a title")["contour"]
         assert (figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()) == ("lr", other)
 
+    def test_a_study_that_suggests_nothing_has_no_slices(self) -> None:
+        assert "slices" not in study([Trial(0, "complete", 0.9, {})], {}, "a title")
+
     def test_without_a_complete_trial_there_is_still_a_history(self) -> None:
         assert set(study(self.trials()[9:], {}, "a title")) == {"history", "epochs"}

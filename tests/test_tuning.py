@@ -354,6 +354,18 @@ class TestDamage:
             finish(search(), 5)
         assert log.read_bytes() == b"".join(lines)
 
+    def test_a_log_that_lacks_a_trial_is_refused(self, log: Path) -> None:
+        lines = log.read_bytes().splitlines(keepends=True)
+        trials = [n for n, line in enumerate(lines) if b'"trial_id"' not in line and b"distributions" in line]
+        log.write_bytes(b"".join(lines[: trials[1]] + lines[trials[1] + 1 :]))
+        with pytest.raises(DataError, match="lacks a trial"):
+            finish(search(), 6)
+
+    def test_a_line_that_is_not_optunas_is_refused(self, log: Path) -> None:
+        log.write_bytes(log.read_bytes() + b"[]\n")
+        with pytest.raises(DataError, match="is damaged"):
+            finish(search(), 6)
+
     def test_a_lock_left_by_a_killed_writer_is_no_hindrance(self, log: Path) -> None:
         (log.parent / "study.log.lock").symlink_to(log)
         started = time.monotonic()

@@ -198,7 +198,8 @@ def _conclude(search: Search, record: StudyRecord) -> None:
     expected = 100 * luck(best.value, images, candidates)
     show.console.print(
         f"The best of {candidates} equally good networks would score about {expected:.2f} points "
-        f"above their mean by luck alone ({images:,} images); confirm it on the test set:\n"
+        f"above their mean by luck alone ({images:,} images); confirm it on the test set,\n"
+        "with the architecture's own number of epochs:\n"
         f"  python -m harness run {_command(search, best)} --seeds 5\n"
         f"or, beside the default recipe and with the paired difference: the same tune command with --confirm 5\n"
         f"look at it: python -m harness ui, experiment tune/{search.dataset.name}/{search.study.name}"
