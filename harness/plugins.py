@@ -115,18 +115,8 @@ def suggest(study: Study, trial: Any) -> dict[str, Knob]:
     Raises:
         ContractError: its `suggest` raised, or returned something that is not a dict.
     """
-    try:
-        with _settings_left_alone(study.path):
-            settings = study.suggest(trial)
-    except (ContractError, KeyboardInterrupt):
-        raise
-    except BaseException as error:
-        raise ContractError(
-            "suggest-raises",
-            f"suggest raised {_describe(error)}",
-            where=blame(error, study.path),
-            mend="Mend that line.",
-        ) from error
+    with _running(study.path, "suggest-raises", "suggest raised", "Mend that line."):
+        settings = study.suggest(trial)
     if not isinstance(settings, dict):
         raise ContractError(
             "suggest",
@@ -240,18 +230,11 @@ def build_network(architecture: Architecture, knobs: Mapping[str, Knob]) -> nn.M
     Raises:
         ContractError: `build` raised, or returned something that is not an ``nn.Module``.
     """
-    try:
-        with _settings_left_alone(architecture.path):
-            network = architecture.build(**knobs)
-    except (ContractError, KeyboardInterrupt):
-        raise
-    except BaseException as error:
-        raise ContractError(
-            "build-raises",
-            f"build raised {_describe(error)}",
-            where=blame(error, architecture.path),
-            mend="Mend build, or the knobs it was given: " + ", ".join(f"{k}={v}" for k, v in knobs.items()) + ".",
-        ) from error
+    given = ", ".join(f"{name}={value}" for name, value in knobs.items())
+    with _running(
+        architecture.path, "build-raises", "build raised", f"Mend build, or the knobs it was given: {given}."
+    ):
+        network = architecture.build(**knobs)
     if not isinstance(network, nn.Module):
         raise ContractError(
             "not-a-module",
@@ -293,20 +276,22 @@ def _execute(source: str, path: str) -> ModuleType:
     # Tracebacks and torch.export quote the plug-in's lines from here, also when only its text was shipped.
     linecache.cache[path] = (len(source), None, source.splitlines(keepends=True), path)
     sys.modules[name] = module
+    mend = "Mend that line; a plug-in may import only what is installed here."
+    with _running(path, "import-raises", f"{path} cannot be loaded:", mend):
+        exec(compile(source, path, "exec"), module.__dict__)
+    return module
+
+
+@contextlib.contextmanager
+def _running(path: str, rule: str, wrong: str, mend: str) -> Iterator[None]:
+    """Run a plug-in's own code: whatever it raises, also ``SystemExit``, is its fault and blamed on its line."""
     try:
         with _settings_left_alone(path):
-            exec(compile(source, path, "exec"), module.__dict__)
+            yield
     except (ContractError, KeyboardInterrupt):
         raise
     except BaseException as error:
-        del sys.modules[name]
-        raise ContractError(
-            "import-raises",
-            f"{path} cannot be loaded: {_describe(error)}",
-            where=blame(error, path),
-            mend="Mend that line; a plug-in may import only what is installed here.",
-        ) from error
-    return module
+        raise ContractError(rule, f"{wrong} {_describe(error)}", where=blame(error, path), mend=mend) from error
 
 
 @contextlib.contextmanager
