@@ -109,17 +109,19 @@ def study(trials: Sequence[Trial], importances: Mapping[str, float], title: str)
 def _history(trials: Sequence[Trial], title: str) -> Figure:
     seaborn, figure, axes = _canvas(9, 4)
     trained = [trial for trial in trials if trial.value is not None]
-    seaborn.scatterplot(
-        x=[trial.number for trial in trained],
-        y=[100 * (trial.value or 0) for trial in trained],
-        hue=[trial.state for trial in trained],
-        palette=_STATE_COLOURS,
-        ax=axes,
-    )
-    complete = [trial for trial in trained if trial.state == "complete"]
-    best = np.maximum.accumulate([100 * (trial.value or 0) for trial in complete])
-    axes.step([trial.number for trial in complete], best, where="post", color="0.3", linewidth=1, label="best so far")
-    axes.legend(fontsize="small")
+    if trained:
+        seaborn.scatterplot(
+            x=[trial.number for trial in trained],
+            y=[100 * (trial.value or 0) for trial in trained],
+            hue=[trial.state for trial in trained],
+            palette=_STATE_COLOURS,
+            ax=axes,
+        )
+        complete = [trial for trial in trained if trial.state == "complete"]
+        best = np.maximum.accumulate([100 * (trial.value or 0) for trial in complete])
+        at = [trial.number for trial in complete]
+        axes.step(at, best, where="post", color="0.3", linewidth=1, label="best so far")
+        axes.legend(fontsize="small")
     axes.set(xlabel="trial", ylabel="validation accuracy (%)", title=title)
     return figure
 

@@ -28,6 +28,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -124,7 +125,7 @@ def suggest(study: Study, trial: Any) -> dict[str, Knob]:
             where=study.path,
             mend='Return settings by name: {"lr": trial.suggest_float("lr", 0.01, 0.3, log=True)}',
         )
-    return settings
+    return {name: value.item() if isinstance(value, np.generic) else value for name, value in settings.items()}
 
 
 def _searched(path: object, study: str) -> Architecture:

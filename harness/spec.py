@@ -21,6 +21,8 @@ HeldOut = Literal["test", "validation"]
 
 TrialState = Literal["complete", "pruned", "infeasible", "diverged", "failed"]
 
+StudyState = Literal["running", "stopped", "finished"]
+
 Knob = bool | int | float | str
 """The types a knob of `build` and a field of `Recipe` may have."""
 
@@ -304,7 +306,8 @@ class StudyRecord:
         search: what makes it this study and no other: files and their hashes, dataset, seed, ...
         started: milliseconds since 1970.
         wanted: finished trials it is to have.
-        is_finished: whether it has them; complete, pruned and infeasible ones count.
+        state: ``finished`` once it has them (complete, pruned and infeasible ones count), ``running`` while a
+            process is at work on it, else ``stopped``.
         trials: by number.
         importances: share of the score's variation that each setting explains; empty while unknown.
         confirmation: how the winner did against the default recipe on the test set; empty before.
@@ -314,7 +317,7 @@ class StudyRecord:
     search: Mapping[str, Any]
     started: int
     wanted: int
-    is_finished: bool
+    state: StudyState
     trials: tuple[Trial, ...]
     importances: Mapping[str, float]
     confirmation: Mapping[str, float]

@@ -60,6 +60,7 @@ _TRIAL_STATUS = {
     "diverged": "FAILED",
     "failed": "FAILED",
 }
+_STUDY_STATUS = {"running": "RUNNING", "stopped": "KILLED", "finished": "FINISHED"}
 _EPOCH_METRICS = {
     "train_loss": "train/loss",
     "train_accuracy": "train/accuracy",
@@ -325,16 +326,17 @@ class Store:
                 self._record_trial(experiment, parent, record, trial, children.get(tag))
         tags = {"mlflow.note.content": page.study_markdown(record), "verdict": page.study_line(record)}
         self._log_metrics(parent, _study_metrics(record))
-        if not record.is_finished:
+        if record.state != "finished":
             self._client.log_batch(parent, tags=[RunTag(key, value) for key, value in tags.items()])
-            self._client.update_run(parent, status="RUNNING")  # more trials were asked of a finished study
+            self._client.update_run(parent, status=_STUDY_STATUS[record.state])
             return
         with tempfile.TemporaryDirectory() as folder:
             _write_study_artifacts(Path(folder), record)
             self._client.log_artifacts(parent, folder)
         tags[_COMPLETE] = version
         self._client.log_batch(parent, tags=[RunTag(key, value) for key, value in tags.items()])
-        self._client.set_terminated(parent, "FINISHED", end_time=max(trial.ended for trial in record.trials))
+        ended = max(trial.ended for trial in record.trials)
+        self._client.set_terminated(parent, _STUDY_STATUS[record.state], end_time=ended)
 
     def _trials(self, experiment: str, parent: str) -> dict[str, Run]:
         """Return a study's trials by their tag."""
@@ -568,9 +570,9 @@ def sync(found: Iterable[Source]) -> int:
     if failed:
         first = _gist(next(iter(failed.values())))
         raise TrackerError(
-            f"{len(failed)} of {done + len(failed)} journals could not be brought to MLflow, the first: {first}.",
-            legal=f"They are in {journals.journals()}: {', '.join(failed)}.",
-            mend="All others are in MLflow. Mend those journals or move them away, and sync again.",
+            f"{len(failed)} of {done + len(failed)} records could not be brought to MLflow, the first: {first}.",
+            legal=f"They are in {journals.ROOT.absolute()}: {', '.join(failed)}.",
+            mend="All others are in MLflow. Mend those or move them away, and sync again.",
         )
     return done
 
@@ -595,7 +597,7 @@ def _advice(uri: str, command: str) -> str:
 
 
 def _safe() -> str:
-    return f"Every result is safe in {journals.journals()}."
+    return f"Every result is safe in {journals.ROOT.absolute()}."
 
 
 def _gist(error: Exception) -> str:

@@ -18,7 +18,7 @@ import statistics
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -111,7 +111,7 @@ class Search:
         return f"{journals.plain(self.study.name)}-{hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]}"
 
 
-def tune(search: Search, trials: int, workers: int, timeout: float | None = None) -> Iterator[Trial | StudyRecord]:
+def tune(search: Search, trials: int, workers: int, timeout: float | None = None) -> Generator[Trial | StudyRecord]:
     """Continue a study until `trials` are finished; yield each as it finishes, and the study after every batch.
 
     Args:
@@ -129,7 +129,7 @@ def tune(search: Search, trials: int, workers: int, timeout: float | None = None
         raise error
     with _alone(search), _Pool(workers) as pool:
         log = _Log.begin(search, trials)
-        yield log.record()
+        yield log.record(is_running=True)
         losses = 0
         while (missing := trials - sum(trial.state in COUNTED for trial in log.trials)) > 0:
             batch = _Batch(search, log, missing)
@@ -138,7 +138,7 @@ def tune(search: Search, trials: int, workers: int, timeout: float | None = None
                 return
             for trial in batch.tell():
                 losses = 0 if trial.state in COUNTED else losses + 1
-            yield log.record()
+            yield log.record(is_running=True)
             if losses >= MOST_LOSSES:
                 raise CrashedError(
                     f"{losses} trials in a row were lost, the last one: {trial.reason}",
@@ -156,23 +156,32 @@ def records() -> Iterator[StudyRecord]:
     damaged = []
     for file in sorted(_studies().glob("*/study.log")):
         try:
-            log = _Log(file.parent)
+            found = read(file.parent.name)
         except (ValueError, KeyError, TypeError):  # what a line that is no JSON, or not Optuna's, leads to
             damaged.append(file)
             continue
-        if "started" in log.study.user_attrs:
-            yield log.record()
+        if found:
+            yield found
     if damaged:
         raise DataError(
             f"{damaged[0]} is damaged.", mend="The command that made the study says which line: run it again."
         )
 
 
+def read(study: str) -> StudyRecord | None:
+    """Return the study of this id as recorded, or None if it was never begun."""
+    folder = _studies() / study
+    if not (folder / "study.log").exists():
+        return None
+    log = _Log(folder)
+    return log.record(_is_locked(folder)) if "started" in log.study.user_attrs else None
+
+
 def confirm(search: Search, confirmation: Mapping[str, float]) -> StudyRecord:
     """Keep with the study how its winner did against the default recipe."""
     log = _Log(_studies() / search.id)
     log.study.set_user_attr("confirmation", dict(confirmation))
-    return log.record()
+    return log.record(is_running=False)
 
 
 def winner(trials: Sequence[Trial]) -> Trial | None:
@@ -402,15 +411,16 @@ class _Log:
         self.trials.append(trial)
         (self.folder / f"{trial.number}.json").unlink(missing_ok=True)
 
-    def record(self) -> StudyRecord:
+    def record(self, is_running: bool) -> StudyRecord:
         """Return the study as plain data."""
         noted = self.study.user_attrs
+        has_all = sum(trial.state in COUNTED for trial in self.trials) >= noted["wanted"]
         return StudyRecord(
             run_id=self.folder.name,
             search=noted["search"],
             started=noted["started"],
             wanted=noted["wanted"],
-            is_finished=sum(trial.state in COUNTED for trial in self.trials) >= noted["wanted"],
+            state="finished" if has_all else "running" if is_running else "stopped",
             trials=tuple(self.trials),
             importances=_importances(self.study),
             confirmation=noted.get("confirmation", {}),
@@ -467,13 +477,25 @@ def _alone(search: Search) -> Iterator[None]:
     folder = _studies() / search.id
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with filelock.FileLock(folder / "tune.lock", timeout=0):
+        with _lock(folder):
             yield
     except filelock.Timeout:
         raise UsageError(
             f"Another process is at work on the study {search.id}.",
             mend="Wait for it, or stop it: the same command then goes on where it stopped.",
         ) from None
+
+
+def _is_locked(folder: Path) -> bool:
+    try:
+        with _lock(folder):
+            return False
+    except filelock.Timeout:
+        return True
+
+
+def _lock(folder: Path) -> filelock.FileLock:
+    return filelock.FileLock(folder / "tune.lock", timeout=0)
 
 
 # --- processes ------------------------------------------------------------------------------------------

@@ -103,5 +103,6 @@ class TestStudy:
     def test_a_study_that_suggests_nothing_has_no_slices(self) -> None:
         assert "slices" not in study([Trial(0, "complete", 0.9, {})], {}, "a title")
 
-    def test_without_a_complete_trial_there_is_still_a_history(self) -> None:
+    def test_without_a_complete_trial_there_is_still_a_history(self, recwarn: pytest.WarningsRecorder) -> None:
         assert set(study(self.trials()[9:], {}, "a title")) == {"history", "epochs"}
+        assert not recwarn.list

@@ -130,7 +130,7 @@ def finish(made: Search, trials: int) -> StudyRecord:
 class TestSameStudy:
     def test_a_study_has_as_many_finished_trials_as_were_asked_for(self, workshop: Path) -> None:
         record = finish(search(), 13)
-        assert record.is_finished
+        assert record.state == "finished"
         assert [trial.number for trial in record.trials] == list(range(13))
         assert all(trial.state in tuning.COUNTED for trial in record.trials)
 
@@ -154,7 +154,7 @@ class TestSameStudy:
             events = tune(search(), 33, 1)
             said = list(itertools.islice(events, longer))
             events.close()  # type: ignore[attr-defined]
-            if isinstance(said[-1], StudyRecord) and said[-1].is_finished:
+            if isinstance(said[-1], StudyRecord) and said[-1].state == "finished":
                 break
         assert longer > every
         assert kept(said[-1]) == kept(whole)
@@ -342,7 +342,7 @@ class TestDamage:
 
     def test_a_torn_last_line_is_cut_off_and_its_trial_trained_again(self, log: Path) -> None:
         whole = log.read_bytes()
-        before = kept(tuning._Log(log.parent).record())
+        before = kept(finish(search(), 5))
         log.write_bytes(whole[:-40])
         assert kept(finish(search(), 5)) == before
 
@@ -427,6 +427,15 @@ def test_a_mistake_in_a_study_gets_a_short_message_and_leaves_nothing(
     assert not list((workshop / "mlruns").glob("studies/*/study.log"))
 
 
+def test_a_misspelt_name_of_a_study_is_answered_with_the_right_one(
+    workshop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (workshop / "studies").mkdir()
+    (workshop / "study.py").rename(workshop / "studies" / "widths.py")
+    assert cli.main(["tune", "width", "--dataset", "digits"]) == 2
+    assert "Did you mean 'widths'?" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "arguments",
     [["--trials", "0"], ["--jobs", "0"], ["--epochs", "20"], ["--epochs", "0"], ["--timeout", "0"], ["--seed=-1"]],
@@ -448,9 +457,20 @@ class TestCommand:
         for words in ("complete", "winner: trial", "by luck alone", "python -m harness run tiny.py --set lr=", "left"):
             assert words in printed
 
+    def statuses(self) -> dict[str, str]:
+        client = MlflowClient(tracking.tracking_uri())
+        made = client.get_experiment_by_name("tune/digits/study")
+        assert made
+        return {run.info.run_name: run.info.status for run in client.search_runs([made.experiment_id])}
+
+    @pytest.mark.parametrize("setting", ["", '"start": "1",', '"width": numpy.int64(9),'])
     def test_the_command_that_confirms_trains_what_won(
-        self, workshop: Path, capsys: pytest.CaptureFixture[str]
+        self, workshop: Path, capsys: pytest.CaptureFixture[str], setting: str
     ) -> None:
+        tiny = workshop / "tiny.py"
+        tiny.write_text(tiny.read_text().replace("width: int = 7", 'width: int = 7, start: str = "0"'))
+        text = STUDY.replace("\n\n", "\nimport numpy\n", 1)
+        (workshop / "study.py").write_text(text.replace("\n    }", f"\n        {setting}\n    }}"))
         assert run("--trials", "6") == 0
         (line,) = (line for line in capsys.readouterr().out.splitlines() if "harness run" in line)
         arguments = [*line.split()[3:-1], "1"]
@@ -530,10 +550,13 @@ class TestCommand:
         tuning._Pool = Slow  # type: ignore[misc]
         assert run("--trials", "4", "--timeout", "0.5") == 0
         assert "the same command goes on" in capsys.readouterr().out
+        assert next(iter(tuning.records())).state == "stopped"
+        assert self.statuses()["study seed 0"] == "KILLED"
         tuning._Pool = direct  # type: ignore[misc]
         assert run("--trials", "4") == 0
         assert direct.trained == [0, 1, 2, 3]
-        assert next(iter(tuning.records())).is_finished
+        assert next(iter(tuning.records())).state == "finished"
+        assert self.statuses()["study seed 0"] == "FINISHED"
 
 
 @pytest.mark.slow

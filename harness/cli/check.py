@@ -12,7 +12,7 @@ from harness import audit, plugins
 from harness.cli import options, report, show
 from harness.errors import HarnessError
 from harness.experiment import inspect
-from harness.spec import BUDGET, Knob
+from harness.spec import BUDGET
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,9 +33,9 @@ def main(args: argparse.Namespace) -> int:
     return max(codes)
 
 
-def _check(path: str, given: dict[str, Knob]) -> None:
+def _check(path: str, given: dict[str, str]) -> None:
     architecture = plugins.load(path)
-    knobs, recipe = plugins.settle(architecture, given)
+    knobs, recipe = options.settle(architecture, given)
     found, anatomy = inspect(architecture, knobs)
     show.console.rule(f"{architecture.name}", align="left")
     show.console.print(architecture.summary)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from harness import plugins
 from harness.data import NAMES
 from harness.errors import UsageError
-from harness.spec import Knob
+from harness.spec import Architecture, Knob, Recipe
 
 
 def add_files(parser: argparse.ArgumentParser) -> None:
@@ -43,21 +44,33 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def settings(texts: Sequence[str]) -> dict[str, Knob]:
-    """Read ``name=value`` texts: numbers, true and false, everything else as text.
+def settings(texts: Sequence[str]) -> dict[str, str]:
+    """Read ``name=value`` texts.
 
     Raises:
         UsageError: a text without ``=``, or a name given twice.
     """
-    found: dict[str, Knob] = {}
+    found: dict[str, str] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name:
             raise UsageError(f"--set {text} is not NAME=VALUE.", legal="Example: --set width=12 --set lr=0.1.")
         if name in found:
             raise UsageError(f"--set gives {name} twice.", mend="Give it once.")
-        found[name] = _value(value)
+        found[name] = value
     return found
+
+
+def settle(architecture: Architecture, given: Mapping[str, str]) -> tuple[dict[str, Knob], Recipe]:
+    """Apply settings as typed: a knob whose default is text takes the text, all else numbers, true and false.
+
+    Raises:
+        UsageError: an unknown name, or a value that is not legal for it.
+    """
+    values = {
+        name: text if isinstance(architecture.knobs.get(name), str) else _value(text) for name, text in given.items()
+    }
+    return plugins.settle(architecture, values)
 
 
 def _value(text: str) -> Knob:

@@ -12,7 +12,7 @@ import sys
 from harness import audit, data, experiment, plugins
 from harness.cli import live, options, report, show
 from harness.errors import HarnessError, UsageError
-from harness.spec import BUDGET, Job, Knob
+from harness.spec import BUDGET, Job
 from harness.tracking import Tracker
 
 MOST_SEEDS = 1_000
@@ -52,12 +52,12 @@ def main(args: argparse.Namespace) -> int:
     return max(codes)
 
 
-def _settings(args: argparse.Namespace) -> dict[str, Knob]:
+def _settings(args: argparse.Namespace) -> dict[str, str]:
     given = options.settings(args.settings)
     if args.epochs is not None:
         if "epochs" in given:
             raise UsageError("--epochs and --set epochs=... are the same setting.", mend="Give one of them.")
-        given["epochs"] = args.epochs
+        given["epochs"] = str(args.epochs)
     if not 1 <= args.seeds <= MOST_SEEDS:
         raise UsageError(f"--seeds {args.seeds} is out of range.", legal=f"Legal: 1 to {MOST_SEEDS:,}.")
     if args.seed < 0:
@@ -65,10 +65,10 @@ def _settings(args: argparse.Namespace) -> dict[str, Knob]:
     return given
 
 
-def _jobs(path: str, given: dict[str, Knob], dataset: str, seeds: range, device: str) -> list[Job]:
+def _jobs(path: str, given: dict[str, str], dataset: str, seeds: range, device: str) -> list[Job]:
     """Refuse what is not legal before anything is trained or recorded."""
     architecture = plugins.load(path)
-    knobs, recipe = plugins.settle(architecture, given)
+    knobs, recipe = options.settle(architecture, given)
     found, anatomy = experiment.inspect(architecture, knobs)
     audit.enforce(found.ledger, recipe, BUDGET)
     show.console.rule(architecture.name, align="left")

@@ -10,13 +10,14 @@ import argparse
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from harness import data, experiment, page, plugins, tuning
 from harness.cli import live, options, show
-from harness.errors import UsageError
+from harness.errors import UsageError, did_you_mean
 from harness.plugins import PRUNERS, SAMPLERS
 from harness.spec import StudyRecord, Trial
 from harness.statistics import luck, summarise
@@ -65,7 +66,7 @@ def main(args: argparse.Namespace) -> int:
     code = 0
     try:
         record = _tune(search, args.trials, workers, args.timeout, tracker)
-        if record and record.is_finished:
+        if record and record.state == "finished":
             _conclude(search, record)
             if args.confirm:
                 _confirm(search, record, args.confirm, tracker)
@@ -95,8 +96,17 @@ def _refuse_numbers(args: argparse.Namespace) -> None:
 
 def _path(given: str) -> str:
     """A bare name means the file of that name under studies/."""
+    if Path(given).is_file() or Path(given).name != given or given.endswith(".py"):
+        return given
     named = Path("studies") / f"{given}.py"
-    return str(named) if named.is_file() and not Path(given).is_file() else given
+    if not named.is_file():
+        legal = sorted(file.stem for file in Path("studies").glob("*.py"))
+        raise UsageError(
+            f"There is no study '{given}'.",
+            legal=f"Legal: {', '.join(legal) or 'none here'}, or the path of a file.",
+            mend=did_you_mean(given, legal),
+        )
+    return str(named)
 
 
 def _tune(search: Search, trials: int, workers: int, timeout: float | None, tracker: Tracker) -> StudyRecord | None:
@@ -112,17 +122,23 @@ def _tune(search: Search, trials: int, workers: int, timeout: float | None, trac
     )
     record: StudyRecord | None = None
     rows = _Rows(trials)
+    events = tuning.tune(search, trials, workers, timeout)
     with _progress() as progress:
         task = progress.add_task("", total=trials)
-        for event in tuning.tune(search, trials, workers, timeout):
-            if isinstance(event, StudyRecord):
-                record = event
-                tracker.notice(record)
-                rows.begin(record)
-            else:
-                progress.console.print(rows.line(event))
-            progress.update(task, completed=rows.finished)
-    if record is None or not record.is_finished:
+        try:
+            for event in events:
+                if isinstance(event, StudyRecord):
+                    record = event
+                    tracker.notice(record)
+                    rows.begin(record)
+                else:
+                    progress.console.print(rows.line(event))
+                progress.update(task, completed=rows.finished)
+        finally:
+            events.close()  # ends the workers
+            if record and record.state == "running":  # however it was stopped
+                tracker.notice(replace(record, state="stopped"))
+    if record is None or record.state != "finished":
         show.console.print("\nStopped by --timeout; the same command goes on.")
     return record
 
