@@ -37,10 +37,10 @@ def score(logits: Tensor, labels: Tensor) -> Score:
     return Score(F.cross_entropy(logits, labels).item(), int(correct.sum()) / len(labels))
 
 
-def confusion(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Count images by true class (rows) and answer (columns): (10, 10) int64."""
+def confusion(answers: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Count (N,) answers by true class (rows) and answer (columns): (10, 10) int64."""
     counts = np.zeros((10, 10), dtype=np.int64)
-    np.add.at(counts, (labels, logits.argmax(1)), 1)
+    np.add.at(counts, (labels, answers), 1)
     return counts
 
 

@@ -18,14 +18,15 @@ import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from harness import __version__, audit, data, plugins, training
 from harness.anatomy import Anatomy, describe
 from harness.errors import BudgetError, CrashedError, DataError, DivergedError, HarnessError, UsageError
-from harness.evaluation import class_accuracy, confusion, hardest, predict, score
-from harness.journal import Journal
+from harness.evaluation import class_accuracy, confusion, hardest, predict, score, softmax
+from harness.journal import Journal, Outcome
 from harness.ledger import Ledger
 from harness.spec import BUDGET, Architecture, Epoch, HeldOut, Job, Knob, Recipe, Result, Trial, TrialState
 from harness.tracking import Tracker
@@ -203,7 +204,7 @@ def _result(
     assert last.held_out_loss is not None
     return Result(
         accuracy=curve[-1],
-        class_accuracy=tuple(class_accuracy(confusion(answers, labels)).tolist()),
+        class_accuracy=tuple(class_accuracy(confusion(answers.argmax(1), labels)).tolist()),
         loss=last.held_out_loss,
         best_accuracy=max(curve),
         best_epoch=curve.index(max(curve)) + 1,
@@ -301,8 +302,14 @@ def record(job: Job, tracker: Tracker, group: Group | None = None) -> Generator[
 
 
 def _finish(journal: Journal, result: Result) -> None:
-    arrays = {name: getattr(result, name) for name in ("logits", "labels", "hardest", "images")}
-    journal.store_outcome(arrays, result.weights)
+    outcome = Outcome(
+        answers=result.logits.argmax(1).astype(np.uint8),
+        labels=result.labels,
+        hardest=result.hardest,
+        confidence=softmax(result.logits[result.hardest]).max(1),
+        images=result.images,
+    )
+    journal.store_outcome(outcome, result.logits, result.weights)
     fields = ("accuracy", "class_accuracy", "loss", "best_accuracy", "best_epoch", "epochs_to_target", "seconds")
     journal.append("finished", **{name: getattr(result, name) for name in fields})
 

@@ -6,6 +6,7 @@ One folder a run under ``mlruns/journal/``:
     architecture.py   the plug-in's text, as it was trained
     test.npz          logits and labels of the final test pass, the most confidently wrong images
     weights.pt        the scored weights, as a plain state dict
+    origin.json       only of a run that came from another machine: where from, and without weights
 """
 
 from __future__ import annotations
@@ -16,19 +17,23 @@ import os
 import re
 import secrets
 import time
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from harness.errors import UsageError
+from harness.errors import DataError, UsageError
 
 ROOT = Path("mlruns")
 """Everything generated lives here, below the folder the command is run in."""
+
+OUTCOME = "test.npz"
 
 Event = dict[str, Any]
 
@@ -40,12 +45,18 @@ def journals() -> Path:
 
 @dataclass(frozen=True)
 class Record:
-    """A journal as read: what was said when the run started, after each epoch, and when it ended."""
+    """A journal as read: what was said when the run started, after each epoch, and when it ended.
+
+    Attributes:
+        origin: of a run that came from another machine: ``from`` (a file or a server) and ``trials`` (how many
+            were spent on its settings there, or None). Nothing in such a run is ever executed.
+    """
 
     run_id: str
     started: Event
     epochs: list[Event]
     ended: Event | None
+    origin: Event | None = None
 
     @property
     def job(self) -> dict[str, Any]:
@@ -63,6 +74,25 @@ class Record:
         if self.ended is None:
             return "running"
         return str(self.ended.get("state", "finished"))
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """The final test pass of a run, all but the logits.
+
+    Attributes:
+        answers: (N,) uint8, the class each test image was given.
+        labels: (N,) int64.
+        hardest: (K,) positions of the most confidently wrong images.
+        confidence: (K,) the probability those wrong answers were given with.
+        images: (K, 28, 28) uint8, those images.
+    """
+
+    answers: np.ndarray
+    labels: np.ndarray
+    hardest: np.ndarray
+    confidence: np.ndarray
+    images: np.ndarray
 
 
 class Journal:
@@ -116,7 +146,10 @@ class Journal:
             return None
         epochs = [event for event in events if event["event"] == "epoch"]
         last = events[-1]
-        return Record(self.run_id, events[0], epochs, last if last["event"] in ("finished", "failed") else None)
+        ended = last if last["event"] in ("finished", "failed") else None
+        place = self.folder / "origin.json"
+        origin = json.loads(place.read_text(encoding="utf-8")) if place.exists() else None
+        return Record(self.run_id, events[0], epochs, ended, origin)
 
     def store(self, source: str) -> None:
         """Keep the plug-in's text."""
@@ -127,20 +160,38 @@ class Journal:
         """The plug-in's text."""
         return (self.folder / "architecture.py").read_bytes().decode()
 
-    def store_outcome(self, arrays: Mapping[str, np.ndarray], weights: Mapping[str, Tensor]) -> None:
+    def store_outcome(self, outcome: Outcome, logits: np.ndarray, weights: Mapping[str, Tensor]) -> None:
         """Keep the final test pass and the scored weights."""
 
         def write_arrays(path: Path) -> None:
             with open(path, "wb") as file:
-                np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+                write_outcome(file, outcome, logits=logits)
 
-        self._write("test.npz", write_arrays)
+        self._write(OUTCOME, write_arrays)
         self._write("weights.pt", lambda path: torch.save(dict(weights), path))
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Return what `store_outcome` kept: logits, labels, hardest, images."""
-        with np.load(self.folder / "test.npz", allow_pickle=False) as stored:
-            return dict(stored)
+    @property
+    def has_outcome(self) -> bool:
+        """Whether the final test pass is there to be read."""
+        return (self.folder / OUTCOME).exists()
+
+    def outcome(self) -> Outcome:
+        """Return what is kept of the final test pass.
+
+        Raises:
+            DataError: the file cannot be read, is damaged, or lacks an array.
+        """
+        return read_outcome(self.folder / OUTCOME)
+
+    def logits(self) -> np.ndarray:
+        """Return the (N, 10) float32 logits of the final test pass.
+
+        Raises:
+            KeyError: the run came from another machine, without them.
+        """
+        with np.load(self.folder / OUTCOME, allow_pickle=False) as stored:
+            logits: np.ndarray = stored["logits"]
+            return logits
 
     def weights(self) -> dict[str, Tensor]:
         """Return the scored weights; never unpickles code."""
@@ -153,6 +204,25 @@ class Journal:
         with _writing(self.folder / name):
             write(beside)
             os.replace(beside, self.folder / name)
+
+
+def write_outcome(file: BinaryIO, outcome: Outcome, **more: np.ndarray) -> None:
+    """Write an outcome's arrays, and more, as ``.npz``."""
+    arrays = {declared.name: getattr(outcome, declared.name) for declared in fields(outcome)}
+    np.savez_compressed(file, **arrays, **more)  # type: ignore[arg-type]
+
+
+def read_outcome(file: Path | BinaryIO) -> Outcome:
+    """Read an outcome; never unpickles.
+
+    Raises:
+        DataError: it cannot be read, is damaged, or lacks an array.
+    """
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            return Outcome(**{declared.name: stored[declared.name] for declared in fields(Outcome)})
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"its answers cannot be read ({type(error).__name__})") from error
 
 
 def plain(title: str) -> str:

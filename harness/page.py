@@ -68,7 +68,7 @@ def markdown(record: Record) -> str:
 def group_markdown(scores: dict[int, float], summary: Summary) -> str:
     """Return the page of several seeds' parent: mean, spread, interval, and the score of each seed."""
     rows = [(str(seed), f"{100 * scores[seed]:.2f} %") for seed in sorted(scores)]
-    return f"{spread(summary)}.\n\n" + _table(("seed", "accuracy"), rows)
+    return f"{spread(summary)}.\n\n" + table(("seed", "accuracy"), rows)
 
 
 def spread(summary: Summary) -> str:
@@ -89,7 +89,7 @@ def sweep_markdown(problem: Problem, trajectories: Sequence[Trajectory]) -> str:
         [
             f"Inputs {problem.inputs}, targets {problem.targets}, first weights {problem.weights}.",
             f"Fastest stable rate (lowest loss at the last step): **{best.rate}**." if best else "No rate is stable.",
-            _table(("learning rate", f"loss after {len(trajectories[0].rows) - 1} steps", "state"), rows),
+            table(("learning rate", f"loss after {len(trajectories[0].rows) - 1} steps", "state"), rows),
             _DERIVATION,
         ]
     )
@@ -118,7 +118,12 @@ def settings(trial: Trial) -> str:
 
 def short_settings(trial: Trial) -> str:
     """Return a trial's settings for a table: ``lr=0.1 width=12``."""
-    return " ".join(f"{name}={_short(value)}" for name, value in trial.settings.items())
+    return " ".join(short(trial.settings))
+
+
+def short(settings: Mapping[str, Knob]) -> list[str]:
+    """Return settings for a table: ``lr=0.1``, ``width=12``."""
+    return [f"{name}={_short(value)}" for name, value in settings.items()]
 
 
 def value_text(value: Knob) -> str:
@@ -146,7 +151,7 @@ def study_markdown(record: StudyRecord) -> str:
     ]
     parts = [f"**{record.search['study']}** on {record.search['dataset']}: {study_line(record)}."]
     if rows:
-        parts.append("### The best trials\n" + _table(("trial", "validation accuracy", "parameters", *names), rows))
+        parts.append("### The best trials\n" + table(("trial", "validation accuracy", "parameters", *names), rows))
     if record.confirmation:
         parts.append("### Confirmed on the test set\n" + confirmation_line(record.confirmation))
     return "\n\n".join(parts)
@@ -210,9 +215,9 @@ def _outcome(record: Record) -> list[str]:
     return [
         f"### Score: {100 * record.ended['accuracy']:.2f} % after the last epoch",
         f"Best epoch {record.ended['best_epoch']}: {best} (picked on the test set; never ranks).",
-        _table(("target", "reached", "limit", "verdict"), targets),
+        table(("target", "reached", "limit", "verdict"), targets),
         "### Accuracy by class (%)",
-        _table([str(digit) for digit in range(10)], [[f"{100 * part:.2f}" for part in record.ended["class_accuracy"]]]),
+        table([str(digit) for digit in range(10)], [[f"{100 * part:.2f}" for part in record.ended["class_accuracy"]]]),
     ]
 
 
@@ -228,13 +233,13 @@ def _curve(record: Record) -> str:
         )
         for epoch in record.epochs
     ]
-    return _table(("epoch", "train loss", "test loss", "train accuracy (%)", "test accuracy (%)", "lr"), rows)
+    return table(("epoch", "train loss", "test loss", "train accuracy (%)", "test accuracy (%)", "lr"), rows)
 
 
 def _layers(record: Record) -> str:
     layers = record.started["anatomy"]["layers"]
     rows = [(row["name"], row["kind"], row["output"], f"{row['parameters']:,}") for row in layers]
-    return _table(("layer", "kind", "output shape", "parameters"), rows)
+    return table(("layer", "kind", "output shape", "parameters"), rows)
 
 
 def _summary_of_parts(record: Record) -> str:
@@ -246,7 +251,9 @@ def _summary_of_parts(record: Record) -> str:
     )
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[str] = ()) -> str:
+    """Return a Markdown table; columns named in `right` hold numbers."""
     gap = "\N{NO-BREAK SPACE}" * 3  # the UI leaves no room between columns
-    lines = [[head + gap for head in header], ["---"] * len(header), *rows]
+    rule = ["--:" if head in right else "---" for head in header]
+    lines = [[head + gap for head in header], rule, *([cell.replace("|", "\\|") for cell in row] for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

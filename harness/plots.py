@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from harness.backprop import WEIGHTS, Trajectory
+from harness.journal import Outcome
 from harness.spec import Knob, Trial
+from harness.statistics import Summary
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,19 +68,18 @@ def confusion_matrix(counts: np.ndarray, title: str) -> Figure:
     return figure
 
 
-def hardest_images(
-    images: np.ndarray, labels: np.ndarray, answers: np.ndarray, confidence: np.ndarray, positions: np.ndarray
-) -> Figure:
-    """Draw up to 25 (28, 28) images with true class, answer, confidence and position in the test set."""
+def hardest_images(outcome: Outcome) -> Figure:
+    """Draw up to 25 most confidently wrong images with true class, answer, confidence and position in the test set."""
     _, figure, _ = _canvas(8, 8.6)
     figure.clear()
     cells = figure.subplots(5, 5).flat
     for index, axes in enumerate(cells):
         axes.axis("off")
-        if index < len(images):
-            axes.imshow(images[index], cmap="gray_r", vmin=0, vmax=255)
-            caption = f"{labels[index]}, not {answers[index]} ({100 * confidence[index]:.0f} %)\n#{positions[index]}"
-            axes.set_title(caption, fontsize=9)
+        if index < len(outcome.images):
+            axes.imshow(outcome.images[index], cmap="gray_r", vmin=0, vmax=255)
+            position = outcome.hardest[index]
+            wrong = f"{outcome.labels[position]}, not {outcome.answers[position]}"
+            axes.set_title(f"{wrong} ({100 * outcome.confidence[index]:.0f} %)\n#{position}", fontsize=9)
     figure.suptitle("Most confidently wrong: the true class, not the answer (its confidence)")
     return figure
 
@@ -250,3 +251,71 @@ def _steps(trajectories: Sequence[Trajectory], columns: Sequence[str]) -> pd.Dat
         for step, row in enumerate(trajectory.rows)
     ]
     return pandas.DataFrame(rows)
+
+
+# --- the leaderboard ------------------------------------------------------------------------------------
+
+
+def sizes_and_errors(
+    names: Sequence[str],
+    parameters: Sequence[int],
+    scores: Sequence[Summary],
+    front: Sequence[str],
+    target: float | None,
+) -> Figure:
+    """Draw error in percent, with the interval of its mean, against parameters; a line joins the Pareto front."""
+    _, figure, axes = _canvas(8, 4.6)
+    for name, size, score in zip(names, parameters, scores, strict=True):
+        colour = "tab:blue" if name in front else "tab:orange"
+        axes.errorbar(size, 100 * (1 - score.mean), yerr=_half(score), fmt="o", color=colour, capsize=3)
+        axes.annotate(name, (size, 100 * (1 - score.mean)), (6, 5), textcoords="offset points", fontsize=8)
+    ends = [(parameters[names.index(name)], 100 * (1 - scores[names.index(name)].mean)) for name in front]
+    if ends:
+        axes.step(*zip(*ends, strict=True), where="post", color="tab:blue", linewidth=1, label="Pareto front")
+    _mark(axes.axhline, target, lambda accuracy: 100 * (1 - accuracy))
+    axes.legend(fontsize="small")
+    axes.margins(x=0.15)
+    axes.set(xlabel="parameters", ylabel="test error after the last epoch (%)")
+    return figure
+
+
+def forest(names: Sequence[str], scores: Sequence[Summary], target: float | None) -> Figure:
+    """Draw mean scores with their 95 % intervals, the first on top."""
+    _, figure, axes = _canvas(8, 1.1 + 0.35 * len(names))
+    for place, score in enumerate(scores):
+        half = _half(score)
+        axes.errorbar(100 * score.mean, place, xerr=half, fmt="o" if half else "x", color="tab:blue", capsize=3)
+    _mark(axes.axvline, target, lambda accuracy: 100 * accuracy)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set(xlabel="test accuracy after the last epoch (%): mean over seeds and its 95 % interval")
+    return figure
+
+
+def bands(curves: Mapping[str, Sequence[Sequence[float]]], target: float | None) -> Figure:
+    """Draw test accuracy against the epoch: the mean over seeds, and a band from the lowest to the highest.
+
+    Args:
+        curves: by name, one list of accuracies (fractions of 1) a seed.
+    """
+    seaborn, figure, axes = _canvas(8, 4.6)
+    for name, seeds in curves.items():
+        points = [(epoch, 100 * value) for seed in seeds for epoch, value in enumerate(seed, 1)]
+        epochs, values = zip(*points, strict=True)
+        seaborn.lineplot(x=epochs, y=values, errorbar=("pi", 100), label=name, ax=axes)
+    _mark(axes.axhline, target, lambda accuracy: 100 * accuracy)
+    later = [100 * value for seeds in curves.values() for seed in seeds for value in seed[len(seed) // 4 :]]
+    axes.set_ylim(bottom=min(later) - 0.1, top=min(max(later) + 0.1, 100))
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend(fontsize="small")
+    axes.set(xlabel="epoch", ylabel="test accuracy (%)")
+    return figure
+
+
+def _half(score: Summary) -> float | None:
+    return None if score.high is None else 100 * (score.high - score.mean)
+
+
+def _mark(line: Callable[..., Any], target: float | None, scale: Callable[[float], float]) -> None:
+    if target is not None:
+        line(scale(target), color="0.5", linestyle="--", linewidth=1, label=f"target {100 * target:g} %")

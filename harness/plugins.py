@@ -189,7 +189,7 @@ def _module(source: str, path: str, official: tuple[str, ...]) -> tuple[ModuleTy
     _refuse_local_imports(tree, path)
     module = _execute(source, path)
     _refuse_near_misses(tree, module, path, official)
-    summary = (ast.get_docstring(tree) or "").strip().partition("\n")[0]
+    summary = _summary(tree)
     if not summary:
         raise ContractError(
             "docstring",
@@ -198,6 +198,23 @@ def _module(source: str, path: str, official: tuple[str, ...]) -> tuple[ModuleTy
             mend='Begin the file with one line that says what it is: """..."""',
         )
     return module, summary
+
+
+def declaration(source: str) -> tuple[str, Recipe]:
+    """Return the first line of a file's docstring and its recipe, without running it.
+
+    A `RECIPE` that is not a plain dict of plain values, or not legal, is taken for an empty one.
+    """
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return "", Recipe()
+    recipe = Recipe()
+    for statement in tree.body:
+        if isinstance(statement, ast.Assign) and [ast.unparse(target) for target in statement.targets] == ["RECIPE"]:
+            with contextlib.suppress(ValueError, TypeError, UsageError):
+                recipe = Recipe(**ast.literal_eval(statement.value))
+    return _summary(tree), recipe
 
 
 def settle(architecture: Architecture, settings: Mapping[str, Knob]) -> tuple[dict[str, Knob], Recipe]:
@@ -255,6 +272,10 @@ def blame(error: BaseException, path: str) -> str:
 def _describe(error: BaseException) -> str:
     text = str(error).strip().partition("\n")[0]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _summary(tree: ast.Module) -> str:
+    return (ast.get_docstring(tree) or "").strip().partition("\n")[0]
 
 
 def _parse(source: str, path: str) -> ast.Module:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -63,3 +65,130 @@ def luck(accuracy: float, images: int, candidates: int) -> float:
     # E[max] is the integral of x d(F(x)^k); beyond 12 standard deviations nothing is left of it.
     expected, _ = quad(lambda x: x * candidates * norm.pdf(x) * norm.cdf(x) ** (candidates - 1), -12, 12)
     return error * float(expected)
+
+
+DRAWS = 10_000
+"""Bootstrap samples behind a comparison: its standard error is then known to 1 %."""
+
+MOST_SEEDS = 1_000
+"""Seeds a row beyond which nobody will train: a difference that needs more is out of reach."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How much more accurate one network is than another.
+
+    Attributes:
+        difference: of the mean accuracies, as a fraction of 1.
+        low, high: two-sided 95 % interval of the difference; None where either has a single seed.
+        p: two-sided p-value of no difference; None likewise.
+        seeds: seeds each that would show a difference of this size four times in five; None where more than
+            `MOST_SEEDS` would not, or either has a single seed.
+    """
+
+    difference: float
+    low: float | None
+    high: float | None
+    p: float | None
+    seeds: int | None
+
+
+def compare(a: np.ndarray, b: np.ndarray) -> Comparison:
+    """Compare two networks by a paired bootstrap on two levels, seeds and images.
+
+    Both levels are samples: another seed would have given other weights, another test set other images. The
+    images are shared, so they are drawn together for both; seeds are drawn for each on its own, n - 1 of n (Rao
+    and Wu 1988), which makes the spread of few seeds come out unbiased. A level is drawn with the other as
+    observed and the two deviations are added: drawn together they would count the noise between a seed and
+    an image three times (Owen 2007, "The pigeonhole bootstrap"), and added they still count it twice, so that
+    the interval is rather too wide. Few seeds also make a spread uncertain: Student's t with the degrees of
+    freedom of Welch 1947 and Satterthwaite 1946, the images' part taken as known.
+
+    Args:
+        a: (seeds, images) bool, whether a seed's network answers an image rightly.
+        b: likewise, for the same images; the seeds may be others, and more or fewer.
+
+    Raises:
+        ValueError: there are no seeds, or the images differ in number.
+    """
+    if not len(a) or not len(b) or a.shape[1:] != b.shape[1:]:
+        raise ValueError(f"cannot compare answers of shapes {a.shape} and {b.shape}")
+    scores = a.mean(1), b.mean(1)
+    difference = float(scores[0].mean() - scores[1].mean())
+    if difference < 0:  # so that b compared to a is the exact opposite
+        return _opposite(compare(b, a))
+    if min(len(a), len(b)) < 2:
+        return Comparison(difference, None, None, None, None)
+    generator = np.random.default_rng(0)
+    by_image, count = np.unique(a.mean(0) - b.mean(0), return_counts=True)
+    images = generator.multinomial(count.sum(), count / count.sum(), DRAWS) @ by_image / count.sum()
+    seeds = [_means(score, generator) for score in scores]
+    error = float(np.std(images - difference + seeds[0] - seeds[1], ddof=1))
+    if error == 0:
+        return Comparison(difference, difference, difference, 0.0 if difference else 1.0, None)
+    from scipy.stats import t
+
+    parts = [float(score.var(ddof=1)) / len(score) for score in scores]
+    uncertain = sum(part**2 / (len(score) - 1) for part, score in zip(parts, scores, strict=True))
+    freedom = error**4 / uncertain if uncertain else math.inf
+    half = float(t.ppf(0.975, freedom)) * error
+    p = 2 * float(t.sf(difference / error, freedom))
+    return Comparison(difference, difference - half, difference + half, p, _seeds_to_settle(a, b))
+
+
+def _opposite(other: Comparison) -> Comparison:
+    low, high = (None if end is None else -end for end in (other.high, other.low))
+    return Comparison(-other.difference, low, high, other.p, other.seeds)
+
+
+def _means(scores: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Return the mean scores of `DRAWS` draws of n - 1 seeds; the order of the seeds makes no difference."""
+    n = len(scores)
+    draws: np.ndarray = generator.multinomial(n - 1, np.full(n, 1 / n), DRAWS) @ np.sort(scores) / (n - 1)
+    return draws
+
+
+def _seeds_to_settle(a: np.ndarray, b: np.ndarray) -> int | None:
+    """Return the seeds each at which the 95 % interval leaves out 0 with a power of 80 %.
+
+    What of the error is there whatever the seeds are, is the spread over images of the difference between the two
+    mean answers, less what the few seeds at hand add to that spread. All else falls with the number of seeds.
+    """
+    images = a.shape[1]
+    by_image = a.mean(0) - b.mean(0)
+    noise = [float((part.mean(0) * (1 - part.mean(0))).mean()) * len(part) / (len(part) - 1) for part in (a, b)]
+    at_hand = sum(each / len(part) for each, part in zip(noise, (a, b), strict=True))
+    lasting = max(float(by_image.var()) - at_hand, 0) / images
+    falling = sum(float(part.mean(1).var(ddof=1)) for part in (a, b)) + sum(noise) / images
+    room = (float(by_image.mean()) / (1.960 + 0.842)) ** 2 - lasting  # quantiles of the normal: 0.975 and 0.8
+    if room <= 0 or falling > room * MOST_SEEDS:
+        return None
+    return max(math.ceil(falling / room), 2)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjust p-values for there being several of them (Holm 1979), in the order given."""
+    adjusted = [0.0] * len(p_values)
+    highest = 0.0
+    for place, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
+        highest = max(highest, min((len(p_values) - place) * p_values[index], 1.0))
+        adjusted[index] = highest
+    return adjusted
+
+
+def mcnemar(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the two-sided p-value that two trained networks are equally often right (McNemar 1947, exact).
+
+    Args:
+        a: (images,) bool, whether the first answers an image rightly.
+        b: likewise the second.
+    """
+    from scipy.stats import binomtest
+
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+
+
+def lower_bound(values: Sequence[float]) -> float | None:
+    """Return the one-sided 95 % lower bound of the mean (Student's t), or None for a single value."""
+    return summarise(values, 0.90).low

@@ -29,17 +29,17 @@ from urllib.request import url2pathname
 import numpy as np
 import torch
 
+from harness import data, exchange, page, plots, plugins
 from harness import journal as journals
-from harness import page, plots, plugins
 from harness.backprop import WEIGHTS, Problem, Trajectory, fastest_stable, write_csv
 from harness.errors import HarnessError, TrackerError, UsageError
-from harness.evaluation import confusion, softmax
+from harness.evaluation import confusion
+from harness.exchange import Arrival
 from harness.journal import Event, Journal, Record
 from harness.spec import BUDGET, HeldOut, StudyRecord, Trial
 from harness.statistics import summarise
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from mlflow.entities import Metric, Run
 
 Source = Journal | StudyRecord
@@ -175,6 +175,8 @@ class Store:
         """
         if not isinstance(source, Journal) or (record := source.read()) is None or record.state != "finished":
             return
+        if record.origin:  # it came without weights, and what it says is never executed
+            return
         run_id = self._find(self._experiment(record.job["dataset"]), _RUN_ID, record.run_id)
         if all(artifact.path != "model" for artifact in self._client.list_artifacts(run_id)):
             with tempfile.TemporaryDirectory() as folder:
@@ -304,6 +306,29 @@ class Store:
         self._client.log_batch(parent, metrics=metrics, tags=[RunTag(key, value) for key, value in tags.items()])
         self._client.set_terminated(parent, _STATUS[record.state], end_time=time)
 
+    # --- runs of other machines ---
+
+    def pull(self) -> Iterator[Arrival]:
+        """Keep a journal of every finished run that the store has and this machine has not; checked on arrival."""
+        for name, experiment in self.experiments().items():
+            if name in data.NAMES:
+                for run in self._search(experiment, f"attributes.status = 'FINISHED' and tags.`{_COMPLETE}` = 'true'"):
+                    run_id = run.data.tags.get(_RUN_ID, "")
+                    if run_id and not Journal(journals.journals() / run_id).events_file.exists():
+                        yield self._fetch(run, run_id)
+
+    def _fetch(self, run: Run, run_id: str) -> Arrival:
+        names = {"journal.jsonl": "events.jsonl", f"{run.data.tags['architecture']}.py": "architecture.py"}
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                for artifact in (*names, journals.OUTCOME):
+                    got = Path(self._client.download_artifacts(run.info.run_id, artifact, folder))
+                    got.rename(Path(folder) / names.get(artifact, artifact))
+            except Exception as error:
+                self.experiments()  # a server that is gone is another matter than a run that lacks a file
+                return Arrival(run_id, f"its artifacts cannot be had: {_gist(error)}")
+            return exchange.receive(run_id, Path(folder), _without_password(self._client.tracking_uri))
+
     # --- a study and its trials ---
 
     def _project_study(self, record: StudyRecord) -> None:
@@ -340,15 +365,15 @@ class Store:
 
     def _trials(self, experiment: str, parent: str) -> dict[str, Run]:
         """Return a study's trials by their tag."""
-        found: dict[str, Run] = {}
+        found = self._search(experiment, f"tags.`mlflow.parentRunId` = '{parent}'")
+        return {run.data.tags[_RUN_ID]: run for run in found}
+
+    def _search(self, experiment: str, filter_string: str) -> Iterator[Run]:
         token: str | None = None
         while token != "":
-            page_of = self._client.search_runs(
-                [experiment], f"tags.`mlflow.parentRunId` = '{parent}'", max_results=_BATCH, page_token=token
-            )
-            found.update((run.data.tags[_RUN_ID], run) for run in page_of)
-            token = page_of.token or ""
-        return found
+            part = self._client.search_runs([experiment], filter_string, max_results=_BATCH, page_token=token)
+            yield from part
+            token = part.token or ""
 
     def _record_trial(self, experiment: str, parent: str, record: StudyRecord, trial: Trial, begun: Run | None) -> None:
         if begun:
@@ -544,6 +569,17 @@ def record_sweep(problem: Problem, trajectories: Sequence[Trajectory]) -> None:
         Store(uri).record_sweep(problem, trajectories)
 
 
+def pull() -> list[Arrival]:
+    """Bring finished runs home that the store has and this machine has not.
+
+    Raises:
+        TrackerError: the store cannot be reached.
+    """
+    uri = tracking_uri()
+    with _reaching(uri, "python -m harness sync --pull"):
+        return [*Store(uri).pull()]
+
+
 def sync(found: Iterable[Source]) -> int:
     """Bring the store up to `found` and return how many there are; one that cannot be read does not stop the others.
 
@@ -688,11 +724,11 @@ def _write_artifacts(folder: Path, journal: Journal, record: Record) -> None:
         target = BUDGET.accuracy if record.started["is_benchmark"] else None
         plots.learning_curves(record.epochs, page.run_name(record), target).savefig(figures / "learning_curves.png")
     if record.state == "finished":
-        arrays = journal.arrays()
-        np.savez_compressed(folder / "test_logits.npz", logits=arrays["logits"], labels=arrays["labels"])
-        counts = confusion(arrays["logits"], arrays["labels"])
+        shutil.copy(journal.folder / journals.OUTCOME, folder)
+        outcome = journal.outcome()
+        counts = confusion(outcome.answers, outcome.labels)
         plots.confusion_matrix(counts, page.run_name(record)).savefig(figures / "confusion.png")
-        _hardest_images(arrays).savefig(figures / "most_confidently_wrong.png")
+        plots.hardest_images(outcome).savefig(figures / "most_confidently_wrong.png")
 
 
 def _write_study_artifacts(folder: Path, record: StudyRecord) -> None:
@@ -708,12 +744,6 @@ def _write_sweep_artifacts(folder: Path, problem: Problem, trajectories: Sequenc
     plots.sweep_weights(trajectories, title).savefig(folder / "weights.png")
     with open(folder / "steps.csv", "w", newline="", encoding="utf-8") as file:
         write_csv(file, trajectories)
-
-
-def _hardest_images(arrays: Mapping[str, np.ndarray]) -> Figure:
-    wrong = arrays["hardest"]
-    logits, labels = arrays["logits"][wrong], arrays["labels"][wrong]
-    return plots.hardest_images(arrays["images"], labels, logits.argmax(1), softmax(logits).max(1), wrong)
 
 
 def _write_model(folder: Path, journal: Journal, record: Record) -> None:

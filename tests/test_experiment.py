@@ -220,7 +220,7 @@ class TestRecording:
                 assert record.epochs[-1]["train_loss"] == event.train_loss
             if isinstance(event, Result):
                 assert record.state == "finished"
-                assert np.array_equal(journal.arrays()["logits"], event.logits)
+                assert np.array_equal(journal.logits(), event.logits)
                 assert journal.source == TINY
 
     def test_a_consumer_that_stops_leaves_an_interrupted_run(self) -> None:

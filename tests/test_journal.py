@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from harness.errors import UsageError
-from harness.journal import Journal, all_journals
+from harness.journal import Journal, Outcome, all_journals
 
 
 @pytest.fixture(autouse=True)
@@ -102,8 +102,10 @@ def test_arrays_and_weights_come_back_bit_for_bit() -> None:
     journal = Journal.create("net-s0")
     logits = np.random.default_rng(0).normal(size=(7, 10)).astype(np.float32)
     weights = {"layer.weight": torch.randn(3, 2), "layer.count": torch.tensor(5)}
-    journal.store_outcome({"logits": logits}, weights)
-    assert np.array_equal(journal.arrays()["logits"], logits)
+    outcome = Outcome(np.arange(7, dtype=np.uint8), *(np.arange(n) for n in (7, 3, 3, 3)))
+    journal.store_outcome(outcome, logits, weights)
+    assert np.array_equal(journal.logits(), logits)
+    assert all(np.array_equal(getattr(journal.outcome(), name), array) for name, array in vars(outcome).items())
     assert not list(journal.folder.glob("*.part"))
     assert all(torch.equal(journal.weights()[name], tensor) for name, tensor in weights.items())
 

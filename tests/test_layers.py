@@ -13,8 +13,8 @@ FLOORS = (
     ("errors",),
     ("spec",),
     ("plugins", "graph", "ledger", "audit", "anatomy", "data", "augment", "statistics", "journal", "backprop"),
-    ("evaluation", "training", "page", "plots", "tracking"),
-    ("experiment",),
+    ("evaluation", "training", "page", "plots", "exchange", "tracking"),
+    ("experiment", "leaderboard", "report"),
     ("tuning",),
     ("cli",),
 )

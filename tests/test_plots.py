@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from harness.backprop import WEIGHTS, Problem, sweep
+from harness.journal import Outcome
 from harness.plots import confusion_matrix, hardest_images, learning_curves, study, sweep_losses, sweep_weights
 from harness.spec import Knob, Trial
 
@@ -46,9 +47,8 @@ def test_the_confusion_matrix_writes_every_count_and_colours_mistakes_alone() ->
 
 @pytest.mark.parametrize("count", [0, 3, 25])
 def test_each_hard_image_is_shown_with_its_class_answer_and_position(count: int) -> None:
-    images = np.zeros((count, 28, 28), np.uint8)
-    labels, answers, positions = np.full(count, 7), np.full(count, 1), np.arange(count) + 100
-    figure = hardest_images(images, labels, answers, np.full(count, 0.987), positions)
+    images, positions = np.zeros((count, 28, 28), np.uint8), np.arange(count) + 100
+    figure = hardest_images(Outcome(np.full(200, 1), np.full(200, 7), positions, np.full(count, 0.987), images))
     captions = [axes.get_title() for axes in figure.axes if axes.get_title()]
     assert captions == [f"7, not 1 (99 %)\n#{position}" for position in positions]
 

@@ -120,7 +120,7 @@ def test_its_artifacts_are_all_there_and_under_mlruns(trained: Run, workplace: P
         "tiny.py",
         "ledger.json",
         "journal.jsonl",
-        "test_logits.npz",
+        "test.npz",
         "figures/learning_curves.png",
         "figures/confusion.png",
         "figures/most_confidently_wrong.png",
@@ -138,7 +138,7 @@ def test_the_logged_model_answers_as_the_scored_network_did_for_any_batch(traine
     model = mlflow.pytorch.load_model(f"{trained.info.artifact_uri}/model")
     digits = data.load("digits")
     answers = predict(model, digits, digits.held_out).numpy()
-    assert np.allclose(answers, journal.arrays()["logits"], atol=1e-5)
+    assert np.allclose(answers, journal.logits(), atol=1e-5)
     assert model(torch.zeros(3, 1, 28, 28)).shape == (3, 10)
 
 

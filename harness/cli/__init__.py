@@ -23,6 +23,7 @@ COMMANDS = {
     "new": "write a new architecture that passes check",
     "list": "show datasets, architectures and recipe fields",
     "tune": "search dropout, learning rate, widths and other settings",
+    "leaderboard": "rank finished runs, say who is better and how sure that is",
     "backprop": "sweep the learning rate of a 2-2-2 network trained by hand-derived gradients",
     "ui": "open the MLflow UI on the recorded runs",
     "sync": "bring MLflow up to the journals",
@@ -96,7 +97,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _help() -> str:
-    rows = "\n".join(f"  {name:<10}{meaning}" for name, meaning in COMMANDS.items())
+    rows = "\n".join(f"  {name:<13}{meaning}" for name, meaning in COMMANDS.items())
     return (
         "usage: python -m harness COMMAND ...\n\n"
         "Train small MNIST networks under one fixed budget and say, with evidence, which is better.\n\n"

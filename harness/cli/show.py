@@ -12,7 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.anatomy import Anatomy
+from harness.errors import DataError
 from harness.evaluation import Target
+from harness.exchange import Arrival
 from harness.ledger import Ledger
 
 
@@ -95,3 +97,14 @@ def targets(found: Sequence[Target]) -> None:
 def duration(seconds: float) -> str:
     """Return minutes and seconds, such as ``4:07``."""
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def arrivals(found: Sequence[Arrival], origin: str) -> int:
+    """Say which runs were taken in and which were refused, and return the exit code."""
+    refused = [arrival for arrival in found if arrival.refused]
+    taken = sum(arrival.is_new and not arrival.refused for arrival in found)
+    known = len(found) - taken - len(refused)
+    console.print(f"{taken} runs taken in from {origin}{f', {known} were here already' if known else ''}")
+    for arrival in refused:
+        console.print(f"refused: {arrival.run_id}: {arrival.refused}", style="yellow")
+    return DataError.exit_code if refused else 0

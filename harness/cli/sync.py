@@ -1,4 +1,7 @@
-"""Bring MLflow up to the journals: fills an empty store, completes one that fell behind, doubles nothing."""
+"""Bring MLflow up to the journals: fills an empty store, completes one that fell behind, doubles nothing.
+
+The store is $MLFLOW_TRACKING_URI, else mlruns/mlflow.db.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,16 @@ from harness.cli import show
 from harness.journal import all_journals
 
 
-def add_arguments(_parser: argparse.ArgumentParser) -> None:
-    """There is nothing to choose: the store is $MLFLOW_TRACKING_URI, else mlruns/mlflow.db."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--pull", action="store_true", help="first bring home the finished runs that others sent to the store"
+    )
 
 
-def main(_args: argparse.Namespace) -> int:
+def main(args: argparse.Namespace) -> int:
+    code = show.arrivals(tracking.pull(), tracking.address()) if args.pull else 0
     hidden = not show.console.is_terminal
     found = itertools.chain[tracking.Source](all_journals(), tuning.records())
     count = tracking.sync(track(found, "journals", console=show.console, transient=True, disable=hidden))
     show.console.print(f"{tracking.address()} holds all {count} runs and studies of the journals.")
-    return 0
+    return code

@@ -1,0 +1,500 @@
+"""Journals to a ranked table: what may be averaged, what is left out and why, who is better than whom.
+
+A row is one file with one set of knobs and one recipe; its sample are the finished runs of distinct seeds.
+Rows are ordered by their mean score. What the difference between two of them is worth is another question,
+which `harness.statistics.compare` answers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+
+from harness import page, plugins
+from harness.errors import DataError, UsageError, did_you_mean
+from harness.evaluation import Target, verdict
+from harness.journal import Journal, Record
+from harness.spec import BUDGET, RECIPE_FIELDS, StudyRecord
+from harness.statistics import Comparison, Summary, compare, holm, lower_bound, mcnemar, summarise
+
+PROVISIONAL = 3
+"""A row of fewer seeds has no rank."""
+
+CERTIFIED = 10
+"""Seeds that a certificate takes at least."""
+
+LEADERS = 5
+"""Rows that are compared with each other."""
+
+SIZES = (1_000, 2_000, 5_000, 10_000, 20_000)
+"""The classes by size: at most as many parameters."""
+
+CONFIDENCE = 0.05
+"""p-values below this, after Holm's adjustment, make a verdict."""
+
+Verdict = Literal["better", "worse", "cannot tell yet"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its journal and what was read there."""
+
+    journal: Journal
+    record: Record
+
+    @property
+    def seed(self) -> int:
+        """The seed it was trained from."""
+        return int(self.record.job["seed"])
+
+    @property
+    def outcome(self) -> Mapping[str, Any]:
+        """The journal's last event."""
+        assert self.record.ended
+        return self.record.ended
+
+    @cached_property
+    def correct(self) -> np.ndarray:
+        """(images,) bool: which test images it answers rightly.
+
+        Raises:
+            DataError: they cannot be read, or are not those that were scored.
+        """
+        outcome = self.journal.outcome()
+        right: np.ndarray = outcome.answers == outcome.labels
+        if abs(right.mean() - self.outcome["accuracy"]) > 1e-9:
+            raise DataError("its score is not that of its answers")
+        return right
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A run that does not count, and why."""
+
+    run_id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One file with one set of knobs and one recipe.
+
+    Attributes:
+        runs: the finished runs that count, one a seed, by seed.
+        changed: knobs and recipe fields that are not the file's own.
+        rank: 1 for the highest mean; equal means share it; None while provisional.
+        trials: how many trials of studies came before its settings were found; 0 for the file's own, None if unknown.
+    """
+
+    runs: tuple[Run, ...]
+    changed: Mapping[str, Any]
+    rank: int | None = None
+    trials: int | None = 0
+
+    @property
+    def first(self) -> Record:
+        """The record of its lowest seed; what the key names is the same in all."""
+        return self.runs[0].record
+
+    @property
+    def architecture(self) -> str:
+        """The name of its file."""
+        return str(self.first.job["name"])
+
+    @property
+    def label(self) -> str:
+        """The architecture, and where anything was changed the first digits of the id: ``s6_gap 5f3a``."""
+        return f"{self.architecture} {self.id[:4]}" if self.changed else self.architecture
+
+    @property
+    def name(self) -> str:
+        """The label and what was changed: ``s6_gap 5f3a width=12``."""
+        return " ".join([self.label, *page.short(self.changed)])
+
+    @property
+    def id(self) -> str:
+        """Eight hexadecimal digits that stand for what its runs have in common."""
+        return hashlib.sha256(_key(self.first).encode()).hexdigest()[:8]
+
+    @property
+    def n(self) -> int:
+        """Distinct seeds."""
+        return len(self.runs)
+
+    @property
+    def seeds(self) -> list[int]:
+        """Its seeds, in order."""
+        return [run.seed for run in self.runs]
+
+    @property
+    def scores(self) -> list[float]:
+        """The score of each seed: test accuracy after the last epoch."""
+        return [run.outcome["accuracy"] for run in self.runs]
+
+    @cached_property
+    def score(self) -> Summary:
+        """Mean, spread and interval of the scores."""
+        return summarise(self.scores)
+
+    @property
+    def is_provisional(self) -> bool:
+        """Whether there are too few seeds to rank."""
+        return self.n < PROVISIONAL
+
+    @property
+    def is_certified(self) -> bool:
+        """Whether the mean is above the target with one-sided 95 % confidence, by enough seeds."""
+        low = lower_bound(self.scores)
+        return self.n >= CERTIFIED and low is not None and low >= BUDGET.accuracy and self.is_benchmark
+
+    @property
+    def is_benchmark(self) -> bool:
+        """Whether its dataset is the one that the targets speak of."""
+        return bool(self.first.started["is_benchmark"])
+
+    @property
+    def best(self) -> float:
+        """The mean over seeds of the best epoch, which was picked on the test set."""
+        return statistics.fmean(run.outcome["best_accuracy"] for run in self.runs)
+
+    @property
+    def best_epochs(self) -> list[int]:
+        """The best epoch of each seed."""
+        return [run.outcome["best_epoch"] for run in self.runs]
+
+    @property
+    def gap(self) -> float:
+        """What picking the epoch on the test set would have added."""
+        return self.best - self.score.mean
+
+    @property
+    def epochs_to_target(self) -> list[int]:
+        """The epochs of those seeds that reached the target, in order."""
+        found = (run.outcome["epochs_to_target"] for run in self.runs)
+        return sorted(epochs for epochs in found if epochs is not None)
+
+    @property
+    def seconds(self) -> float:
+        """Mean time of a run, from the first step to the score."""
+        return statistics.fmean(run.outcome["seconds"] for run in self.runs)
+
+    @property
+    def devices(self) -> list[str]:
+        """What it was trained on."""
+        return sorted({run.record.device for run in self.runs})
+
+    @property
+    def imported(self) -> int:
+        """How many of its runs came from another machine."""
+        return sum(bool(run.record.origin) for run in self.runs)
+
+    @property
+    def parameters(self) -> int:
+        """Stored numbers of the network."""
+        return int(self.first.started["parameters"])
+
+    @property
+    def multiply_adds(self) -> int:
+        """Multiply-adds of one image."""
+        return int(self.first.started["anatomy"]["multiply_adds"])
+
+    @property
+    def uses(self) -> Mapping[str, bool]:
+        """The parts the assignment asks about: batch norm, dropout, ..."""
+        return dict(self.first.started["anatomy"]["uses"])
+
+    @property
+    def size(self) -> int | None:
+        """The smallest of `SIZES` it fits into; None if it fits into none."""
+        return next((size for size in SIZES if self.parameters <= size), None)
+
+    @property
+    def targets(self) -> list[Target]:
+        """The mean score held against the challenge's targets."""
+        epochs = self.first.job["recipe"]["epochs"]
+        return verdict(self.parameters, epochs, self.score.mean, BUDGET, self.is_benchmark)
+
+    @property
+    def commands(self) -> list[str]:
+        """What to type to get these runs again."""
+        settings = "".join(f" --set {name}={page.value_text(value)}" for name, value in self.changed.items())
+        job = self.first.job
+        return [
+            f"python -m harness run {job['path']} --dataset {job['dataset']}{settings} --seed {first} --seeds {count}"
+            for first, count in _stretches(self.seeds)
+        ]
+
+    @cached_property
+    def correct(self) -> np.ndarray:
+        """(seeds, images) bool: which test images each seed answers rightly.
+
+        Raises:
+            DataError: those of a run cannot be read.
+        """
+        return np.stack([run.correct for run in self.runs])
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two rows compared.
+
+    Attributes:
+        a, b: the rows; the verdict is on `a`.
+        p: the p-value after Holm's adjustment for all pairs shown; None where a row has a single seed.
+        verdict: whether `a` is better than `b`.
+        mcnemar: the exact p-value for the two runs, where each row is a single one: of the two trained
+            networks, not of their recipes.
+    """
+
+    a: Row
+    b: Row
+    comparison: Comparison
+    p: float | None
+    verdict: Verdict
+    mcnemar: float | None
+
+    @property
+    def more_seeds(self) -> int | None:
+        """How many more seeds each would about settle it; None if that cannot be said, or no number would."""
+        wanted = self.comparison.seeds
+        return None if wanted is None else max(wanted - min(self.a.n, self.b.n), 1)
+
+
+@dataclass(frozen=True)
+class Board:
+    """A ranking.
+
+    Attributes:
+        rows: those with a rank in its order, then the provisional ones, highest mean first.
+        left_out: finished or not, what does not count.
+        pairs: the leaders compared with each other.
+        elsewhere: datasets with runs of their own, which never stand beside these.
+    """
+
+    dataset: str
+    rows: tuple[Row, ...]
+    left_out: tuple[LeftOut, ...]
+    pairs: tuple[Pair, ...]
+    elsewhere: tuple[str, ...]
+
+    def find(self, name: str) -> Row:
+        """Return the row of this name, id or rank.
+
+        Raises:
+            UsageError: there is none, or several of this name.
+        """
+        found = [row for row in self.rows if name in (row.name, row.label, row.id)] or [
+            row for row in self.rows if name in (row.architecture, str(row.rank))
+        ]
+        if len(found) != 1:
+            legal = [row.label for row in found or self.rows]
+            raise UsageError(
+                f"{'No row is' if not found else f'{len(found)} rows are'} called '{name}'.",
+                legal=f"Legal: {', '.join(map(repr, legal))}.",
+                mend=did_you_mean(name, legal) or "Name a row by its rank, or as it is called there.",
+            )
+        return found[0]
+
+
+def rank(journals: Iterable[Journal], dataset: str = "auto", studies: Sequence[StudyRecord] = ()) -> Board:
+    """Read journals and rank what is finished.
+
+    Args:
+        dataset: which board; ``auto`` for the benchmark if it has any run, else the only other.
+        studies: whose trials were spent on a row's settings.
+
+    Raises:
+        UsageError: no finished run of `dataset`.
+    """
+    runs, left_out = _read(journals)
+    names = sorted({run.record.job["dataset"] for run in runs}, key=lambda name: (name != "mnist", name))
+    chosen = (names or ["mnist"])[0] if dataset == "auto" else dataset
+    counted = [run for run in runs if run.record.job["dataset"] == chosen]
+    if not counted:
+        said = "".join(f" {entry.run_id}: {entry.reason}." for entry in left_out[:1])
+        raise UsageError(
+            f"There is no finished run{'' if dataset == 'auto' else f' on {dataset}'} to rank.",
+            legal=f"{len(left_out)} runs are left out.{said}" if left_out else "",
+            mend="Train one: python -m harness run architectures/s6_gap.py",
+        )
+    while True:  # answers are read for the leaders alone: that is what takes time
+        rows, again = _rows(counted, studies)
+        damaged = [*_unreadable(rows[:LEADERS])]
+        if not damaged:
+            break
+        left_out += damaged
+        gone = {entry.run_id for entry in damaged}
+        counted = [run for run in counted if run.record.run_id not in gone]
+    left_out = sorted([*left_out, *again], key=lambda entry: entry.run_id)
+    elsewhere = tuple(name for name in names if name != chosen)
+    leaders = [row for row in rows[:LEADERS] if row.rank]
+    return Board(chosen, tuple(rows), tuple(left_out), tuple(compare_all(leaders)), elsewhere)
+
+
+def compare_all(rows: Sequence[Row]) -> list[Pair]:
+    """Compare every row with every later one.
+
+    Raises:
+        DataError: the answers of a run cannot be read.
+    """
+    pairs = list(itertools.combinations(rows, 2))
+    found = [compare(a.correct, b.correct) for a, b in pairs]
+    adjusted = iter(holm([comparison.p for comparison in found if comparison.p is not None]))
+    made = []
+    for (a, b), comparison in zip(pairs, found, strict=True):
+        p = None if comparison.p is None else next(adjusted)
+        exact = mcnemar(a.correct[0], b.correct[0]) if a.n == b.n == 1 else None
+        made.append(Pair(a, b, comparison, p, _verdict(comparison.difference, p), exact))
+    return made
+
+
+def _verdict(difference: float, p: float | None) -> Verdict:
+    if p is None or p >= CONFIDENCE:
+        return "cannot tell yet"
+    return "better" if difference > 0 else "worse"
+
+
+def pareto(rows: Sequence[Row]) -> list[Row]:
+    """Return the ranked rows that no other of at most their size scores above, the smallest first."""
+    front: list[Row] = []
+    for row in sorted((row for row in rows if row.rank), key=lambda row: (row.parameters, -row.score.mean)):
+        if not front or row.score.mean > front[-1].score.mean:
+            front.append(row)
+    return front
+
+
+def best_of_sizes(rows: Sequence[Row]) -> dict[int, Row]:
+    """Return, for each class by size that has a ranked row, the first."""
+    found: dict[int, Row] = {}
+    for row in rows:
+        if row.rank and row.size:
+            found.setdefault(row.size, row)
+    return dict(sorted(found.items(), reverse=True))
+
+
+def wrong_for_all(rows: Sequence[Row]) -> list[int]:
+    """Return the positions of test images that every run of every row answers wrongly.
+
+    Raises:
+        DataError: the answers of a run cannot be read.
+    """
+    right: np.ndarray = np.any([row.correct.any(0) for row in rows], axis=0)
+    return [int(position) for position in np.flatnonzero(~right)]
+
+
+# --- reading --------------------------------------------------------------------------------------------
+
+
+def _read(journals: Iterable[Journal]) -> tuple[list[Run], list[LeftOut]]:
+    runs, left_out = [], []
+    for journal in journals:
+        try:
+            run = _finished(journal)
+        except DataError as error:
+            left_out.append(LeftOut(journal.run_id, error.wrong))
+        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+            left_out.append(LeftOut(journal.run_id, f"its journal is damaged ({type(error).__name__})"))
+        else:
+            runs.append(run)
+    return runs, left_out
+
+
+def _finished(journal: Journal) -> Run:
+    """Return a run that counts.
+
+    Raises:
+        DataError: it does not, and why.
+    """
+    record = journal.read()
+    if record is None:
+        raise DataError("nothing is recorded")
+    if record.state != "finished":
+        raise DataError("not finished" if record.state == "running" else record.state)
+    if record.job["protocol"] != BUDGET.protocol:
+        raise DataError(f"protocol {record.job['protocol']}; the rules are now {BUDGET.protocol}")
+    if not journal.has_outcome:
+        raise DataError("its answers are missing")
+    _key(record), float(record.ended["accuracy"])  # type: ignore[index]  # a damaged journal lacks them
+    return Run(journal, record)
+
+
+def _key(record: Record) -> str:
+    """What runs that may be averaged have in common."""
+    job = record.job
+    return json.dumps(
+        [job["sha256"], job["knobs"], job["recipe"], job["dataset_digest"], job["protocol"]], sort_keys=True
+    )
+
+
+def _rows(runs: Sequence[Run], studies: Sequence[StudyRecord]) -> tuple[list[Row], list[LeftOut]]:
+    """Group runs into ranked rows; of several runs of one seed the first counts."""
+    groups: dict[str, dict[int, Run]] = defaultdict(dict)
+    again = []
+    for run in sorted(runs, key=lambda run: (run.record.started["time"], run.record.run_id)):
+        counted = groups[_key(run.record)].setdefault(run.seed, run)
+        if counted is not run:
+            again.append(LeftOut(run.record.run_id, f"seed {run.seed} again; {counted.record.run_id} counts"))
+    rows = [_row(list(group.values()), studies) for group in groups.values()]
+    rows.sort(key=lambda row: (row.is_provisional, -row.score.mean, row.name))
+    ranked = [row.score.mean for row in rows if not row.is_provisional]
+    return [row if row.is_provisional else replace(row, rank=1 + ranked.index(row.score.mean)) for row in rows], again
+
+
+def _row(runs: list[Run], studies: Sequence[StudyRecord]) -> Row:
+    runs.sort(key=lambda run: run.seed)
+    job = runs[0].record.job
+    _, own = plugins.declaration(runs[0].journal.source)
+    changed = {name: value for name, value in job["knobs"].items() if value != job["default_knobs"][name]}
+    changed |= {name: job["recipe"][name] for name in RECIPE_FIELDS if job["recipe"][name] != getattr(own, name)}
+    return Row(tuple(runs), changed, trials=_trials(runs, studies))
+
+
+def _trials(runs: Sequence[Run], studies: Sequence[StudyRecord]) -> int | None:
+    """Count the trials of all studies in which these settings were found."""
+    job = runs[0].record.job
+    settings = {**job["recipe"], **job["knobs"]}
+    here = sum(
+        len(study.trials)
+        for study in studies
+        if study.search["architecture_sha256"] == job["sha256"]
+        and study.search["dataset_digest"] == job["dataset_digest"]
+        and any(_is_part(trial.settings, settings) for trial in study.trials)
+    )
+    told = [run.record.origin["trials"] for run in runs if run.record.origin]
+    known = [count for count in told if count is not None]
+    return None if not here and len(known) < len(told) else max([here, *known])
+
+
+def _is_part(settings: Mapping[str, Any], of: Mapping[str, Any]) -> bool:
+    return all(of.get(name) == value for name, value in settings.items() if name != "epochs")
+
+
+def _unreadable(rows: Sequence[Row]) -> Iterable[LeftOut]:
+    length = None
+    for run in (run for row in rows for run in row.runs):
+        try:
+            length = length or len(run.correct)
+            if len(run.correct) != length:
+                yield LeftOut(run.record.run_id, f"it answers {len(run.correct)} test images, others {length}")
+        except DataError as error:
+            yield LeftOut(run.record.run_id, error.wrong)
+
+
+def _stretches(seeds: Sequence[int]) -> list[tuple[int, int]]:
+    """Return (first, count) of each unbroken stretch of ascending numbers."""
+    found: list[tuple[int, int]] = []
+    for seed in seeds:
+        if found and seed == sum(found[-1]):
+            found[-1] = (found[-1][0], found[-1][1] + 1)
+        else:
+            found.append((seed, 1))
+    return found

@@ -1,0 +1,491 @@
+"""A board as people read it: tables for the terminal and for Markdown, CSV, JSON, and one self-contained page."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from harness import page, plots, plugins
+from harness.evaluation import confusion
+from harness.leaderboard import CERTIFIED, LEADERS, PROVISIONAL, Board, Pair, Row, best_of_sizes, pareto, wrong_for_all
+from harness.spec import BUDGET
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+DRAWN = 12
+"""Rows that a figure shows at most."""
+
+_PICKED = "picked on the test set: never ranks"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One fact about a row: its key in CSV and JSON, its heading, its value and how that is written."""
+
+    key: str
+    heading: str
+    value: Callable[[Row], Any]
+    text: Callable[[Row], str]
+
+    @property
+    def is_number(self) -> bool:
+        """Whether it is set to the right."""
+        return self.key not in _WORDS
+
+
+_WORDS = ("network", "label", "interval", "targets", "certified", "device", "rank")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A titled table as text, with what each cell sorts by; `right` are the headings of numbers."""
+
+    title: str
+    note: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    sort: tuple[tuple[Any, ...], ...]
+    right: tuple[str, ...] = ()
+
+
+def _percent(value: float | None, digits: int = 3) -> str:
+    return "" if value is None else f"{100 * value:.{digits}f}"
+
+
+def _interval(row: Row) -> str:
+    low, high = row.score.low, row.score.high
+    return "" if low is None or high is None else f"{100 * max(low, 0):.2f} to {100 * min(high, 1):.2f}"
+
+
+def _targets(row: Row) -> str:
+    missed = [target.name for target in row.targets if not target.met]
+    return f"missed: {', '.join(missed)}" if missed else f"all {len(row.targets)} met"
+
+
+def _reached(row: Row) -> str:
+    found = row.epochs_to_target
+    return f"{statistics.median(found):g} ({len(found)} of {row.n} seeds)" if found else "not reached"
+
+
+def _epochs(row: Row) -> str:
+    first, last = min(row.best_epochs), max(row.best_epochs)
+    return f"{_percent(row.best)} (epoch {first})" if first == last else f"{_percent(row.best)} ({first} to {last})"
+
+
+def _seconds(row: Row) -> str:
+    return f"{row.seconds:,.1f}" if row.seconds < 100 else f"{row.seconds:,.0f}"
+
+
+_LABEL = Column("label", "network", lambda row: row.label, lambda row: row.label)
+
+RANKING = (
+    Column("rank", "rank", lambda row: row.rank, lambda row: str(row.rank or "provisional")),
+    Column("network", "network", lambda row: row.name, lambda row: row.name),
+    Column("parameters", "parameters", lambda row: row.parameters, lambda row: f"{row.parameters:,}"),
+    Column("accuracy", "accuracy (%)", lambda row: row.score.mean, lambda row: _percent(row.score.mean)),
+    Column("interval", "95 % interval", lambda row: [row.score.low, row.score.high], _interval),
+    Column("std", "std", lambda row: row.score.std, lambda row: _percent(row.score.std)),
+    Column("n", "seeds", lambda row: row.n, lambda row: str(row.n)),
+    Column("targets", "targets", lambda row: {target.name: target.met for target in row.targets}, _targets),
+    Column("certified", "certified", lambda row: row.is_certified, lambda row: "99.4 %" if row.is_certified else ""),
+)
+
+HONESTY = (
+    _LABEL,
+    Column("last", "last epoch (%)", lambda row: row.score.mean, lambda row: _percent(row.score.mean)),
+    Column("best", "best epoch (%)", lambda row: row.best, _epochs),
+    Column("gap", "gap", lambda row: row.gap, lambda row: _percent(row.gap)),
+    Column(
+        "trials", "trials", lambda row: row.trials, lambda row: "not known" if row.trials is None else str(row.trials)
+    ),
+    Column("epochs_to_target", "epochs to 99.4 %", lambda row: row.epochs_to_target, _reached),
+    Column("seconds", "seconds", lambda row: row.seconds, _seconds),
+    Column("device", "device", lambda row: row.devices, lambda row: "; ".join(row.devices)),
+    Column(
+        "imported", "imported", lambda row: row.imported, lambda row: f"{row.imported} of {row.n}" * (row.imported > 0)
+    ),
+)
+
+_PARTS = ("batch norm", "dropout", "fully connected", "global average pooling")
+PARTS = (
+    _LABEL,
+    Column("size", "class", lambda row: row.size, lambda row: f"up to {row.size:,}" if row.size else ""),
+    Column("multiply_adds", "multiply-adds", lambda row: row.multiply_adds, lambda row: f"{row.multiply_adds:,}"),
+    *(
+        Column(
+            part.replace(" ", "_"),
+            part,
+            lambda row, part=part: row.uses[part],  # type: ignore[misc]
+            lambda row, part=part: "yes" if row.uses[part] else "no",  # type: ignore[misc]
+        )
+        for part in _PARTS
+    ),
+)
+
+
+def tables(board: Board) -> list[Table]:
+    """Return the board as tables: the ranking, who is better, what was picked and spent, what each is made of."""
+    found = [_table("Ranking", _ranking_note(board), RANKING, board.rows)]
+    if board.pairs:
+        found.append(pair_table(board.pairs))
+    found.append(
+        _table(
+            "Last epoch, best epoch, and what it took",
+            f"The best epoch is {_PICKED}; the gap is what picking it would have added. Trials were spent by studies "
+            "on the settings of a row. Seconds are those of a run.",
+            HONESTY,
+            board.rows,
+        )
+    )
+    found.append(_table("What each is made of", "", PARTS, board.rows))
+    classes = best_of_sizes(board.rows)
+    if classes:
+        rows = [(f"up to {size:,}", row.label, _percent(row.score.mean)) for size, row in classes.items()]
+        keys = [(size, row.label, row.score.mean) for size, row in classes.items()]
+        found.append(
+            _plain("The first of each class by size", "", ("parameters", "network", "accuracy (%)"), rows, keys)
+        )
+    return found
+
+
+def pair_table(pairs: Sequence[Pair]) -> Table:
+    """Return comparisons as a table, a row a pair."""
+    headings = ("network", "against", "difference", "95 % interval", "p (Holm)", "verdict", "to settle it")
+    rows, keys = [], []
+    for pair in pairs:
+        found, names = pair.comparison, (pair.a.label, pair.b.label)
+        difference = f"{100 * found.difference:+.3f}"
+        rows.append((*names, difference, _between(pair), _p_text(pair.p), pair.verdict, _more(pair)))
+        keys.append((*names, found.difference, found.low, pair.p, pair.verdict, pair.more_seeds))
+    note = (
+        "Differences in points of accuracy, by a bootstrap over seeds and test images; p-values are adjusted for all "
+        f"{len(pairs)} pairs shown. To settle it: about how many more seeds each would show a difference of this size."
+        if len(pairs) > 1
+        else "The difference in points of accuracy, by a bootstrap over seeds and test images."
+    )
+    return _plain("Who is better", note, headings, rows, keys)
+
+
+def _between(pair: Pair) -> str:
+    low, high = pair.comparison.low, pair.comparison.high
+    return "" if low is None or high is None else f"{100 * low:+.3f} to {100 * high:+.3f}"
+
+
+def _p_text(p: float | None) -> str:
+    return "" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _more(pair: Pair) -> str:
+    if pair.verdict != "cannot tell yet":
+        return ""
+    if pair.mcnemar is not None:
+        return f"more seeds than one (as trained: McNemar p {_p_text(pair.mcnemar)})"
+    if pair.comparison.p is None:
+        return "more seeds than one"
+    return "no number of seeds: more images" if pair.more_seeds is None else f"about {pair.more_seeds} more seeds each"
+
+
+def _ranking_note(board: Board) -> str:
+    said = (
+        f"Mean test accuracy on {board.dataset} after the last epoch, over seeds; protocol {BUDGET.protocol}: at most "
+        f"{BUDGET.parameters:,} parameters, at most {BUDGET.epochs} epochs. Fewer than {PROVISIONAL} seeds are "
+        "provisional and have no rank."
+    )
+    if board.rows[0].is_benchmark:
+        bound = "the one-sided 95 % lower bound of the mean is at least 99.40 %"
+        return f"{said} Certified: {bound}, with {CERTIFIED} seeds or more."
+    return f"{said} {board.dataset} is not the benchmark: there is no accuracy to reach."
+
+
+def _table(title: str, note: str, columns: Sequence[Column], rows: Sequence[Row]) -> Table:
+    return Table(
+        title,
+        note,
+        tuple(column.heading for column in columns),
+        tuple(tuple(column.text(row) for column in columns) for row in rows),
+        tuple(tuple(_sort_key(column.value(row)) for column in columns) for row in rows),
+        tuple(column.heading for column in columns if column.is_number),
+    )
+
+
+def _sort_key(value: Any) -> Any:
+    """Return what a cell sorts by: itself, or the first of several."""
+    if isinstance(value, list):
+        return value[0] if value else None
+    if isinstance(value, dict):
+        return sum(map(bool, value.values()))
+    return value
+
+
+def _plain(
+    title: str, note: str, headings: Sequence[str], rows: Sequence[tuple[str, ...]], keys: Sequence[tuple[Any, ...]]
+) -> Table:
+    return Table(title, note, tuple(headings), tuple(rows), tuple(keys))
+
+
+def left_out(board: Board) -> Iterator[str]:
+    """Yield a line for each reason why runs do not count, with the first few of them."""
+    reasons = Counter(entry.reason for entry in board.left_out)
+    for reason, count in reasons.most_common():
+        named = [entry.run_id for entry in board.left_out if entry.reason == reason]
+        more = f" and {count - 3} more" if count > 3 else ""
+        yield f"{count} left out: {reason}: {', '.join(named[:3])}{more}"
+    for other in board.elsewhere:
+        yield f"runs on {other} have a board of their own: --dataset {other}"
+
+
+# --- for other programs ---------------------------------------------------------------------------------
+
+FACTS = tuple({column.key: column for column in (*RANKING, *HONESTY, *PARTS)}.values())
+
+
+def facts(board: Board) -> list[dict[str, Any]]:
+    """Return every fact about every row, by key; accuracies as fractions of 1."""
+    return [
+        {"id": row.id, "seeds": row.seeds, **{column.key: column.value(row) for column in FACTS}} for row in board.rows
+    ]
+
+
+def to_json(board: Board) -> str:
+    """Return rows, comparisons and what is left out as JSON."""
+    pairs = [
+        {
+            "network": pair.a.label,
+            "against": pair.b.label,
+            "difference": pair.comparison.difference,
+            "interval": [pair.comparison.low, pair.comparison.high],
+            "p_holm": pair.p,
+            "verdict": pair.verdict,
+            "more_seeds": pair.more_seeds,
+            "mcnemar": pair.mcnemar,
+        }
+        for pair in board.pairs
+    ]
+    dropped = [{"run": entry.run_id, "reason": entry.reason} for entry in board.left_out]
+    whole = {
+        "dataset": board.dataset,
+        "protocol": BUDGET.protocol,
+        "rows": facts(board),
+        "pairs": pairs,
+        "left_out": dropped,
+    }
+    return json.dumps(whole, indent=1)
+
+
+def to_csv(board: Board) -> str:
+    """Return every fact about every row as CSV; a list is joined by semicolons."""
+    text = io.StringIO()
+    rows = facts(board)
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: _flat(value) for name, value in row.items()} for row in rows)
+    return text.getvalue()
+
+
+def _flat(value: Any) -> Any:
+    if isinstance(value, dict):
+        return ";".join(name for name, is_met in value.items() if is_met)
+    return ";".join("" if part is None else str(part) for part in value) if isinstance(value, list) else value
+
+
+def to_markdown(board: Board) -> str:
+    """Return the board as a Markdown document."""
+    parts = [f"# Leaderboard: {board.dataset}"]
+    for table in tables(board):
+        parts.append(f"## {table.title}")
+        if table.note:
+            parts.append(table.note)
+        parts.append(page.table(table.headings, table.rows, table.right))
+    commands = [command for row in board.rows for command in row.commands]
+    parts.append("## To get these runs again\n\n```\n" + "\n".join(commands) + "\n```")
+    if lines := [*left_out(board)]:
+        parts.append("## What does not count\n\n" + "\n".join(f"- {line}" for line in lines))
+    return "\n\n".join(parts) + "\n"
+
+
+# --- the page -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure on the page: its heading, what it shows in words, and itself as markup."""
+
+    title: str
+    said: str
+    markup: str
+
+
+def to_html(board: Board) -> str:
+    """Return one self-contained page: tables that sort, figures, a section an architecture. It asks no network.
+
+    Raises:
+        DataError: the answers of a run cannot be read.
+    """
+    import jinja2  # deferred: the other forms do without
+
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return environment.get_template("report.html").render(
+        board=board,
+        tables=tables(board),
+        pictures=[*_pictures(board)],
+        errors=_class_errors(board.rows[:DRAWN]),
+        sections=[_section(row) for row in _firsts(board.rows)],
+        everybody_wrong=_everybody_wrong(board.rows[:LEADERS]),
+        left_out=[*left_out(board)],
+        all_left_out=board.left_out,
+        commands=[command for row in board.rows for command in row.commands],
+    )
+
+
+def _pictures(board: Board) -> Iterator[Picture]:
+    rows = board.rows[:DRAWN]
+    names, scores = [row.label for row in rows], [row.score for row in rows]
+    target = BUDGET.accuracy if rows[0].is_benchmark else None
+    front = [row.label for row in pareto(rows)]
+    yield _picture(
+        "Size against error",
+        f"Parameters against test error. On the Pareto front: {', '.join(front) or 'nobody, as no row has a rank'}.",
+        plots.sizes_and_errors(names, [row.parameters for row in rows], scores, front, target),
+    )
+    yield _picture(
+        "Means and intervals",
+        "Mean accuracy over seeds with its 95 % interval. "
+        + "; ".join(f"{row.label}: {_percent(row.score.mean)} % ({_interval(row) or 'one seed'})" for row in rows)
+        + ".",
+        plots.forest(names, scores, target),
+    )
+    curves = {
+        row.label: [[epoch["held_out_accuracy"] for epoch in run.record.epochs] for run in row.runs]
+        for row in rows[:LEADERS]
+    }
+    yield _picture(
+        "Learning curves",
+        f"Test accuracy by epoch, mean and range over seeds, of {', '.join(curves)}.",
+        plots.bands(curves, target),
+    )
+
+
+def _picture(title: str, said: str, figure: Figure) -> Picture:
+    return Picture(title, said, _svg(figure, title))
+
+
+def _svg(figure: Figure, title: str) -> str:
+    """Return a figure as SVG that takes the page's colours, with ids of its own and no date: the same bytes again."""
+    import matplotlib
+
+    drawn = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
+        figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+    markup = drawn.getvalue()
+    markup = markup[markup.index("<svg") :]
+    for colour, ours in _COLOURS.items():
+        markup = markup.replace(colour, ours)
+    return markup.replace("<svg ", '<svg aria-hidden="true" ', 1)
+
+
+_COLOURS = {"#262626": "currentColor", "#000000": "currentColor", "#cccccc": "var(--line)", "#ffffff": "var(--page)"}
+"""seaborn's ink, lines and ground."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """What the page says of one file."""
+
+    row: Row
+    summary: str
+    source: str
+    ledger: Table
+    curves: Picture
+    confusion: Table
+    hardest: str
+
+
+def _firsts(rows: Sequence[Row]) -> list[Row]:
+    """Return the first row of each file."""
+    found: dict[str, Row] = {}
+    for row in rows:
+        found.setdefault(row.first.job["sha256"], row)
+    return [*found.values()]
+
+
+def _section(row: Row) -> Section:
+    run = row.runs[0]
+    target = BUDGET.accuracy if row.is_benchmark else None
+    title = page.run_name(run.record)
+    return Section(
+        row=row,
+        summary=plugins.declaration(run.journal.source)[0],
+        source=run.journal.source,
+        ledger=_ledger(row),
+        curves=_picture(f"{title}: learning curves", "", plots.learning_curves(run.record.epochs, title, target)),
+        confusion=_confusion(row),
+        hardest=_png(plots.hardest_images(run.journal.outcome())),
+    )
+
+
+def _png(figure: Figure) -> str:
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=80, metadata={"Software": None})
+    return base64.b64encode(drawn.getvalue()).decode()
+
+
+def _ledger(row: Row) -> Table:
+    entries = row.first.started["ledger"]
+    rows = [(e["layer"], e["name"], e["kind"], f"{e['numbers']:,}", "yes" if e["counted"] else "no") for e in entries]
+    return _plain("Ledger", "", ("layer", "name", "kind", "numbers", "counted"), rows, rows)
+
+
+def _confusion(row: Row) -> Table:
+    """Counts over all seeds."""
+    outcomes = [run.journal.outcome() for run in row.runs]
+    counts = sum(confusion(outcome.answers, outcome.labels) for outcome in outcomes)
+    rows = [(str(true), *(str(count) for count in line)) for true, line in enumerate(np.asarray(counts).tolist())]
+    headings = ("true class", *(str(answer) for answer in range(10)))
+    return _plain("Answers by true class", f"Summed over {row.n} seeds.", headings, rows, rows)
+
+
+def _class_errors(rows: Sequence[Row]) -> list[tuple[str, list[float]]]:
+    """Return, by row, the mean error of each class in percent."""
+    return [
+        (row.label, [100 * (1 - statistics.fmean(part)) for part in zip(*_class_accuracies(row), strict=True)])
+        for row in rows
+    ]
+
+
+def _class_accuracies(row: Row) -> list[list[float]]:
+    return [run.outcome["class_accuracy"] for run in row.runs]
+
+
+def _everybody_wrong(rows: Sequence[Row]) -> list[tuple[int, int, str]]:
+    """Return position, true class and picture (as PNG, where one is kept) of images that every run gets wrong."""
+    outcomes = [run.journal.outcome() for row in rows for run in row.runs]
+    kept = {
+        int(position): image
+        for outcome in outcomes
+        for position, image in zip(outcome.hardest, outcome.images, strict=True)
+    }
+    labels = outcomes[0].labels
+    return [
+        (position, int(labels[position]), _image(kept[position]) if position in kept else "")
+        for position in wrong_for_all(rows)
+    ]
+
+
+def _image(pixels: np.ndarray) -> str:
+    from PIL import Image
+
+    drawn = io.BytesIO()
+    Image.fromarray(255 - pixels).save(drawn, format="png")
+    return base64.b64encode(drawn.getvalue()).decode()

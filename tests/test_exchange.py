@@ -1,0 +1,251 @@
+"""Runs that travel: they arrive as they left, an edited one is refused, and nothing in them is ever executed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from made_up import edit, finished
+
+from harness import cli, data, exchange
+from harness.errors import DataError, UsageError
+from harness.exchange import Arrival
+from harness.journal import Journal, all_journals
+from harness.leaderboard import rank
+from harness.spec import BUDGET
+
+DIGITS = data.load("digits").held_out.labels.numpy()
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stand in one empty folder, with another to travel to."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "there"
+
+
+def on_digits(seed: int = 0, **changes: Any) -> Journal:
+    return finished("net", seed, 6, dataset="digits", labels=DIGITS, **changes)
+
+
+def sent(*journals: Journal, trials: int | None = 0) -> Path:
+    place = Path("runs.zip").absolute()
+    exchange.export([(journal, trials) for journal in journals], place)
+    return place
+
+
+def repacked(place: Path, change: Callable[[dict[str, bytes], dict[str, Any]], None], rehash: bool = True) -> Path:
+    """Edit an exported file the way somebody would who knows its format."""
+    with zipfile.ZipFile(place) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    manifest = json.loads(files.pop("manifest.json"))
+    change(files, manifest)
+    if rehash:
+        manifest["sha256"] = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    with zipfile.ZipFile(place, "w") as archive:
+        for name, content in {"manifest.json": json.dumps(manifest).encode(), **files}.items():
+            archive.writestr(name, content)
+    return place
+
+
+class TestJourney:
+    def test_runs_arrive_as_they_left_and_are_marked(self, elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        journals = [on_digits(seed) for seed in range(3)]
+        place, before = sent(*journals, trials=50), rank(all_journals()).rows
+        monkeypatch.chdir(elsewhere)
+        assert exchange.take_in(place) == [Arrival(journal.run_id) for journal in journals]
+        (row,) = rank(all_journals()).rows
+        assert (row.scores, row.name, row.id) == (before[0].scores, before[0].name, before[0].id)
+        assert np.array_equal(row.correct, before[0].correct)
+        assert (row.imported, row.trials) == (3, 50)
+        assert row.first.origin == {"from": str(place), "trials": 50}
+
+    def test_the_same_runs_make_the_same_file(self) -> None:
+        journals = [on_digits(seed) for seed in range(2)]
+        first = sent(*journals).read_bytes()
+        assert sent(*journals).read_bytes() == first
+
+    def test_what_is_here_already_is_passed_over(self) -> None:
+        journal = on_digits()
+        place = sent(journal)
+        assert exchange.take_in(place) == [Arrival(journal.run_id, is_new=False)]
+        edit(journal, "epoch", lr=0.5)
+        (arrival,) = exchange.take_in(place)
+        assert "another run of that name" in arrival.refused
+
+    def test_a_run_that_is_refused_stops_no_other_and_leaves_nothing(
+        self, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        bad, good = on_digits(0), on_digits(1)
+        edit(bad, "started", parameters=1)
+        place = sent(bad, good)
+        monkeypatch.chdir(elsewhere)
+        assert [bool(arrival.refused) for arrival in exchange.take_in(place)] == [True, False]
+        assert [journal.run_id for journal in all_journals()] == [good.run_id]
+        assert {file.name for file in Path("mlruns").iterdir()} == {"journal"}
+
+    def test_the_plug_in_of_a_run_that_arrived_is_never_executed(
+        self, workplace: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Neither by the board, nor by its page, nor on the way to MLflow."""
+        trap = workplace / "trap"
+        journal = on_digits()
+        source = f"open({str(trap)!r}, 'w')\n" + journal.source
+        journal.store(source)
+        record = journal.read()
+        assert record
+        edit(journal, "started", job={**record.job, "sha256": hashlib.sha256(source.encode()).hexdigest()})
+        place = sent(journal)
+        shutil.rmtree(journal.folder)
+        assert cli.main(["leaderboard", "--import", str(place), "--html", "board.html"]) == 0
+        assert cli.main(["sync"]) == 0
+        assert len(all_journals()) == 1
+        assert not trap.exists()
+
+
+EDITS: list[tuple[str, str, dict[str, Any]]] = [
+    ("its score is not that of its answers", "finished", {"accuracy": 0.999}),
+    ("its score is not that of its answers", "finished", {"class_accuracy": [1.0] * 10}),
+    ("its score is not that of its answers", "epoch", {"held_out_accuracy": 0.999}),
+    ("its best epoch is not that of its curve", "finished", {"best_accuracy": 1.0}),
+    ("its epochs to the target", "finished", {"epochs_to_target": 1}),
+    ("its ledger adds up to 5,000 parameters, not to 4,000", "started", {"parameters": 4_000}),
+    ("its epochs are not those of its recipe", "epoch", {"number": 1}),
+    ("its time is no time", "finished", {"seconds": -1.0}),
+    ("cannot be printed", "started", {"environment": {"device": "a\x1b[2Jb"}}),
+    ("damaged", "started", {"ledger": None}),
+    ("it is not finished", "finished", {"event": "nothing"}),
+]
+
+
+@pytest.mark.parametrize(("reason", "event", "changes"), EDITS, ids=lambda value: str(value)[:40])
+def test_an_edited_journal_is_refused(
+    reason: str, event: str, changes: dict[str, Any], elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = on_digits()
+    edit(journal, event, **changes)
+    place = sent(journal)
+    monkeypatch.chdir(elsewhere)
+    (arrival,) = exchange.take_in(place)
+    assert reason in arrival.refused
+    assert not all_journals()
+
+
+@pytest.mark.parametrize(
+    ("reason", "changes"),
+    [
+        ("protocol 0; the rules are now", {"protocol": 0}),
+        ("the SHA-256 differs", {"sha256": "0" * 64}),
+        ("its dataset is not one that is known here", {"dataset": "letters"}),
+        ("its dataset is not one that is known here", {"dataset_digest": "0" * 64}),
+        ("its dataset is not one that is known here", {"held_out": "validation"}),
+        ("lr must be float", {"recipe": {"lr": "fast"}}),
+        ("it is over the budget", {"recipe": {"epochs": BUDGET.epochs + 1}}),
+        ("its labels are not those of mnist", {"dataset": "mnist", "dataset_digest": data.digest("mnist")}),
+    ],
+)
+def test_a_job_that_does_not_hold_is_refused(
+    reason: str, changes: dict[str, Any], elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = on_digits()
+    record = journal.read()
+    assert record
+    recipe = {**record.job["recipe"], **changes.pop("recipe", {})}
+    edit(journal, "started", job={**record.job, "recipe": recipe, **changes})
+    place = sent(journal)
+    monkeypatch.chdir(elsewhere)
+    (arrival,) = exchange.take_in(place)
+    assert reason in arrival.refused
+
+
+def test_a_network_over_the_budget_is_refused(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = sent(on_digits(parameters=BUDGET.parameters + 1))
+    monkeypatch.chdir(elsewhere)
+    (arrival,) = exchange.take_in(place)
+    assert arrival.refused == "it is over the budget"
+
+
+class TestFile:
+    def test_a_changed_byte_is_noticed(self, elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def change(files: dict[str, bytes], _: dict[str, Any]) -> None:
+            name = next(name for name in files if name.endswith("architecture.py"))
+            files[name] += b"# more\n"
+
+        place = repacked(sent(on_digits()), change, rehash=False)
+        monkeypatch.chdir(elsewhere)
+        assert "is not what was exported" in exchange.take_in(place)[0].refused
+
+    @pytest.mark.parametrize("name", ["../outside", "/tmp/outside", "..", ".hidden", "a/b", ""])
+    def test_a_name_that_leads_elsewhere_is_refused(
+        self, name: str, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def change(files: dict[str, bytes], manifest: dict[str, Any]) -> None:
+            (run_id,) = manifest["trials"]
+            manifest["trials"] = {name: 0}
+            for file in list(files):
+                files[file.replace(run_id, name)] = files.pop(file)
+
+        place = repacked(sent(on_digits()), change)
+        monkeypatch.chdir(elsewhere)
+        assert exchange.take_in(place)[0].refused == "its name is no name of a run"
+        assert not list(elsewhere.iterdir())
+
+    def test_answers_that_are_pickled_are_refused(self, elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        journal = on_digits()
+        outcome = journal.outcome()
+        with open(journal.folder / "test.npz", "wb") as file:
+            np.savez(file, **{**vars(outcome), "answers": np.array([{}], dtype=object)})
+        files = {f"{journal.run_id}/{file.name}": file.read_bytes() for file in journal.folder.iterdir()}
+        place = repacked(sent(on_digits(1)), lambda packed, manifest: (packed.update(files), manifest["trials"].update({journal.run_id: 0})))  # type: ignore[func-returns-value]  # fmt: skip
+        monkeypatch.chdir(elsewhere)
+        good, bad = exchange.take_in(place)
+        assert not good.refused
+        assert "answers cannot be read" in bad.refused
+
+    @pytest.mark.parametrize("size", [0, 100, -30])
+    def test_a_torn_file_is_refused_whole(self, size: int) -> None:
+        place = sent(on_digits())
+        place.write_bytes(place.read_bytes()[:size])
+        with pytest.raises(DataError, match="damaged"):
+            exchange.take_in(place)
+
+    def test_another_format_says_what_to_do(self) -> None:
+        place = repacked(sent(on_digits()), lambda _, manifest: manifest.update(format=exchange.FORMAT + 1))
+        with pytest.raises(DataError, match="reads format") as raised:
+            exchange.take_in(place)
+        assert "Update" in raised.value.mend
+
+    @pytest.mark.parametrize(
+        "content", [b"", b"{}", b"[]", b'{"format": 1}', b'{"format": 1, "sha256": 0, "trials": 0}']
+    )
+    def test_a_zip_that_is_no_export_is_refused(self, content: bytes) -> None:
+        with zipfile.ZipFile("other.zip", "w") as archive:
+            archive.writestr("manifest.json", content)
+        with pytest.raises(DataError, match="damaged, or no export"):
+            exchange.take_in(Path("other.zip"))
+
+    def test_an_entry_that_would_fill_the_memory_is_refused(
+        self, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        place = sent(on_digits())
+        monkeypatch.chdir(elsewhere)
+        monkeypatch.setattr(exchange, "LARGEST", 1_000)
+        (arrival,) = exchange.take_in(place)
+        assert "would unpack to more than" in arrival.refused
+
+    def test_a_file_that_is_not_there_and_one_that_cannot_be_written(self) -> None:
+        with pytest.raises(UsageError, match="There is no file"):
+            exchange.take_in(Path("nothing.zip"))
+        with pytest.raises(UsageError, match="cannot be written"):
+            exchange.export([(on_digits(), 0)], Path("no/such/folder/runs.zip"))
+        with pytest.raises(UsageError, match="no finished run to export"):
+            exchange.export([], Path("runs.zip"))

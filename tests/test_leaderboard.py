@@ -1,0 +1,274 @@
+"""The ranking: what counts, what does not and why, who is better, and that luck does not win."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_up import LABELS, answers_with, finished, source_of, wrong_at_random
+
+from harness import leaderboard
+from harness.cli import options
+from harness.errors import UsageError
+from harness.journal import Journal, all_journals
+from harness.leaderboard import Board, rank
+from harness.plugins import from_source
+from harness.spec import BUDGET, StudyRecord, Trial
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def board(dataset: str = "auto", studies: tuple[StudyRecord, ...] = ()) -> Board:
+    return rank(all_journals(), dataset, studies)
+
+
+def several(name: str, errors: list[int], **more: object) -> list[Journal]:
+    return [finished(name, seed, count, **more) for seed, count in enumerate(errors)]  # type: ignore[arg-type]
+
+
+class TestWhatCounts:
+    def test_the_mean_of_the_last_epochs_ranks(self) -> None:
+        several("good", [50, 52, 54])
+        several("bad", [70, 72, 74])
+        first, second = board().rows
+        assert [(row.rank, row.name, row.n) for row in (first, second)] == [(1, "good", 3), (2, "bad", 3)]
+        assert first.score.mean == pytest.approx(0.9948)
+        assert first.gap == pytest.approx(0.0005)
+
+    @pytest.mark.parametrize("end", ["failed", "diverged", "interrupted"])
+    def test_a_run_that_did_not_finish_never_ranks_and_is_named(self, end: str) -> None:
+        several("good", [50, 52, 54])
+        lost = finished("good", 3, 1, end=end)
+        found = board()
+        assert [row.n for row in found.rows] == [3]
+        assert [(entry.run_id, entry.reason) for entry in found.left_out] == [(lost.run_id, end)]
+
+    def test_a_run_that_is_not_over_is_left_out(self) -> None:
+        several("good", [50, 52, 54])
+        running = finished("good", 3)
+        whole = running.events_file.read_text().splitlines(keepends=True)
+        running.events_file.write_text("".join(whole[:-1]))
+        assert [entry.reason for entry in board().left_out] == ["not finished"]
+
+    def test_another_protocol_never_stands_beside_this_one(self) -> None:
+        several("good", [50, 52, 54])
+        finished("good", 3, 1, job={"protocol": BUDGET.protocol - 1})
+        found = board()
+        assert [row.n for row in found.rows] == [3]
+        assert found.left_out[0].reason == f"protocol {BUDGET.protocol - 1}; the rules are now {BUDGET.protocol}"
+
+    def test_of_two_runs_of_one_seed_the_first_counts(self) -> None:
+        first, *_ = several("good", [50, 52, 54])
+        again = finished("good", 0, 1)
+        found = board()
+        assert found.rows[0].scores[0] == pytest.approx(0.995)
+        assert [(entry.run_id, entry.reason) for entry in found.left_out] == [
+            (again.run_id, f"seed 0 again; {first.run_id} counts")
+        ]
+
+    @pytest.mark.parametrize("text", ["{}\n", "no JSON\n", '{"event": "started"}\n{"event": "finished"}\n', "[1]\n"])
+    def test_a_damaged_journal_is_left_out_and_stops_nobody(self, text: str) -> None:
+        several("good", [50, 52, 54])
+        damaged = finished("good", 3)
+        damaged.events_file.write_text(text)
+        found = board()
+        assert [row.n for row in found.rows] == [3]
+        assert [entry.run_id for entry in found.left_out] == [damaged.run_id]
+
+    def test_a_score_that_is_not_that_of_the_answers_is_left_out(self) -> None:
+        several("good", [50, 52, 54])
+        edited = finished("good", 3, 60, ended={"accuracy": 0.9999})
+        found = board()
+        assert [row.n for row in found.rows] == [3]
+        assert [(e.run_id, e.reason) for e in found.left_out] == [
+            (edited.run_id, "its score is not that of its answers")
+        ]
+
+    @pytest.mark.parametrize("harm", ["gone", "torn", "empty"])
+    def test_answers_that_cannot_be_read_are_left_out(self, harm: str) -> None:
+        several("good", [50, 52, 54])
+        file = finished("good", 3).folder / "test.npz"
+        if harm == "gone":
+            file.unlink()
+        else:
+            file.write_bytes(file.read_bytes()[: 500 if harm == "torn" else 0])
+        found = board()
+        assert [row.n for row in found.rows] == [3]
+        assert "answers" in found.left_out[0].reason
+
+    def test_files_knobs_recipes_and_datasets_are_never_averaged(self) -> None:
+        finished("net", 0)
+        finished("other", 1)
+        finished("net", 2, knobs={"width": 12})
+        finished("net", 3, recipe={"lr": 0.1})
+        digits = np.arange(360) % 10
+        finished("net", 4, 3, dataset="digits", labels=digits)
+        found = board()
+        assert all(row.n == 1 for row in found.rows)
+        named = {tuple(row.name.split()[:1] + row.name.split()[2:]) for row in found.rows}
+        assert named == {("net",), ("other",), ("net", "width=12"), ("net", "lr=0.1")}
+        assert found.elsewhere == ("digits",)
+        assert [row.scores for row in board("digits").rows] == [[1 - 3 / 360]]
+
+    def test_the_order_of_the_journals_makes_no_difference(self) -> None:
+        several("good", [50, 52, 54])
+        several("bad", [51, 52, 54])
+        journals = all_journals()
+        before = rank(journals)
+        random.Random(0).shuffle(journals)
+        after = rank(journals)
+        assert [(row.name, row.seeds, row.scores) for row in after.rows] == [
+            (row.name, row.seeds, row.scores) for row in before.rows
+        ]
+        assert [pair.comparison for pair in after.pairs] == [pair.comparison for pair in before.pairs]
+
+    def test_nothing_to_rank_is_said_with_the_reason(self) -> None:
+        with pytest.raises(UsageError, match="no finished run"):
+            board()
+        finished("net", 0, job={"protocol": 0})
+        with pytest.raises(UsageError) as raised:
+            board()
+        assert "protocol 0; the rules are now" in raised.value.legal
+
+
+class TestHonesty:
+    def test_one_lucky_seed_never_beats_ten_honest_ones(self) -> None:
+        several("honest", [55 + n % 3 for n in range(10)])
+        several("lucky", [30, 31])
+        first, second = board().rows
+        assert (first.name, first.rank) == ("honest", 1)
+        assert (second.name, second.rank, second.is_provisional) == ("lucky", None, True)
+
+    def test_equal_means_share_a_rank_and_the_next_one_is_passed_over(self) -> None:
+        several("b", [50, 52, 54])
+        several("a", [54, 52, 50])
+        several("c", [60, 61, 62])
+        assert [(row.name, row.rank) for row in board().rows] == [("a", 1), ("b", 1), ("c", 3)]
+
+    @pytest.mark.parametrize(
+        ("errors", "certified"),
+        [([50] * 10, True), ([50] * 9, False), ([50, 70] * 5, False), ([60] * 10, True), ([61] * 10, False)],
+    )
+    def test_a_certificate_takes_ten_seeds_and_a_lower_bound_above_the_target(
+        self, errors: list[int], certified: bool
+    ) -> None:
+        several("net", errors)
+        assert board().rows[0].is_certified is certified
+
+    def test_trials_of_studies_that_found_the_settings_are_counted(self) -> None:
+        journal, *_ = several("net", [50, 52, 54], knobs={"width": 12})
+        record = journal.read()
+        assert record
+        search = {"architecture_sha256": record.job["sha256"], "dataset_digest": record.job["dataset_digest"]}
+
+        def study(width: int) -> StudyRecord:
+            trials = tuple(Trial(n, "complete", 0.9, {"width": width + n, "epochs": 1}) for n in range(7))
+            return StudyRecord("id", search, 0, 7, "finished", trials, {}, {})
+
+        assert board().rows[0].trials == 0
+        assert board(studies=(study(10), study(50))).rows[0].trials == 7
+
+    def test_the_pareto_front_leaves_out_who_is_larger_and_worse_and_who_has_no_rank(self) -> None:
+        several("small", [70, 71, 72], parameters=2_000)
+        several("large", [50, 51, 52], parameters=9_000)
+        several("useless", [60, 61, 62], parameters=9_500)
+        several("lucky", [10], parameters=1_000)
+        found = board()
+        assert [row.name for row in leaderboard.pareto(found.rows)] == ["small", "large"]
+        assert {size: row.name for size, row in leaderboard.best_of_sizes(found.rows).items()} == {
+            10_000: "large",
+            2_000: "small",
+        }
+
+    def test_images_that_everybody_gets_wrong_are_found(self) -> None:
+        for seed in range(3):
+            wrong = wrong_at_random(20, seed)
+            wrong[[7, 4_000]] = True
+            finished("net", seed, answers=answers_with(wrong))
+        assert leaderboard.wrong_for_all(board().rows) == [7, 4_000]
+
+
+class TestComparison:
+    def test_every_pair_of_leaders_is_compared_and_adjusted_for_all(self) -> None:
+        for number in range(7):
+            several(f"net{number}", [40 + 10 * number + seed for seed in range(3)])
+        pairs = board().pairs
+        assert [(pair.a.name, pair.b.name) for pair in pairs[:4]] == [("net0", f"net{n}") for n in range(1, 5)]
+        assert len(pairs) == 10
+        assert all(
+            pair.p >= pair.comparison.p for pair in pairs if pair.p is not None and pair.comparison.p is not None
+        )
+
+    def test_a_clear_difference_is_a_verdict_on_the_first_of_the_two(self) -> None:
+        several("good", [30, 31, 32, 33, 34])
+        several("bad", [130, 131, 132, 133, 134])
+        good, bad = board().rows
+        assert [pair.verdict for pair in leaderboard.compare_all([good, bad])] == ["better"]
+        assert [pair.verdict for pair in leaderboard.compare_all([bad, good])] == ["worse"]
+
+    def test_two_single_runs_get_mcnemar_and_no_verdict_on_their_recipes(self) -> None:
+        finished("good", 0, answers=answers_with(LABELS < 0))
+        finished("bad", 0, 60)
+        (pair,) = leaderboard.compare_all(board().rows)
+        assert pair.verdict == "cannot tell yet"
+        assert pair.mcnemar == pytest.approx(2 * 0.5**60)
+        assert pair.p is None
+
+    def test_what_cannot_be_told_says_how_many_seeds_would_tell(self) -> None:
+        several("good", [50, 54, 58])
+        several("bad", [52, 56, 60])
+        (pair,) = board().pairs
+        assert pair.verdict == "cannot tell yet"
+        assert pair.more_seeds is None or pair.more_seeds > 1
+
+    def test_a_row_is_found_by_rank_label_and_name_and_a_slip_is_answered(self) -> None:
+        several("good", [50, 52, 54])
+        several("good", [60, 62, 64], knobs={"width": 12})
+        found = board()
+        first, second = found.rows
+        for name in ("good", "1"):
+            assert found.find(name) is first
+        for name in ("2", second.label, second.name, second.id):
+            assert found.find(name) is second
+        with pytest.raises(UsageError, match="No row is called 'god'") as raised:
+            found.find("god")
+        assert "'good'" in raised.value.mend
+
+    def test_a_name_of_several_rows_is_refused(self) -> None:
+        several("good", [60, 62, 64], knobs={"width": 12})
+        several("good", [60, 62, 64], knobs={"width": 14})
+        with pytest.raises(UsageError, match="2 rows are called 'good'"):
+            board().find("good")
+
+
+@given(seeds=st.sets(st.integers(0, 40), min_size=1))
+@settings(max_examples=60)
+def test_stretches_are_the_seeds_and_no_other(seeds: set[int]) -> None:
+    stretches = leaderboard._stretches(sorted(seeds))
+    assert [seed for first, count in stretches for seed in range(first, first + count)] == sorted(seeds)
+    assert all(left[0] + left[1] < right[0] for left, right in itertools.pairwise(stretches))
+
+
+def test_the_commands_of_a_row_train_that_row_again() -> None:
+    for seed in (0, 1, 4):
+        finished("net", seed, knobs={"width": 12}, recipe={"nesterov": True, "lr": 0.1})
+    (row,) = board().rows
+    architecture = from_source(source_of("net"), "net.py")
+    for command, (first, count) in zip(row.commands, [(0, 2), (4, 1)], strict=True):
+        words = command.split()
+        assert words[:5] == ["python", "-m", "harness", "run", "architectures/net.py"]
+        assert words[-4:] == ["--seed", str(first), "--seeds", str(count)]
+        given_settings = [words[place + 1] for place, word in enumerate(words) if word == "--set"]
+        knobs, recipe = options.settle(architecture, options.settings(given_settings))
+        assert knobs == row.first.job["knobs"]
+        assert json.loads(json.dumps(vars(recipe))) == row.first.job["recipe"]
