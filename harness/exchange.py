@@ -36,6 +36,18 @@ FORMAT = 1
 LARGEST = 64 * 1024 * 1024
 """Bytes that one entry may unpack to."""
 
+_DAMAGE = (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    IndexError,
+    OSError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What reading a file leads to that somebody damaged or made up."""
 _EVENTS, _SOURCE = "events.jsonl", "architecture.py"
 _FILES = (_EVENTS, _SOURCE, OUTCOME)
 _FIXED = (1980, 1, 1, 0, 0, 0)  # the date of every entry: the same runs make the same file
@@ -103,7 +115,7 @@ def take_in(place: Path) -> list[Arrival]:
                 _take(run_id, partial(_unpack, archive, hashes, run_id), str(place), spent)
                 for run_id, spent in trials.items()
             ]
-    except (zipfile.BadZipFile, ValueError, KeyError, TypeError, AttributeError, OSError, EOFError) as error:
+    except _DAMAGE as error:
         raise DataError(
             f"{place} is damaged, or no export of this harness: {type(error).__name__}: {error}.",
             legal="Nothing was taken from it.",
@@ -152,16 +164,7 @@ def _take(run_id: str, read: Callable[[str], bytes], origin: str, trials: int | 
             shutil.move(arriving.folder, _made(journals()) / run_id)
     except HarnessError as error:
         return Arrival(run_id, error.wrong)
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        IndexError,
-        OSError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
+    except _DAMAGE as error:
         return Arrival(run_id, f"its journal is damaged ({type(error).__name__}: {error})")
     return Arrival(run_id)
 

@@ -140,10 +140,10 @@ def finished(
     return journal
 
 
-def edit(journal: Journal, event: str, **changes: Any) -> None:
+def edit(journal: Journal, kind: str, /, **changes: Any) -> None:
     """Change what a journal says, as somebody with an editor could."""
     lines = [json.loads(line) for line in journal.events_file.read_text().splitlines()]
     for line in lines:
-        if line["event"] == event:
+        if line["event"] == kind:
             line.update(changes)
     journal.events_file.write_text("".join(json.dumps(line) + "\n" for line in lines))

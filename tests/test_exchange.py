@@ -205,7 +205,12 @@ class TestFile:
         with open(journal.folder / "test.npz", "wb") as file:
             np.savez(file, **{**vars(outcome), "answers": np.array([{}], dtype=object)})
         files = {f"{journal.run_id}/{file.name}": file.read_bytes() for file in journal.folder.iterdir()}
-        place = repacked(sent(on_digits(1)), lambda packed, manifest: (packed.update(files), manifest["trials"].update({journal.run_id: 0})))  # type: ignore[func-returns-value]  # fmt: skip
+
+        def change(packed: dict[str, bytes], manifest: dict[str, Any]) -> None:
+            packed.update(files)
+            manifest["trials"][journal.run_id] = 0
+
+        place = repacked(sent(on_digits(1)), change)
         monkeypatch.chdir(elsewhere)
         good, bad = exchange.take_in(place)
         assert not good.refused
