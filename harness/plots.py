@@ -102,8 +102,9 @@ def study(trials: Sequence[Trial], importances: Mapping[str, float], title: str)
     if importances:
         figures["importances"] = _importances(importances, title)
     top = sorted(importances, key=lambda name: -importances[name])[:2]
-    if len(top) == 2:
-        figures["contour"] = _contour(complete, top[0], top[1], title)
+    both = [trial for trial in complete if all(name in trial.settings for name in top)]
+    if len(top) == 2 and both:  # a study may draw under other names than it sets
+        figures["contour"] = _contour(both, top[0], top[1], title)
     return figures
 
 
@@ -166,7 +167,6 @@ def _slices(complete: Sequence[Trial], title: str) -> Figure:
 
 def _contour(complete: Sequence[Trial], across: str, up: str, title: str) -> Figure:
     _, figure, axes = _canvas(6.4, 5)
-    complete = [trial for trial in complete if across in trial.settings and up in trial.settings]
     x, y = ([trial.settings[name] for trial in complete] for name in (across, up))
     scores = [100 * (trial.value or 0) for trial in complete]
     shades = {"cmap": "viridis", "vmin": min(scores), "vmax": max(scores)}

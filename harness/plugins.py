@@ -18,6 +18,7 @@ import inspect
 import linecache
 import math
 import os
+import reprlib
 import site
 import sys
 import sysconfig
@@ -37,6 +38,8 @@ from harness.spec import RECIPE_FIELDS, Architecture, Knob, Recipe, Study
 
 RESERVED = ("seed", "device", "parameters", "dataset")
 """Names the harness records beside every knob; a knob of that name would be ambiguous."""
+
+_LONGEST_TEXT = 200
 
 SAMPLERS = ("tpe", "random")
 """Who proposes a study's settings; the first is the default."""
@@ -125,7 +128,24 @@ def suggest(study: Study, trial: Any) -> dict[str, Knob]:
             where=study.path,
             mend='Return settings by name: {"lr": trial.suggest_float("lr", 0.01, 0.3, log=True)}',
         )
-    return {name: value.item() if isinstance(value, np.generic) else value for name, value in settings.items()}
+    settings = {name: value.item() if isinstance(value, np.generic) else value for name, value in settings.items()}
+    for name, value in settings.items():
+        if not isinstance(name, str) or not _is_plain(value):
+            raise ContractError(
+                "suggest",
+                f"suggest returned what is no setting: {type(value).__name__} under {reprlib.repr(name)}.",
+                where=study.path,
+                legal="Legal: a name, and a number below 2**63, a short text, True or False.",
+                mend="Leave a setting out where a trial has none.",
+            )
+    return settings
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a value can be a setting at all: printed, typed on the command line, and stored by anybody."""
+    if isinstance(value, str):
+        return value.isprintable() and len(value) <= _LONGEST_TEXT
+    return isinstance(value, (bool, float)) or (isinstance(value, int) and abs(value) < 2**63)
 
 
 def _searched(path: object, study: str) -> Architecture:

@@ -60,7 +60,6 @@ _TRIAL_STATUS = {
     "diverged": "FAILED",
     "failed": "FAILED",
 }
-_STUDY_STATUS = {"running": "RUNNING", "stopped": "KILLED", "finished": "FINISHED"}
 _EPOCH_METRICS = {
     "train_loss": "train/loss",
     "train_accuracy": "train/accuracy",
@@ -353,7 +352,10 @@ class Store:
         self._log_metrics(parent, _study_metrics(record))
         if record.state != "finished":
             self._client.log_batch(parent, tags=[RunTag(key, value) for key, value in tags.items()])
-            self._client.update_run(parent, status=_STUDY_STATUS[record.state])
+            if record.state == "running":
+                self._client.update_run(parent, status="RUNNING")
+            else:
+                self._client.set_terminated(parent, "KILLED")
             return
         with tempfile.TemporaryDirectory() as folder:
             _write_study_artifacts(Path(folder), record)
@@ -361,7 +363,7 @@ class Store:
         tags[_COMPLETE] = version
         self._client.log_batch(parent, tags=[RunTag(key, value) for key, value in tags.items()])
         ended = max(trial.ended for trial in record.trials)
-        self._client.set_terminated(parent, _STUDY_STATUS[record.state], end_time=ended)
+        self._client.set_terminated(parent, "FINISHED", end_time=ended)
 
     def _trials(self, experiment: str, parent: str) -> dict[str, Run]:
         """Return a study's trials by their tag."""

@@ -37,7 +37,7 @@ from pebble import ProcessExpired, ProcessPool
 from harness import journal as journals
 from harness import plugins
 from harness.data import Dataset
-from harness.errors import CrashedError, DataError, HarnessError, UsageError
+from harness.errors import ContractError, CrashedError, DataError, HarnessError, UsageError
 from harness.experiment import attempt, jobs
 from harness.spec import BUDGET, Epoch, Job, Knob, Study, StudyRecord, Trial
 from harness.training import derive_seed
@@ -157,7 +157,7 @@ def records() -> Iterator[StudyRecord]:
     for file in sorted(_studies().glob("*/study.log")):
         try:
             found = read(file.parent.name)
-        except (ValueError, KeyError, TypeError):  # what a line that is no JSON, or not Optuna's, leads to
+        except Exception:  # whatever a line leads to that is no JSON, or not Optuna's
             damaged.append(file)
             continue
         if found:
@@ -173,13 +173,13 @@ def read(study: str) -> StudyRecord | None:
     folder = _studies() / study
     if not (folder / "study.log").exists():
         return None
-    log = _Log(folder)
+    log = _Log.read(folder)
     return log.record(_is_locked(folder)) if "started" in log.study.user_attrs else None
 
 
 def confirm(search: Search, confirmation: Mapping[str, float]) -> StudyRecord:
     """Keep with the study how its winner did against the default recipe."""
-    log = _Log(_studies() / search.id)
+    log = _Log.read(_studies() / search.id)
     log.study.set_user_attr("confirmation", dict(confirmation))
     return log.record(is_running=False)
 
@@ -219,7 +219,7 @@ def _ask(search: Search, earlier: Sequence[FrozenTrial], first: int, count: int)
 
     In memory: what is asked again gives the same answer, so only what is finished need be kept.
     """
-    live = _open(InMemoryStorage(), "live")
+    live = _create(InMemoryStorage(), "live")
     live.add_trials(earlier)
     return [_suggest(search, live, number) for number in range(first, first + count)]
 
@@ -231,6 +231,7 @@ def _suggest(search: Search, live: optuna.Study, number: int) -> _Asked:
     job, error = None, None
     try:
         settings = plugins.suggest(search.study, trial)
+        _refuse_choices(search.study, trial)
         fixed: dict[str, Knob] = {} if search.epochs is None else {"epochs": search.epochs}
         architecture = search.study.architecture
         knobs, recipe = plugins.settle(architecture, {**fixed, **settings})
@@ -238,7 +239,22 @@ def _suggest(search: Search, live: optuna.Study, number: int) -> _Asked:
         job = jobs(architecture, knobs, recipe, search.dataset, range(seed, seed + 1), search.device, "validation")[0]
     except HarnessError as caught:
         error = caught
-    return _Asked(number, trial.params, trial.distributions, settings, job, error)
+    drawn = (trial.params, trial.distributions) if job else ({}, {})
+    return _Asked(number, *drawn, settings, job, error)
+
+
+def _refuse_choices(study: Study, trial: optuna.Trial) -> None:
+    """Optuna stores a choice as JSON, and tells two apart by their hash."""
+    for name, distribution in trial.distributions.items():
+        for choice in getattr(distribution, "choices", ()):
+            if type(choice) not in (bool, int, float, str, type(None)):
+                raise ContractError(
+                    "suggest",
+                    f"suggest_categorical('{name}') has a choice of type {type(choice).__name__}.",
+                    where=study.path,
+                    legal="Legal: numbers, texts, True, False and None.",
+                    mend="Offer names, and look up what they stand for: {'small': (8, 0.1)}[choice].",
+                )
 
 
 def _sampler(search: Search, number: int) -> BaseSampler:
@@ -246,7 +262,7 @@ def _sampler(search: Search, number: int) -> BaseSampler:
     return TPESampler(seed=seed) if search.sampler == "tpe" else RandomSampler(seed=seed)
 
 
-def _open(storage: BaseStorage, name: str) -> optuna.Study:
+def _create(storage: BaseStorage, name: str) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
 
@@ -352,16 +368,37 @@ class _Log:
     mlruns/studies/ID/N.json      a finished trial of the batch at work
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, study: optuna.Study) -> None:
         self.folder = folder
-        self.study = _open(JournalStorage(JournalFileBackend(str(folder / "study.log"))), folder.name)
-        self.trials = [_parse(trial) for trial in self.study.trials]
+        self.study = study
+        self.trials = [_parse(trial) for trial in study.trials]
+
+    @classmethod
+    def read(cls, folder: Path) -> _Log:
+        """Open a log and write nothing: another process may be at work on it.
+
+        Raises:
+            Exception: whatever a damaged log leads to.
+        """
+        return cls(folder, optuna.load_study(storage=_storage(folder), study_name=folder.name))
 
     @classmethod
     def begin(cls, search: Search, wanted: int) -> _Log:
-        """Open the log of `search` and note what it is and how many trials are wanted."""
-        _mend(_studies() / search.id / "study.log")
-        log = cls(_studies() / search.id)
+        """Open the log of `search`, mended, and note what it is and how many trials are wanted.
+
+        Raises:
+            DataError: it is damaged.
+        """
+        folder = _studies() / search.id
+        is_new = not _mend(folder / "study.log")
+        try:
+            study = _create(_storage(folder), folder.name) if is_new else cls.read(folder).study
+            log = cls(folder, study)
+        except Exception as error:  # whatever a line leads to that is not Optuna's
+            raise DataError(
+                f"{folder / 'study.log'} is damaged: {type(error).__name__}: {error}.",
+                mend="Restore the file, or move its folder away: the study is then begun anew.",
+            ) from error
         if [trial.number for trial in log.trials] != list(range(len(log.trials))):
             raise DataError(
                 f"{log.folder / 'study.log'} lacks a trial that was told.",
@@ -389,9 +426,9 @@ class _Log:
         """Return what `keep` kept, if it is whole and of the trial that is asked for."""
         try:
             trial = _trial(json.loads((self.folder / f"{asked.number}.json").read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError, KeyError):
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return None
-        return trial if trial.settings == asked.settings else None
+        return trial if trial.settings == asked.settings and _is_sound(trial) else None
 
     def tell(self, asked: _Asked, trial: Trial) -> None:
         """Append a finished trial."""
@@ -427,15 +464,15 @@ class _Log:
         )
 
 
-def _mend(log: Path) -> None:
-    """Cut off a last line torn by a kill, and refuse damage anywhere else.
+def _mend(log: Path) -> bool:
+    """Cut off a last line torn by a kill, refuse damage anywhere else, and return whether anything is there.
 
     Raises:
         DataError: a line that is not JSON.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     if not log.exists():
-        return
+        return False
     whole = log.read_bytes()
     kept = whole[: whole.rfind(b"\n") + 1]
     for number, line in enumerate(kept.splitlines(), 1):
@@ -451,6 +488,11 @@ def _mend(log: Path) -> None:
     if kept != whole:
         os.truncate(log, len(kept))
     log.with_name(log.name + ".lock").unlink(missing_ok=True)  # Optuna's own, left by a kill: we are alone here
+    return bool(kept)
+
+
+def _storage(folder: Path) -> JournalStorage:
+    return JournalStorage(JournalFileBackend(str(folder / "study.log")))
 
 
 def _parse(frozen: FrozenTrial) -> Trial:
@@ -461,13 +503,20 @@ def _trial(stored: Mapping[str, Any]) -> Trial:
     return Trial(**{**stored, "epochs": tuple(Epoch(**epoch) for epoch in stored["epochs"])})
 
 
+def _is_sound(trial: Trial) -> bool:
+    """Whether a kept outcome can be true; `complete` and `pruned` have a score."""
+    scored = isinstance(trial.value, float) and 0 <= trial.value <= 1
+    counted = trial.parameters is None or isinstance(trial.parameters, int)
+    return trial.state in _STATES and counted and (scored or (trial.value is None and trial.state not in COUNTED[:2]))
+
+
 def _importances(study: optuna.Study) -> dict[str, float]:
     """Return how much of the score's variation each setting explains (PED-ANOVA); empty while nobody can tell."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)  # said of too few trials, for which it calls all alike
             return optuna.importance.get_param_importances(study)
-    except (ValueError, RuntimeError, UserWarning):  # too few complete trials, or all of one score
+    except (ValueError, RuntimeError, TypeError, UserWarning):  # too few complete trials, or all of one score
         return {}
 
 
@@ -517,12 +566,26 @@ class _Pool:
 
     def submit(self, number: int, settings: Mapping[str, Knob], job: Job, floor: Mapping[int, float]) -> Future[Trial]:
         """Train a trial in one of the processes, when there is one."""
-        future: Future[Trial] = self._pool.schedule(attempt, args=(number, settings, job, floor))
+        with _deaf_to_ctrl_c():
+            future: Future[Trial] = self._pool.schedule(attempt, args=(number, settings, job, floor))
         return future
 
 
+@contextlib.contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Threads and processes begun here never hear Ctrl-C: it is the driver's, which ends its workers."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _begin_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's, which ends its workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where a process does not inherit what it is deaf to
     torch.set_num_threads(THREADS)
     threading.Thread(target=_end_with_the_driver, daemon=True).start()
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from harness.statistics import luck, summarise
+from harness.statistics import MOST_SEEDS, Comparison, compare, holm, lower_bound, luck, mcnemar, summarise
 
 ACCURACIES = st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=40)
 
@@ -86,3 +86,158 @@ def test_luck_is_what_a_simulation_gives() -> None:
 def test_luck_needs_images_and_candidates(images: int, candidates: int) -> None:
     with pytest.raises(ValueError, match="needs"):
         luck(0.9, images, candidates)
+
+
+# --- comparisons ------------------------------------------------------------------------------------------
+
+IMAGES = 10_000
+HARD = 150
+"""Images that some seeds get wrong; everybody answers the others rightly."""
+
+
+def chances(generator: np.random.Generator, gap: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """Return two networks' chances to err at each hard image: the same ones, but for a gap in mean accuracy."""
+    first = 1 / (1 + np.exp(-generator.normal(-0.2, 1.5, HARD)))
+    return first, np.clip(first + gap * IMAGES / HARD, 0, 1)
+
+
+def answered(generator: np.random.Generator, chance: np.ndarray, seeds: int) -> np.ndarray:
+    right = np.ones((seeds, IMAGES), dtype=bool)
+    right[:, :HARD] = generator.random((seeds, HARD)) >= chance
+    return right
+
+
+def simulated(count: int, seeds: int, gap: float = 0.0) -> list[tuple[float, Comparison]]:
+    """Return (true difference, comparison) of `count` pairs of networks, the second worse by about `gap`."""
+    generator, found = np.random.default_rng(0), []
+    for _ in range(count):
+        first, second = chances(generator, gap)
+        found.append(
+            (
+                float(second.sum() - first.sum()) / IMAGES,
+                compare(answered(generator, first, seeds), answered(generator, second, seeds)),
+            )
+        )
+    return found
+
+
+ANSWERS = st.tuples(st.integers(2, 6), st.integers(2, 6), st.integers(0, 2**32 - 1)).map(
+    lambda drawn: tuple(
+        np.random.default_rng(drawn[2] + arm).random((seeds, 200)) > 0.1 for arm, seeds in enumerate(drawn[:2])
+    )
+)
+
+
+class TestCompare:
+    @pytest.mark.parametrize("seeds", [3, 5, 20])
+    def test_the_interval_covers_the_truth_at_least_95_times_in_100(self, seeds: int) -> None:
+        found = simulated(150, seeds, 0.0005)
+        covered = [(c.low or 0) <= truth <= (c.high or 0) for truth, c in found]
+        assert np.mean(covered) >= 0.95
+
+    @pytest.mark.parametrize("seeds", [2, 3, 10])
+    def test_identical_networks_cannot_be_told_apart_at_least_95_times_in_100(self, seeds: int) -> None:
+        assert np.mean([(c.p or 0) >= 0.05 for _, c in simulated(150, seeds)]) >= 0.95
+
+    def test_a_tenth_of_a_point_shows_with_20_seeds_at_least_80_times_in_100(self) -> None:
+        found = simulated(100, 20, 0.001)
+        assert np.mean([(c.p or 1) < 0.05 and c.difference > 0 for _, c in found]) >= 0.8
+
+    def test_the_number_of_seeds_it_asks_for_would_settle_it(self) -> None:
+        asked = [c.seeds for _, c in simulated(20, 5, 0.001) if c.seeds]
+        seeds = int(np.median(asked))
+        assert len(asked) > 15
+        shown = [(c.p or 1) < 0.05 for _, c in simulated(60, seeds, 0.001)]
+        assert 0.6 <= np.mean(shown) <= 1.0
+        assert np.mean([(c.p or 1) < 0.05 for _, c in simulated(60, max(seeds // 3, 2), 0.001)]) < np.mean(shown)
+
+    @given(arms=ANSWERS)
+    @settings(max_examples=30)
+    def test_the_other_way_round_it_is_the_exact_opposite(self, arms: tuple[np.ndarray, np.ndarray]) -> None:
+        there, back = compare(*arms), compare(*arms[::-1])
+        assert back.difference == -there.difference
+        if there.difference:
+            assert (back.low, back.high) == (-(there.high or 0), -(there.low or 0))
+            assert (back.p, back.seeds) == (there.p, there.seeds)
+
+    @given(arms=ANSWERS, seed=st.integers(0, 1_000))
+    @settings(max_examples=30)
+    def test_the_order_of_seeds_and_images_makes_no_difference(
+        self, arms: tuple[np.ndarray, np.ndarray], seed: int
+    ) -> None:
+        generator = np.random.default_rng(seed)
+        images = generator.permutation(200)
+        a, b = (generator.permutation(arm)[:, images] for arm in arms)
+        assert vars(compare(a, b)) == pytest.approx(vars(compare(*arms)), rel=1e-9, abs=1e-12, nan_ok=True)
+
+    @given(arms=ANSWERS)
+    @settings(max_examples=30)
+    def test_the_interval_leaves_out_0_where_p_is_below_5_percent(self, arms: tuple[np.ndarray, np.ndarray]) -> None:
+        found = compare(*arms)
+        assert ((found.low or 0) > 0 or (found.high or 0) < 0) == ((found.p or 0) < 0.05)
+
+    def test_the_error_is_that_of_both_levels(self) -> None:
+        """Seeds and images drawn at random, over and over, from a world whose chances are known."""
+        generator = np.random.default_rng(1)
+        first, second = chances(generator, 0.001)
+        made = [compare(answered(generator, first, 20), answered(generator, second, 20)) for _ in range(60)]
+        spread = np.std([c.difference for c in made], ddof=1)
+        error = np.median([((c.high or 0) - (c.low or 0)) / 2 / stats.norm.ppf(0.975) for c in made])
+        assert spread < error < 3 * spread  # the images at hand are a sample, too: more than the seeds' spread alone
+
+    def test_a_single_seed_has_a_difference_and_no_interval(self) -> None:
+        right = np.ones((1, 100), dtype=bool)
+        wrong = right.copy()
+        wrong[0, :10] = False
+        assert compare(right, wrong) == Comparison(0.1, None, None, None, None)
+
+    def test_networks_that_always_answer_alike_do_not_differ(self) -> None:
+        right = np.random.default_rng(0).random((1, 100)).repeat(3, 0) > 0.1
+        assert compare(right, right) == Comparison(0.0, 0.0, 0.0, 1.0, None)
+
+    def test_answers_to_other_images_are_refused(self) -> None:
+        with pytest.raises(ValueError, match="cannot compare"):
+            compare(np.ones((3, 100), dtype=bool), np.ones((3, 99), dtype=bool))
+
+    def test_what_no_number_of_seeds_settles_is_said(self) -> None:
+        """Each is right where the other is wrong, on every second image, but for two: the images are too few."""
+        generator = np.random.default_rng(0)
+        even = np.arange(100) % 2 == 0
+        a = np.stack([even ^ (generator.random(100) < 0.02) for _ in range(10)])
+        found = compare(a, ~a)
+        assert found.p is not None
+        assert found.p > 0.05
+        assert found.seeds is None
+        assert MOST_SEEDS == 1_000
+
+
+@given(values=st.lists(st.floats(0, 1), max_size=12), shuffle=st.randoms(use_true_random=False))
+def test_holm_keeps_the_order_never_lowers_and_does_not_depend_on_places(
+    values: list[float], shuffle: random.Random
+) -> None:
+    adjusted = holm(values)
+    assert all(low <= high <= 1 for low, high in zip(values, adjusted, strict=True))
+    ranked = sorted(zip(values, adjusted, strict=True))
+    assert [high for _, high in ranked] == sorted(adjusted)
+    places = list(range(len(values)))
+    shuffle.shuffle(places)
+    assert holm([values[place] for place in places]) == [adjusted[place] for place in places]
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+
+
+@given(only_a=st.integers(0, 40), only_b=st.integers(0, 40))
+def test_mcnemar_is_the_binomial_test_of_the_discordant_images(only_a: int, only_b: int) -> None:
+    a = np.array([True] * only_a + [False] * only_b + [True] * 5)
+    b = np.array([False] * only_a + [True] * only_b + [True] * 5)
+    both = 2 * stats.binom.cdf(min(only_a, only_b), only_a + only_b, 0.5)
+    assert mcnemar(a, b) == pytest.approx(min(both, 1.0))
+    assert mcnemar(b, a) == pytest.approx(mcnemar(a, b))
+
+
+def test_the_lower_bound_is_one_sided() -> None:
+    scores = [0.994, 0.995, 0.996, 0.995, 0.995]
+    assert lower_bound(scores) == pytest.approx(0.995 - 2.1318468 * math.sqrt(2e-6 / 4 / 5), rel=1e-9)  # t table
+    assert lower_bound([0.995]) is None

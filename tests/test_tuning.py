@@ -219,7 +219,7 @@ def test_a_network_over_budget_costs_no_training_step(
     for trial in record.trials:
         assert trial.parameters == 12 * int(trial.settings["width"]) ** 2 + 10 > BUDGET.parameters
     (log,) = tuning._studies().glob("*/study.log")
-    for frozen, trial in zip(tuning._Log(log.parent).study.trials, record.trials, strict=True):
+    for frozen, trial in zip(tuning._Log.read(log.parent).study.trials, record.trials, strict=True):
         assert trial.parameters
         assert frozen.system_attrs["constraints:parameters"] == trial.parameters - BUDGET.parameters
 
@@ -340,6 +340,34 @@ class TestDamage:
         (file,) = tuning._studies().glob("*/study.log")
         return file
 
+    def test_reading_writes_nothing_so_that_a_torn_line_can_still_be_mended(self, log: Path) -> None:
+        before = kept(finish(search(), 5))
+        log.write_bytes(log.read_bytes()[:-40])
+        torn = log.read_bytes()
+        assert [len(record.trials) for record in tuning.records()] == [4]
+        assert log.read_bytes() == torn
+        assert kept(finish(search(), 5)) == before
+
+    @pytest.mark.parametrize("line", ["{}", '{"op_code": 99, "worker_id": "x"}'])
+    def test_a_line_of_json_that_is_not_optunas_is_refused(self, log: Path, line: str) -> None:
+        with log.open("a") as file:
+            file.write(line + "\n")
+        with pytest.raises(DataError, match="damaged"):
+            finish(search(), 6)
+        with pytest.raises(DataError, match="damaged"):
+            list(tuning.records())
+
+    @pytest.mark.parametrize("change", [{"state": "bogus"}, {"value": "0.9"}, {"value": 7.5}, {"parameters": "x"}])
+    def test_an_outcome_that_cannot_be_true_is_trained_again(self, log: Path, change: dict[str, Any]) -> None:
+        (asked,) = tuning._ask(search(), tuning._Log.read(log.parent).study.trials, 10, 1)
+        trial = Trial(10, "complete", 0.5, asked.settings, parameters=10)
+        reader = tuning._Log.read(log.parent)
+        reader.keep(trial)
+        assert reader.kept(asked) == trial
+        file = log.parent / "10.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+        assert reader.kept(asked) is None
+
     def test_a_torn_last_line_is_cut_off_and_its_trial_trained_again(self, log: Path) -> None:
         whole = log.read_bytes()
         before = kept(finish(search(), 5))
@@ -410,6 +438,11 @@ class TestDamage:
         (STUDY.replace("    return {", "    1 / 0\n    return {"), 2, "suggest raised ZeroDivisionError"),
         (STUDY.replace("    return {", "    return [").replace("    }", "    ]").replace(":", "", 0), 2, "not Python"),
         ('"""Doc."""\nARCHITECTURE = "tiny.py"\ndef suggest(trial):\n    return None\n', 2, "not a dict"),
+        (STUDY.replace('"dropout":', "5:"), 2, "suggest returned"),
+        (STUDY.replace('trial.suggest_int("width", 2, 60, step=2)', "{7}"), 2, "set under 'width'"),
+        (STUDY.replace('trial.suggest_int("width", 2, 60, step=2)', "10 ** 5000"), 2, "under 'width'"),
+        (STUDY.replace('trial.suggest_int("width", 2, 60, step=2)', '"\\ud800"'), 2, "under 'width'"),
+        (STUDY.replace('int("width", 2, 60, step=2)', 'categorical("w", [(7, 1), (8, 2)])[0]'), 2, "of type tuple"),
         (STUDY + 'PRUNER = "medain"\n', 2, "Did you mean 'median'?"),
         (STUDY.replace("1e-3, 1.0, log=True", "200.0, 300.0"), 2, "out of range"),
         (None, 2, "There is no file study.py"),
@@ -438,7 +471,15 @@ def test_a_misspelt_name_of_a_study_is_answered_with_the_right_one(
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--trials", "0"], ["--jobs", "0"], ["--epochs", "20"], ["--epochs", "0"], ["--timeout", "0"], ["--seed=-1"]],
+    [
+        ["--trials", "0"],
+        ["--jobs", "0"],
+        ["--epochs", "20"],
+        ["--epochs", "0"],
+        ["--timeout", "0"],
+        ["--timeout", "inf"],
+        ["--seed=-1"],
+    ],
 )
 def test_numbers_out_of_range_are_refused(
     workshop: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
@@ -481,6 +522,18 @@ class TestCommand:
         job = json.loads((journal / "events.jsonl").read_text().splitlines()[0])["job"]
         assert best
         assert {**job["knobs"], **job["recipe"]}.items() >= best.settings.items()
+
+    def test_a_study_may_draw_under_other_names_than_it_sets(self, workshop: Path) -> None:
+        rate = 'trial.suggest_float("lr", 1e-3, 1.0, log=True)'
+        text = STUDY.replace(rate, '10 ** trial.suggest_float("log_lr", -3, 0)')
+        (workshop / "study.py").write_text(text.replace('"width", 2', '"side", 2'))
+        assert run("--trials", "12") == 0
+        assert self.statuses()["study seed 0"] == "FINISHED"
+
+    def test_told_trials_are_no_candidates_for_luck(self, workshop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        (workshop / "study.py").write_text(TWO_CHOICES)
+        assert run("--trials", "9") == 0
+        assert "The best of 2 equally good networks" in capsys.readouterr().out
 
     def test_mlflow_shows_the_study_its_trials_and_their_curves_and_nothing_running(self, workshop: Path) -> None:
         assert run("--trials", "6") == 0

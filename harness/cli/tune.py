@@ -25,6 +25,7 @@ from harness.tracking import Tracker
 from harness.tuning import Search
 
 MOST_TRIALS = 10_000
+LONGEST_TIMEOUT = 10_000_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,7 +72,9 @@ def main(args: argparse.Namespace) -> int:
             if args.confirm:
                 _confirm(search, record, args.confirm, tracker)
     except KeyboardInterrupt:
-        print("Stopped; finished trials are kept, and the same command goes on.", file=sys.stderr)
+        print(
+            "Stopped; finished trials and runs are kept, and the same command goes on with the study.", file=sys.stderr
+        )
         code = 130
     finally:
         code = max(code, live.close(tracker))
@@ -90,8 +93,10 @@ def _refuse_numbers(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and not low <= value <= high:
             raise UsageError(f"--{name} {value} is out of range.", legal=f"Legal: {low} to {high:,}.")
-    if args.timeout is not None and not args.timeout > 0:
-        raise UsageError(f"--timeout {args.timeout} is no time.", legal="Legal: seconds above 0.")
+    if args.timeout is not None and not 0 < args.timeout <= LONGEST_TIMEOUT:
+        raise UsageError(
+            f"--timeout {args.timeout:g} is out of range.", legal=f"Legal: above 0, to {LONGEST_TIMEOUT:,} seconds."
+        )
 
 
 def _path(given: str) -> str:
@@ -180,9 +185,10 @@ class _Rows:
         if trial.same_as is not None:
             said += f"  (as trial {trial.same_as})"
         elif trial.state in ("failed", "diverged"):
-            said += f"  {trial.reason}"
+            said += f"  {trial.reason[:200]}"
+        best = f"{100 * self._best:.2f} %" if self._best else ""
         return (
-            f"{trial.number:>5}  {trial.state:<10}  {score:>8}  {100 * self._best:>6.2f} %  {parameters:>10}  "
+            f"{trial.number:>5}  {trial.state:<10}  {score:>8}  {best:>8}  {parameters:>10}  "
             f"{show.duration(left):>5}  {said}"
         )
 
@@ -209,13 +215,15 @@ def _conclude(search: Search, record: StudyRecord) -> None:
     if best is None or best.value is None:
         show.console.print("No trial is complete: there is no winner.")
         return
-    images, candidates = len(search.dataset.held_out.labels), sum(t.state == "complete" for t in record.trials)
+    images = len(search.dataset.held_out.labels)
+    candidates = sum(trial.state == "complete" and trial.same_as is None for trial in record.trials)
     show.console.print(f"winner: trial {best.number}, validation accuracy {100 * best.value:.2f} %", style="bold")
     expected = 100 * luck(best.value, images, candidates)
+    own_epochs = "" if "epochs" in best.settings else ",\nwith the architecture's own number of epochs"
     show.console.print(
         f"The best of {candidates} equally good networks would score about {expected:.2f} points "
-        f"above their mean by luck alone ({images:,} images); confirm it on the test set,\n"
-        "with the architecture's own number of epochs:\n"
+        f"above their mean by luck alone ({images:,} images); confirm it on the test set"
+        f"{own_epochs}:\n"
         f"  python -m harness run {_command(search, best)} --seeds 5\n"
         f"or, beside the default recipe and with the paired difference: the same tune command with --confirm 5\n"
         f"look at it: python -m harness ui, experiment tune/{search.dataset.name}/{search.study.name}"
@@ -230,6 +238,7 @@ def _confirm(search: Search, record: StudyRecord, seeds: int, tracker: Tracker) 
     """Train winner and default recipe on all training images with the same seeds, and compare them."""
     best = tuning.winner(record.trials)
     if best is None:
+        show.console.print("Nothing to confirm.")
         return
     whole = data.load(search.dataset.name)
     architecture = search.study.architecture

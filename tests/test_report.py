@@ -1,0 +1,177 @@
+"""The board as people read it: every form says the same, and the page stands alone and sorts."""
+
+from __future__ import annotations
+
+import csv
+import html.parser
+import io
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_up import answers_with, edit, finished, wrong_at_random
+
+from harness import report
+from harness.journal import all_journals
+from harness.leaderboard import Board, rank
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.fixture
+def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Board:
+    """A ranked pair of which nobody can tell, a clear last, and a provisional one."""
+    monkeypatch.chdir(tmp_path)
+    for name, first, seeds in (("good", 50, 4), ("alike", 51, 4), ("bad", 140, 3), ("single", 45, 1)):
+        for seed in range(seeds):
+            finished(name, seed, first + 4 * seed, parameters=first * 40)
+    finished("good", 4, end="failed")
+    return rank(all_journals())
+
+
+class Tables(html.parser.HTMLParser):
+    """Reads the text of every table cell, and every address the page would ask for."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tables: list[list[list[str]]] = []
+        self.addresses: list[str] = []
+        self.images: list[dict[str, str | None]] = []
+        self._cell: list[str] | None = None
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href")]
+        if tag == "img":
+            self.images.append(dict(attrs))
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self._cell = []
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("td", "th") and self._cell is not None:
+            self.tables[-1][-1].append("".join(self._cell).strip())
+            self._cell = None
+
+    def handle_data(self, data: str) -> None:
+        if self._cell is not None:
+            self._cell.append(data)
+
+
+def markdown_tables(text: str) -> list[list[list[str]]]:
+    found: list[list[list[str]]] = [[]]
+    for line in text.splitlines():
+        if line.startswith("|"):
+            if not line.startswith("| --"):
+                found[-1].append([cell.strip() for cell in line.strip("|").split("|")])
+        elif found[-1]:
+            found.append([])
+    return [table for table in found if table]
+
+
+class TestForms:
+    def test_markdown_and_html_hold_the_same_tables(self, board: Board) -> None:
+        in_markdown = markdown_tables(report.to_markdown(board))
+        in_html = Tables(report.to_html(board)).tables
+        assert len(in_markdown) == 5
+        assert in_html[:5] == in_markdown
+
+    def test_the_ranking_reads_as_computed(self, board: Board) -> None:
+        (head, first, *_), *_ = markdown_tables(report.to_markdown(board))
+        good = board.rows[0]
+        assert dict(zip(head, first, strict=True)) == {
+            "rank": "1",
+            "network": "good",
+            "parameters": "2,000",
+            "accuracy (%)": "99.440",
+            "95 % interval": f"{100 * (good.score.low or 0):.2f} to {100 * (good.score.high or 0):.2f}",
+            "std": "0.052",
+            "seeds": "4",
+            "targets": "all 3 met",
+            "certified": "",
+        }
+
+    def test_csv_and_json_hold_every_fact_of_every_row(self, board: Board) -> None:
+        rows = list(csv.DictReader(io.StringIO(report.to_csv(board))))
+        whole = json.loads(report.to_json(board))
+        assert (
+            [row["network"] for row in rows]
+            == [row["network"] for row in whole["rows"]]
+            == [row.name for row in board.rows]
+        )
+        assert [float(row["accuracy"]) for row in rows] == [row.score.mean for row in board.rows]
+        assert {fact.key for fact in report.FACTS} < set(whole["rows"][0])
+        assert whole["left_out"] == [{"run": board.left_out[0].run_id, "reason": "failed"}]
+        assert {pair["verdict"] for pair in whole["pairs"]} == {"better", "cannot tell yet"}
+
+    def test_what_does_not_count_is_said(self, board: Board) -> None:
+        said = f"1 left out: failed: {board.left_out[0].run_id}"
+        assert list(report.left_out(board)) == [said]
+        assert said in report.to_markdown(board)
+        assert said in report.to_html(board)
+
+    def test_a_name_with_a_pipe_or_a_tag_breaks_no_table(self, board: Board) -> None:
+        edit(board.rows[0].runs[0].journal, "started", job={**board.rows[0].first.job, "knobs": {"width": "<b>|x"}})
+        again = rank(all_journals())
+        page = report.to_html(again)
+        assert "<b>|x" not in page
+        assert "&lt;b&gt;|x" in page
+        assert r"<b>\|x" in report.to_markdown(again)
+
+
+class TestPage:
+    def test_it_asks_no_network(self, board: Board) -> None:
+        page = report.to_html(board)
+        assert all(address.startswith(("#", "data:")) for address in Tables(page).addresses)
+        assert "url(http" not in page
+        assert "@import" not in page
+
+    def test_every_picture_is_said_in_words(self, board: Board) -> None:
+        page = report.to_html(board)
+        assert all(image["alt"] for image in Tables(page).images)
+        assert page.count('<figure role="img" aria-label=""') == 0
+        assert page.count('<svg aria-hidden="true"') == 3 + len(board.rows)
+
+    def test_every_file_has_its_section_with_source_ledger_and_commands(self, board: Board) -> None:
+        page = report.to_html(board)
+        for row in board.rows:
+            assert f'<h2 id="{row.id}">{row.architecture}</h2>' in page
+            assert f"{row.architecture} in a line." in page
+            assert row.commands[0] in page
+
+    def test_the_same_board_gives_the_same_page(self, board: Board) -> None:
+        assert report.to_html(board) == report.to_html(rank(all_journals()))
+
+    def test_images_that_everybody_gets_wrong_are_shown(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        for seed in range(3):
+            wrong = wrong_at_random(20, seed)
+            wrong[7] = True
+            finished("net", seed, answers=answers_with(wrong))
+        page = report.to_html(rank(all_journals()))
+        assert 'alt="test image 7, a 7"' in page
+        assert "<br>#7</li>" in page
+
+    @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+    @pytest.mark.parametrize(("column", "clicks"), [(2, 1), (2, 2), (3, 1), (1, 1)])
+    def test_a_click_on_a_heading_sorts_by_it(self, board: Board, tmp_path: Path, column: int, clicks: int) -> None:
+        click = f"document.querySelectorAll('table')[0].tHead.rows[0].cells[{column}].querySelector('button').click();"
+        page = report.to_html(board).replace("</body>", f"<script>{click * clicks}</script></body>")
+        (tmp_path / "board.html").write_text(page)
+        command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+        address = (tmp_path / "board.html").as_uri()
+        shown = subprocess.run([*command, address], capture_output=True, text=True, timeout=60, check=True).stdout
+        _, *rows = Tables(shown).tables[0]
+        keys = {
+            1: [row.name for row in board.rows],
+            2: [row.parameters for row in board.rows],
+            3: [row.score.mean for row in board.rows],
+        }[column]
+        order = np.argsort(keys)[:: 1 if clicks == 1 else -1]
+        assert [row[1] for row in rows] == [board.rows[place].name for place in order]
