@@ -21,6 +21,7 @@ import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import asdict, dataclass, replace
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -554,6 +555,7 @@ class _Pool:
     """Processes that train trials; one that dies takes its own trial with it and no other."""
 
     def __init__(self, workers: int) -> None:
+        resource_tracker.ensure_running()  # its start would make this thread hear again
         context = multiprocessing.get_context("spawn")  # torch's threads and CUDA do not survive a fork
         self._pool = ProcessPool(max_workers=workers, context=context, initializer=_begin_worker)
 

@@ -72,9 +72,7 @@ def main(args: argparse.Namespace) -> int:
             if args.confirm:
                 _confirm(search, record, args.confirm, tracker)
     except KeyboardInterrupt:
-        print(
-            "Stopped; finished trials and runs are kept, and the same command goes on with the study.", file=sys.stderr
-        )
+        print("Stopped; what is finished is kept, and the same command goes on with the study.", file=sys.stderr)
         code = 130
     finally:
         code = max(code, live.close(tracker))
