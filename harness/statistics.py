@@ -67,8 +67,8 @@ def luck(accuracy: float, images: int, candidates: int) -> float:
     return error * float(expected)
 
 
-DRAWS = 10_000
-"""Bootstrap samples behind a comparison: its standard error is then known to 1 %."""
+DRAWS = 2_000
+"""Bootstrap samples behind a comparison: its standard error is then known to 2 %."""
 
 MOST_SEEDS = 1_000
 """Seeds a row beyond which nobody will train: a difference that needs more is out of reach."""

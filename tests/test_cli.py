@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 import signal
 import subprocess
@@ -9,6 +11,7 @@ import sys
 import urllib.request
 from pathlib import Path
 
+import made_up
 import pytest
 import torch
 
@@ -383,3 +386,70 @@ class TestBackprop:
         printed = capsys.readouterr().err
         assert words in printed
         assert len(printed.splitlines()) <= 3
+
+
+class TestLeaderboard:
+    def board(self, *arguments: str) -> int:
+        return cli.main(["leaderboard", *arguments])
+
+    def test_it_ranks_says_who_is_better_and_what_is_left_out(
+        self, workplace: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        for name, errors in (("good", 30), ("bad", 130)):
+            for seed in range(4):
+                made_up.finished(name, seed, errors + seed)
+        made_up.finished("good", 5, end="diverged")
+        assert self.board() == 0
+        printed = capsys.readouterr().out
+        for words in ("Ranking", "Who is better", "better", "1 left out: diverged", "What each is made of"):
+            assert words in printed
+        assert self.board("--compare", "bad", "1") == 0
+        assert "worse" in capsys.readouterr().out
+
+    def test_an_empty_folder_and_one_of_older_rules_are_said_in_a_few_lines(
+        self, workplace: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert self.board() == 2
+        assert "There is no finished run to rank" in capsys.readouterr().err
+        made_up.finished("net", 0, job={"protocol": 0})
+        assert self.board() == 2
+        printed = capsys.readouterr().err
+        assert "protocol 0; the rules are now" in printed
+        assert len(printed.splitlines()) <= 3
+
+    def test_runs_go_out_and_come_in(
+        self, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert cli.main(["run", "tiny.py", "--dataset", "digits", "--seeds", "3"]) == 0
+        capsys.readouterr()
+        assert self.board("--csv") == 0
+        (here,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+        assert self.board("--export", "runs.zip") == 0
+        assert "3 runs written to runs.zip" in capsys.readouterr().out
+        (workplace / "elsewhere").mkdir()
+        monkeypatch.chdir(workplace / "elsewhere")
+        assert self.board("--import", "../runs.zip", "--csv") == 0
+        printed = capsys.readouterr()
+        assert "3 runs taken in" in printed.err
+        (there,) = csv.DictReader(io.StringIO(printed.out))
+        assert there == {**here, "imported": "3"}
+        assert self.board("--import", "../runs.zip") == 0
+        assert "3 were here already" in capsys.readouterr().err
+
+    def test_a_corrupted_export_is_refused(self, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        (workplace / "runs.zip").write_bytes(b"no zip")
+        assert self.board("--import", "runs.zip") == 5
+        assert "damaged, or no export" in capsys.readouterr().err
+
+    def test_a_page_is_written_or_why_not_is_said(self, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        made_up.finished("net", 0)
+        assert self.board("--html", "board.html") == 0
+        assert (workplace / "board.html").read_text().lstrip().startswith("<!doctype html>")
+        assert self.board("--html", "no/such/folder/board.html") == 2
+        assert "cannot be written" in capsys.readouterr().err
+
+    def test_one_row_is_not_compared_with_itself(self, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        for seed in range(3):
+            made_up.finished("net", seed)
+        assert self.board("--compare", "net", "1") == 2
+        assert "Both names mean net" in capsys.readouterr().err

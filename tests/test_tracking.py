@@ -459,3 +459,39 @@ def test_a_group_that_is_stopped_ends_with_its_last_child(workplace: Path, monke
         "tiny seed 0": "FINISHED",
         "tiny seed 1": "KILLED",
     }
+
+
+def test_pull_brings_home_what_others_sent_to_a_shared_store_and_nothing_twice(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workplace / 'mlruns' / 'mlflow.db'}")
+    assert cli.main(["run", "tiny.py", "--dataset", "digits", "--seeds", "2"]) == 0
+    sent = {journal.run_id: journal.outcome().answers.tobytes() for journal in all_journals()}
+    (workplace / "colleague").mkdir()
+    monkeypatch.chdir(workplace / "colleague")
+    capsys.readouterr()
+    assert cli.main(["sync", "--pull"]) == 0
+    assert "2 runs taken in from sqlite" in capsys.readouterr().err
+    home = all_journals()
+    assert {journal.run_id: journal.outcome().answers.tobytes() for journal in home} == sent
+    for journal in home:
+        record = journal.read()
+        assert record
+        assert record.origin
+        assert record.origin["trials"] is None
+    assert cli.main(["sync", "--pull"]) == 0
+    assert "0 runs taken in" in capsys.readouterr().err
+    assert len(runs()) == 3  # two seeds and their parent: nothing was doubled on the way back
+
+
+def test_pull_refuses_what_does_not_hold_and_names_it(
+    trained: Run, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workplace / 'mlruns' / 'mlflow.db'}")
+    (artifact,) = (workplace / "mlruns" / "artifacts").rglob("journal.jsonl")
+    artifact.write_text(artifact.read_text().replace('"accuracy": 0.', '"accuracy": 0.9'))
+    (workplace / "colleague").mkdir()
+    monkeypatch.chdir(workplace / "colleague")
+    assert cli.main(["sync", "--pull"]) == 5
+    assert "refused: " in capsys.readouterr().err
+    assert not all_journals()

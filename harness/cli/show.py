@@ -100,11 +100,11 @@ def duration(seconds: float) -> str:
 
 
 def arrivals(found: Sequence[Arrival], origin: str) -> int:
-    """Say which runs were taken in and which were refused, and return the exit code."""
+    """Say on standard error which runs were taken in and which were refused, and return the exit code."""
     refused = [arrival for arrival in found if arrival.refused]
     taken = sum(arrival.is_new and not arrival.refused for arrival in found)
     known = len(found) - taken - len(refused)
-    console.print(f"{taken} runs taken in from {origin}{f', {known} were here already' if known else ''}")
-    for arrival in refused:
-        console.print(f"refused: {arrival.run_id}: {arrival.refused}", style="yellow")
+    lines = [f"{taken} runs taken in from {origin}{f', {known} were here already' if known else ''}"]
+    lines += [f"refused: {arrival.run_id}: {arrival.refused}" for arrival in refused]
+    print(*lines, sep="\n", file=sys.stderr, flush=True)
     return DataError.exit_code if refused else 0
