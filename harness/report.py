@@ -200,7 +200,7 @@ def _ranking_note(board: Board) -> str:
     said = (
         f"Mean test accuracy on {board.dataset} after the last epoch, over seeds; protocol {BUDGET.protocol}: at most "
         f"{BUDGET.parameters:,} parameters, at most {BUDGET.epochs} epochs. Fewer than {PROVISIONAL} seeds are "
-        "provisional and have no rank."
+        "provisional and have no rank. The interval is that of the mean over seeds, on this test set."
     )
     if board.rows[0].is_benchmark:
         bound = "the one-sided 95 % lower bound of the mean is at least 99.40 %"

@@ -425,7 +425,7 @@ class TestLeaderboard:
         assert self.board("--csv") == 0
         (here,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
         assert self.board("--export", "runs.zip") == 0
-        assert "3 runs written to runs.zip" in capsys.readouterr().out
+        assert "3 runs written to runs.zip" in capsys.readouterr().err
         (workplace / "elsewhere").mkdir()
         monkeypatch.chdir(workplace / "elsewhere")
         assert self.board("--import", "../runs.zip", "--csv") == 0

@@ -7,6 +7,7 @@ Datasets never share a ranking.
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from harness.cli import show
 from harness.data import NAMES
 from harness.errors import UsageError
 from harness.journal import all_journals
-from harness.leaderboard import Board
+from harness.leaderboard import Board, Pair
 from harness.report import Table
 
 
@@ -42,25 +43,27 @@ def main(args: argparse.Namespace) -> int:
     code = show.arrivals(exchange.take_in(args.arriving), str(args.arriving)) if args.arriving else 0
     board = leaderboard.rank(all_journals(), args.dataset, [*tuning.records()])
     if args.compare:
-        first, second = (board.find(name) for name in args.compare)
-        if first is second:
-            raise UsageError(f"Both names mean {first.name}.", mend="Name two rows.")
-        pairs = leaderboard.compare_all([first, second])
-        if not (args.markdown or args.csv or args.json or args.html):
-            _print(report.pair_table(pairs))
-            return code
-        board = replace(board, pairs=tuple(pairs))
+        board = replace(board, pairs=_compared(board, *args.compare))
     if args.export:
         runs = [(run.journal, row.trials) for row in board.rows for run in row.runs]
-        show.console.print(f"{exchange.export(runs, args.export)} runs written to {args.export}")
-    elif args.html:
+        print(f"{exchange.export(runs, args.export)} runs written to {args.export}", file=sys.stderr)
+    if args.html:
         _write(args.html, report.to_html(board))
     elif args.markdown or args.csv or args.json:
         form = report.to_markdown if args.markdown else report.to_csv if args.csv else report.to_json
         print(form(board).rstrip("\n"))
-    else:
+    elif args.compare:
+        _print(report.pair_table(board.pairs))
+    elif not args.export:
         _show(board)
     return code
+
+
+def _compared(board: Board, first: str, second: str) -> tuple[Pair, ...]:
+    a, b = board.find(first), board.find(second)
+    if a is b:
+        raise UsageError(f"Both names mean {a.name}.", mend="Name two rows.")
+    return tuple(leaderboard.compare_all([a, b]))
 
 
 def _show(board: Board) -> None:
