@@ -34,8 +34,8 @@ and the derivation, and under it one run a learning rate with every quantity at 
 def title(record: Record) -> str:
     """Return the architecture's name and those knobs that are not at their default."""
     job = record.job
-    changed = [f"{name}={value}" for name, value in job["knobs"].items() if value != job["default_knobs"][name]]
-    return " ".join([job["name"], *changed])
+    changed = {name: value for name, value in job["knobs"].items() if value != job["default_knobs"][name]}
+    return " ".join([job["name"], *short(changed)])
 
 
 def run_name(record: Record) -> str:
