@@ -13,7 +13,7 @@ import hashlib
 import itertools
 import json
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -93,12 +93,14 @@ class Row:
     Attributes:
         runs: the finished runs that count, one a seed, by seed.
         changed: knobs and recipe fields that are not the file's own.
+        label: the architecture, and where that says too little the first digits of the id: ``s6_gap 5f3a``.
         rank: 1 for the highest mean; equal means share it; None while provisional.
         trials: how many trials of studies came before its settings were found; 0 for the file's own, None if unknown.
     """
 
     runs: tuple[Run, ...]
     changed: Mapping[str, Any]
+    label: str
     rank: int | None = None
     trials: int | None = 0
 
@@ -111,11 +113,6 @@ class Row:
     def architecture(self) -> str:
         """The name of its file."""
         return str(self.first.job["name"])
-
-    @property
-    def label(self) -> str:
-        """The architecture, and where anything was changed the first digits of the id: ``s6_gap 5f3a``."""
-        return f"{self.architecture} {self.id[:4]}" if self.changed else self.architecture
 
     @property
     def name(self) -> str:
@@ -458,7 +455,7 @@ def _rows(runs: Sequence[Run], studies: Sequence[StudyRecord]) -> tuple[list[Row
         counted = groups[_key(run.record)].setdefault(run.seed, run)
         if counted is not run:
             again.append(LeftOut(run.record.run_id, f"seed {run.seed} again; {counted.record.run_id} counts"))
-    rows = [_row(list(group.values()), studies) for group in groups.values()]
+    rows = _labelled([_row(list(group.values()), studies) for group in groups.values()])
     rows.sort(key=lambda row: (row.is_provisional, -row.score.mean, row.name))
     ranked = [row.score.mean for row in rows if not row.is_provisional]
     return [row if row.is_provisional else replace(row, rank=1 + ranked.index(row.score.mean)) for row in rows], again
@@ -470,7 +467,16 @@ def _row(runs: list[Run], studies: Sequence[StudyRecord]) -> Row:
     _, own = plugins.declaration(runs[0].journal.source)
     changed = {name: value for name, value in job["knobs"].items() if value != job["default_knobs"][name]}
     changed |= {name: job["recipe"][name] for name in RECIPE_FIELDS if job["recipe"][name] != getattr(own, name)}
-    return Row(tuple(runs), changed, trials=_trials(runs, studies))
+    return Row(tuple(runs), changed, job["name"], trials=_trials(runs, studies))
+
+
+def _labelled(rows: Sequence[Row]) -> list[Row]:
+    """Tell apart what shares a name: changed settings, and files that were edited in between."""
+    plain = Counter(row.label for row in rows if not row.changed)
+    return [
+        replace(row, label=f"{row.architecture} {row.id[:4]}") if row.changed or plain[row.label] > 1 else row
+        for row in rows
+    ]
 
 
 def _trials(runs: Sequence[Run], studies: Sequence[StudyRecord]) -> int | None:

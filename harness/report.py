@@ -37,14 +37,7 @@ class Column:
     heading: str
     value: Callable[[Row], Any]
     text: Callable[[Row], str]
-
-    @property
-    def is_number(self) -> bool:
-        """Whether it is set to the right."""
-        return self.key not in _WORDS
-
-
-_WORDS = ("network", "label", "interval", "targets", "certified", "device", "rank")
+    is_number: bool = True
 
 
 @dataclass(frozen=True)
@@ -53,10 +46,10 @@ class Table:
 
     title: str
     note: str
-    headings: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    sort: tuple[tuple[Any, ...], ...]
-    right: tuple[str, ...] = ()
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    sort: Sequence[Sequence[Any]]
+    right: Sequence[str] = ()
 
 
 def _percent(value: float | None, digits: int = 3) -> str:
@@ -87,17 +80,35 @@ def _seconds(row: Row) -> str:
     return f"{row.seconds:,.1f}" if row.seconds < 100 else f"{row.seconds:,.0f}"
 
 
-_LABEL = Column("label", "network", lambda row: row.label, lambda row: row.label)
+def _trials(row: Row) -> str:
+    return "not known" if row.trials is None else str(row.trials)
+
+
+def _imported(row: Row) -> str:
+    return f"{row.imported} of {row.n}" if row.imported else ""
+
+
+def _met(row: Row) -> dict[str, bool]:
+    return {target.name: target.met for target in row.targets}
+
+
+def _part(name: str) -> Column:
+    return Column(
+        name.replace(" ", "_"), name, lambda row: row.uses[name], lambda row: "yes" if row.uses[name] else "no"
+    )
+
+
+_LABEL = Column("label", "network", lambda row: row.label, lambda row: row.label, is_number=False)
 
 RANKING = (
-    Column("rank", "rank", lambda row: row.rank, lambda row: str(row.rank or "provisional")),
-    Column("network", "network", lambda row: row.name, lambda row: row.name),
+    Column("rank", "rank", lambda row: row.rank, lambda row: str(row.rank or "provisional"), is_number=False),
+    Column("network", "network", lambda row: row.name, lambda row: row.name, is_number=False),
     Column("parameters", "parameters", lambda row: row.parameters, lambda row: f"{row.parameters:,}"),
     Column("accuracy", "accuracy (%)", lambda row: row.score.mean, lambda row: _percent(row.score.mean)),
-    Column("interval", "95 % interval", lambda row: [row.score.low, row.score.high], _interval),
+    Column("interval", "95 % interval", lambda row: [row.score.low, row.score.high], _interval, is_number=False),
     Column("std", "std", lambda row: row.score.std, lambda row: _percent(row.score.std)),
     Column("n", "seeds", lambda row: row.n, lambda row: str(row.n)),
-    Column("targets", "targets", lambda row: {target.name: target.met for target in row.targets}, _targets),
+    Column("targets", "targets", _met, _targets, is_number=False),
     Column("certified", "certified", lambda row: row.is_certified, lambda row: "99.4 %" if row.is_certified else ""),
 )
 
@@ -106,31 +117,18 @@ HONESTY = (
     Column("last", "last epoch (%)", lambda row: row.score.mean, lambda row: _percent(row.score.mean)),
     Column("best", "best epoch (%)", lambda row: row.best, _epochs),
     Column("gap", "gap", lambda row: row.gap, lambda row: _percent(row.gap)),
-    Column(
-        "trials", "trials", lambda row: row.trials, lambda row: "not known" if row.trials is None else str(row.trials)
-    ),
+    Column("trials", "trials", lambda row: row.trials, _trials),
     Column("epochs_to_target", "epochs to 99.4 %", lambda row: row.epochs_to_target, _reached),
     Column("seconds", "seconds", lambda row: row.seconds, _seconds),
-    Column("device", "device", lambda row: row.devices, lambda row: "; ".join(row.devices)),
-    Column(
-        "imported", "imported", lambda row: row.imported, lambda row: f"{row.imported} of {row.n}" * (row.imported > 0)
-    ),
+    Column("device", "device", lambda row: row.devices, lambda row: "; ".join(row.devices), is_number=False),
+    Column("imported", "imported", lambda row: row.imported, _imported),
 )
 
-_PARTS = ("batch norm", "dropout", "fully connected", "global average pooling")
 PARTS = (
     _LABEL,
     Column("size", "class", lambda row: row.size, lambda row: f"up to {row.size:,}" if row.size else ""),
     Column("multiply_adds", "multiply-adds", lambda row: row.multiply_adds, lambda row: f"{row.multiply_adds:,}"),
-    *(
-        Column(
-            part.replace(" ", "_"),
-            part,
-            lambda row, part=part: row.uses[part],  # type: ignore[misc]
-            lambda row, part=part: "yes" if row.uses[part] else "no",  # type: ignore[misc]
-        )
-        for part in _PARTS
-    ),
+    *map(_part, ("batch norm", "dropout", "fully connected", "global average pooling")),
 )
 
 
@@ -153,9 +151,8 @@ def tables(board: Board) -> list[Table]:
     if classes:
         rows = [(f"up to {size:,}", row.label, _percent(row.score.mean)) for size, row in classes.items()]
         keys = [(size, row.label, row.score.mean) for size, row in classes.items()]
-        found.append(
-            _plain("The first of each class by size", "", ("parameters", "network", "accuracy (%)"), rows, keys)
-        )
+        headings = ("parameters", "network", "accuracy (%)")
+        found.append(Table("The first of each class by size", "", headings, rows, keys))
     return found
 
 
@@ -174,7 +171,7 @@ def pair_table(pairs: Sequence[Pair]) -> Table:
         if len(pairs) > 1
         else "The difference in points of accuracy, by a bootstrap over seeds and test images."
     )
-    return _plain("Who is better", note, headings, rows, keys)
+    return Table("Who is better", note, headings, rows, keys)
 
 
 def _between(pair: Pair) -> str:
@@ -212,10 +209,10 @@ def _table(title: str, note: str, columns: Sequence[Column], rows: Sequence[Row]
     return Table(
         title,
         note,
-        tuple(column.heading for column in columns),
-        tuple(tuple(column.text(row) for column in columns) for row in rows),
-        tuple(tuple(_sort_key(column.value(row)) for column in columns) for row in rows),
-        tuple(column.heading for column in columns if column.is_number),
+        headings=[column.heading for column in columns],
+        rows=[[column.text(row) for column in columns] for row in rows],
+        sort=[[_sort_key(column.value(row)) for column in columns] for row in rows],
+        right=[column.heading for column in columns if column.is_number],
     )
 
 
@@ -226,12 +223,6 @@ def _sort_key(value: Any) -> Any:
     if isinstance(value, dict):
         return sum(map(bool, value.values()))
     return value
-
-
-def _plain(
-    title: str, note: str, headings: Sequence[str], rows: Sequence[tuple[str, ...]], keys: Sequence[tuple[Any, ...]]
-) -> Table:
-    return Table(title, note, tuple(headings), tuple(rows), tuple(keys))
 
 
 def left_out(board: Board) -> Iterator[str]:
@@ -444,7 +435,7 @@ def _png(figure: Figure) -> str:
 def _ledger(row: Row) -> Table:
     entries = row.first.started["ledger"]
     rows = [(e["layer"], e["name"], e["kind"], f"{e['numbers']:,}", "yes" if e["counted"] else "no") for e in entries]
-    return _plain("Ledger", "", ("layer", "name", "kind", "numbers", "counted"), rows, rows)
+    return Table("Ledger", "", ("layer", "name", "kind", "numbers", "counted"), rows, rows)
 
 
 def _confusion(row: Row) -> Table:
@@ -453,19 +444,16 @@ def _confusion(row: Row) -> Table:
     counts = sum(confusion(outcome.answers, outcome.labels) for outcome in outcomes)
     rows = [(str(true), *(str(count) for count in line)) for true, line in enumerate(np.asarray(counts).tolist())]
     headings = ("true class", *(str(answer) for answer in range(10)))
-    return _plain("Answers by true class", f"Summed over {row.n} seeds.", headings, rows, rows)
+    return Table("Answers by true class", f"Summed over {row.n} seeds.", headings, rows, rows)
 
 
 def _class_errors(rows: Sequence[Row]) -> list[tuple[str, list[float]]]:
     """Return, by row, the mean error of each class in percent."""
+    accuracies = {row.label: [run.outcome["class_accuracy"] for run in row.runs] for row in rows}
     return [
-        (row.label, [100 * (1 - statistics.fmean(part)) for part in zip(*_class_accuracies(row), strict=True)])
-        for row in rows
+        (label, [100 * (1 - statistics.fmean(part)) for part in zip(*seeds, strict=True)])
+        for label, seeds in accuracies.items()
     ]
-
-
-def _class_accuracies(row: Row) -> list[list[float]]:
-    return [run.outcome["class_accuracy"] for run in row.runs]
 
 
 def _everybody_wrong(rows: Sequence[Row]) -> list[tuple[int, int, str]]:

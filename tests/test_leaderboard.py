@@ -120,6 +120,14 @@ class TestWhatCounts:
         assert found.elsewhere == ("digits",)
         assert [row.scores for row in board("digits").rows] == [[1 - 3 / 360]]
 
+    def test_a_file_that_was_edited_is_another_row_with_another_label(self) -> None:
+        several("net", [50, 52, 54])
+        several("net", [60, 62, 64], job={"sha256": "0" * 64})
+        first, second = board().rows
+        assert first.label != second.label
+        assert {first.label.split()[0], second.label.split()[0]} == {"net"}
+        assert board().find(second.label).scores == second.scores
+
     def test_the_order_of_the_journals_makes_no_difference(self) -> None:
         several("good", [50, 52, 54])
         several("bad", [51, 52, 54])
