@@ -7,11 +7,10 @@ which `harness.statistics.compare` answers.
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import hashlib
 import itertools
 import json
+import shlex
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,10 +20,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from harness import page, plugins
+from harness import page, plugins, records
 from harness.errors import DataError, UsageError, did_you_mean
 from harness.evaluation import Target, verdict
-from harness.journal import Journal, Record
+from harness.journal import Journal, Outcome, Record
 from harness.spec import BUDGET, RECIPE_FIELDS, StudyRecord
 from harness.statistics import Comparison, Summary, compare, holm, lower_bound, mcnemar, summarise
 
@@ -64,17 +63,28 @@ class Run:
         assert self.record.ended
         return self.record.ended
 
+    @property
+    def losses(self) -> list[float]:
+        """The training loss of each epoch: no two seeds share them."""
+        return [epoch["train_loss"] for epoch in self.record.epochs]
+
     @cached_property
+    def test(self) -> Outcome:
+        """The final test pass.
+
+        Raises:
+            DataError: it cannot be read, or does not hold.
+        """
+        return records.outcome(self.journal, self.record)
+
+    @property
     def correct(self) -> np.ndarray:
         """(images,) bool: which test images it answers rightly.
 
         Raises:
-            DataError: they cannot be read, or are not those that were scored.
+            DataError: they cannot be read, or do not hold.
         """
-        outcome = self.journal.outcome()
-        right: np.ndarray = outcome.answers == outcome.labels
-        if abs(right.mean() - self.outcome["accuracy"]) > 1e-9:
-            raise DataError("its score is not that of its answers")
+        right: np.ndarray = self.test.answers == self.test.labels
         return right
 
 
@@ -143,6 +153,11 @@ class Row:
     def score(self) -> Summary:
         """Mean, spread and interval of the scores."""
         return summarise(self.scores)
+
+    @property
+    def mean(self) -> float:
+        """The mean score, by which it ranks: equal counts of right answers give equal means, whatever n is."""
+        return round(self.score.mean, 12)
 
     @property
     def is_provisional(self) -> bool:
@@ -228,7 +243,8 @@ class Row:
         settings = "".join(f" --set {name}={page.value_text(value)}" for name, value in self.changed.items())
         job = self.first.job
         return [
-            f"python -m harness run {job['path']} --dataset {job['dataset']}{settings} --seed {first} --seeds {count}"
+            f"python -m harness run {shlex.quote(job['path'])} --dataset {job['dataset']}{settings}"
+            f" --seed {first} --seeds {count}"
             for first, count in _stretches(self.seeds)
         ]
 
@@ -304,31 +320,29 @@ class Board:
         return found[0]
 
 
-def rank(journals: Iterable[Journal], dataset: str = "auto", studies: Sequence[StudyRecord] = ()) -> Board:
+def rank(
+    journals: Iterable[Journal], dataset: str = "auto", studies: Sequence[StudyRecord] = (), thorough: bool = False
+) -> Board:
     """Read journals and rank what is finished.
 
     Args:
         dataset: which board; ``auto`` for the benchmark if it has any run, else the only other.
         studies: whose trials were spent on a row's settings.
+        thorough: hold the answers of every run against its score; else those of leaders and certified rows.
 
     Raises:
         UsageError: no finished run of `dataset`.
     """
-    with _no_collection():
-        runs, left_out = _read(journals)
+    runs, left_out = _read(journals)
     names = sorted({run.record.job["dataset"] for run in runs}, key=lambda name: (name != "mnist", name))
     chosen = (names or ["mnist"])[0] if dataset == "auto" else dataset
     counted = [run for run in runs if run.record.job["dataset"] == chosen]
-    if not counted:
-        said = "".join(f" {entry.run_id}: {entry.reason}." for entry in left_out[:1])
-        raise UsageError(
-            f"There is no finished run{'' if dataset == 'auto' else f' on {dataset}'} to rank.",
-            legal=f"{len(left_out)} runs are left out.{said}" if left_out else "",
-            mend="Train one: python -m harness run architectures/s6_gap.py",
-        )
-    while True:  # answers are read for the leaders alone: that is what takes time
+    while True:  # reading answers is what takes time
+        if not counted:
+            raise _nothing(dataset, chosen, left_out)
         rows, again = _rows(counted, studies)
-        damaged = [*_unreadable(rows[:LEADERS])]
+        checked = [row for place, row in enumerate(rows) if thorough or place < LEADERS or row.is_certified]
+        damaged = [*_unreadable(checked)]
         if not damaged:
             break
         left_out += damaged
@@ -338,6 +352,15 @@ def rank(journals: Iterable[Journal], dataset: str = "auto", studies: Sequence[S
     elsewhere = tuple(name for name in names if name != chosen)
     leaders = [row for row in rows[:LEADERS] if row.rank]
     return Board(chosen, tuple(rows), tuple(left_out), tuple(compare_all(leaders)), elsewhere)
+
+
+def _nothing(asked: str, dataset: str, left_out: Sequence[LeftOut]) -> UsageError:
+    said = "".join(f" {entry.run_id}: {entry.reason}." for entry in left_out[:1])
+    return UsageError(
+        f"There is no finished run{'' if asked == 'auto' else f' on {asked}'} to rank.",
+        legal=f"{len(left_out)} left out.{said}" if left_out else "",
+        mend=f"Train one: python -m harness run architectures/s6_gap.py --dataset {dataset}",
+    )
 
 
 def compare_all(rows: Sequence[Row]) -> list[Pair]:
@@ -353,7 +376,8 @@ def compare_all(rows: Sequence[Row]) -> list[Pair]:
     for (a, b), comparison in zip(pairs, found, strict=True):
         p = None if comparison.p is None else next(adjusted)
         exact = mcnemar(a.correct[0], b.correct[0]) if a.n == b.n == 1 else None
-        made.append(Pair(a, b, comparison, p, _verdict(comparison.difference, p), exact))
+        verdict = "cannot tell yet" if a.is_provisional or b.is_provisional else _verdict(comparison.difference, p)
+        made.append(Pair(a, b, comparison, p, verdict, exact))
     return made
 
 
@@ -366,8 +390,8 @@ def _verdict(difference: float, p: float | None) -> Verdict:
 def pareto(rows: Sequence[Row]) -> list[Row]:
     """Return the ranked rows that no other of at most their size scores above, the smallest first."""
     front: list[Row] = []
-    for row in sorted((row for row in rows if row.rank), key=lambda row: (row.parameters, -row.score.mean)):
-        if not front or row.score.mean > front[-1].score.mean:
+    for row in sorted((row for row in rows if row.rank), key=lambda row: (row.parameters, -row.mean)):
+        if not front or row.mean > front[-1].mean:
             front.append(row)
     return front
 
@@ -394,49 +418,14 @@ def wrong_for_all(rows: Sequence[Row]) -> list[int]:
 # --- reading --------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def _no_collection() -> Iterator[None]:
-    """Millions of parsed values are no garbage: looking through them again and again would double the time."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
-
-
 def _read(journals: Iterable[Journal]) -> tuple[list[Run], list[LeftOut]]:
     runs, left_out = [], []
     for journal in journals:
         try:
-            run = _finished(journal)
+            runs.append(Run(journal, records.finished(journal)))
         except DataError as error:
             left_out.append(LeftOut(journal.run_id, error.wrong))
-        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-            left_out.append(LeftOut(journal.run_id, f"its journal is damaged ({type(error).__name__})"))
-        else:
-            runs.append(run)
     return runs, left_out
-
-
-def _finished(journal: Journal) -> Run:
-    """Return a run that counts.
-
-    Raises:
-        DataError: it does not, and why.
-    """
-    record = journal.read()
-    if record is None:
-        raise DataError("nothing is recorded")
-    if record.state != "finished":
-        raise DataError("not finished" if record.state == "running" else record.state)
-    if record.job["protocol"] != BUDGET.protocol:
-        raise DataError(f"protocol {record.job['protocol']}; the rules are now {BUDGET.protocol}")
-    if not journal.has_outcome:
-        raise DataError("its answers are missing")
-    _key(record), float(record.ended["accuracy"])  # type: ignore[index]  # a damaged journal lacks them
-    return Run(journal, record)
 
 
 def _key(record: Record) -> str:
@@ -447,26 +436,37 @@ def _key(record: Record) -> str:
     )
 
 
+def _precedence(run: Run) -> tuple[bool, int, str]:
+    """Of one seed the first run counts, and a run of one's own before one that came from elsewhere."""
+    return bool(run.record.origin), run.record.started["time"], run.record.run_id
+
+
 def _rows(runs: Sequence[Run], studies: Sequence[StudyRecord]) -> tuple[list[Row], list[LeftOut]]:
     """Group runs into ranked rows; of several runs of one seed the first counts."""
     groups: dict[str, dict[int, Run]] = defaultdict(dict)
+    curves: dict[tuple[Any, ...], Run] = {}
     again = []
-    for run in sorted(runs, key=lambda run: (run.record.started["time"], run.record.run_id)):
+    for run in sorted(runs, key=_precedence):
         counted = groups[_key(run.record)].setdefault(run.seed, run)
+        twin = curves.setdefault((_key(run.record), *run.losses), run)
         if counted is not run:
             again.append(LeftOut(run.record.run_id, f"seed {run.seed} again; {counted.record.run_id} counts"))
+        elif twin is not run:
+            del groups[_key(run.record)][run.seed]
+            again.append(LeftOut(run.record.run_id, f"its training losses are those of {twin.record.run_id}"))
     rows = _labelled([_row(list(group.values()), studies) for group in groups.values()])
-    rows.sort(key=lambda row: (row.is_provisional, -row.score.mean, row.name))
-    ranked = [row.score.mean for row in rows if not row.is_provisional]
-    return [row if row.is_provisional else replace(row, rank=1 + ranked.index(row.score.mean)) for row in rows], again
+    rows.sort(key=lambda row: (row.is_provisional, -row.mean, row.name))
+    ranked = [row.mean for row in rows if not row.is_provisional]
+    return [row if row.is_provisional else replace(row, rank=1 + ranked.index(row.mean)) for row in rows], again
 
 
 def _row(runs: list[Run], studies: Sequence[StudyRecord]) -> Row:
     runs.sort(key=lambda run: run.seed)
     job = runs[0].record.job
-    _, own = plugins.declaration(runs[0].journal.source)
-    changed = {name: value for name, value in job["knobs"].items() if value != job["default_knobs"][name]}
-    changed |= {name: job["recipe"][name] for name in RECIPE_FIELDS if job["recipe"][name] != getattr(own, name)}
+    own = plugins.declaration(runs[0].journal.source)
+    default = {**job["default_knobs"], **own.knobs}
+    changed = {name: value for name, value in job["knobs"].items() if value != default[name]}
+    changed |= {name: job["recipe"][name] for name in RECIPE_FIELDS if job["recipe"][name] != getattr(own.recipe, name)}
     return Row(tuple(runs), changed, job["name"], trials=_trials(runs, studies))
 
 
@@ -500,12 +500,9 @@ def _is_part(settings: Mapping[str, Any], of: Mapping[str, Any]) -> bool:
 
 
 def _unreadable(rows: Sequence[Row]) -> Iterator[LeftOut]:
-    length = None
     for run in (run for row in rows for run in row.runs):
         try:
-            length = length or len(run.correct)
-            if len(run.correct) != length:
-                yield LeftOut(run.record.run_id, f"it answers {len(run.correct)} test images, others {length}")
+            _ = run.test
         except DataError as error:
             yield LeftOut(run.record.run_id, error.wrong)
 

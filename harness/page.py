@@ -255,5 +255,10 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[
     """Return a Markdown table; columns named in `right` hold numbers."""
     gap = "\N{NO-BREAK SPACE}" * 3  # the UI leaves no room between columns
     rule = ["--:" if head in right else "---" for head in header]
-    lines = [[head + gap for head in header], rule, *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    lines = [[head + gap for head in header], rule, *([_cell(text) for text in row] for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    """Nothing in a cell is markup, or ends it."""
+    return text.replace("|", "\\|").replace("<", "&lt;")

@@ -24,7 +24,7 @@ import sys
 import sysconfig
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -220,21 +220,33 @@ def _module(source: str, path: str, official: tuple[str, ...]) -> tuple[ModuleTy
     return module, summary
 
 
-def declaration(source: str) -> tuple[str, Recipe]:
-    """Return the first line of a file's docstring and its recipe, without running it.
+@dataclass(frozen=True)
+class Declaration:
+    """What an architecture's text says of itself: the docstring's first line, its knobs' defaults, its recipe."""
 
-    A `RECIPE` that is not a plain dict of plain values, or not legal, is taken for an empty one.
-    """
+    summary: str
+    knobs: Mapping[str, Knob]
+    recipe: Recipe
+
+
+def declaration(source: str) -> Declaration:
+    """Read what an architecture declares, without running it; what is not written as a plain value is left out."""
     try:
         tree = ast.parse(source)
-    except (SyntaxError, ValueError):
-        return "", Recipe()
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return Declaration("", {}, Recipe())
+    knobs: dict[str, Knob] = {}
     recipe = Recipe()
     for statement in tree.body:
-        if isinstance(statement, ast.Assign) and [ast.unparse(target) for target in statement.targets] == ["RECIPE"]:
+        if isinstance(statement, ast.FunctionDef) and statement.name == "build":
+            for argument, default in zip(statement.args.kwonlyargs, statement.args.kw_defaults, strict=True):
+                with contextlib.suppress(ValueError, TypeError):
+                    knobs[argument.arg] = ast.literal_eval(default)  # type: ignore[arg-type]
+        targets = getattr(statement, "targets", [getattr(statement, "target", None)])
+        if [target.id for target in targets if isinstance(target, ast.Name)] == ["RECIPE"]:
             with contextlib.suppress(ValueError, TypeError, UsageError):
-                recipe = Recipe(**ast.literal_eval(statement.value))
-    return _summary(tree), recipe
+                recipe = Recipe(**ast.literal_eval(statement.value))  # type: ignore[attr-defined]
+    return Declaration(_summary(tree), knobs, recipe)
 
 
 def settle(architecture: Architecture, settings: Mapping[str, Knob]) -> tuple[dict[str, Knob], Recipe]:

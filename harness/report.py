@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import csv
+import hashlib
 import io
 import json
+import re
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +61,10 @@ def _percent(value: float | None, digits: int = 3) -> str:
 def _interval(row: Row) -> str:
     low, high = row.score.low, row.score.high
     return "" if low is None or high is None else f"{100 * max(low, 0):.2f} to {100 * min(high, 1):.2f}"
+
+
+def _between_ends(row: Row) -> str:
+    return "provisional" if row.is_provisional else _interval(row)
 
 
 def _targets(row: Row) -> str:
@@ -158,7 +164,8 @@ def tables(board: Board) -> list[Table]:
 
 def pair_table(pairs: Sequence[Pair]) -> Table:
     """Return comparisons as a table, a row a pair."""
-    headings = ("network", "against", "difference", "95 % interval", "p (Holm)", "verdict", "to settle it")
+    p = "p (Holm)" if len(pairs) > 1 else "p"
+    headings = ("network", "against", "difference", "95 % interval", p, "verdict", "to settle it")
     rows, keys = [], []
     for pair in pairs:
         found, names = pair.comparison, (pair.a.label, pair.b.label)
@@ -169,7 +176,8 @@ def pair_table(pairs: Sequence[Pair]) -> Table:
         "Differences in points of accuracy, by a bootstrap over seeds and test images; p-values are adjusted for all "
         f"{len(pairs)} pairs shown. To settle it: about how many more seeds each would show a difference of this size."
         if len(pairs) > 1
-        else "The difference in points of accuracy, by a bootstrap over seeds and test images."
+        else "The difference in points of accuracy, by a bootstrap over seeds and test images. It is worth less if "
+        "this pair was chosen after looking at several."
     )
     return Table("Who is better", note, headings, rows, keys)
 
@@ -180,17 +188,19 @@ def _between(pair: Pair) -> str:
 
 
 def _p_text(p: float | None) -> str:
-    return "" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+    return "" if p is None else "below 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _more(pair: Pair) -> str:
     if pair.verdict != "cannot tell yet":
         return ""
     if pair.mcnemar is not None:
-        return f"more seeds than one (as trained: McNemar p {_p_text(pair.mcnemar)})"
-    if pair.comparison.p is None:
-        return "more seeds than one"
-    return "no number of seeds: more images" if pair.more_seeds is None else f"about {pair.more_seeds} more seeds each"
+        return f"{PROVISIONAL} seeds each at least (as trained: McNemar p {_p_text(pair.mcnemar)})"
+    if pair.a.is_provisional or pair.b.is_provisional:
+        return f"{PROVISIONAL} seeds each at least"
+    if pair.more_seeds is None:
+        return "no number of seeds: more images"
+    return f"about {pair.more_seeds} more seed{'' if pair.more_seeds == 1 else 's'} each"
 
 
 def _ranking_note(board: Board) -> str:
@@ -342,7 +352,8 @@ def to_html(board: Board) -> str:
 
 def _pictures(board: Board) -> Iterator[Picture]:
     rows = board.rows[:DRAWN]
-    names, scores = [row.label for row in rows], [row.score for row in rows]
+    names = [row.label for row in rows]
+    scores = [replace(row.score, low=None, high=None) if row.is_provisional else row.score for row in rows]
     target = BUDGET.accuracy if rows[0].is_benchmark else None
     front = [row.label for row in pareto(rows)]
     yield _picture(
@@ -353,7 +364,10 @@ def _pictures(board: Board) -> Iterator[Picture]:
     yield _picture(
         "Means and intervals",
         "Mean accuracy over seeds with its 95 % interval. "
-        + "; ".join(f"{row.label}: {_percent(row.score.mean)} % ({_interval(row) or 'one seed'})" for row in rows)
+        + "; ".join(
+            f"{row.label}: {_percent(row.score.mean)} % ({'provisional' if row.is_provisional else _interval(row)})"
+            for row in rows
+        )
         + ".",
         plots.forest(names, scores, target),
     )
@@ -383,6 +397,8 @@ def _svg(figure: Figure, title: str) -> str:
     markup = markup[markup.index("<svg") :]
     for colour, ours in _COLOURS.items():
         markup = markup.replace(colour, ours)
+    own = hashlib.sha256(title.encode()).hexdigest()[:6]  # ids are the whole page's
+    markup = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{own}-", markup)
     return markup.replace("<svg ", '<svg aria-hidden="true" ', 1)
 
 
@@ -417,12 +433,12 @@ def _section(row: Row) -> Section:
     title = page.run_name(run.record)
     return Section(
         row=row,
-        summary=plugins.declaration(run.journal.source)[0],
+        summary=plugins.declaration(run.journal.source).summary,
         source=run.journal.source,
         ledger=_ledger(row),
         curves=_picture(f"{title}: learning curves", "", plots.learning_curves(run.record.epochs, title, target)),
         confusion=_confusion(row),
-        hardest=_png(plots.hardest_images(run.journal.outcome())),
+        hardest=_png(plots.hardest_images(run.test)),
     )
 
 
@@ -440,7 +456,7 @@ def _ledger(row: Row) -> Table:
 
 def _confusion(row: Row) -> Table:
     """Counts over all seeds."""
-    outcomes = [run.journal.outcome() for run in row.runs]
+    outcomes = [run.test for run in row.runs]
     counts = sum(confusion(outcome.answers, outcome.labels) for outcome in outcomes)
     rows = [(str(true), *(str(count) for count in line)) for true, line in enumerate(np.asarray(counts).tolist())]
     headings = ("true class", *(str(answer) for answer in range(10)))
@@ -458,7 +474,7 @@ def _class_errors(rows: Sequence[Row]) -> list[tuple[str, list[float]]]:
 
 def _everybody_wrong(rows: Sequence[Row]) -> list[tuple[int, int, str]]:
     """Return position, true class and picture (as PNG, where one is kept) of images that every run gets wrong."""
-    outcomes = [run.journal.outcome() for row in rows for run in row.runs]
+    outcomes = [run.test for row in rows for run in row.runs]
     kept = {
         int(position): image
         for outcome in outcomes

@@ -40,10 +40,10 @@ def summarise(values: Sequence[float], confidence: float = 0.95) -> Summary:
     mean = math.fsum(values) / n
     if n == 1:
         return Summary(n, mean, None, None, None)
-    from scipy.stats import t  # deferred: 0.5 s that a single-seed run never needs
+    from scipy.special import stdtrit  # deferred, and not scipy.stats, which takes a second to load
 
     std = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
-    half = float(t.ppf((1 + confidence) / 2, n - 1)) * std / math.sqrt(n)
+    half = float(stdtrit(n - 1, (1 + confidence) / 2)) * std / math.sqrt(n)
     return Summary(n, mean, std, mean - half, mean + half)
 
 
@@ -97,10 +97,11 @@ def compare(a: np.ndarray, b: np.ndarray) -> Comparison:
     """Compare two networks by a paired bootstrap on two levels, seeds and images.
 
     Both levels are samples: another seed would have given other weights, another test set other images. The
-    images are shared, so they are drawn together for both; seeds are drawn for each on its own, n - 1 of n (Rao
-    and Wu 1988), which makes the spread of few seeds come out unbiased. A level is drawn with the other as
-    observed and the two deviations are added: drawn together they would count the noise between a seed and
-    an image three times (Owen 2007, "The pigeonhole bootstrap"), and added they still count it twice, so that
+    images are shared, so they are drawn together for both. Seeds are drawn for each on its own, n - 1 of n (Rao
+    and Wu 1988), which makes the spread of few seeds come out unbiased; and as few seeds agree by luck now and
+    then, they are drawn from both networks where one spreads less than both together. A level is drawn with the
+    other as observed and the two deviations are added: drawn together they would count the noise between a seed
+    and an image three times (Owen 2007, "The pigeonhole bootstrap"), and added they still count it twice, so that
     the interval is rather too wide. Few seeds also make a spread uncertain: Student's t with the degrees of
     freedom of Welch 1947 and Satterthwaite 1946, the images' part taken as known.
 
@@ -122,17 +123,17 @@ def compare(a: np.ndarray, b: np.ndarray) -> Comparison:
     generator = np.random.default_rng(0)
     by_image, count = np.unique(a.mean(0) - b.mean(0), return_counts=True)
     images = generator.multinomial(count.sum(), count / count.sum(), DRAWS) @ by_image / count.sum()
-    seeds = [_means(score, generator) for score in scores]
+    arms = _arms(scores)
+    seeds = [arm.means(generator) for arm in arms]
     error = float(np.std(images - difference + seeds[0] - seeds[1], ddof=1))
     if error == 0:
         return Comparison(difference, difference, difference, 0.0 if difference else 1.0, None)
-    from scipy.stats import t
+    from scipy.special import stdtr, stdtrit
 
-    parts = [float(score.var(ddof=1)) / len(score) for score in scores]
-    uncertain = sum(part**2 / (len(score) - 1) for part, score in zip(parts, scores, strict=True))
+    uncertain = sum((arm.variance / arm.seeds) ** 2 / arm.freedom for arm in arms)
     freedom = error**4 / uncertain if uncertain else math.inf
-    half = float(t.ppf(0.975, freedom)) * error
-    p = 2 * float(t.sf(difference / error, freedom))
+    half = float(stdtrit(freedom, 0.975)) * error
+    p = 2 * float(stdtr(freedom, -difference / error))
     return Comparison(difference, difference - half, difference + half, p, _seeds_to_settle(a, b))
 
 
@@ -141,11 +142,41 @@ def _opposite(other: Comparison) -> Comparison:
     return Comparison(-other.difference, low, high, other.p, other.seeds)
 
 
-def _means(scores: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Return the mean scores of `DRAWS` draws of n - 1 seeds; the order of the seeds makes no difference."""
-    n = len(scores)
-    draws: np.ndarray = generator.multinomial(n - 1, np.full(n, 1 / n), DRAWS) @ np.sort(scores) / (n - 1)
-    return draws
+@dataclass(frozen=True)
+class _Arm:
+    """How far the mean of a network's seeds may lie from that of all seeds.
+
+    Attributes:
+        seeds: how many it is the mean of.
+        deviations: of scores from their means, in order; what seeds are drawn from.
+        freedom: degrees of freedom of their spread.
+        drawn: how many are drawn for one mean, so that its variance is that of the mean.
+    """
+
+    seeds: int
+    deviations: np.ndarray
+    freedom: int
+    drawn: int
+
+    @property
+    def variance(self) -> float:
+        """Of a single seed's score."""
+        return float((self.deviations**2).sum()) / self.freedom
+
+    def means(self, generator: np.random.Generator) -> np.ndarray:
+        """Return the deviations of `DRAWS` means."""
+        size = len(self.deviations)
+        counts = generator.multinomial(self.drawn, np.full(size, 1 / size), DRAWS)
+        unbiased = math.sqrt(size * self.drawn / (self.freedom * self.seeds))
+        means: np.ndarray = counts @ self.deviations / self.drawn * unbiased
+        return means
+
+
+def _arms(scores: Sequence[np.ndarray]) -> list[_Arm]:
+    own = [_Arm(len(score), np.sort(score) - score.mean(), len(score) - 1, len(score) - 1) for score in scores]
+    deviations = np.sort(np.concatenate([arm.deviations for arm in own]))
+    both = [_Arm(arm.seeds, deviations, len(deviations) - 2, arm.seeds) for arm in own]
+    return [max(pair, key=lambda arm: arm.variance) for pair in zip(own, both, strict=True)]
 
 
 def _seeds_to_settle(a: np.ndarray, b: np.ndarray) -> int | None:

@@ -116,6 +116,7 @@ class Store:
         # With mlflow's own defaults one call to a server that is down blocks for four minutes.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         try:
             from mlflow import MlflowClient
         except ImportError as error:
@@ -162,7 +163,7 @@ class Store:
         self._sent[run_id] = len(record.epochs)
         if record.ended:
             self._close(run_id, journal, record, record.ended)
-            if record.started["group"]:
+            if _group(record):
                 self._sum_up(experiment, record)
             self._client.set_tag(run_id, _COMPLETE, "true")
 
@@ -174,7 +175,7 @@ class Store:
         """
         if not isinstance(source, Journal) or (record := source.read()) is None or record.state != "finished":
             return
-        if record.origin:  # it came without weights, and what it says is never executed
+        if not source.has_weights:  # it came from elsewhere, and what came from elsewhere is never executed
             return
         run_id = self._find(self._experiment(record.job["dataset"]), _RUN_ID, record.run_id)
         if all(artifact.path != "model" for artifact in self._client.list_artifacts(run_id)):
@@ -226,7 +227,7 @@ class Store:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         tags = {**_tags(record), _RUN_ID: record.run_id, "mlflow.note.content": page.markdown(record)}
-        if record.started["group"]:
+        if _group(record):
             tags["mlflow.parentRunId"] = self._parent(experiment, record)
         run_id = self._create_run(experiment, record.started["time"], page.run_name(record), tags, _params(record))
         name, digest = record.job["dataset"], record.job["dataset_digest"]
@@ -317,7 +318,8 @@ class Store:
                         yield self._fetch(run, run_id)
 
     def _fetch(self, run: Run, run_id: str) -> Arrival:
-        names = {"journal.jsonl": "events.jsonl", f"{run.data.tags['architecture']}.py": "architecture.py"}
+        source = f"{journals.plain(run.data.tags.get('architecture', ''))}.py"
+        names = {"journal.jsonl": "events.jsonl", source: "architecture.py"}
         with tempfile.TemporaryDirectory() as folder:
             try:
                 for artifact in (*names, journals.OUTCOME):
@@ -656,7 +658,13 @@ def _tags(record: Record) -> dict[str, str]:
         "mlflow.source.git.commit": record.started["environment"]["git"],
         "dataset": job["dataset"],
         "verdict": "running",
+        **({"imported_from": record.origin["from"]} if record.origin else {}),
     }
+
+
+def _group(record: Record) -> Any:
+    """The seeds it was trained with, of which only some may have come from elsewhere."""
+    return None if record.origin else record.started["group"]
 
 
 def _params(record: Record) -> dict[str, Any]:
@@ -717,7 +725,7 @@ def _final_metrics(record: Record) -> list[Metric]:
 
 
 def _write_artifacts(folder: Path, journal: Journal, record: Record) -> None:
-    (folder / f"{record.job['name']}.py").write_bytes(journal.source.encode())
+    (folder / f"{journals.plain(record.job['name'])}.py").write_bytes(journal.source.encode())
     (folder / "ledger.json").write_text(json.dumps(record.started["ledger"], indent=1), encoding="utf-8")
     (folder / "journal.jsonl").write_bytes(journal.events_file.read_bytes())
     figures = folder / "figures"

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import time
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +19,19 @@ from harness.evaluation import class_accuracy, confusion
 from harness.journal import Journal, Outcome
 from harness.spec import BUDGET, Recipe
 
-LABELS = np.arange(10_000) % 10
-"""The right answers of a made-up test set as large as MNIST's."""
+REFERENCE_RUNS = Path(__file__).parent / "data" / "reference_runs.zip"
+
+
+def _labels_of_mnist() -> np.ndarray:
+    """Read the test set's labels from the committed runs: their images are not needed here."""
+    with zipfile.ZipFile(REFERENCE_RUNS) as archive:
+        name = next(name for name in archive.namelist() if name.endswith(".npz"))
+        with np.load(io.BytesIO(archive.read(name)), allow_pickle=False) as stored:
+            labels: np.ndarray = stored["labels"]
+            return labels
+
+
+LABELS = _labels_of_mnist()
 
 USES = ("batch norm", "dropout", "fully connected", "global average pooling", "1x1 convolution")
 
@@ -63,6 +77,7 @@ def finished(
     started: Mapping[str, Any] | None = None,
     ended: Mapping[str, Any] | None = None,
     end: str = "finished",
+    source: str = "",
 ) -> Journal:
     """Write the journal of a run; `job`, `started` and `ended` override what it says."""
     if answers is None:
@@ -70,7 +85,7 @@ def finished(
     counts = confusion(answers, labels)
     accuracy = float(counts.trace() / counts.sum())
     full = asdict(Recipe(**{"lr": 0.05, "epochs": 3, **(recipe or {})}))
-    source = source_of(name)
+    source = source or source_of(name)
     journal = Journal.create(f"{name}-s{seed}")
     journal.store(source)
     made_job = {
@@ -109,10 +124,10 @@ def finished(
         **(started or {}),
     }
     journal.append("started", **made_started)
-    curve = [accuracy - 0.002, accuracy + 0.0005, accuracy][: full["epochs"]]
+    curve = [accuracy - 0.002, min(accuracy + 0.0005, 1.0), accuracy][: full["epochs"]]
     for number, value in enumerate(curve, 1):
         journal.append(
-            "epoch", number=number, lr=0.05, train_loss=0.1, train_accuracy=0.99, seconds=1.0,
+            "epoch", number=number, lr=0.05, train_loss=0.1 + seed / 1_000, train_accuracy=0.99, seconds=1.0,
             images_per_second=1.0, held_out_loss=0.02, held_out_accuracy=value,
         )  # fmt: skip
     wrong = np.flatnonzero(answers != labels)[:25]

@@ -113,17 +113,21 @@ class TestJourney:
 
 
 EDITS: list[tuple[str, str, dict[str, Any]]] = [
-    ("its score is not that of its answers", "finished", {"accuracy": 0.999}),
+    ("its score is not that of its last epoch", "finished", {"accuracy": 0.999}),
     ("its score is not that of its answers", "finished", {"class_accuracy": [1.0] * 10}),
-    ("its score is not that of its answers", "epoch", {"held_out_accuracy": 0.999}),
+    ("its score is not that of its last epoch", "epoch", {"held_out_accuracy": 0.999}),
+    ("a share of its journal is above 1", "epoch", {"held_out_accuracy": 7.5}),
+    ("a number of its journal is none", "finished", {"seconds": float("nan")}),
+    ("a number of its journal is none", "started", {"time": "yesterday"}),
     ("its best epoch is not that of its curve", "finished", {"best_accuracy": 1.0}),
     ("its epochs to the target", "finished", {"epochs_to_target": 1}),
     ("its ledger adds up to 5,000 parameters, not to 4,000", "started", {"parameters": 4_000}),
     ("its epochs are not those of its recipe", "epoch", {"number": 1}),
-    ("its time is no time", "finished", {"seconds": -1.0}),
+    ("a number of its journal is none", "finished", {"seconds": -1.0}),
     ("cannot be printed", "started", {"environment": {"device": "a\x1b[2Jb"}}),
     ("damaged", "started", {"ledger": None}),
-    ("it is not finished", "finished", {"event": "nothing"}),
+    ("not finished", "finished", {"event": "nothing"}),
+    ("damaged", "started", {"anatomy": {}}),
 ]
 
 
@@ -150,7 +154,12 @@ def test_an_edited_journal_is_refused(
         ("its dataset is not one that is known here", {"held_out": "validation"}),
         ("lr must be float", {"recipe": {"lr": "fast"}}),
         ("it is over the budget", {"recipe": {"epochs": BUDGET.epochs + 1}}),
-        ("its labels are not those of mnist", {"dataset": "mnist", "dataset_digest": data.digest("mnist")}),
+        ("its dataset is not what it says", {"dataset": "mnist", "dataset_digest": data.digest("mnist")}),
+        ("a number of its journal is none", {"seed": "zero"}),
+        ("its knobs are not plain values", {"knobs": {"width": None}}),
+        ("its name is no name of a file", {"name": "../../evil"}),
+        ("cannot be printed", {"path": "a\x1b[2J.py"}),
+        ("damaged", {"default_knobs": 7}),
     ],
 )
 def test_a_job_that_does_not_hold_is_refused(
@@ -165,6 +174,19 @@ def test_a_job_that_does_not_hold_is_refused(
     monkeypatch.chdir(elsewhere)
     (arrival,) = exchange.take_in(place)
     assert reason in arrival.refused
+
+
+def test_a_long_name_travels(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = finished("a_rather_long_architecture_name_of_mine_" * 2, 0, 6, dataset="digits", labels=DIGITS)
+    place = sent(journal)
+    monkeypatch.chdir(elsewhere)
+    assert exchange.take_in(place) == [Arrival(journal.run_id)]
+
+
+def test_labels_of_another_test_set_are_refused(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = sent(finished("net", 0, 6, dataset="digits", labels=DIGITS[::-1].copy()))
+    monkeypatch.chdir(elsewhere)
+    assert exchange.take_in(place)[0].refused == "its labels are not those of digits"
 
 
 def test_a_network_over_the_budget_is_refused(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ FLOORS = (
     ("errors",),
     ("spec",),
     ("plugins", "graph", "ledger", "audit", "anatomy", "data", "augment", "statistics", "journal", "backprop"),
-    ("evaluation", "training", "page", "plots", "exchange", "tracking"),
+    ("evaluation", "training", "page", "plots", "records", "exchange", "tracking"),
     ("experiment", "leaderboard", "report"),
     ("tuning",),
     ("cli",),

@@ -5,15 +5,15 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_up import LABELS, answers_with, finished, source_of, wrong_at_random
+from made_up import LABELS, answers_with, edit, finished, source_of, wrong_at_random
 
-from harness import leaderboard
+from harness import data, leaderboard
 from harness.cli import options
 from harness.errors import UsageError
 from harness.journal import Journal, all_journals
@@ -90,9 +90,51 @@ class TestWhatCounts:
         edited = finished("good", 3, 60, ended={"accuracy": 0.9999})
         found = board()
         assert [row.n for row in found.rows] == [3]
-        assert [(e.run_id, e.reason) for e in found.left_out] == [
-            (edited.run_id, "its score is not that of its answers")
-        ]
+        (left_out,) = found.left_out
+        assert (left_out.run_id, left_out.reason) == (edited.run_id, "its score is not that of its last epoch")
+
+    def test_answers_of_another_run_are_left_out(self) -> None:
+        first, *_ = several("good", [50, 52, 54])
+        better = finished("good", 3, 10)
+        shutil.copy(better.folder / "test.npz", first.folder)
+        (left_out,) = board().left_out
+        assert (left_out.run_id, left_out.reason) == (first.run_id, "its score is not that of its answers")
+
+    def test_answers_below_the_leaders_are_held_against_the_score_where_they_are_used(self) -> None:
+        for number in range(6):
+            several(f"net{number}", [40 + 10 * number + seed for seed in range(3)])
+        junk = all_journals()[-1]
+        (junk.folder / "test.npz").write_bytes(b"junk")
+        assert not board().left_out
+        assert [entry.run_id for entry in rank(all_journals(), thorough=True).left_out] == [junk.run_id]
+
+    def test_a_certificate_below_the_leaders_is_held_against_the_answers(self) -> None:
+        for number in range(5):
+            several(f"net{number}", [20 + seed for seed in range(3)], parameters=1_000 + number)
+        for seed in range(10):
+            edited = finished("zedited", seed, 300)
+            edit(edited, "finished", accuracy=0.997, best_accuracy=0.997, best_epoch=1, epochs_to_target=1)
+            edit(edited, "epoch", held_out_accuracy=0.997)
+        assert [row.architecture for row in board().rows] == [f"net{number}" for number in range(5)]
+
+    def test_ones_own_run_goes_before_one_that_came_from_elsewhere(self) -> None:
+        journals = several("good", [50, 52, 54])
+        stranger = finished("good", 0, 1, started={"time": 1})
+        (stranger.folder / "origin.json").write_text('{"from": "there", "trials": 0}')
+        found = board()
+        assert found.rows[0].imported == 0
+        (left_out,) = found.left_out
+        assert left_out.run_id == stranger.run_id
+        assert journals[0].run_id in left_out.reason
+
+    def test_one_training_under_two_seeds_counts_once(self) -> None:
+        first, *_ = several("good", [50, 52, 54])
+        copy = finished("good", 0, 50, job={"seed": 7})
+        found = board()
+        assert found.rows[0].n == 3
+        (left_out,) = found.left_out
+        assert left_out.run_id == copy.run_id
+        assert left_out.reason == f"its training losses are those of {first.run_id}"
 
     @pytest.mark.parametrize("harm", ["gone", "torn", "empty"])
     def test_answers_that_cannot_be_read_are_left_out(self, harm: str) -> None:
@@ -111,7 +153,7 @@ class TestWhatCounts:
         finished("other", 1)
         finished("net", 2, knobs={"width": 12})
         finished("net", 3, recipe={"lr": 0.1})
-        digits = np.arange(360) % 10
+        digits = data.load("digits").held_out.labels.numpy()
         finished("net", 4, 3, dataset="digits", labels=digits)
         found = board()
         assert all(row.n == 1 for row in found.rows)
@@ -122,7 +164,7 @@ class TestWhatCounts:
 
     def test_a_file_that_was_edited_is_another_row_with_another_label(self) -> None:
         several("net", [50, 52, 54])
-        several("net", [60, 62, 64], job={"sha256": "0" * 64})
+        several("net", [60, 62, 64], source=source_of("net") + "# better now\n")
         first, second = board().rows
         assert first.label != second.label
         assert {first.label.split()[0], second.label.split()[0]} == {"net"}
@@ -161,7 +203,8 @@ class TestHonesty:
         several("b", [50, 52, 54])
         several("a", [54, 52, 50])
         several("c", [60, 61, 62])
-        assert [(row.name, row.rank) for row in board().rows] == [("a", 1), ("b", 1), ("c", 3)]
+        several("d", [52, 52, 52, 52])
+        assert [(row.name, row.rank) for row in board().rows] == [("a", 1), ("b", 1), ("d", 1), ("c", 4)]
 
     @pytest.mark.parametrize(
         ("errors", "certified"),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_up import answers_with, finished, wrong_at_random
+from made_up import LABELS, answers_with, finished, wrong_at_random
 
 from harness import cli, report
 from harness.journal import all_journals
@@ -138,7 +138,7 @@ class TestForms:
         page = report.to_html(odd)
         assert "<b>|x" not in page
         assert "&lt;b&gt;|x" in page
-        assert r"<b>\|x" in report.to_markdown(odd)
+        assert r"&lt;b>\|x" in report.to_markdown(odd)
 
 
 def test_the_committed_board_is_what_the_committed_runs_give(
@@ -177,7 +177,7 @@ class TestPage:
             wrong[7] = True
             finished("net", seed, answers=answers_with(wrong))
         page = report.to_html(rank(all_journals()))
-        assert 'alt="test image 7, a 7"' in page
+        assert f'alt="test image 7, a {LABELS[7]}"' in page
         assert "<br>#7</li>" in page
 
     @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")

@@ -55,7 +55,7 @@ def report(error: HarnessError) -> None:
     """Print an error's lines to standard error."""
     with contextlib.suppress(OSError):  # a full disk behind `> file` is no reason to keep silent
         sys.stdout.flush()
-    first, *others = error.lines
+    first, *others = ("".join(c if c.isprintable() else "?" for c in line) for line in error.lines)
     with contextlib.suppress(OSError):  # nor is one behind `2> file` another error
         print(f"error: {first}", *(f"       {line}" for line in others), sep="\n", file=sys.stderr, flush=True)
 

@@ -7,17 +7,25 @@ Datasets never share a ranking.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import gc
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from harness import exchange, leaderboard, report, tuning
+from harness.cli import report as report_error
 from harness.cli import show
 from harness.data import NAMES
-from harness.errors import UsageError
+from harness.errors import DataError, UsageError
 from harness.journal import all_journals
 from harness.leaderboard import Board, Pair
 from harness.report import Table
+from harness.spec import StudyRecord
+
+SHOWN = 50
+"""Rows of a table that a terminal shows at most."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,8 +48,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    with _no_collection():
+        return _main(args)
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Ten thousand parsed journals are no garbage: to look through them again and again would double the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _main(args: argparse.Namespace) -> int:
+    if args.compare and args.csv:
+        raise UsageError("--compare has no CSV form.", mend="Use --json.")
     code = show.arrivals(exchange.take_in(args.arriving), str(args.arriving)) if args.arriving else 0
-    board = leaderboard.rank(all_journals(), args.dataset, [*tuning.records()])
+    thorough = bool(args.compare or args.html or args.export)
+    try:
+        board = leaderboard.rank(all_journals(), args.dataset, [*_studies()], thorough)
+    except UsageError as error:
+        if not code:
+            raise
+        report_error(error)
+        return code
     if args.compare:
         board = replace(board, pairs=_compared(board, *args.compare))
     if args.export:
@@ -57,6 +91,13 @@ def main(args: argparse.Namespace) -> int:
     elif not args.export:
         _show(board)
     return code
+
+
+def _studies() -> Iterator[StudyRecord]:
+    try:
+        yield from tuning.records()
+    except DataError as error:  # it costs the number of trials, not the board
+        print(f"trials are not counted: {error.wrong}", file=sys.stderr)
 
 
 def _compared(board: Board, first: str, second: str) -> tuple[Pair, ...]:
@@ -79,15 +120,17 @@ def _print(table: Table) -> None:
     if table.note:
         show.console.print(table.note, style="dim")
     shown = show.table(*table.headings, right=table.right)
-    for row in table.rows:
+    for row in table.rows[:SHOWN]:
         shown.add_row(*row)
     show.console.print(shown)
+    if len(table.rows) > SHOWN:
+        show.console.print(f"and {len(table.rows) - SHOWN:,} more: --markdown, --csv, --json and --html hold them all")
     show.console.print()
 
 
 def _write(place: Path, text: str) -> None:
     try:
         place.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{place} cannot be written: {error.strerror}.", mend="Name a file elsewhere.") from error
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{place} cannot be written: {error}.", mend="Name a file elsewhere.") from error
     show.console.print(f"written to {place}: open it in a browser, or hand it in")
