@@ -174,7 +174,8 @@ def pair_table(pairs: Sequence[Pair]) -> Table:
         keys.append((*names, found.difference, found.low, pair.p, pair.verdict, pair.more_seeds))
     note = (
         "Differences in points of accuracy, by a bootstrap over seeds and test images; p-values are adjusted for all "
-        f"{len(pairs)} pairs shown. To settle it: about how many more seeds each would show a difference of this size."
+        f"{len(pairs)} pairs shown. To settle it: about how many more seeds each would show a difference of this size, "
+        "were it the only pair."
         if len(pairs) > 1
         else "The difference in points of accuracy, by a bootstrap over seeds and test images. It is worth less if "
         "this pair was chosen after looking at several."

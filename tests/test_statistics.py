@@ -140,6 +140,21 @@ class TestCompare:
     def test_identical_networks_cannot_be_told_apart_at_least_95_times_in_100(self, seeds: int) -> None:
         assert np.mean([(c.p or 0) >= 0.05 for _, c in simulated(150, seeds)]) >= 0.95
 
+    @pytest.mark.parametrize(("few", "many"), [(2, 20), (3, 20), (3, 10)])
+    def test_few_seeds_that_agree_by_luck_do_not_win_against_many(self, few: int, many: int) -> None:
+        """Equal recipes whose seeds differ far more than images explain."""
+        generator, verdicts = np.random.default_rng(0), []
+        for _ in range(150):
+            arms = []
+            for seeds in (few, many):
+                right = np.ones((seeds, 2_000), dtype=bool)
+                for row in right:
+                    wrong = max(0, round(generator.normal(60, 12)))
+                    row[generator.choice(2_000, wrong, replace=False)] = False
+                arms.append(right)
+            verdicts.append((compare(*arms).p or 1) < 0.05)
+        assert np.mean(verdicts) <= 0.07  # 5 % but for the luck of 150 simulations
+
     def test_a_tenth_of_a_point_shows_with_20_seeds_at_least_80_times_in_100(self) -> None:
         found = simulated(100, 20, 0.001)
         assert np.mean([(c.p or 1) < 0.05 and c.difference > 0 for _, c in found]) >= 0.8
