@@ -308,7 +308,7 @@ class Board:
             UsageError: there is none, or several of this name.
         """
         found = [row for row in self.rows if name in (row.name, row.label, row.id)] or [
-            row for row in self.rows if name in (row.architecture, str(row.rank))
+            row for row in self.rows if name in (row.architecture, str(row.rank or ""))
         ]
         if len(found) != 1:
             legal = [row.label for row in found or self.rows]
