@@ -307,9 +307,11 @@ class Board:
         Raises:
             UsageError: there is none, or several of this name.
         """
-        found = [row for row in self.rows if name in (row.name, row.label, row.id)] or [
-            row for row in self.rows if name in (row.architecture, str(row.rank or ""))
-        ]
+        found = (
+            [row for row in self.rows if name in (row.name, row.label)]
+            or [row for row in self.rows if name in (row.architecture, str(row.rank or ""))]
+            or [row for row in self.rows if len(name) >= 4 and row.id.startswith(name)]
+        )
         if len(found) != 1:
             legal = [row.label for row in found or self.rows]
             raise UsageError(
@@ -350,8 +352,7 @@ def rank(
         counted = [run for run in counted if run.record.run_id not in gone]
     left_out = sorted([*left_out, *again], key=lambda entry: entry.run_id)
     elsewhere = tuple(name for name in names if name != chosen)
-    leaders = [row for row in rows[:LEADERS] if row.rank]
-    return Board(chosen, tuple(rows), tuple(left_out), tuple(compare_all(leaders)), elsewhere)
+    return Board(chosen, tuple(rows), tuple(left_out), tuple(compare_leaders(rows)), elsewhere)
 
 
 def _nothing(asked: str, dataset: str, left_out: Sequence[LeftOut]) -> UsageError:
@@ -359,18 +360,32 @@ def _nothing(asked: str, dataset: str, left_out: Sequence[LeftOut]) -> UsageErro
     return UsageError(
         f"There is no finished run{'' if asked == 'auto' else f' on {asked}'} to rank.",
         legal=f"{len(left_out)} left out.{said}" if left_out else "",
-        mend=f"Train one: python -m harness run architectures/s6_gap.py --dataset {dataset}",
+        mend=f"Train one (python -m harness run FILE --dataset {dataset}), or take some in with --import FILE.",
     )
 
 
-def compare_all(rows: Sequence[Row]) -> list[Pair]:
-    """Compare every row with every later one.
+def compare_leaders(rows: Sequence[Row], asked: tuple[Row, Row] | None = None) -> list[Pair]:
+    """Compare every leader with every later one, and the two rows asked for, which then come first.
+
+    All are adjusted together: a pair gets no other verdict for being asked for.
 
     Raises:
         DataError: the answers of a run cannot be read.
     """
-    pairs = list(itertools.combinations(rows, 2))
-    found = [compare(a.correct, b.correct) for a, b in pairs]
+    leaders = [row for row in rows[:LEADERS] if row.rank]
+    pairs = list(itertools.combinations(leaders, 2))
+    if asked:
+        pairs = [asked, *(pair for pair in pairs if {pair[0].id, pair[1].id} != {asked[0].id, asked[1].id})]
+    return compare_all(pairs)
+
+
+def compare_all(pairs: Sequence[tuple[Row, Row]]) -> list[Pair]:
+    """Compare pairs of rows, adjusting for their number.
+
+    Raises:
+        DataError: the answers of a run cannot be read.
+    """
+    found = [compare(a.correct, b.correct, len(pairs)) for a, b in pairs]
     adjusted = iter(holm([comparison.p for comparison in found if comparison.p is not None]))
     made = []
     for (a, b), comparison in zip(pairs, found, strict=True):

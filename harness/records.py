@@ -139,8 +139,8 @@ def _check_course(record: Record) -> None:
     shares = [epoch[name] for epoch in epochs for name in ("held_out_accuracy", "train_accuracy")]
     shares += [ended["accuracy"], *ended["class_accuracy"]]
     _finite(shares)
-    if max(shares) > 1:
-        raise DataError("a share of its journal is above 1")
+    if max(shares) > 1 or len(ended["class_accuracy"]) != 10:
+        raise DataError("a share of its journal is none")
     curve = [epoch["held_out_accuracy"] for epoch in epochs]
     if curve[-1] != ended["accuracy"]:
         raise DataError("its score is not that of its last epoch")

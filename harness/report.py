@@ -162,23 +162,19 @@ def tables(board: Board) -> list[Table]:
     return found
 
 
-def pair_table(pairs: Sequence[Pair]) -> Table:
-    """Return comparisons as a table, a row a pair."""
-    p = "p (Holm)" if len(pairs) > 1 else "p"
-    headings = ("network", "against", "difference", "95 % interval", p, "verdict", "to settle it")
+def pair_table(pairs: Sequence[Pair], most: int | None = None) -> Table:
+    """Return comparisons as a table, a row a pair, the first `most` of them."""
+    headings = ("network", "against", "difference", "95 % interval", "p (Holm)", "verdict", "to settle it")
     rows, keys = [], []
-    for pair in pairs:
+    for pair in pairs[:most]:
         found, names = pair.comparison, (pair.a.label, pair.b.label)
         difference = f"{100 * found.difference:+.3f}"
         rows.append((*names, difference, _between(pair), _p_text(pair.p), pair.verdict, _more(pair)))
         keys.append((*names, found.difference, found.low, pair.p, pair.verdict, pair.more_seeds))
     note = (
-        "Differences in points of accuracy, by a bootstrap over seeds and test images; p-values are adjusted for all "
-        f"{len(pairs)} pairs shown. To settle it: about how many more seeds each would show a difference of this size, "
-        "were it the only pair."
-        if len(pairs) > 1
-        else "The difference in points of accuracy, by a bootstrap over seeds and test images. It is worth less if "
-        "this pair was chosen after looking at several."
+        "Differences in points of accuracy, by a bootstrap over seeds and test images. An interval is that of its pair "
+        f"alone; the p-value, the verdict, and about how many more seeds each would settle it, allow for {len(pairs)} "
+        f"pairs being compared: those of the first {LEADERS} rows, and one that was asked for."
     )
     return Table("Who is better", note, headings, rows, keys)
 
@@ -200,7 +196,7 @@ def _more(pair: Pair) -> str:
     if pair.a.is_provisional or pair.b.is_provisional:
         return f"{PROVISIONAL} seeds each at least"
     if pair.more_seeds is None:
-        return "no number of seeds: more images"
+        return "too small for this test set"
     return f"about {pair.more_seeds} more seed{'' if pair.more_seeds == 1 else 's'} each"
 
 
@@ -309,11 +305,16 @@ def to_markdown(board: Board) -> str:
         if table.note:
             parts.append(table.note)
         parts.append(page.table(table.headings, table.rows, table.right))
-    commands = [command for row in board.rows for command in row.commands]
-    parts.append("## To get these runs again\n\n```\n" + "\n".join(commands) + "\n```")
+    parts.append("## To get these runs again\n\n```\n" + "\n".join(_commands(board)) + "\n```")
     if lines := [*left_out(board)]:
         parts.append("## What does not count\n\n" + "\n".join(f"- {line}" for line in lines))
     return "\n\n".join(parts) + "\n"
+
+
+def _commands(board: Board) -> Iterator[str]:
+    for row in board.rows:
+        yield f"# {row.label}"
+        yield from row.commands
 
 
 # --- the page -------------------------------------------------------------------------------------------
@@ -347,7 +348,7 @@ def to_html(board: Board) -> str:
         everybody_wrong=_everybody_wrong(board.rows[:LEADERS]),
         left_out=[*left_out(board)],
         all_left_out=board.left_out,
-        commands=[command for row in board.rows for command in row.commands],
+        commands=[*_commands(board)],
     )
 
 

@@ -82,7 +82,8 @@ class Comparison:
         difference: of the mean accuracies, as a fraction of 1.
         low, high: two-sided 95 % interval of the difference; None where either has a single seed.
         p: two-sided p-value of no difference; None likewise.
-        seeds: seeds each that would show a difference of this size four times in five; None where more than
+        seeds: seeds each that would show a difference of this size four times in five, among all the pairs that
+            are compared together; None where more than
             `MOST_SEEDS` would not, or either has a single seed.
     """
 
@@ -93,7 +94,7 @@ class Comparison:
     seeds: int | None
 
 
-def compare(a: np.ndarray, b: np.ndarray) -> Comparison:
+def compare(a: np.ndarray, b: np.ndarray, pairs: int = 1) -> Comparison:
     """Compare two networks by a paired bootstrap on two levels, seeds and images.
 
     Both levels are samples: another seed would have given other weights, another test set other images. The
@@ -108,6 +109,7 @@ def compare(a: np.ndarray, b: np.ndarray) -> Comparison:
     Args:
         a: (seeds, images) bool, whether a seed's network answers an image rightly.
         b: likewise, for the same images; the seeds may be others, and more or fewer.
+        pairs: how many are compared together: the number of seeds that would settle it allows for them.
 
     Raises:
         ValueError: there are no seeds, or the images differ in number.
@@ -117,7 +119,7 @@ def compare(a: np.ndarray, b: np.ndarray) -> Comparison:
     scores = a.mean(1), b.mean(1)
     difference = float(scores[0].mean() - scores[1].mean())
     if difference < 0:  # so that b compared to a is the exact opposite
-        return _opposite(compare(b, a))
+        return _opposite(compare(b, a, pairs))
     if min(len(a), len(b)) < 2:
         return Comparison(difference, None, None, None, None)
     generator = np.random.default_rng(0)
@@ -134,7 +136,7 @@ def compare(a: np.ndarray, b: np.ndarray) -> Comparison:
     freedom = error**4 / uncertain if uncertain else math.inf
     half = float(stdtrit(freedom, 0.975)) * error
     p = 2 * float(stdtr(freedom, -difference / error))
-    return Comparison(difference, difference - half, difference + half, p, _seeds_to_settle(a, b))
+    return Comparison(difference, difference - half, difference + half, p, _seeds_to_settle(a, b, pairs))
 
 
 def _opposite(other: Comparison) -> Comparison:
@@ -179,8 +181,8 @@ def _arms(scores: Sequence[np.ndarray]) -> list[_Arm]:
     return [max(pair, key=lambda arm: arm.variance) for pair in zip(own, both, strict=True)]
 
 
-def _seeds_to_settle(a: np.ndarray, b: np.ndarray) -> int | None:
-    """Return the seeds each at which the 95 % interval leaves out 0 with a power of 80 %.
+def _seeds_to_settle(a: np.ndarray, b: np.ndarray, pairs: int) -> int | None:
+    """Return the seeds each at which a difference of this size shows with a power of 80 % among so many `pairs`.
 
     What of the error is there whatever the seeds are, is the spread over images of the difference between the two
     mean answers, less what the few seeds at hand add to that spread. All else falls with the number of seeds.
@@ -191,7 +193,10 @@ def _seeds_to_settle(a: np.ndarray, b: np.ndarray) -> int | None:
     at_hand = sum(each / len(part) for each, part in zip(noise, (a, b), strict=True))
     lasting = max(float(by_image.var()) - at_hand, 0) / images
     falling = sum(float(part.mean(1).var(ddof=1)) for part in (a, b)) + sum(noise) / images
-    room = (float(by_image.mean()) / (1.960 + 0.842)) ** 2 - lasting  # quantiles of the normal: 0.975 and 0.8
+    from scipy.special import ndtri
+
+    needed = float(ndtri(1 - 0.025 / pairs) + ndtri(0.8))  # standard errors; Bonferroni, as Holm begins
+    room = (float(by_image.mean()) / needed) ** 2 - lasting
     if room <= 0 or falling > room * MOST_SEEDS:
         return None
     return max(math.ceil(falling / room), 2)

@@ -116,7 +116,7 @@ EDITS: list[tuple[str, str, dict[str, Any]]] = [
     ("its score is not that of its last epoch", "finished", {"accuracy": 0.999}),
     ("its score is not that of its answers", "finished", {"class_accuracy": [1.0] * 10}),
     ("its score is not that of its last epoch", "epoch", {"held_out_accuracy": 0.999}),
-    ("a share of its journal is above 1", "epoch", {"held_out_accuracy": 7.5}),
+    ("a share of its journal is none", "epoch", {"held_out_accuracy": 7.5}),
     ("a number of its journal is none", "finished", {"seconds": float("nan")}),
     ("a number of its journal is none", "started", {"time": "yesterday"}),
     ("its best epoch is not that of its curve", "finished", {"best_accuracy": 1.0}),

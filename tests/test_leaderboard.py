@@ -260,17 +260,27 @@ class TestComparison:
             pair.p >= pair.comparison.p for pair in pairs if pair.p is not None and pair.comparison.p is not None
         )
 
+    def test_a_pair_gets_no_other_verdict_for_being_asked_for(self) -> None:
+        for number in range(4):
+            several(f"net{number}", [50 + 8 * number + seed for seed in range(4)])
+        found = board()
+        for pair in found.pairs:
+            asked, *others = leaderboard.compare_leaders(found.rows, (pair.b, pair.a))
+            assert asked.p == pytest.approx(pair.p)
+            assert {asked.verdict, pair.verdict} in ({"better", "worse"}, {"cannot tell yet"})
+            assert len(others) == len(found.pairs) - 1
+
     def test_a_clear_difference_is_a_verdict_on_the_first_of_the_two(self) -> None:
         several("good", [30, 31, 32, 33, 34])
         several("bad", [130, 131, 132, 133, 134])
         good, bad = board().rows
-        assert [pair.verdict for pair in leaderboard.compare_all([good, bad])] == ["better"]
-        assert [pair.verdict for pair in leaderboard.compare_all([bad, good])] == ["worse"]
+        assert [pair.verdict for pair in leaderboard.compare_all([(good, bad)])] == ["better"]
+        assert [pair.verdict for pair in leaderboard.compare_all([(bad, good)])] == ["worse"]
 
     def test_two_single_runs_get_mcnemar_and_no_verdict_on_their_recipes(self) -> None:
         finished("good", 0, answers=answers_with(LABELS < 0))
         finished("bad", 0, 60)
-        (pair,) = leaderboard.compare_all(board().rows)
+        (pair,) = leaderboard.compare_all([board().rows])  # type: ignore[list-item]
         assert pair.verdict == "cannot tell yet"
         assert pair.mcnemar == pytest.approx(2 * 0.5**60)
         assert pair.p is None
@@ -289,7 +299,7 @@ class TestComparison:
         first, second = found.rows
         for name in ("good", "1"):
             assert found.find(name) is first
-        for name in ("2", second.label, second.name, second.id):
+        for name in ("2", second.label, second.name, second.id, second.id[:4]):
             assert found.find(name) is second
         with pytest.raises(UsageError, match="No row is called 'god'") as raised:
             found.find("god")

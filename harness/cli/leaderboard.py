@@ -77,7 +77,7 @@ def _main(args: argparse.Namespace) -> int:
         report_error(error)
         return code
     if args.compare:
-        board = replace(board, pairs=_compared(board, *args.compare))
+        board = replace(board, pairs=tuple(_compared(board, *args.compare)))
     if args.export:
         runs = [(run.journal, row.trials) for row in board.rows for run in row.runs]
         print(f"{exchange.export(runs, args.export)} runs written to {args.export}", file=sys.stderr)
@@ -87,7 +87,7 @@ def _main(args: argparse.Namespace) -> int:
         form = report.to_markdown if args.markdown else report.to_csv if args.csv else report.to_json
         print(form(board).rstrip("\n"))
     elif args.compare:
-        _print(report.pair_table(board.pairs))
+        _print(report.pair_table(board.pairs, most=1))
     elif not args.export:
         _show(board)
     return code
@@ -100,11 +100,11 @@ def _studies() -> Iterator[StudyRecord]:
         print(f"trials are not counted: {error.wrong}", file=sys.stderr)
 
 
-def _compared(board: Board, first: str, second: str) -> tuple[Pair, ...]:
+def _compared(board: Board, first: str, second: str) -> list[Pair]:
     a, b = board.find(first), board.find(second)
     if a is b:
         raise UsageError(f"Both names mean {a.name}.", mend="Name two rows.")
-    return tuple(leaderboard.compare_all([a, b]))
+    return leaderboard.compare_leaders(board.rows, (a, b))
 
 
 def _show(board: Board) -> None:
