@@ -113,6 +113,11 @@ class CrashedError(HarnessError):
     exit_code = 8
 
 
+def printable(text: str) -> str:
+    """Return `text` with a question mark for every character that a terminal might obey."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
 def did_you_mean(name: str, legal: Iterable[str]) -> str:
     """Return ``Did you mean 'width'?`` for the closest legal name, or an empty string."""
     close = difflib.get_close_matches(name, list(legal), n=1)

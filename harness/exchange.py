@@ -41,10 +41,6 @@ class Arrival:
     refused: str = ""
     is_new: bool = True
 
-    def __post_init__(self) -> None:
-        """A reason may quote what somebody wrote for the terminal to obey."""
-        object.__setattr__(self, "refused", "".join(c if c.isprintable() else "?" for c in self.refused))
-
 
 def export(runs: Iterable[tuple[Journal, int | None]], place: Path) -> int:
     """Write finished runs, each with how many trials were spent on its settings, to one file; return how many.

@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 
 from harness import page, plugins, records
-from harness.errors import DataError, UsageError, did_you_mean
+from harness.errors import DataError, UsageError, did_you_mean, printable
 from harness.evaluation import Target, verdict
 from harness.journal import Journal, Outcome, Record
 from harness.spec import BUDGET, RECIPE_FIELDS, StudyRecord
@@ -439,7 +439,7 @@ def _read(journals: Iterable[Journal]) -> tuple[list[Run], list[LeftOut]]:
         try:
             runs.append(Run(journal, records.finished(journal)))
         except DataError as error:
-            left_out.append(LeftOut(journal.run_id, error.wrong))
+            left_out.append(LeftOut(journal.run_id, printable(error.wrong)))
     return runs, left_out
 
 

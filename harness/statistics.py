@@ -83,8 +83,7 @@ class Comparison:
         low, high: two-sided 95 % interval of the difference; None where either has a single seed.
         p: two-sided p-value of no difference; None likewise.
         seeds: seeds each that would show a difference of this size four times in five, among all the pairs that
-            are compared together; None where more than
-            `MOST_SEEDS` would not, or either has a single seed.
+            are compared together; None where `MOST_SEEDS` would not, or either has a single seed.
     """
 
     difference: float

@@ -53,6 +53,11 @@ class TestWhatCounts:
         assert [row.n for row in found.rows] == [3]
         assert [(entry.run_id, entry.reason) for entry in found.left_out] == [(lost.run_id, end)]
 
+    def test_a_reason_holds_nothing_that_a_terminal_obeys(self) -> None:
+        several("good", [50, 52, 54])
+        finished("good", 3, end="\x1b[2Jgone")
+        assert [entry.reason for entry in board().left_out] == ["?[2Jgone"]
+
     def test_a_run_that_is_not_over_is_left_out(self) -> None:
         several("good", [50, 52, 54])
         running = finished("good", 3)

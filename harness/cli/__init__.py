@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from harness import __version__
-from harness.errors import HarnessError, UsageError, did_you_mean
+from harness.errors import HarnessError, UsageError, did_you_mean, printable
 
 COMMANDS = {
     "run": "train architectures under the budget and record everything",
@@ -55,7 +55,7 @@ def report(error: HarnessError) -> None:
     """Print an error's lines to standard error."""
     with contextlib.suppress(OSError):  # a full disk behind `> file` is no reason to keep silent
         sys.stdout.flush()
-    first, *others = ("".join(c if c.isprintable() else "?" for c in line) for line in error.lines)
+    first, *others = map(printable, error.lines)
     with contextlib.suppress(OSError):  # nor is one behind `2> file` another error
         print(f"error: {first}", *(f"       {line}" for line in others), sep="\n", file=sys.stderr, flush=True)
 

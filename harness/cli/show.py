@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.anatomy import Anatomy
-from harness.errors import DataError
+from harness.errors import DataError, printable
 from harness.evaluation import Target
 from harness.exchange import Arrival
 from harness.ledger import Ledger
@@ -105,6 +105,6 @@ def arrivals(found: Sequence[Arrival], origin: str) -> int:
     taken = sum(arrival.is_new and not arrival.refused for arrival in found)
     known = len(found) - taken - len(refused)
     lines = [f"{taken} runs taken in from {origin}{f', {known} were here already' if known else ''}"]
-    lines += [f"refused: {arrival.run_id}: {arrival.refused}" for arrival in refused]
+    lines += [f"refused: {arrival.run_id}: {printable(arrival.refused)}" for arrival in refused]
     print(*lines, sep="\n", file=sys.stderr, flush=True)
     return DataError.exit_code if refused else 0
