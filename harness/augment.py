@@ -15,7 +15,7 @@ DRAWS = 6
 """Random numbers an image needs: zoom or not, angle, shift right and down, size, shear."""
 
 
-def augment(images: Tensor, draws: Tensor, recipe: Recipe, strength: float = 1.0) -> Tensor:
+def augment(images: Tensor, draws: Tensor, recipe: Recipe, strength: float | Tensor = 1.0) -> Tensor:
     """Move each image by one affine map, sampled bilinearly; what comes in from outside is black.
 
     The order is that of the published recipe: zoom into the centre (crop and resize), then scale,

@@ -7,6 +7,7 @@ there is one: stopping is a plain ``break``.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import platform
@@ -15,20 +16,35 @@ import socket
 import subprocess
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from harness import __version__, audit, data, plugins, training
+from harness import __version__, arithmetic, audit, data, plugins, training
 from harness.anatomy import Anatomy, describe
 from harness.errors import BudgetError, CrashedError, DataError, DivergedError, HarnessError, UsageError
 from harness.evaluation import class_accuracy, confusion, hardest, predict, score, softmax
 from harness.journal import Journal, Outcome
 from harness.ledger import Ledger
-from harness.spec import BUDGET, Architecture, Epoch, HeldOut, Job, Knob, Recipe, Result, Trial, TrialState
+from harness.spec import (
+    BUDGET,
+    PLAIN,
+    Architecture,
+    Arithmetic,
+    Epoch,
+    HeldOut,
+    Job,
+    Knob,
+    Recipe,
+    Result,
+    Trial,
+    TrialState,
+)
 from harness.tracking import Tracker
 
 FEW = 37
@@ -48,6 +64,7 @@ class Started:
     ledger: Ledger
     anatomy: Anatomy
     device_name: str
+    arithmetic: Arithmetic
     is_benchmark: bool
     run_id: str = ""
 
@@ -60,7 +77,10 @@ class Group:
     size: int
 
 
+Item = TypeVar("Item")
+
 Event = Started | Epoch | Result
+"""What a run yields, and None where the work of an epoch is queued: somebody else may have a turn."""
 
 
 def choose_device(name: str) -> str:
@@ -93,6 +113,7 @@ def jobs(
     seeds: range,
     device: str,
     held_out: HeldOut = "test",
+    plain: bool = False,
 ) -> list[Job]:
     """Make one job a seed."""
     first = Job(
@@ -108,6 +129,7 @@ def jobs(
         seed=seeds[0],
         device=device,
         held_out=held_out,
+        plain=plain,
     )
     return [replace(first, seed=seed) for seed in seeds]
 
@@ -117,8 +139,8 @@ def new_group(size: int) -> Group | None:
     return Group(secrets.token_hex(8), size) if size > 1 else None
 
 
-def train(job: Job) -> Iterator[Event]:
-    """Train one job, yielding `Started`, an `Epoch` after each epoch, and a `Result`.
+def train(job: Job) -> Iterator[Event | None]:
+    """Train one job, yielding `Started`, for each epoch None and then an `Epoch`, and a `Result`.
 
     What is trained and scored are the two exported graphs that the audit counted, not the plug-in's
     Python. The score is the pass over the held-out images after the last epoch.
@@ -133,12 +155,13 @@ def train(job: Job) -> Iterator[Event]:
     if dataset.digest != job.dataset_digest:
         raise DataError(f"{job.dataset} here is another one ({dataset.digest}) than the job's ({job.dataset_digest}).")
     _refuse_single_image(len(dataset.train.labels), job.recipe)
-    _settle_arithmetic()
+    arithmetic.settle()
     training.seed_everything(job.seed, 0, "weights")  # before the file runs: it may draw at its top level
     architecture = plugins.from_source(job.source, job.path)
     found, anatomy = inspect(architecture, job.knobs, job.device)
     audit.enforce(found.ledger, job.recipe, BUDGET)
-    yield Started(found.ledger, anatomy, device_name(device), dataset.is_benchmark)
+    chosen = choose_arithmetic(job, dataset)
+    yield Started(found.ledger, anatomy, device_name(device), chosen, dataset.is_benchmark)
 
     trained, scored = found.train.module(), found.evaluation.module()  # two graphs over the same tensors
     average = None
@@ -147,15 +170,24 @@ def train(job: Job) -> Iterator[Event]:
         scored.load_state_dict(average.state, assign=True)
     epochs: list[Epoch] = []
     seconds = 0.0
-    for epoch in training.fit(trained, dataset, job.recipe, job.seed, average):
+    for epoch in training.fit(trained, dataset, job.recipe, job.seed, chosen, average):
+        if epoch is None:
+            yield None
+            continue
         started = time.perf_counter()
         logits = predict(scored, dataset, dataset.held_out)
         epochs.append(_scored(epoch, logits, dataset))
         seconds += epoch.seconds + time.perf_counter() - started
         yield epochs[-1]
     _ask_again(scored, logits, dataset, job.path)
-    weights = {name: tensor.detach().cpu() for name, tensor in scored.state_dict().items()}
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in scored.state_dict().items()}
     yield _result(epochs, seconds, logits, dataset, weights)
+
+
+def choose_arithmetic(job: Job, dataset: data.Dataset) -> Arithmetic:
+    """Return how a job's steps are computed on this machine."""
+    images = len(dataset.train.labels) * job.recipe.epochs
+    return PLAIN if job.plain else arithmetic.choose(job.device, images)
 
 
 def _ask_again(scored: Callable[[Tensor], Tensor], logits: Tensor, dataset: data.Dataset, path: str) -> None:
@@ -218,14 +250,22 @@ def _result(
     )
 
 
-def attempt(number: int, settings: Mapping[str, Knob], job: Job, floor: Mapping[int, float]) -> Trial:
-    """Train `job` as a study's trial; whatever goes wrong becomes the trial's state and reason.
+Attempt = tuple[int, Mapping[str, Knob], Job]
+"""A trial to train: its number, what the study suggested, the job that became of it."""
+
+
+def attempt(asked: Sequence[Attempt], floor: Mapping[int, float]) -> list[Trial]:
+    """Train a study's trials, in turns; whatever goes wrong in one becomes its state and reason.
 
     Args:
-        number: the trial's.
-        settings: what the study suggested.
         floor: by epoch, the accuracy below which a trial is stopped.
     """
+    trials = in_turns([_attempt(*one, floor) for one in asked], len(asked), asked[0][2].device)
+    return [trial for _, trial in sorted(trials, key=lambda found: found[0])]
+
+
+def _attempt(number: int, settings: Mapping[str, Knob], job: Job, floor: Mapping[int, float]) -> Iterator[Trial | None]:
+    """Yield None where others may have a turn, and last the trial."""
     started = _now()
     epochs: list[Epoch] = []
     parameters: int | None = None
@@ -236,22 +276,26 @@ def attempt(number: int, settings: Mapping[str, Knob], job: Job, floor: Mapping[
 
     try:
         for event in train(job):
-            if isinstance(event, Started):
+            if event is None:
+                yield None
+            elif isinstance(event, Started):
                 parameters = event.ledger.parameters
             elif isinstance(event, Epoch):
                 epochs.append(event)
                 if event.number < job.recipe.epochs and _is_hopeless(epochs, floor):
-                    return ended("pruned", f"below the median of earlier trials after epoch {event.number}")
+                    yield ended("pruned", f"below the median of earlier trials after epoch {event.number}")
+                    return
     except BudgetError as error:
         parameters = BUDGET.parameters + error.excess if error.rule == "parameters" else None
-        return ended("infeasible", error.wrong)
+        yield ended("infeasible", error.wrong)
     except DivergedError as error:
-        return ended("diverged", error.wrong)
+        yield ended("diverged", error.wrong)
     except HarnessError as error:
-        return ended("failed", " ".join(error.lines))
+        yield ended("failed", " ".join(error.lines))
     except Exception as error:
-        return ended("failed", f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
-    return ended("complete")
+        yield ended("failed", f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
+    else:
+        yield ended("complete")
 
 
 def _is_hopeless(epochs: Sequence[Epoch], floor: Mapping[int, float]) -> bool:
@@ -263,7 +307,43 @@ def _now() -> int:
     return round(time.time() * 1000)
 
 
-def record(job: Job, tracker: Tracker, group: Group | None = None) -> Generator[Event]:
+def in_turns(runs: Sequence[Iterator[Item | None]], at_once: int, device: str) -> Iterator[tuple[int, Item]]:
+    """Let `at_once` runs take turns, the next one beginning when one ends; hand on what each yields, with its place.
+
+    A turn ends where a run yields None: its work is queued, and on a GPU it goes on while others have their
+    turns, as each run has a stream of its own.
+    """
+    waiting, working = deque(enumerate(runs)), deque[tuple[int, Iterator[Item | None], _Context]]()
+    try:
+        while waiting or working:
+            if waiting and len(working) < at_once:
+                working.appendleft((*waiting.popleft(), _own_stream(device)))
+            place, run, on_its_stream = working.popleft()
+            found: list[Item] = []
+            with on_its_stream():
+                for item in run:
+                    if item is None:
+                        working.append((place, run, on_its_stream))
+                        break
+                    found.append(item)
+            yield from ((place, item) for item in found)
+    finally:
+        for run in runs:
+            if isinstance(run, Generator):
+                run.close()
+
+
+_Context = Callable[[], contextlib.AbstractContextManager[object]]
+
+
+def _own_stream(device: str) -> _Context:
+    if device != "cuda":
+        return contextlib.nullcontext
+    stream = torch.cuda.Stream()
+    return lambda: torch.cuda.stream(stream)
+
+
+def record(job: Job, tracker: Tracker, group: Group | None = None) -> Generator[Event | None]:
     """Train `job`, writing every event to a journal of its own before handing it on.
 
     A journal begins with the first event, so a job that is refused leaves nothing behind.
@@ -283,7 +363,7 @@ def record(job: Job, tracker: Tracker, group: Group | None = None) -> Generator[
                 journal.append("epoch", **asdict(event))
             elif isinstance(event, Result) and journal:
                 _finish(journal, event)
-            if journal:
+            if journal and event:
                 tracker.notice(journal)
             yield event
     except (KeyboardInterrupt, GeneratorExit):
@@ -334,6 +414,7 @@ def _started(job: Job, started: Started, group: Group | None) -> dict[str, objec
         "environment": {
             "device": started.device_name,
             "threads": torch.get_num_threads(),
+            "arithmetic": asdict(started.arithmetic),
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "python": platform.python_version(),
@@ -355,13 +436,6 @@ def device_name(device: torch.device) -> str:
         model = platform.processor() or platform.machine()
     threads = torch.get_num_threads()
     return f"{model}, {threads} thread{'' if threads == 1 else 's'}"
-
-
-def _settle_arithmetic() -> None:
-    """Choose kernels that give the same bits each time; a plug-in operator that has none only warns."""
-    torch.backends.cudnn.allow_tf32 = False  # by default convolutions would round to 10 bits on a GPU
-    torch.backends.cudnn.deterministic = True
-    torch.backends.cudnn.benchmark = False
 
 
 def _git_commit() -> str:

@@ -6,6 +6,7 @@ One folder a run under ``mlruns/journal/``:
     architecture.py   the plug-in's text, as it was trained
     test.npz          logits and labels of the final test pass, the most confidently wrong images
     weights.pt        the scored weights, as a plain state dict
+    profile.json.gz   where the time of an epoch went, if that was asked for
     origin.json       only of a run that came from another machine: where from, and without weights
 """
 
@@ -27,11 +28,14 @@ import torch
 from torch import Tensor
 
 from harness.errors import DataError, UsageError
+from harness.spec import Arithmetic
 
 ROOT = Path("mlruns")
 """Everything generated lives here, below the folder the command is run in."""
 
 OUTCOME = "test.npz"
+
+PROFILE = "profile.json.gz"
 
 Event = dict[str, Any]
 
@@ -62,9 +66,14 @@ class Record:
         return dict(self.started["job"])
 
     @property
+    def arithmetic(self) -> Arithmetic:
+        """How its steps were computed: plainly, where the record is from before there was another way."""
+        return Arithmetic(**self.started["environment"].get("arithmetic", {}))
+
+    @property
     def device(self) -> str:
-        """What a person calls the device."""
-        return str(self.started["environment"]["device"])
+        """What a person calls the device and the way it was used."""
+        return f"{self.started['environment']['device']}, {self.arithmetic.words}"
 
     @property
     def state(self) -> str:

@@ -446,9 +446,8 @@ def _read(journals: Iterable[Journal]) -> tuple[list[Run], list[LeftOut]]:
 def _key(record: Record) -> str:
     """What runs that may be averaged have in common."""
     job = record.job
-    return json.dumps(
-        [job["sha256"], job["knobs"], job["recipe"], job["dataset_digest"], job["protocol"]], sort_keys=True
-    )
+    recipe = [job["recipe"][name] for name in RECIPE_FIELDS]
+    return json.dumps([job["sha256"], job["knobs"], recipe, job["dataset_digest"], job["protocol"]], sort_keys=True)
 
 
 def _precedence(run: Run) -> tuple[bool, int, str]:

@@ -364,7 +364,7 @@ def _settings_left_alone(path: str) -> Iterator[None]:
             f"The file changes {', '.join(changed)} for everybody.",
             where=path,
             legal="A plug-in builds a network and leaves the settings of the process as they are.",
-            mend="Take that line out; precision is the recipe's, threads are the harness's.",
+            mend="Take that line out; precision and threads are the harness's.",
         )
 
 

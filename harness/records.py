@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -19,9 +19,16 @@ from harness.data import SIDE
 from harness.errors import DataError, HarnessError
 from harness.evaluation import class_accuracy, confusion
 from harness.journal import Journal, Outcome, Record
-from harness.spec import BUDGET, RECIPE_FIELDS, Recipe
+from harness.spec import BUDGET, RECIPE_FIELDS, Arithmetic, Execution, Precision, Recipe
 
 _NUMBERS = ("train_loss", "held_out_loss", "lr", "seconds", "images_per_second")
+
+_ARITHMETICS = [
+    Arithmetic(precision, channels_last, execution)
+    for precision in get_args(Precision)
+    for channels_last in (False, True)
+    for execution in get_args(Execution)
+]
 
 PARTS = ("batch norm", "dropout", "fully connected", "global average pooling")
 """The parts the assignment asks about."""
@@ -84,7 +91,7 @@ def outcome(journal: Journal, record: Record) -> Outcome:
 def _check_texts(record: Record) -> None:
     """What is printed may hold nothing that a terminal obeys, and a name has to do for a file's."""
     job, origin = record.job, record.origin or {"from": ""}
-    shown = [job["name"], job["path"], record.started["environment"]["device"], origin["from"]]
+    shown = [job["name"], job["path"], record.device, origin["from"]]
     settings = [text for pair in job["knobs"].items() for text in pair if isinstance(text, str)]
     if not all(text.isprintable() for text in (*shown, *settings)):
         raise DataError("its journal holds characters that cannot be printed")
@@ -107,6 +114,8 @@ def _check_job(record: Record, source: str) -> None:
         raise DataError("it is over the budget")
     if _int(job["seed"]) < 0:
         raise DataError("its seed is none")
+    if record.arithmetic not in _ARITHMETICS:
+        raise DataError("its arithmetic is not one that is known here")
     plain = all(isinstance(value, (bool, int, float, str)) for value in job["knobs"].values())
     if not plain or set(job["default_knobs"]) != set(job["knobs"]):
         raise DataError("its knobs are not plain values")

@@ -105,7 +105,6 @@ class Recipe:
     augment_fade: int = _setting(
         0, "last epochs over which augmentation falls to nothing", unit="epochs", low=0, high=LONGEST
     )
-    precision: str = _setting("float32", "arithmetic of the training step", choices=("float32", "bfloat16"))
 
     def __post_init__(self) -> None:
         for declared in fields(self):
@@ -220,12 +219,44 @@ class Study:
     suggest: Callable[[Any], dict[str, Knob]]
 
 
+Precision = Literal["float32", "bfloat16"]
+
+Execution = Literal["eager", "compiled", "captured"]
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """How the steps of a training are computed: no part of the experiment, but the last bits depend on it.
+
+    Attributes:
+        precision: of the network's forward and backward pass, ``float32`` or ``bfloat16``. Weights, their
+            update, the loss, and everything that is scored are float32 always.
+        channels_last: whether the numbers of one pixel stand together in memory.
+        execution: ``eager``, one operator after the other; ``compiled``, by torch.compile; or ``captured``,
+            as one CUDA graph that is replayed.
+    """
+
+    precision: Precision = "float32"
+    channels_last: bool = False
+    execution: Execution = "eager"
+
+    @property
+    def words(self) -> str:
+        """What a person reads, such as ``bfloat16, compiled``."""
+        return self.precision if self.execution == "eager" else f"{self.precision}, {self.execution}"
+
+
+PLAIN = Arithmetic()
+"""What every other arithmetic is held against."""
+
+
 @dataclass(frozen=True)
 class Job:
     """One training, as plain data: enough to run it anywhere and to say which results may be averaged.
 
     `sha256`, `knobs`, `recipe`, `dataset_digest` and `protocol` name the leaderboard row; `seed` one
-    sample of it. `held_out` is ``test``, or ``validation`` in a study, which never loads the test set.
+    sample of it. `held_out` is ``test``, or ``validation`` in a study, which never loads the test set. A
+    `plain` job is computed in eager float32, slowly: what the fast arithmetic is held against.
     """
 
     name: str
@@ -240,6 +271,7 @@ class Job:
     seed: int
     device: str
     held_out: HeldOut = "test"
+    plain: bool = False
     protocol: int = BUDGET.protocol
 
 

@@ -728,6 +728,8 @@ def _write_artifacts(folder: Path, journal: Journal, record: Record) -> None:
     (folder / f"{journals.plain(record.job['name'])}.py").write_bytes(journal.source.encode())
     (folder / "ledger.json").write_text(json.dumps(record.started["ledger"], indent=1), encoding="utf-8")
     (folder / "journal.jsonl").write_bytes(journal.events_file.read_bytes())
+    if (journal.folder / journals.PROFILE).exists():
+        shutil.copy(journal.folder / journals.PROFILE, folder)
     figures = folder / "figures"
     figures.mkdir()
     if record.epochs:

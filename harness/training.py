@@ -11,7 +11,7 @@ import hashlib
 import math
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from harness.arithmetic import arrange
 from harness.augment import DRAWS, augment, strength
 from harness.data import Dataset, to_float
 from harness.errors import DivergedError
-from harness.spec import Epoch, Recipe
+from harness.spec import PLAIN, Arithmetic, Epoch, Recipe
 
 # --- random numbers ---------------------------------------------------------------------------------------
 
@@ -39,10 +40,6 @@ def seed_everything(seed: int, epoch: int, purpose: str) -> None:
     torch.manual_seed(derived)
     np.random.seed(derived % 2**32)
     random.seed(derived)
-
-
-def _generator(device: torch.device, seed: int, epoch: int, purpose: str) -> torch.Generator:
-    return torch.Generator(device).manual_seed(derive_seed(seed, epoch, purpose))
 
 
 # --- learning rates ---------------------------------------------------------------------------------------
@@ -84,15 +81,19 @@ def _one_cycle(peak: float, step: int, rising: float, total: int) -> float:
 
 
 def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Make the recipe's optimiser; tensors of one axis or none (norms, biases) do not decay."""
+    """Make the recipe's optimiser; tensors of one axis or none (norms, biases) do not decay.
+
+    On a GPU its update is one kernel, which reads the learning rate from the device.
+    """
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": recipe.weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
+    fused = True if any(parameter.is_cuda for parameter in trained) else None
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=recipe.lr, betas=(recipe.momentum, 0.999))
-    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov)
+        return torch.optim.AdamW(groups, lr=recipe.lr, betas=(recipe.momentum, 0.999), fused=fused)
+    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=fused)
 
 
 # --- averaging --------------------------------------------------------------------------------------------
@@ -102,7 +103,7 @@ class Average:
     """An exponential moving average of a network's parameters and buffers, by name; counts are copied."""
 
     def __init__(self, network: nn.Module, decay: float) -> None:
-        current = network.state_dict()  # these tensors stay the network's own while it trains in place
+        current = network.state_dict(keep_vars=True)  # stay the network's own, also when laid out anew
         self.state = {name: tensor.detach().clone() for name, tensor in current.items()}
         self._blend = get_ema_multi_avg_fn(decay)
         pairs = [(self.state[name], tensor) for name, tensor in current.items()]
@@ -118,76 +119,187 @@ class Average:
             average.copy_(count)
 
 
+# --- steps ------------------------------------------------------------------------------------------------
+
+
+class _Steps:
+    """The steps of one training.
+
+    A step reads where it stands from tensors and hands no number to the host, so that a GPU can capture it
+    once and replay it. What it draws at random follows from its epoch's seeds, whoever trains beside it.
+    """
+
+    def __init__(
+        self, network: nn.Module, dataset: Dataset, recipe: Recipe, arithmetic: Arithmetic, average: Average | None
+    ) -> None:
+        images, batch = dataset.train.images, recipe.batch_size
+        self.device = device = images.device
+        self.sizes = [min(batch, len(images) - start) for start in range(0, len(images), batch)]
+        self.losses = torch.zeros(len(self.sizes), device=device)
+        self.correct = torch.zeros((), dtype=torch.int64, device=device)
+
+        self._dataset, self._recipe, self._arithmetic = dataset, recipe, arithmetic
+        self._network, self._average = network, average
+        self._whole_batch = arrange(network, arithmetic)
+        self._rate = torch.zeros((), device=device)
+        self._optimizer = make_optimizer(network, recipe)
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._rate
+
+        self._order = torch.zeros(len(images), dtype=torch.int64, device=device)
+        self._draws = torch.zeros(len(images), DRAWS, device=device)
+        self._strength = torch.ones((), device=device)
+        self._rates = torch.zeros(len(self.sizes), device=device)
+        self._position = torch.zeros(1, dtype=torch.int64, device=device)
+        self._within = torch.arange(max(self.sizes), device=device)
+
+        self._randomness: torch.Generator | None = None
+        self._steps: dict[tuple[int, bool], Callable[[], None]] = {}
+        kinds = {(size, self._augments(epoch)) for size in self.sizes for epoch in range(1, recipe.epochs + 1)}
+        if arithmetic.execution == "compiled":
+            self._rehearse(kinds, times=1)
+        elif arithmetic.execution == "captured":
+            self._capture(sorted(kinds))
+
+    def queue(self, seed: int, epoch: int, rates: Sequence[float]) -> None:
+        """Take the steps of an epoch; on a GPU they are queued, and this returns long before they are done."""
+        order, augmentation = (derive_seed(seed, epoch, purpose) for purpose in ("order", "augment"))
+        generator = torch.Generator(self.device)
+        self._order.copy_(torch.randperm(len(self._order), generator=generator.manual_seed(order), device=self.device))
+        self._draws.uniform_(generator=generator.manual_seed(augmentation))
+        self._strength.fill_(strength(self._recipe, epoch))
+        self._rates.copy_(torch.tensor(rates))
+        self._position.zero_()
+        self.correct.zero_()
+        if self._randomness is None:
+            seed_everything(seed, epoch, "network")  # dropout and whatever else the network draws
+        else:
+            self._randomness.manual_seed(derive_seed(seed, epoch, "network"))
+        augments = self._augments(epoch)
+        for size in self.sizes:
+            if replay := self._steps.get((size, augments)):
+                replay()
+            else:
+                self._step(size, augments)
+
+    def _augments(self, epoch: int) -> bool:
+        return self._recipe.augments and strength(self._recipe, epoch) > 0
+
+    def _step(self, size: int, augments: bool) -> None:
+        train, recipe = self._dataset.train, self._recipe
+        rows = self._order[self._position * recipe.batch_size + self._within[:size]]
+        pixels = to_float(train.images[rows])
+        if augments:
+            pixels = augment(pixels, self._draws[rows], recipe, self._strength)
+        network = self._whole_batch if size == recipe.batch_size else self._network
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._arithmetic.precision == "bfloat16"):
+            logits = network(self._dataset.normalise(pixels)).float()
+        loss = F.cross_entropy(logits, train.labels[rows], label_smoothing=recipe.label_smoothing)
+        self._optimizer.zero_grad()
+        loss.backward()
+        self._rate.copy_(self._rates[self._position].view(()))
+        self._optimizer.step()
+        if self._average is not None:
+            self._average.update()
+        self.losses.index_copy_(0, self._position, loss.detach().view(1))
+        self.correct += logits.argmax(1).eq(train.labels[rows]).sum()
+        self._position += 1
+
+    def _rehearse(self, kinds: Iterable[tuple[int, bool]], times: int) -> None:
+        """Take steps that leave no trace: what is set up in the first ones is then there."""
+        moved = [*self._network.state_dict().values(), *(self._average.state.values() if self._average else ())]
+        before = [tensor.detach().clone() for tensor in moved]
+        for kind in kinds:
+            for _ in range(times):
+                self._position.zero_()
+                self._step(*kind)
+        with torch.no_grad():
+            for tensor, kept in zip(moved, before, strict=True):
+                tensor.copy_(kept)
+            for state in self._optimizer.state.values():
+                for tensor in state.values():
+                    if isinstance(tensor, Tensor):
+                        tensor.zero_()
+
+    def _capture(self, kinds: Sequence[tuple[int, bool]]) -> None:
+        """Capture a step of each kind as a CUDA graph, with a state of random numbers of its own."""
+        self._randomness = torch.Generator(self.device)
+        everybodys = torch.cuda.default_generators[torch.cuda.current_device()]
+        kept = everybodys.graphsafe_get_state()
+        everybodys.graphsafe_set_state(self._randomness)  # dropout knows no other generator than the default one
+        try:
+            aside = torch.cuda.Stream()
+            aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(aside):
+                self._rehearse(kinds, times=3)  # as many as torch's own notes on CUDA graphs take
+            torch.cuda.current_stream().wait_stream(aside)
+            for kind in kinds:
+                self._optimizer.zero_grad()
+                graph = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(graph):
+                    self._step(*kind)
+                self._steps[kind] = graph.replay
+        finally:
+            everybodys.graphsafe_set_state(kept)
+
+
 # --- training ---------------------------------------------------------------------------------------------
 
 
 def fit(
-    network: nn.Module, dataset: Dataset, recipe: Recipe, seed: int, average: Average | None = None
-) -> Iterator[Epoch]:
-    """Train `network` in place on the training split, yielding after every epoch.
+    network: nn.Module,
+    dataset: Dataset,
+    recipe: Recipe,
+    seed: int,
+    arithmetic: Arithmetic = PLAIN,
+    average: Average | None = None,
+) -> Iterator[Epoch | None]:
+    """Train `network` in place on the training split, one epoch after the other.
+
+    Each epoch is yielded twice: as None when its work is queued, which on a GPU is the moment to turn to
+    something else, and as an `Epoch` when it is done.
 
     Args:
         network: maps normalised (N, 1, 28, 28) images to (N, 10) logits or log-probabilities; on the
-            dataset's device and in training mode.
+            dataset's device and in training mode. An exported graph where `arithmetic` is compiled.
         average: moved after every step where given.
 
     Raises:
         DivergedError: the loss of a step was infinite or not a number; found at the epoch's end.
     """
-    images, labels = dataset.train.images, dataset.train.labels
-    device, count = images.device, len(images)
-    steps = math.ceil(count / recipe.batch_size)
-    rates = learning_rates(recipe, steps)
-    optimizer = make_optimizer(network, recipe)
+    steps = _Steps(network, dataset, recipe, arithmetic, average)
+    sizes = torch.tensor(steps.sizes, dtype=torch.float64)
+    count, total = sum(steps.sizes), len(steps.sizes)
+    rates = learning_rates(recipe, total)
 
     for epoch in range(1, recipe.epochs + 1):
-        seed_everything(seed, epoch, "network")  # dropout and whatever else the network draws
-        order = torch.randperm(count, generator=_generator(device, seed, epoch, "order"), device=device)
-        draws = torch.rand(count, DRAWS, generator=_generator(device, seed, epoch, "augment"), device=device)
-        losses = torch.zeros(steps, device=device)
-        correct = torch.zeros((), dtype=torch.int64, device=device)
-        now = strength(recipe, epoch)
-
-        _wait(device)
+        now = rates[(epoch - 1) * total : epoch * total]
+        _wait(steps.device)
         started = time.perf_counter()
-        for step, batch in enumerate(order.split(recipe.batch_size)):
-            pixels = to_float(images[batch])
-            if recipe.augments and now > 0:
-                pixels = augment(pixels, draws[batch], recipe, now)
-            for group in optimizer.param_groups:
-                group["lr"] = rates[(epoch - 1) * steps + step]
-            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-                logits = network(dataset.normalise(pixels)).float()
-            loss = F.cross_entropy(logits, labels[batch], label_smoothing=recipe.label_smoothing)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            if average is not None:
-                average.update()
-            losses[step] = loss.detach()
-            correct += logits.argmax(1).eq(labels[batch]).sum()
-        _wait(device)
+        steps.queue(seed, epoch, now)
+        yield None
+        _wait(steps.device)
         seconds = time.perf_counter() - started
 
-        _refuse_divergence(losses.cpu(), rates, epoch)
-        sizes = torch.tensor([len(batch) for batch in order.split(recipe.batch_size)], dtype=torch.float64)
+        losses = steps.losses.cpu()
+        _refuse_divergence(losses, now, epoch)
         yield Epoch(
             number=epoch,
-            lr=rates[epoch * steps - 1],
-            train_loss=float((losses.cpu().double() * sizes).sum() / count),
-            train_accuracy=int(correct) / count,
+            lr=now[-1],
+            train_loss=float((losses.double() * sizes).sum() / count),
+            train_accuracy=int(steps.correct) / count,
             seconds=seconds,
             images_per_second=count / seconds,
         )
 
 
 def _wait(device: torch.device) -> None:
-    """Let queued device work finish, so that the clock measures it."""
+    """Let queued work of our own finish, so that the clock measures it."""
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
+        torch.cuda.current_stream(device).synchronize()
 
 
-def _refuse_divergence(losses: Tensor, rates: list[float], epoch: int) -> None:
+def _refuse_divergence(losses: Tensor, rates: Sequence[float], epoch: int) -> None:
     finite = losses.isfinite()
     if bool(finite.all()):
         return
@@ -195,6 +307,6 @@ def _refuse_divergence(losses: Tensor, rates: list[float], epoch: int) -> None:
     before = f"the last finite loss was {losses[first - 1]:.4g}" if first else "no step of this epoch had a finite loss"
     raise DivergedError(
         f"Training diverged: the loss was {losses[first]:g} at step {first + 1} of epoch {epoch}; {before}.",
-        legal=f"The learning rate there was {rates[(epoch - 1) * len(losses) + first]:g}.",
+        legal=f"The learning rate there was {rates[first]:g}.",
         mend="Lower lr, add warmup_epochs, or look for a log or division by zero in the network.",
     )

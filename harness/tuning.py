@@ -39,7 +39,7 @@ from harness import journal as journals
 from harness import plugins
 from harness.data import Dataset
 from harness.errors import ContractError, CrashedError, DataError, HarnessError, UsageError
-from harness.experiment import attempt, jobs
+from harness.experiment import Attempt, attempt, jobs
 from harness.spec import BUDGET, Epoch, Job, Knob, Study, StudyRecord, Trial
 from harness.training import derive_seed
 
@@ -128,7 +128,7 @@ def tune(search: Search, trials: int, workers: int, timeout: float | None = None
     deadline = time.monotonic() + timeout if timeout is not None else None
     if (error := _ask(search, [], 0, 1)[0].error) is not None:
         raise error
-    with _alone(search), _Pool(workers) as pool:
+    with _alone(search), _Pool(workers, search.device) as pool:
         log = _Log.begin(search, trials)
         yield log.record(is_running=True)
         losses = 0
@@ -292,7 +292,7 @@ class _Batch:
     def train(self, pool: _Pool, deadline: float | None) -> Iterator[Trial]:
         """Train what is not known yet, yielding trials as they finish; stop at the deadline."""
         originals: dict[str, int] = {}
-        running: dict[Future[Trial], _Asked] = {}
+        fresh: list[tuple[_Asked, Job]] = []
         repeated: list[_Asked] = []
         for asked in self._asked:
             if (kept := self._log.kept(asked)) is not None:
@@ -306,15 +306,21 @@ class _Batch:
                 repeated.append(asked)
             else:
                 originals[asked.key] = asked.number
-                running[pool.submit(asked.number, asked.settings, asked.job, self._floor)] = asked
+                fresh.append((asked, asked.job))
+        running: dict[Future[list[Trial]], list[_Asked]] = {}
+        for first in range(0, len(fresh), pool.together):
+            group = fresh[first : first + pool.together]
+            future = pool.submit([(asked.number, asked.settings, job) for asked, job in group], self._floor)
+            running[future] = [asked for asked, _ in group]
         while running:
             left = None if deadline is None else max(deadline - time.monotonic(), 0)
             done, _ = wait(running, timeout=left, return_when=FIRST_COMPLETED)
             if not done:
                 return
             for future in done:
-                asked = running.pop(future)
-                yield self._finish(asked, _outcome(asked, future))
+                trained = running.pop(future)
+                for asked, trial in zip(trained, _outcomes(trained, future), strict=True):
+                    yield self._finish(asked, trial)
         for asked in repeated:
             yield self._finish(asked, _told(asked, self._done[originals[asked.key]]))
 
@@ -334,14 +340,14 @@ def _told(asked: _Asked, known: Trial) -> Trial:
     return replace(known, number=asked.number, settings=asked.settings, same_as=known.number)
 
 
-def _outcome(asked: _Asked, future: Future[Trial]) -> Trial:
+def _outcomes(group: Sequence[_Asked], future: Future[list[Trial]]) -> list[Trial]:
     try:
         return future.result()
     except ProcessExpired as error:
         reason = f"its process died (exit code {error.exitcode})"
     except Exception as error:  # whatever a worker could not send back
         reason = f"{type(error).__name__}: {error}"
-    return Trial(asked.number, "failed", None, asked.settings, reason=reason)
+    return [Trial(asked.number, "failed", None, asked.settings, reason=reason) for asked in group]
 
 
 def _floor(trials: Sequence[Trial]) -> dict[int, float]:
@@ -552,12 +558,17 @@ def _lock(folder: Path) -> filelock.FileLock:
 
 
 class _Pool:
-    """Processes that train trials; one that dies takes its own trial with it and no other."""
+    """Processes that train trials.
 
-    def __init__(self, workers: int) -> None:
+    On a CPU each trains one trial at a time: one that dies takes its own trial with it and no other. A GPU
+    is used by one process that trains several in turns, as processes of their own would wait for each other.
+    """
+
+    def __init__(self, workers: int, device: str) -> None:
+        self.together = workers if device == "cuda" else 1
         resource_tracker.ensure_running()  # its start would make this thread hear again
         context = multiprocessing.get_context("spawn")  # torch's threads and CUDA do not survive a fork
-        self._pool = ProcessPool(max_workers=workers, context=context, initializer=_begin_worker)
+        self._pool = ProcessPool(max_workers=workers // self.together, context=context, initializer=_begin_worker)
 
     def __enter__(self) -> _Pool:
         return self
@@ -566,10 +577,10 @@ class _Pool:
         self._pool.stop()
         self._pool.join()
 
-    def submit(self, number: int, settings: Mapping[str, Knob], job: Job, floor: Mapping[int, float]) -> Future[Trial]:
-        """Train a trial in one of the processes, when there is one."""
+    def submit(self, asked: Sequence[Attempt], floor: Mapping[int, float]) -> Future[list[Trial]]:
+        """Train at most `together` trials in one of the processes, when one is free."""
         with _deaf_to_ctrl_c():
-            future: Future[Trial] = self._pool.schedule(attempt, args=(number, settings, job, floor))
+            future: Future[list[Trial]] = self._pool.schedule(attempt, args=(asked, floor))
         return future
 
 

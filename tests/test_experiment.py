@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +11,12 @@ import pytest
 import torch
 from conftest import TINY
 
-from harness import data, experiment, plugins
+from harness import arithmetic, data, experiment, plugins
 from harness.errors import AuditError, CrashedError, DataError, DivergedError, UsageError
 from harness.evaluation import predict
 from harness.experiment import Started
 from harness.journal import all_journals
-from harness.spec import Epoch, Job, Result
+from harness.spec import PLAIN, Epoch, Job, Result
 from harness.tracking import Tracker
 
 
@@ -26,7 +26,7 @@ def job(source: str = TINY, seed: int = 0, **settings: bool | int | float | str)
     return experiment.jobs(architecture, knobs, recipe, data.load("digits"), range(seed, seed + 1), "cpu")[0]
 
 
-def result(events: Iterator[experiment.Event]) -> Result:
+def result(events: Iterator[experiment.Event | None]) -> Result:
     *_, last = events
     assert isinstance(last, Result)
     return last
@@ -47,7 +47,7 @@ class DeafTracker(Tracker):
 
 
 def test_a_job_starts_runs_its_epochs_and_ends_with_a_result() -> None:
-    events = list(experiment.train(job()))
+    events = [event for event in experiment.train(job()) if event]
     assert [type(event) for event in events] == [Started, Epoch, Epoch, Result]
     assert isinstance(events[0], Started)
     assert events[0].ledger.parameters == 598
@@ -209,6 +209,54 @@ def test_a_job_for_other_data_is_refused() -> None:
         list(experiment.train(replace(job(), dataset_digest="0" * 64)))
 
 
+# --- arithmetic and turns ---------------------------------------------------------------------------------
+
+
+def test_a_job_is_computed_as_the_rule_says_and_a_plain_one_plainly() -> None:
+    asked = job()
+    chosen = experiment.choose_arithmetic(asked, data.load("digits"))
+    assert chosen == arithmetic.choose("cpu", 1_437 * 2)
+    for one, expected in ((asked, chosen), (replace(asked, plain=True), PLAIN)):
+        started = next(experiment.train(one))
+        assert isinstance(started, Started)
+        assert started.arithmetic == expected
+
+
+def test_jobs_in_turns_give_the_bits_of_one_after_the_other() -> None:
+    jobs = [job(seed=seed, rotation=10.0) for seed in (1, 2, 3)]
+    turns: Iterator[tuple[int, experiment.Event]] = experiment.in_turns(
+        [experiment.train(one) for one in jobs], 2, "cpu"
+    )
+    together = {place: event for place, event in turns if isinstance(event, Result)}
+    assert all(same(together[place], result(experiment.train(one))) for place, one in enumerate(jobs))
+
+
+def countdown(name: str, turns: int, seen: list[str]) -> Generator[str | None]:
+    try:
+        for turn in range(turns):
+            seen.append(f"{name}{turn}")
+            yield f"{name}{turn}"
+            yield None
+    finally:
+        seen.append(f"{name} closed")
+
+
+def test_as_many_as_asked_for_take_turns_and_the_next_begins_when_one_ends() -> None:
+    seen: list[str] = []
+    runs = [countdown(name, turns, seen) for name, turns in (("a", 1), ("b", 3), ("c", 2))]
+    turns: Iterator[tuple[int, str]] = experiment.in_turns(runs, 2, "cpu")
+    assert list(turns) == [(0, "a0"), (1, "b0"), (2, "c0"), (1, "b1"), (2, "c1"), (1, "b2")]
+    assert seen == ["a0", "b0", "a closed", "c0", "b1", "c1", "b2", "c closed", "b closed"]
+
+
+def test_who_stops_listening_ends_every_run() -> None:
+    seen: list[str] = []
+    turns: Iterator[tuple[int, str]] = experiment.in_turns([countdown(name, 9, seen) for name in "ab"], 2, "cpu")
+    next(turns), next(turns)
+    turns.close()  # type: ignore[attr-defined]
+    assert seen[-2:] == ["a closed", "b closed"]
+
+
 @pytest.mark.usefixtures("workplace")
 class TestRecording:
     def test_every_event_is_in_the_journal_before_it_is_handed_on(self) -> None:
@@ -225,7 +273,7 @@ class TestRecording:
 
     def test_a_consumer_that_stops_leaves_an_interrupted_run(self) -> None:
         events = experiment.record(job(), DeafTracker())
-        next(events), next(events)
+        next(event for event in events if isinstance(event, Epoch))
         events.close()
         record = all_journals()[0].read()
         assert record is not None

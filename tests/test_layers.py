@@ -12,10 +12,22 @@ PACKAGE = Path(__file__).parent.parent / "harness"
 FLOORS = (
     ("errors",),
     ("spec",),
-    ("plugins", "graph", "ledger", "audit", "anatomy", "data", "augment", "statistics", "journal", "backprop"),
+    (
+        "plugins",
+        "graph",
+        "ledger",
+        "audit",
+        "anatomy",
+        "arithmetic",
+        "data",
+        "augment",
+        "statistics",
+        "journal",
+        "backprop",
+    ),
     ("evaluation", "training", "page", "plots", "records", "exchange", "tracking"),
     ("experiment", "leaderboard", "report"),
-    ("tuning",),
+    ("tuning", "speed", "profiling"),
     ("cli",),
 )
 HEIGHT = {room: (floor, place) for floor, rooms in enumerate(FLOORS) for place, room in enumerate(rooms)}

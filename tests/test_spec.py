@@ -187,7 +187,7 @@ def test_the_defaults_are_plain_sgd() -> None:
     default = Recipe()
     assert (default.optimizer, default.lr, default.momentum, default.nesterov) == ("sgd", 0.01, 0.9, False)
     assert (default.batch_size, default.epochs, default.schedule, default.warmup_epochs) == (128, 19, "constant", 0)
-    assert (default.weight_decay, default.label_smoothing, default.ema, default.precision) == (0, 0, 0, "float32")
+    assert (default.weight_decay, default.label_smoothing, default.ema) == (0, 0, 0)
     assert not default.augments
 
 

@@ -24,6 +24,7 @@ from mlflow import MlflowClient
 
 from harness import cli, data, experiment, plugins, tracking, training, tuning
 from harness.errors import CrashedError, DataError, UsageError
+from harness.experiment import Attempt
 from harness.spec import BUDGET, Epoch, Job, Knob, StudyRecord, Trial
 from harness.tuning import Search, tune
 
@@ -71,16 +72,16 @@ class MadeUpPool(tuning._Pool):
 
     trained: ClassVar[list[int]] = []
 
-    def __init__(self, workers: int) -> None:
-        pass
+    def __init__(self, workers: int, device: str) -> None:
+        self.together = 1
 
     def __exit__(self, *_: object) -> None:
         pass
 
-    def submit(self, number: int, settings: Mapping[str, Knob], job: Job, floor: Mapping[int, float]) -> Future[Trial]:
-        self.trained.append(number)
-        future: Future[Trial] = Future()
-        future.set_result(self.attempt(number, settings, job, floor))
+    def submit(self, asked: Sequence[Attempt], floor: Mapping[int, float]) -> Future[list[Trial]]:
+        self.trained.extend(number for number, _, _ in asked)
+        future: Future[list[Trial]] = Future()
+        future.set_result([self.attempt(*one, floor) for one in asked])
         return future
 
     def attempt(self, number: int, settings: Mapping[str, Knob], job: Job, floor: Mapping[int, float]) -> Trial:
@@ -100,7 +101,7 @@ class DirectPool(MadeUpPool):
     """Trains in this process."""
 
     def attempt(self, number: int, settings: Mapping[str, Knob], job: Job, floor: Mapping[int, float]) -> Trial:
-        return experiment.attempt(number, settings, job, floor)
+        return experiment.attempt([(number, settings, job)], floor)[0]
 
 
 @pytest.fixture
@@ -330,7 +331,7 @@ class TestLosses:
         (workshop / "study.py").write_text(text)
         asked = tuning._ask(search(), [], 0, 1)[0]
         assert asked.job
-        assert experiment.attempt(0, {}, asked.job, {}).state == "diverged"
+        assert [trial.state for trial in experiment.attempt([(0, {}, asked.job)], {})] == ["diverged"]
 
 
 class TestDamage:
@@ -597,8 +598,8 @@ class TestCommand:
         self, workshop: Path, direct: type[DirectPool], capsys: pytest.CaptureFixture[str]
     ) -> None:
         class Slow(DirectPool):
-            def submit(self, number: int, *_: object) -> Future[Trial]:  # type: ignore[override]
-                return super().submit(number, *_) if number < 2 else Future()  # type: ignore[arg-type]
+            def submit(self, asked: Sequence[Attempt], floor: Mapping[int, float]) -> Future[list[Trial]]:
+                return super().submit(asked, floor) if asked[0][0] < 2 else Future()
 
         tuning._Pool = Slow  # type: ignore[misc]
         assert run("--trials", "4", "--timeout", "0.5") == 0

@@ -25,6 +25,7 @@ COMMANDS = {
     "tune": "search dropout, learning rate, widths and other settings",
     "leaderboard": "rank finished runs, say who is better and how sure that is",
     "backprop": "sweep the learning rate of a 2-2-2 network trained by hand-derived gradients",
+    "speed": "time training beside a plain PyTorch loop and beside what the machine can do",
     "ui": "open the MLflow UI on the recorded runs",
     "sync": "bring MLflow up to the journals",
 }

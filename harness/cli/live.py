@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from harness import data, experiment, page
 from harness.cli import report, show
@@ -13,9 +14,12 @@ from harness.errors import TrackerError
 from harness.evaluation import verdict
 from harness.experiment import Started
 from harness.journal import journals
+from harness.profiling import Profile, profiled
 from harness.spec import BUDGET, Epoch, Job, Result
 from harness.statistics import summarise
 from harness.tracking import Tracker
+
+Events = Generator[experiment.Event | Profile | None]
 
 
 def choose_dataset(asked: str) -> str:
@@ -32,38 +36,86 @@ def choose_dataset(asked: str) -> str:
     return name
 
 
-def train_all(jobs: Sequence[Job], tracker: Tracker) -> list[float]:
-    """Train and record jobs that differ by their seed, and return their scores."""
+def train_all(jobs: Sequence[Job], tracker: Tracker, at_once: int = 1, profile: bool = False) -> list[float]:
+    """Train and record jobs that differ by their seed, and return their scores.
+
+    Args:
+        at_once: how many take turns on one GPU.
+        profile: show where the time of the first one goes.
+    """
     group = experiment.new_group(len(jobs))
-    scores = [_train(job, experiment.record(job, tracker, group)) for job in jobs]
+    recorded = [experiment.record(job, tracker, group) for job in jobs]
+    runs: list[Events] = [*recorded]
+    if profile:
+        runs[0] = profiled(recorded[0], jobs[0].recipe.epochs)
+    if at_once > 1 and len(jobs) > 1:
+        scores = _train_in_turns(jobs, runs, at_once)
+    else:
+        scores = [_train(job, run) for job, run in zip(jobs, runs, strict=True)]
     if len(scores) > 1:
         by_seed = ", ".join(f"seed {job.seed} {100 * score:.2f} %" for job, score in zip(jobs, scores, strict=True))
         show.console.print(f"\n{jobs[0].name}: {by_seed}\n{page.spread(summarise(scores))}")
     return scores
 
 
-def _train(job: Job, events: Generator[experiment.Event]) -> float:
+def _train(job: Job, events: Events) -> float:
     """Print events as they come and return the score."""
     score = 0.0
-    with _progress(job) as progress, contextlib.closing(events):
-        task = progress.add_task(f"{job.name} seed {job.seed}", total=job.recipe.epochs)
+    with _progress(f"{job.name} seed {job.seed}", job.recipe.epochs) as progress, contextlib.closing(events):
         for event in events:
             if isinstance(event, Started):
                 started = event
-                progress.console.print(f"\nseed {job.seed} on {job.dataset}, {started.device_name}")
+                used = f"{started.device_name}, {started.arithmetic.words}"
+                progress.console.print(f"\nseed {job.seed} on {job.dataset}, {used}")
+                if started.arithmetic.execution == "compiled":
+                    progress.console.print("compiling; the first time this takes up to half a minute")
             elif isinstance(event, Epoch):
                 progress.console.print(_line(event, job.recipe.epochs))
-                progress.advance(task)
-            else:
+                progress.advance(TaskID(0))
+            elif isinstance(event, Profile):
+                _show(event, progress.console)
+            elif isinstance(event, Result):
                 score = event.accuracy
                 result = event
     _conclude(job, started, result)
     return score
 
 
-def _progress(job: Job) -> Progress:
+def _train_in_turns(jobs: Sequence[Job], runs: Sequence[Events], at_once: int) -> list[float]:
+    """Print a line a seed and an epoch, and return the scores in the order of the jobs."""
+    scores = [0.0] * len(jobs)
+    epochs = jobs[0].recipe.epochs
+    turns: Iterator[tuple[int, experiment.Event | Profile]] = experiment.in_turns(runs, at_once, jobs[0].device)
+    with _progress(jobs[0].name, epochs * len(jobs)) as progress:
+        for place, event in turns:
+            seed = f"seed {jobs[place].seed:<4}"
+            if isinstance(event, Started):
+                used = f"{event.device_name}, {event.arithmetic.words}"
+                progress.console.print(f"{seed}  begins on {jobs[0].dataset}, {used}: {journals() / event.run_id}")
+            elif isinstance(event, Epoch):
+                progress.console.print(f"{seed}  {_line(event, epochs)}")
+                progress.advance(TaskID(0))
+            elif isinstance(event, Profile):
+                _show(event, progress.console)
+            else:
+                scores[place] = event.accuracy
+                progress.console.print(f"{seed}  score {100 * event.accuracy:.2f} % after the last epoch")
+    return scores
+
+
+def _show(profile: Profile, console: Console) -> None:
+    rows = show.table("operator", "share", "seconds", "calls", right=("share", "seconds", "calls"))
+    for operator in profile.operators:
+        share = f"{100 * operator.seconds / profile.seconds:.1f} %"
+        rows.add_row(operator.name[:60], share, f"{operator.seconds:.2f}", f"{operator.calls:,}")
+    console.print(f"\nwhere the {profile.seconds:.1f} s of epoch {profile.epoch} and its scoring went:")
+    console.print(rows)
+    console.print(f"the whole of it: {profile.trace} (open it in Perfetto)\n")
+
+
+def _progress(name: str, epochs: int) -> Progress:
     """Return a bar that is shown on a terminal only and leaves no trace."""
-    return Progress(
+    progress = Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("epoch {task.completed}/{task.total} done"),
@@ -72,6 +124,8 @@ def _progress(job: Job) -> Progress:
         transient=True,
         disable=not show.console.is_terminal,
     )
+    progress.add_task(name, total=epochs)
+    return progress
 
 
 def _line(epoch: Epoch, epochs: int) -> str:

@@ -26,11 +26,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_set(parser)
     parser.add_argument("--epochs", type=int, metavar="E", help="short for --set epochs=E")
     options.add_device(parser)
+    parser.add_argument("--jobs", type=int, default=1, metavar="K", help="seeds to train at once on a GPU (default: 1)")
+    parser.add_argument(
+        "--plain",
+        action="store_true",
+        help="train in float32, one operator after the other: slow, and what the fast way is held against",
+    )
+    parser.add_argument(
+        "--profile", action="store_true", help="show where the time of the first seed's second epoch goes"
+    )
 
 
 def main(args: argparse.Namespace) -> int:
     given = _settings(args)
     device = experiment.choose_device(args.device)
+    if args.jobs < 1 or (args.jobs > 1 and device == "cpu"):
+        raise UsageError(
+            f"--jobs {args.jobs} is not possible here.",
+            legal="Seeds train at once on a GPU; on a CPU one run uses all threads, and two gain nothing.",
+            mend="Leave --jobs out.",
+        )
     name = live.choose_dataset(args.dataset)
     data.load(name)  # refused before anything is built, if it must be
     codes = [0]
@@ -38,8 +53,8 @@ def main(args: argparse.Namespace) -> int:
     try:
         for path in args.files:
             try:
-                jobs = _jobs(path, given, name, range(args.seed, args.seed + args.seeds), device)
-                live.train_all(jobs, tracker)
+                jobs = _jobs(path, given, name, range(args.seed, args.seed + args.seeds), device, args.plain)
+                live.train_all(jobs, tracker, args.jobs, args.profile)
             except HarnessError as error:
                 report(error)
                 codes.append(error.exit_code)
@@ -65,7 +80,7 @@ def _settings(args: argparse.Namespace) -> dict[str, str]:
     return given
 
 
-def _jobs(path: str, given: dict[str, str], dataset: str, seeds: range, device: str) -> list[Job]:
+def _jobs(path: str, given: dict[str, str], dataset: str, seeds: range, device: str, plain: bool) -> list[Job]:
     """Refuse what is not legal before anything is trained or recorded."""
     architecture = plugins.load(path)
     knobs, recipe = options.settle(architecture, given)
@@ -78,4 +93,4 @@ def _jobs(path: str, given: dict[str, str], dataset: str, seeds: range, device: 
     show.warn_of_softmax(anatomy)
     for name in recipe.idle:
         show.console.print(f"note: {name} is set, but nothing in this recipe uses it", style="yellow")
-    return experiment.jobs(architecture, knobs, recipe, data.load(dataset), seeds, device)
+    return experiment.jobs(architecture, knobs, recipe, data.load(dataset), seeds, device, plain=plain)

@@ -1,0 +1,103 @@
+"""Time training beside a plain PyTorch loop, in turns, and beside what the machine could do at most.
+
+The plain loop is the way most people train: a DataLoader, and torchvision's transforms image by image.
+Both train the same network by the same recipe. Nothing is recorded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import torch
+
+from harness import data, experiment, plugins, speed
+from harness.cli import live, options, show
+from harness.errors import UsageError
+from harness.speed import Floor, Speed
+
+EPOCHS = 3
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="architecture, such as architectures/s6_gap.py")
+    parser.add_argument(
+        "--epochs", type=int, metavar="E", help=f"epochs to time in each of the two ways (default: {EPOCHS})"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=0, metavar="N", help="processes that load images for the plain loop (default: 0)"
+    )
+    options.add_dataset(parser)
+    options.add_set(parser)
+    options.add_device(parser)
+    parser.add_argument("--json", action="store_true", help="print the result as JSON, and nothing else")
+
+
+def main(args: argparse.Namespace) -> int:
+    device = experiment.choose_device(args.device)
+    name = live.choose_dataset(args.dataset)
+    architecture = plugins.load(args.file)
+    knobs, recipe = options.settle(architecture, options.settings(args.settings))
+    epochs = min(EPOCHS, recipe.epochs) if args.epochs is None else args.epochs
+    if not 1 <= epochs <= recipe.epochs:
+        raise UsageError(f"--epochs {epochs} is out of range.", legal=f"Legal: 1 to {recipe.epochs}.")
+    if args.workers < 0:
+        raise UsageError(f"--workers {args.workers} is negative.", legal="Legal: 0 or more.")
+    job = experiment.jobs(architecture, knobs, recipe, data.load(name), range(1), device)[0]
+    where = experiment.device_name(torch.device(device))
+    if not args.json:
+        show.console.print(f"{architecture.name} on {name}, {where}, batches of {recipe.batch_size}")
+    for found in speed.measure(job, epochs, args.workers):
+        if isinstance(found, Speed):
+            if args.json:
+                print(json.dumps({"device": where, "workers": args.workers, **_plain(found)}, indent=1))
+            else:
+                _show(found, args.workers)
+        elif not args.json:
+            who, images_per_second = found
+            show.console.print(f"  {_NAMES[who]:<12}{images_per_second:>9,.0f} images/s")
+    return 0
+
+
+_NAMES = {"reference": "plain loop", "harness": "harness"}
+
+
+def _plain(found: Speed) -> dict[str, object]:
+    return asdict(found) | {
+        "ratio": found.ratio,
+        "ratios": found.ratios,
+        "floor": asdict(found.floor) | {"images_per_second": found.floor.images_per_second},
+    }
+
+
+def _show(found: Speed, workers: int) -> None:
+    table = show.table("", "images/s", "from", "to", "s/epoch", right=("images/s", "from", "to", "s/epoch"))
+    loading = f"plain loop, {workers} worker{'' if workers == 1 else 's'}"
+    for who, speeds in ((loading, found.reference), (f"harness, {found.arithmetic.words}", found.harness)):
+        table.add_row(who, *_row(speeds, found.images))
+    limit = found.floor.images_per_second
+    table.add_row("floor", f"{limit:,.0f}", "", "", f"{found.images / limit:.2f}")
+    show.console.print()
+    show.console.print(table)
+    spread = f"{min(found.ratios):.2f} to {max(found.ratios):.2f}"
+    show.console.print(f"ratio {found.ratio:.2f}", style="bold", end="")
+    show.console.print(f" ({spread}; median of {len(found.ratios)} pairs of turns, an epoch each)")
+    show.console.print(_explain(found.floor))
+
+
+def _row(speeds: Sequence[float], images: int) -> tuple[str, ...]:
+    middle = statistics.median(speeds)
+    return f"{middle:,.0f}", f"{min(speeds):,.0f}", f"{max(speeds):,.0f}", f"{images / middle:.2f}"
+
+
+def _explain(floor: Floor) -> str:
+    memory, arithmetic = floor.bandwidth / floor.bytes, floor.rate / floor.operations
+    return (
+        f"floor: convolutions and linear layers move {floor.bytes / 1000:,.0f} kB an image at "
+        f"{floor.bandwidth / 1e9:,.0f} GB/s ({memory:,.0f} images/s)\n"
+        f"       and take {floor.operations / 1e6:,.1f} million operations at "
+        f"{floor.rate / 1e9:,.0f} billion a second ({arithmetic:,.0f} images/s); the lower one counts"
+    )

@@ -1,0 +1,234 @@
+"""The rule, what it asks the machine, and each ingredient of the fast way held against a plain float32 step."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_training import DATASET, RECIPE, epochs_of, same_bits
+from torch import Tensor, nn
+from torch.fx import GraphModule
+from torch.nn import functional as F
+
+from harness import arithmetic
+from harness.arithmetic import WORTH_COMPILING, batch_norm, choose, rule
+from harness.audit import audit
+from harness.spec import PLAIN, Arithmetic, Recipe
+from harness.training import fit
+
+# --- the rule ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("device", "has_bfloat16", "has_compiler", "images", "expected"),
+    [
+        ("cpu", True, True, WORTH_COMPILING, Arithmetic("bfloat16", True, "compiled")),
+        ("cpu", True, True, WORTH_COMPILING - 1, Arithmetic("bfloat16", True, "eager")),
+        ("cpu", True, False, 10 * WORTH_COMPILING, Arithmetic("bfloat16", True, "eager")),
+        ("cpu", False, True, WORTH_COMPILING, Arithmetic("float32", True, "compiled")),
+        ("cpu", False, False, 1, Arithmetic("float32", True, "eager")),
+        ("cuda", True, False, 1, Arithmetic("bfloat16", True, "captured")),
+        ("cuda", False, True, 1, Arithmetic("float32", True, "captured")),
+    ],
+)
+def test_the_rule(device: str, has_bfloat16: bool, has_compiler: bool, images: int, expected: Arithmetic) -> None:
+    assert rule(device, has_bfloat16, has_compiler, images) == expected
+
+
+def test_a_whole_run_on_mnist_is_worth_compiling_and_one_on_digits_is_not() -> None:
+    assert 1_437 * 19 < WORTH_COMPILING < 60_000 * 19
+
+
+def test_nobody_looks_for_a_compiler_that_would_not_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arithmetic, "has_compiler", lambda: pytest.fail("asked"))
+    assert choose("cpu", 1).execution == "eager"
+
+
+@pytest.mark.parametrize("present", [True, False])
+def test_the_machine_is_asked_for_a_compiler(present: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arithmetic, "has_compiler", lambda: present)
+    assert choose("cpu", WORTH_COMPILING).execution == ("compiled" if present else "eager")
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [({"avx2": True}, False), ({"avx512_bf16": True}, True), ({"amx_bf16": True, "avx512_bf16": False}, True)],
+)
+def test_bfloat16_is_used_where_the_processor_multiplies_it(
+    found: dict[str, bool], expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
+    assert arithmetic.has_bfloat16("cpu") is expected
+
+
+@pytest.mark.parametrize("compiler", ["no-such-compiler", "false"])
+def test_a_compiler_that_is_missing_or_cannot_compile_is_none(compiler: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    arithmetic.has_compiler.cache_clear()
+    monkeypatch.setenv("CXX", compiler)
+    monkeypatch.setattr(arithmetic.shutil, "which", lambda name: name if name == "false" else None)
+    assert not arithmetic.has_compiler()
+    arithmetic.has_compiler.cache_clear()
+
+
+def test_a_compiler_without_pythons_headers_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arithmetic.has_compiler.cache_clear()
+    monkeypatch.setattr(arithmetic.sysconfig, "get_path", lambda _: str(tmp_path))
+    assert not arithmetic.has_compiler()
+    arithmetic.has_compiler.cache_clear()
+
+
+FAULTS = """
+import resource, sys, torch
+from harness import arithmetic
+if sys.argv[1] == "kept":
+    arithmetic.settle()
+def step():
+    return [torch.ones(5_000_000) for _ in range(8)]
+step(), step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+step(), step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc's malloc is told")
+def test_memory_once_used_is_not_mapped_again_every_step() -> None:
+    faults = {
+        how: int(subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, check=True, text=True).stdout)
+        for how in ("kept", "not kept")
+    }
+    assert faults["kept"] < faults["not kept"] / 10
+
+
+# --- batch norm -------------------------------------------------------------------------------------------
+
+
+@given(
+    shape=st.tuples(st.integers(2, 9), st.integers(1, 7), st.integers(1, 6), st.integers(1, 6)),
+    affine=st.booleans(),
+    tracks=st.booleans(),
+    momentum=st.floats(0, 1),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=60)
+def test_batch_norm_in_sums_is_torchs(
+    shape: tuple[int, int, int, int], affine: bool, tracks: bool, momentum: float, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    maps, slope = 3 * torch.randn(shape) + 2, torch.randn(shape)
+
+    def passed(norm: Callable[..., Tensor]) -> list[Tensor]:
+        inputs = maps.clone().requires_grad_()
+        weight, bias = torch.linspace(0.5, 2, shape[1]), torch.linspace(-1, 1, shape[1])
+        learned = [weight.requires_grad_(), bias.requires_grad_()] if affine else [None, None]
+        running = [torch.zeros(shape[1]), torch.ones(shape[1])] if tracks else [None, None]
+        result = norm(inputs, *learned, *running, momentum, 1e-5)
+        result.backward(slope)
+        gradients = [tensor.grad for tensor in (inputs, *learned) if tensor is not None]
+        return [result.detach(), *gradients, *(tensor for tensor in running if tensor is not None)]
+
+    def torchs(
+        inputs: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, momentum: float, eps: float
+    ) -> Tensor:
+        return F.batch_norm(inputs, mean, var, weight, bias, True, momentum, eps)
+
+    for ours, theirs in zip(passed(batch_norm), passed(torchs), strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+# --- each ingredient against a plain step -----------------------------------------------------------------
+
+
+class Network(nn.Module):
+    """Two convolutions with batch norm, a pooling layer between them and a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 6, 5, stride=2)
+        self.norm = nn.BatchNorm2d(6)
+        self.second = nn.Conv2d(6, 10, 3)
+        self.other = nn.BatchNorm2d(10)
+        self.last = nn.Linear(10, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = F.max_pool2d(F.relu(self.norm(self.first(images))), 2)
+        return self.last(F.relu(self.other(self.second(maps))).mean((2, 3)))
+
+
+def graph() -> GraphModule:
+    torch.manual_seed(0)
+    return audit(Network(), "network.py").train.module()
+
+
+def after(used: Arithmetic, recipe: Recipe) -> dict[str, Tensor]:
+    trained = graph()
+    epochs_of(fit(trained, DATASET, recipe, 0, used))
+    return trained.state_dict()
+
+
+ONE_STEP = replace(RECIPE, epochs=1, batch_size=len(DATASET.train.labels), momentum=0.0, lr=0.1)
+
+
+def distance(used: Arithmetic, recipe: Recipe = ONE_STEP) -> float:
+    """Return how far training ends from a plain one, as a share of the way it went."""
+    start, plain, other = graph().state_dict(), after(PLAIN, recipe), after(used, recipe)
+    names = [name for name, tensor in start.items() if tensor.is_floating_point()]
+    off = torch.cat([(other[name] - plain[name]).flatten() for name in names])
+    way = torch.cat([(plain[name] - start[name]).flatten() for name in names])
+    return float(off.norm() / way.norm())
+
+
+def test_channels_last_takes_the_plain_step_to_a_hundred_thousandth() -> None:
+    assert distance(Arithmetic(channels_last=True)) < 1e-5
+
+
+def test_bfloat16_takes_the_plain_step_to_one_part_in_fifty() -> None:
+    assert 0 < distance(Arithmetic("bfloat16")) < 0.02
+
+
+def test_batch_norm_in_sums_takes_the_plain_step_to_a_hundred_thousandth(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda network, **_: network)
+    assert 0 < distance(Arithmetic(execution="compiled")) < 1e-5
+
+
+def test_weights_are_laid_out_channels_last_and_stay_the_same_parameters() -> None:
+    network = graph()
+    before = {name: id(parameter) for name, parameter in network.named_parameters()}
+    arithmetic.arrange(network, Arithmetic(channels_last=True))
+    assert network.second.weight.is_contiguous(memory_format=torch.channels_last)
+    assert {name: id(parameter) for name, parameter in network.named_parameters()} == before
+    assert same_bits(network, graph())
+
+
+needs_compiler = pytest.mark.skipif(not arithmetic.has_compiler(), reason="no C++ compiler with Python's headers")
+
+
+@needs_compiler
+@pytest.mark.slow
+class TestCompiled:
+    RECIPE = replace(RECIPE, epochs=2)
+
+    def test_it_takes_the_plain_step_to_a_hundred_thousandth(self) -> None:
+        assert 0 < distance(Arithmetic(channels_last=True, execution="compiled")) < 1e-5
+
+    def test_the_same_seed_gives_the_same_bits_whether_the_code_was_there_before_or_not(self) -> None:
+        used = Arithmetic("bfloat16", True, "compiled")
+        first = after(used, self.RECIPE)
+        torch.compiler.reset()
+        assert same_bits(after(used, self.RECIPE), first)
+
+    def test_setting_up_leaves_no_trace_in_weights_statistics_or_momentum(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        used = Arithmetic(execution="compiled")
+        monkeypatch.setattr(torch, "compile", lambda network, **_: network)
+        rehearsed = after(used, replace(self.RECIPE, weight_decay=0.01, optimizer="adamw"))
+        monkeypatch.setattr("harness.training._Steps._rehearse", lambda *_, **__: None)
+        assert same_bits(after(used, replace(self.RECIPE, weight_decay=0.01, optimizer="adamw")), rehearsed)

@@ -1,0 +1,47 @@
+"""Where the time of an epoch went: beside the journal, in MLflow, and as a short table."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from harness import cli, tracking
+from harness.journal import PROFILE, all_journals
+
+
+def trace() -> dict[str, object]:
+    (journal,) = all_journals()
+    return json.loads(gzip.decompress((journal.folder / PROFILE).read_bytes()))
+
+
+@pytest.mark.parametrize(("epochs", "chosen"), [(1, 1), (3, 2)])
+def test_the_second_epoch_is_profiled_and_of_one_the_first(
+    workplace: Path, capsys: pytest.CaptureFixture[str], epochs: int, chosen: int
+) -> None:
+    assert cli.main(["run", "tiny.py", "--dataset", "digits", "--profile", "--epochs", str(epochs)]) == 0
+    printed = capsys.readouterr().out
+    assert f"s of epoch {chosen} and its scoring went" in printed
+    lines = printed.splitlines()
+    assert lines.index(next(line for line in lines if "scoring went" in line)) > next(
+        place for place, line in enumerate(lines) if line.startswith(f"epoch  {chosen}/{epochs}")
+    )
+    events = trace()["traceEvents"]
+    assert isinstance(events, list)
+    batches = -(-1_437 // 64)
+    called = [event["name"] for event in events]
+    assert called.count("aten::nll_loss_backward") == batches
+
+
+def test_the_trace_is_an_artifact_in_mlflow(workplace: Path) -> None:
+    import mlflow
+
+    assert cli.main(["run", "tiny.py", "--dataset", "digits", "--profile", "--seeds", "2"]) == 0
+    client = mlflow.MlflowClient(tracking.tracking_uri())
+    experiment = client.get_experiment_by_name("digits")
+    assert experiment
+    runs = client.search_runs([experiment.experiment_id], "params.seed != ''")
+    kept = {run.data.params["seed"]: [found.path for found in client.list_artifacts(run.info.run_id)] for run in runs}
+    assert {seed: PROFILE in paths for seed, paths in kept.items()} == {"0": True, "1": False}
