@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import logging
 import os
 import shutil
 import subprocess
@@ -111,7 +112,9 @@ def arrange(network: nn.Module, arithmetic: Arithmetic) -> Callable[[Tensor], Te
         return network
     if isinstance(network, GraphModule):
         _spell_out_batch_norm(network)
-    return torch.compile(network, dynamic=False)
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns that there is no GPU
+    # torch's own random numbers: the compiler's take longer, and would give dropout other masks than an eager step.
+    return torch.compile(network, dynamic=False, options={"fallback_random": True})
 
 
 def _spell_out_batch_norm(network: GraphModule) -> None:

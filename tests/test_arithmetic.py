@@ -218,6 +218,16 @@ class TestCompiled:
     def test_it_takes_the_plain_step_to_a_hundred_thousandth(self) -> None:
         assert 0 < distance(Arithmetic(channels_last=True, execution="compiled")) < 1e-5
 
+    def test_dropout_draws_the_masks_of_an_eager_step(self) -> None:
+        torch.manual_seed(0)
+        network = audit(nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(784, 10)), "n.py").train.module()
+        compiled = arithmetic.arrange(network, Arithmetic(execution="compiled"))
+        images = torch.rand(4, 1, 28, 28)
+        torch.manual_seed(1)
+        eager = network(images)
+        torch.manual_seed(1)
+        assert torch.allclose(compiled(images), eager, atol=1e-5)
+
     def test_the_same_seed_gives_the_same_bits_whether_the_code_was_there_before_or_not(self) -> None:
         used = Arithmetic("bfloat16", True, "compiled")
         first = after(used, self.RECIPE)
