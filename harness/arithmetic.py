@@ -94,6 +94,7 @@ def keep_memory(limit: int) -> None:
     glibc.mallopt(_MMAP_THRESHOLD, 32 * 2**20)  # the highest it takes: larger blocks are always mapped
     glibc.mallopt(_TRIM_THRESHOLD, limit)
     glibc.mallopt(_TOP_PAD, 2**26 if limit > 2**26 else 2**17)
+    glibc.malloc_trim(0)  # what was kept so far is handed back, whoever kept it
 
 
 # --- the network ------------------------------------------------------------------------------------------
@@ -106,8 +107,8 @@ def arrange(network: nn.Module, arithmetic: Arithmetic) -> Callable[[Tensor], Te
     """
     if arithmetic.channels_last:
         for parameter in network.parameters():
-            if parameter.ndim == 4:
-                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+            if parameter.ndim == 4:  # contiguous() would leave a weight of one channel, and all maps after it
+                parameter.data = parameter.data.to(memory_format=torch.channels_last)
     if arithmetic.execution != "compiled":
         return network
     if isinstance(network, GraphModule):

@@ -11,7 +11,7 @@ import hashlib
 import math
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -155,11 +155,11 @@ class _Steps:
 
         self._randomness: torch.Generator | None = None
         self._steps: dict[tuple[int, bool], Callable[[], None]] = {}
-        kinds = {(size, self._augments(epoch)) for size in self.sizes for epoch in range(1, recipe.epochs + 1)}
+        kinds = sorted({(size, self._augments(epoch)) for size in self.sizes for epoch in range(1, recipe.epochs + 1)})
         if arithmetic.execution == "compiled":
             self._rehearse(kinds, times=1)
         elif arithmetic.execution == "captured":
-            self._capture(sorted(kinds))
+            self._capture(kinds)
 
     def queue(self, seed: int, epoch: int, rates: Sequence[float]) -> None:
         """Take the steps of an epoch; on a GPU they are queued, and this returns long before they are done."""
@@ -205,9 +205,10 @@ class _Steps:
         self.correct += logits.argmax(1).eq(train.labels[rows]).sum()
         self._position += 1
 
-    def _rehearse(self, kinds: Iterable[tuple[int, bool]], times: int) -> None:
+    def _rehearse(self, kinds: Sequence[tuple[int, bool]], times: int) -> None:
         """Take steps that leave no trace: what is set up in the first ones is then there."""
-        moved = [*self._network.state_dict().values(), *(self._average.state.values() if self._average else ())]
+        averages = self._average.state.values() if self._average else ()
+        moved = [*self._network.parameters(), *self._network.buffers(), *averages]
         before = [tensor.detach().clone() for tensor in moved]
         for kind in kinds:
             for _ in range(times):

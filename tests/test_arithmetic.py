@@ -198,11 +198,19 @@ def test_batch_norm_in_sums_takes_the_plain_step_to_a_hundred_thousandth(monkeyp
     assert 0 < distance(Arithmetic(execution="compiled")) < 1e-5
 
 
+def test_maps_are_channels_last_from_the_first_convolution_on() -> None:
+    network = graph()
+    arithmetic.arrange(network, Arithmetic(channels_last=True))
+    maps = F.conv2d(torch.rand(2, 1, 28, 28), network.first.weight)
+    assert maps.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_weights_are_laid_out_channels_last_and_stay_the_same_parameters() -> None:
     network = graph()
     before = {name: id(parameter) for name, parameter in network.named_parameters()}
     arithmetic.arrange(network, Arithmetic(channels_last=True))
-    assert network.second.weight.is_contiguous(memory_format=torch.channels_last)
+    for layer in (network.first, network.second):
+        assert layer.weight.stride() == torch.empty_like(layer.weight, memory_format=torch.channels_last).stride()
     assert {name: id(parameter) for name, parameter in network.named_parameters()} == before
     assert same_bits(network, graph())
 

@@ -15,10 +15,12 @@ import made_up
 import pytest
 import torch
 
-from harness import cli
+from harness import cli, data, experiment, plugins
 from harness.backprop import COLUMNS, Problem, descend
+from harness.cli import live
 from harness.journal import all_journals
-from harness.tracking import tracking_uri
+from harness.spec import PLAIN
+from harness.tracking import Tracker, tracking_uri
 
 HEAVY = ("mlflow", "optuna", "pandas", "seaborn", "matplotlib", "torchvision", "sklearn", "scipy")
 
@@ -68,6 +70,37 @@ def test_an_unknown_command_gets_a_suggestion(capsys: pytest.CaptureFixture[str]
 
 
 class TestRun:
+    def test_a_plain_run_is_recorded_as_one(self, workplace: Path) -> None:
+        assert run("--plain") == 0
+        record = all_journals()[0].read()
+        assert record
+        assert record.arithmetic == PLAIN
+        assert record.device.endswith(", float32")
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+    def test_several_at_once_are_refused_on_a_cpu_that_gains_nothing_from_it(
+        self, workplace: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run("--seeds", "2", "--jobs", "2") == 2
+        assert "Seeds train at once on a GPU" in capsys.readouterr().err
+        assert nothing_recorded()
+
+    def test_seeds_in_turns_print_a_line_each_and_score_as_one_after_the_other(
+        self, workplace: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        architecture = plugins.load("tiny.py")
+        jobs = experiment.jobs(
+            architecture, architecture.knobs, architecture.recipe, data.load("digits"), range(3), "cpu"
+        )
+        tracker = Tracker()
+        together = live.train_all(jobs, tracker, at_once=2)
+        printed = capsys.readouterr().out
+        one_by_one = live.train_all(jobs, tracker)
+        tracker.close()
+        assert together == one_by_one
+        assert [printed.count(f"seed {seed}     epoch") for seed in range(3)] == [2, 2, 2]
+        assert "n = 3" in printed
+
     def test_in_a_pipe_it_prints_plain_lines_the_verdict_and_where_to_look(
         self, workplace: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:

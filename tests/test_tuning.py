@@ -334,6 +334,17 @@ class TestLosses:
         assert [trial.state for trial in experiment.attempt([(0, {}, asked.job)], {})] == ["diverged"]
 
 
+def test_trials_trained_in_turns_are_those_trained_alone(workshop: Path) -> None:
+    asked = [(one.number, one.settings, one.job) for one in tuning._ask(search(), [], 0, 4) if one.job]
+    assert len(asked) > 1
+
+    def kept(trials: list[Trial]) -> list[tuple[object, ...]]:
+        return [(trial.number, trial.state, trial.value, trial.settings) for trial in trials]
+
+    alone = [experiment.attempt([one], {})[0] for one in asked]
+    assert kept(experiment.attempt(asked, {})) == kept(alone)
+
+
 class TestDamage:
     @pytest.fixture
     def log(self, workshop: Path, made_up: type[MadeUpPool]) -> Path:
