@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -85,26 +86,25 @@ def test_a_compiler_without_pythons_headers_is_none(tmp_path: Path, monkeypatch:
 
 
 FAULTS = """
-import resource, sys, torch
+import resource, torch
 from harness import arithmetic
-if sys.argv[1] == "kept":
-    arithmetic.settle()
+arithmetic.settle()
 def step():
     return [torch.ones(5_000_000) for _ in range(8)]
-step(), step()
+for _ in range(5):
+    step()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-step(), step()
+for _ in range(5):
+    step()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc's malloc is told")
 def test_memory_once_used_is_not_mapped_again_every_step() -> None:
-    faults = {
-        how: int(subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, check=True, text=True).stdout)
-        for how in ("kept", "not kept")
-    }
-    assert faults["kept"] < faults["not kept"] / 10
+    ran = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, check=True, text=True)
+    all_of_it = 5 * 8 * 5_000_000 * 4 / resource.getpagesize()
+    assert int(ran.stdout) < all_of_it / 2  # none, but for a heap in an unlucky place that may still grow
 
 
 # --- batch norm -------------------------------------------------------------------------------------------
