@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 import subprocess
+import sys
 import sysconfig
 from collections.abc import Callable
 from typing import Any
@@ -88,6 +89,8 @@ def keep_memory(limit: int) -> None:
     By default it hands the large blocks of a step back to the system and the next step waits while they
     are mapped and zeroed again: nearly half of a training on the CPU.
     """
+    if not sys.platform.startswith("linux"):
+        return
     glibc = ctypes.CDLL(None)
     if not hasattr(glibc, "gnu_get_libc_version"):
         return
@@ -126,7 +129,9 @@ def _spell_out_batch_norm(network: GraphModule) -> None:
             continue
         with network.graph.inserting_before(node):
             settings = tuple(given[argument] for argument in _SETTINGS)
-            node.replace_all_uses_with(network.graph.call_function(batch_norm, settings))
+            spelled_out = network.graph.call_function(batch_norm, settings)
+        spelled_out.meta = dict(node.meta)  # the next batch norm may ask for its shape
+        node.replace_all_uses_with(spelled_out)
         network.graph.erase_node(node)
     network.recompile()
 

@@ -52,18 +52,19 @@ def profiled(events: Generator[Event | None], epochs: int) -> Generator[Event | 
     chosen = min(2, epochs)
     os.environ["KINETO_LOG_LEVEL"] = "99"  # it reports a missing GPU as an error
     profiler = torch.profiler.profile()
-    with contextlib.closing(events):
+    with contextlib.closing(events), contextlib.ExitStack() as running:
         for event in events:
             profile = None
             if isinstance(event, Started):
                 place = journals() / event.run_id / PROFILE
             if isinstance(event, Epoch) and event.number == chosen:
-                profiler.stop()
+                running.close()
                 profiler.export_chrome_trace(str(place))
                 profile = _summary(chosen, profiler, place)
             before = 0 if isinstance(event, Started) else event.number if isinstance(event, Epoch) else None
             if before == chosen - 1:
                 profiler.start()
+                running.callback(profiler.stop)  # also where the epoch is never finished
             yield event
             if profile:
                 yield profile

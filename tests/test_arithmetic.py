@@ -198,6 +198,17 @@ def test_batch_norm_in_sums_takes_the_plain_step_to_a_hundred_thousandth(monkeyp
     assert 0 < distance(Arithmetic(execution="compiled")) < 1e-5
 
 
+def test_batch_norm_right_after_batch_norm_is_spelled_out_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda network, **_: network)
+    twice = nn.Sequential(
+        nn.Conv2d(1, 4, 5, stride=4), nn.BatchNorm2d(4), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 10)
+    )
+    network = audit(twice, "twice.py").train.module()
+    images = torch.rand(5, 1, 28, 28)
+    before = network(images)
+    assert torch.allclose(arithmetic.arrange(network, Arithmetic(execution="compiled"))(images), before, atol=1e-4)
+
+
 def test_maps_are_channels_last_from_the_first_convolution_on() -> None:
     network = graph()
     arithmetic.arrange(network, Arithmetic(channels_last=True))

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+import torch
 
-from harness import cli, tracking
+from harness import cli, experiment, tracking
+from harness.errors import DivergedError
 from harness.journal import PROFILE, all_journals
+from harness.profiling import profiled
+from harness.spec import Epoch
 
 
 def trace() -> dict[str, object]:
@@ -45,3 +50,13 @@ def test_the_trace_is_an_artifact_in_mlflow(workplace: Path) -> None:
     runs = client.search_runs([experiment.experiment_id], "params.seed != ''")
     kept = {run.data.params["seed"]: [found.path for found in client.list_artifacts(run.info.run_id)] for run in runs}
     assert {seed: PROFILE in paths for seed, paths in kept.items()} == {"0": True, "1": False}
+
+
+def test_an_epoch_that_breaks_ends_its_profile() -> None:
+    def breaks() -> Generator[experiment.Event | None]:
+        yield Epoch(number=1, lr=0.1, train_loss=1.0, train_accuracy=0.5, seconds=1.0, images_per_second=1.0)
+        raise DivergedError("Training diverged.")
+
+    with pytest.raises(DivergedError):
+        list(profiled(breaks(), 3))
+    assert not torch.autograd._profiler_enabled()
