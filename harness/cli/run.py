@@ -43,7 +43,7 @@ def main(args: argparse.Namespace) -> int:
     if args.jobs < 1 or (args.jobs > 1 and device == "cpu"):
         raise UsageError(
             f"--jobs {args.jobs} is not possible here.",
-            legal="Seeds train at once on a GPU; on a CPU one run uses all threads, and two gain nothing.",
+            legal="Seeds train at once on a GPU; on a CPU one run uses all threads, and two would gain little.",
             mend="Leave --jobs out.",
         )
     name = live.choose_dataset(args.dataset)
