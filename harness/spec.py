@@ -232,17 +232,19 @@ class Arithmetic:
         precision: of the network's forward and backward pass, ``float32`` or ``bfloat16``. Weights, their
             update, the loss, and everything that is scored are float32 always.
         channels_last: whether the numbers of one pixel stand together in memory.
+        padded: whether channels of zeros round their number up to whole vectors, where few are needed.
         execution: ``eager``, one operator after the other; ``compiled``, by torch.compile; or ``captured``,
             as one CUDA graph that is replayed.
     """
 
     precision: Precision = "float32"
     channels_last: bool = False
+    padded: bool = False
     execution: Execution = "eager"
 
     @property
     def words(self) -> str:
-        """What a person reads, such as ``bfloat16, compiled``."""
+        """What a person reads, such as ``bfloat16, compiled``; the layout of maps follows from it and the device."""
         return self.precision if self.execution == "eager" else f"{self.precision}, {self.execution}"
 
 

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from harness.arithmetic import arrange
 from harness.augment import DRAWS, augment, strength
 from harness.data import Dataset, to_float
 from harness.errors import DivergedError
+from harness.layout import arrange
 from harness.spec import PLAIN, Arithmetic, Epoch, Recipe
 
 # --- random numbers ---------------------------------------------------------------------------------------
@@ -264,7 +264,7 @@ def fit(
 
     Args:
         network: maps normalised (N, 1, 28, 28) images to (N, 10) logits or log-probabilities; on the
-            dataset's device and in training mode. An exported graph where `arithmetic` is compiled.
+            dataset's device and in training mode. An exported graph where `arithmetic` is compiled or padded.
         average: moved after every step where given.
 
     Raises:

@@ -5,22 +5,20 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from test_training import DATASET, RECIPE, epochs_of, same_bits
 from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.nn import functional as F
 
 from harness import arithmetic
-from harness.arithmetic import WORTH_COMPILING, batch_norm, choose, rule
+from harness.arithmetic import WORTH_COMPILING, choose, rule
 from harness.audit import audit
+from harness.layout import arrange
 from harness.spec import PLAIN, Arithmetic, Recipe
 from harness.training import fit
 
@@ -30,13 +28,13 @@ from harness.training import fit
 @pytest.mark.parametrize(
     ("device", "has_bfloat16", "has_compiler", "images", "expected"),
     [
-        ("cpu", True, True, WORTH_COMPILING, Arithmetic("bfloat16", True, "compiled")),
-        ("cpu", True, True, WORTH_COMPILING - 1, Arithmetic("bfloat16", True, "eager")),
-        ("cpu", True, False, 10 * WORTH_COMPILING, Arithmetic("bfloat16", True, "eager")),
-        ("cpu", False, True, WORTH_COMPILING, Arithmetic("float32", True, "compiled")),
-        ("cpu", False, False, 1, Arithmetic("float32", True, "eager")),
-        ("cuda", True, False, 1, Arithmetic("bfloat16", True, "captured")),
-        ("cuda", False, True, 1, Arithmetic("float32", True, "captured")),
+        ("cpu", True, True, WORTH_COMPILING, Arithmetic("bfloat16", True, True, "compiled")),
+        ("cpu", True, True, WORTH_COMPILING - 1, Arithmetic("bfloat16", True, True, "eager")),
+        ("cpu", True, False, 10 * WORTH_COMPILING, Arithmetic("bfloat16", True, True, "eager")),
+        ("cpu", False, True, WORTH_COMPILING, Arithmetic("float32", True, False, "compiled")),
+        ("cpu", False, False, 1, Arithmetic("float32", True, False, "eager")),
+        ("cuda", True, False, 1, Arithmetic("bfloat16", True, False, "captured")),
+        ("cuda", False, True, 1, Arithmetic("float32", True, False, "captured")),
     ],
 )
 def test_the_rule(device: str, has_bfloat16: bool, has_compiler: bool, images: int, expected: Arithmetic) -> None:
@@ -107,42 +105,6 @@ def test_memory_once_used_is_not_mapped_again_every_step() -> None:
     assert int(ran.stdout) < all_of_it / 2  # none, but for a heap in an unlucky place that may still grow
 
 
-# --- batch norm -------------------------------------------------------------------------------------------
-
-
-@given(
-    shape=st.tuples(st.integers(2, 9), st.integers(1, 7), st.integers(1, 6), st.integers(1, 6)),
-    affine=st.booleans(),
-    tracks=st.booleans(),
-    momentum=st.floats(0, 1),
-    seed=st.integers(0, 1000),
-)
-@settings(max_examples=60)
-def test_batch_norm_in_sums_is_torchs(
-    shape: tuple[int, int, int, int], affine: bool, tracks: bool, momentum: float, seed: int
-) -> None:
-    torch.manual_seed(seed)
-    maps, slope = 3 * torch.randn(shape) + 2, torch.randn(shape)
-
-    def passed(norm: Callable[..., Tensor]) -> list[Tensor]:
-        inputs = maps.clone().requires_grad_()
-        weight, bias = torch.linspace(0.5, 2, shape[1]), torch.linspace(-1, 1, shape[1])
-        learned = [weight.requires_grad_(), bias.requires_grad_()] if affine else [None, None]
-        running = [torch.zeros(shape[1]), torch.ones(shape[1])] if tracks else [None, None]
-        result = norm(inputs, *learned, *running, momentum, 1e-5)
-        result.backward(slope)
-        gradients = [tensor.grad for tensor in (inputs, *learned) if tensor is not None]
-        return [result.detach(), *gradients, *(tensor for tensor in running if tensor is not None)]
-
-    def torchs(
-        inputs: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, momentum: float, eps: float
-    ) -> Tensor:
-        return F.batch_norm(inputs, mean, var, weight, bias, True, momentum, eps)
-
-    for ours, theirs in zip(passed(batch_norm), passed(torchs), strict=True):
-        assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3)
-
-
 # --- each ingredient against a plain step -----------------------------------------------------------------
 
 
@@ -151,9 +113,9 @@ class Network(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first = nn.Conv2d(1, 6, 5, stride=2)
-        self.norm = nn.BatchNorm2d(6)
-        self.second = nn.Conv2d(6, 10, 3)
+        self.first = nn.Conv2d(1, 13, 5, stride=2)
+        self.norm = nn.BatchNorm2d(13)
+        self.second = nn.Conv2d(13, 10, 3)
         self.other = nn.BatchNorm2d(10)
         self.last = nn.Linear(10, 10)
 
@@ -189,6 +151,10 @@ def test_channels_last_takes_the_plain_step_to_a_hundred_thousandth() -> None:
     assert distance(Arithmetic(channels_last=True)) < 1e-5
 
 
+def test_padded_channels_take_the_plain_step_to_a_hundred_thousandth() -> None:
+    assert 0 < distance(Arithmetic(channels_last=True, padded=True)) < 1e-5
+
+
 def test_bfloat16_takes_the_plain_step_to_one_part_in_fifty() -> None:
     assert 0 < distance(Arithmetic("bfloat16")) < 0.02
 
@@ -196,34 +162,6 @@ def test_bfloat16_takes_the_plain_step_to_one_part_in_fifty() -> None:
 def test_batch_norm_in_sums_takes_the_plain_step_to_a_hundred_thousandth(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda network, **_: network)
     assert 0 < distance(Arithmetic(execution="compiled")) < 1e-5
-
-
-def test_batch_norm_right_after_batch_norm_is_spelled_out_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "compile", lambda network, **_: network)
-    twice = nn.Sequential(
-        nn.Conv2d(1, 4, 5, stride=4), nn.BatchNorm2d(4), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 10)
-    )
-    network = audit(twice, "twice.py").train.module()
-    images = torch.rand(5, 1, 28, 28)
-    before = network(images)
-    assert torch.allclose(arithmetic.arrange(network, Arithmetic(execution="compiled"))(images), before, atol=1e-4)
-
-
-def test_maps_are_channels_last_from_the_first_convolution_on() -> None:
-    network = graph()
-    arithmetic.arrange(network, Arithmetic(channels_last=True))
-    maps = F.conv2d(torch.rand(2, 1, 28, 28), network.first.weight)
-    assert maps.is_contiguous(memory_format=torch.channels_last)
-
-
-def test_weights_are_laid_out_channels_last_and_stay_the_same_parameters() -> None:
-    network = graph()
-    before = {name: id(parameter) for name, parameter in network.named_parameters()}
-    arithmetic.arrange(network, Arithmetic(channels_last=True))
-    for layer in (network.first, network.second):
-        assert layer.weight.stride() == torch.empty_like(layer.weight, memory_format=torch.channels_last).stride()
-    assert {name: id(parameter) for name, parameter in network.named_parameters()} == before
-    assert same_bits(network, graph())
 
 
 needs_compiler = pytest.mark.skipif(not arithmetic.has_compiler(), reason="no C++ compiler with Python's headers")
@@ -234,13 +172,14 @@ needs_compiler = pytest.mark.skipif(not arithmetic.has_compiler(), reason="no C+
 class TestCompiled:
     RECIPE = replace(RECIPE, epochs=2)
 
-    def test_it_takes_the_plain_step_to_a_hundred_thousandth(self) -> None:
-        assert 0 < distance(Arithmetic(channels_last=True, execution="compiled")) < 1e-5
+    @pytest.mark.parametrize("padded", [False, True])
+    def test_it_takes_the_plain_step_to_a_hundred_thousandth(self, padded: bool) -> None:
+        assert 0 < distance(Arithmetic(channels_last=True, padded=padded, execution="compiled")) < 1e-5
 
     def test_dropout_draws_the_masks_of_an_eager_step(self) -> None:
         torch.manual_seed(0)
         network = audit(nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(784, 10)), "n.py").train.module()
-        compiled = arithmetic.arrange(network, Arithmetic(execution="compiled"))
+        compiled = arrange(network, Arithmetic(execution="compiled"))
         images = torch.rand(4, 1, 28, 28)
         torch.manual_seed(1)
         eager = network(images)
@@ -248,7 +187,7 @@ class TestCompiled:
         assert torch.allclose(compiled(images), eager, atol=1e-5)
 
     def test_the_same_seed_gives_the_same_bits_whether_the_code_was_there_before_or_not(self) -> None:
-        used = Arithmetic("bfloat16", True, "compiled")
+        used = Arithmetic("bfloat16", True, True, "compiled")
         first = after(used, self.RECIPE)
         torch.compiler.reset()
         assert same_bits(after(used, self.RECIPE), first)

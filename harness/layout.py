@@ -1,0 +1,230 @@
+"""How a network lies in memory while it trains: weights channels last, maps in whole vectors, batch norm in sums.
+
+None of it changes what is learned. The measurements behind each stand in docs/performance.md.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Graph, GraphModule, Node
+from torch.nn import functional as F
+
+from harness.graph import arguments
+from harness.spec import Arithmetic
+
+VECTOR = 16
+"""Channels that fill a vector: 256 bits of bfloat16 numbers, which are 512 bits once widened to float32."""
+
+WORTH_PADDING = 4 / 3
+"""Most padded channels for each real one: beyond, zeros cost more than whole vectors bring."""
+
+aten = torch.ops.aten
+
+
+def arrange(network: nn.Module, arithmetic: Arithmetic) -> Callable[[Tensor], Tensor]:
+    """Lay out a network, in place, and return what maps a full batch to logits.
+
+    The network itself goes on mapping batches of any size; torch.compile makes code for one size at a time.
+
+    Args:
+        network: in training mode; an exported graph where `arithmetic` is compiled or padded.
+    """
+    if arithmetic.channels_last:
+        for parameter in network.parameters():
+            if parameter.ndim == 4:  # contiguous() would leave a weight of one channel, and all maps after it
+                parameter.data = parameter.data.to(memory_format=torch.channels_last)
+    compiled = arithmetic.execution == "compiled"
+    if isinstance(network, GraphModule) and (compiled or arithmetic.padded):
+        _replace_batch_norm(network.graph, batch_norm_in_sums if compiled else batch_norm)
+        if arithmetic.padded:
+            _pad_channels(network.graph)
+        network.recompile()
+    if not compiled:
+        return network
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns that there is no GPU
+    # torch's own random numbers: the compiler's take longer, and would give dropout other masks than an eager step.
+    options: dict[str, Any] = {"fallback_random": True}
+    if arithmetic.padded:
+        options["cpp.simdlen"] = 16 * VECTOR  # of the 32 that fit into 512 bits, half would be left to a slow rest
+    return torch.compile(network, dynamic=False, options=options)
+
+
+# --- whole vectors ----------------------------------------------------------------------------------------
+
+_CONVOLUTIONS = (aten.conv2d.default, aten.conv2d.padding)
+
+_SAME_CHANNELS = tuple(
+    getattr(aten, name).default
+    for name in (
+        *("relu", "relu6", "leaky_relu", "elu", "gelu", "silu", "mish", "hardtanh", "hardswish", "sigmoid", "tanh"),
+        *("relu_", "relu6_", "leaky_relu_", "elu_", "gelu_", "silu_", "mish_", "hardtanh_", "hardswish_"),
+        *("sigmoid_", "tanh_", "dropout", "dropout_", "feature_dropout", "feature_dropout_"),
+        *("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d"),
+    )
+)
+"""Operators that make each channel of their result from that channel of their first argument alone."""
+
+_TERM_BY_TERM = (aten.add.Tensor, aten.add_.Tensor, aten.mul.Tensor, aten.mul_.Tensor)
+
+
+def _pad_channels(graph: Graph) -> None:
+    """Let convolutions make more channels, up to whole vectors, and cut them off where they cannot be passed on.
+
+    Zeros are put behind weights and biases anew in every step, so there is nothing in them to learn, and
+    what reads the additional channels multiplies them by zeros. Dropout draws numbers for them too: its
+    masks are others than without.
+    """
+    own: dict[Node, int] = {}  # maps with more channels than the network's own, and how many these are
+    for node in list(graph.nodes):
+        if node.target in _CONVOLUTIONS:
+            _pad_convolution(node, own)
+            continue
+        read = node.all_input_nodes
+        passes_on = node.target in (*_SAME_CHANNELS, batch_norm, batch_norm_in_sums) and node.args[0] in own
+        if passes_on or (node.target in _TERM_BY_TERM and len(read) == 2 and all(maps in own for maps in read)):
+            own[node] = own[read[0]]
+        else:
+            for maps in read:
+                _cut(maps, node, own)
+
+
+def _pad_convolution(node: Node, own: dict[Node, int]) -> None:
+    given = arguments(node)
+    maps, weight, groups = given["input"], given["weight"], given["groups"]
+    outputs, inputs = weight.meta["val"].shape[:2]
+    more, more_inputs = -outputs % VECTOR, -own.get(maps, 0) % VECTOR
+    is_depthwise = groups == outputs and inputs == 1 and maps in own
+    if (groups > 1 and not is_depthwise) or weight in own:
+        for read in node.all_input_nodes:
+            _cut(read, node, own)
+        return
+    if groups > 1:
+        node.update_arg(6, groups + more)
+        more_inputs = 0
+    elif outputs + more > WORTH_PADDING * outputs or node.meta["val"].ndim != 4:
+        more = 0
+    with node.graph.inserting_before(node):
+        if more or more_inputs:
+            node.update_arg(1, node.graph.call_function(_pad_weight, (weight, more, more_inputs)))
+        if more and given["bias"] is not None:
+            node.update_arg(2, node.graph.call_function(F.pad, (given["bias"], [0, more])))
+    if more:
+        own[node] = outputs
+
+
+def _cut(maps: Node, before: Node, own: dict[Node, int]) -> None:
+    """Give a node the network's own channels alone: a view, so that what writes to them writes to the maps."""
+    if maps in own:
+        with before.graph.inserting_before(before):
+            cut = before.graph.call_function(aten.slice.Tensor, (maps, 1, 0, own[maps]))
+        before.replace_input_with(maps, cut)
+
+
+def _pad_weight(weight: Tensor, outputs: int, inputs: int) -> Tensor:
+    return F.pad(weight, [0, 0, 0, 0, 0, inputs, 0, outputs]).contiguous(memory_format=torch.channels_last)
+
+
+# --- batch norm -------------------------------------------------------------------------------------------
+
+
+def _replace_batch_norm(graph: Graph, replacement: Callable[..., Tensor]) -> None:
+    """Replace batch norm over maps, where it normalises by the batch's own statistics."""
+    for node in graph.find_nodes(op="call_function", target=aten.batch_norm.default):
+        given = arguments(node)
+        if not given["training"] or given["input"].meta["val"].ndim != 4:
+            continue
+        with graph.inserting_before(node):
+            replaced = graph.call_function(replacement, tuple(given[argument] for argument in _SETTINGS))
+        replaced.meta = dict(node.meta)  # the next batch norm may ask for its shape
+        node.replace_all_uses_with(replaced)
+        graph.erase_node(node)
+
+
+_SETTINGS = ("input", "weight", "bias", "running_mean", "running_var", "momentum", "eps")
+
+
+def batch_norm(
+    maps: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    momentum: float,
+    eps: float,
+) -> Tensor:
+    """Normalise (N, C, H, W) maps as torch does in training mode; channels behind the last weight become zeros."""
+    more = maps.shape[1]
+    mean, variance = _lengthened(running_mean, more), _lengthened(running_var, more)
+    normalised = F.batch_norm(
+        maps, mean, variance, _lengthened(weight, more), _lengthened(bias, more), True, momentum, eps
+    )
+    for running, moved in ((running_mean, mean), (running_var, variance)):
+        if running is not None and moved is not None and moved is not running:
+            running.copy_(moved[: len(running)])
+    return normalised
+
+
+def batch_norm_in_sums(
+    maps: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    momentum: float,
+    eps: float,
+) -> Tensor:
+    """Do what `batch_norm` does in sums of two stages: what torch.compile makes of torch's own takes longer."""
+    channels = maps.shape[1]
+    weight = maps.new_ones(channels, dtype=torch.float32) if weight is None else weight
+    bias = maps.new_zeros(channels, dtype=torch.float32) if bias is None else bias
+    long_weight, long_bias = _lengthened(weight, channels), _lengthened(bias, channels)
+    normalised, mean, variance = _BatchNorm.apply(maps, long_weight, long_bias, eps)
+    if running_mean is not None and running_var is not None:
+        count = maps.numel() // channels
+        with torch.no_grad():
+            running_mean.lerp_(mean[: len(running_mean)], momentum)
+            running_var.lerp_(variance[: len(running_var)] * (count / (count - 1)), momentum)
+    return normalised
+
+
+def _lengthened(per_channel: Tensor | None, channels: int) -> Tensor | None:
+    if per_channel is None or len(per_channel) == channels:
+        return per_channel
+    return F.pad(per_channel, [0, channels - len(per_channel)])
+
+
+class _BatchNorm(torch.autograd.Function):
+    """Ioffe & Szegedy 2015, in float32 whatever the maps are; sums within an image first, while it is in the cache."""
+
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        count = maps.numel() // maps.shape[1]
+        mean = maps.float().sum((2, 3)).sum(0) / count
+        centred = maps.float() - _over_maps(mean)
+        variance = centred.square().sum((2, 3)).sum(0) / count
+        inverse = torch.rsqrt(variance + eps)
+        ctx.save_for_backward(maps, weight, mean, inverse)
+        ctx.mark_non_differentiable(mean, variance)
+        return (centred * _over_maps(inverse * weight) + _over_maps(bias)).to(maps.dtype), mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        maps, weight, mean, inverse = ctx.saved_tensors
+        count = maps.numel() // maps.shape[1]
+        gradient, centred = gradient.float(), maps.float() - _over_maps(mean)
+        for_bias = gradient.sum((2, 3)).sum(0)
+        along = (gradient * centred).sum((2, 3)).sum(0)
+        slope = along * inverse.square() / count
+        for_maps = (gradient - _over_maps(for_bias / count) - centred * _over_maps(slope)) * _over_maps(
+            inverse * weight
+        )
+        return for_maps.to(maps.dtype), along * inverse, for_bias, None
+
+
+def _over_maps(per_channel: Tensor) -> Tensor:
+    return per_channel.view(1, -1, 1, 1)
