@@ -154,7 +154,7 @@ def train(job: Job) -> Iterator[Event | None]:
     dataset = data.load(job.dataset, job.held_out).to(device)
     if dataset.digest != job.dataset_digest:
         raise DataError(f"{job.dataset} here is another one ({dataset.digest}) than the job's ({job.dataset_digest}).")
-    _refuse_single_image(len(dataset.train.labels), job.recipe)
+    refuse_single_image(len(dataset.train.labels), job.recipe)
     arithmetic.settle()
     training.seed_everything(job.seed, 0, "weights")  # before the file runs: it may draw at its top level
     architecture = plugins.from_source(job.source, job.path)
@@ -201,7 +201,7 @@ def _ask_again(scored: Callable[[Tensor], Tensor], logits: Tensor, dataset: data
         audit.refuse_changed_classes(logits[asked], again, f"shuffled and {batch} at a time", path)
 
 
-def _refuse_single_image(count: int, recipe: Recipe) -> None:
+def refuse_single_image(count: int, recipe: Recipe) -> None:
     """Batch norm has no variance over one image: it would turn every weight into a not-a-number."""
     if count % recipe.batch_size == 1 or recipe.batch_size == 1:
         raise UsageError(
@@ -307,30 +307,39 @@ def _now() -> int:
     return round(time.time() * 1000)
 
 
-def in_turns(runs: Sequence[Iterator[Item | None]], at_once: int, device: str) -> Iterator[tuple[int, Item]]:
+def in_turns(runs: Sequence[Iterator[Item | None]], at_once: int, device: str) -> Generator[tuple[int, Item]]:
     """Let `at_once` runs take turns, the next one beginning when one ends; hand on what each yields, with its place.
 
     A turn ends where a run yields None: its work is queued, and on a GPU it goes on while others have their
     turns, as each run has a stream of its own.
+
+    Raises:
+        Exception: the first that a run raised, when those that had begun by then are done; no other begins.
     """
     waiting, working = deque(enumerate(runs)), deque[tuple[int, Iterator[Item | None], _Context]]()
-    try:
+    broken: Exception | None = None
+    with contextlib.ExitStack() as open_runs:
+        for run in runs:
+            if isinstance(run, Generator):
+                open_runs.callback(run.close)
         while waiting or working:
             if waiting and len(working) < at_once:
                 working.appendleft((*waiting.popleft(), _own_stream(device)))
             place, run, on_its_stream = working.popleft()
             found: list[Item] = []
-            with on_its_stream():
-                for item in run:
-                    if item is None:
-                        working.append((place, run, on_its_stream))
-                        break
-                    found.append(item)
+            try:
+                with on_its_stream():
+                    for item in run:
+                        if item is None:
+                            working.append((place, run, on_its_stream))
+                            break
+                        found.append(item)
+            except Exception as error:
+                broken = broken or error
+                waiting.clear()
             yield from ((place, item) for item in found)
-    finally:
-        for run in runs:
-            if isinstance(run, Generator):
-                run.close()
+    if broken:
+        raise broken
 
 
 _Context = Callable[[], contextlib.AbstractContextManager[object]]

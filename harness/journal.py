@@ -67,8 +67,9 @@ class Record:
 
     @property
     def arithmetic(self) -> Arithmetic:
-        """How its steps were computed: plainly, where the record is from before there was another way."""
-        return Arithmetic(**self.started["environment"].get("arithmetic", {}))
+        """How its steps were computed: in a record from before there was a rule, plainly in the recipe's precision."""
+        before_the_rule = {"precision": self.job.get("recipe", {}).get("precision", "float32")}
+        return Arithmetic(**self.started["environment"].get("arithmetic", before_the_rule))
 
     @property
     def device(self) -> str:

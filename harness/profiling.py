@@ -72,12 +72,11 @@ def profiled(events: Generator[Event | None], epochs: int) -> Generator[Event | 
 
 def _summary(epoch: int, profiler: torch.profiler.profile, trace: Path) -> Profile:
     found = profiler.key_averages()
-    on_device = any(event.self_device_time_total for event in found)
-    spent = [
-        Operator(
-            event.key, (event.self_device_time_total if on_device else event.self_cpu_time_total) / 1e6, event.count
-        )
-        for event in found
-    ]
+    kernels = [event for event in found if event.device_type.name == "CUDA"]
+    spent = (
+        [Operator(event.key, event.self_device_time_total / 1e6, event.count) for event in kernels]
+        if kernels  # the operators that launched them report the same time again
+        else [Operator(event.key, event.self_cpu_time_total / 1e6, event.count) for event in found]
+    )
     spent.sort(key=lambda operator: -operator.seconds)
     return Profile(epoch, sum(operator.seconds for operator in spent), tuple(spent[:MOST]), trace)

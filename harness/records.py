@@ -24,9 +24,10 @@ from harness.spec import BUDGET, RECIPE_FIELDS, Arithmetic, Execution, Precision
 _NUMBERS = ("train_loss", "held_out_loss", "lr", "seconds", "images_per_second")
 
 _ARITHMETICS = [
-    Arithmetic(precision, channels_last, execution)
+    Arithmetic(precision, channels_last, padded, execution)
     for precision in get_args(Precision)
     for channels_last in (False, True)
+    for padded in (False, True)
     for execution in get_args(Execution)
 ]
 

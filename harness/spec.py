@@ -286,7 +286,7 @@ class Epoch:
         lr: learning rate of the epoch's last step.
         train_loss: mean training loss per image, in train mode, while the weights moved.
         train_accuracy: likewise, as a fraction of 1.
-        seconds: wall-clock time of the training steps alone.
+        seconds: wall-clock time of the training steps alone; of runs in turns, the others' turns are in it.
         images_per_second: training images a second over that time.
         held_out_loss: mean cross-entropy on the test set, in a study on its validation images; None where it
             was not scored.

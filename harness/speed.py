@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 from harness import arithmetic, data, plugins, training
 from harness.audit import Audit
 from harness.data import SIDE
-from harness.experiment import choose_arithmetic, inspect
+from harness.experiment import choose_arithmetic, inspect, refuse_single_image
 from harness.graph import operators, short_name
 from harness.spec import Arithmetic, Job, Recipe
 
@@ -93,7 +93,7 @@ def measure(job: Job, epochs: int, workers: int) -> Iterator[tuple[str, float] |
     """Train `epochs` epochs in each of the two ways, in turns; yield (``reference`` or ``harness``, images a second).
 
     The last thing yielded is the whole. Both train the same network by the same recipe from the same
-    seed. What is set up once, as a compiled network or worker processes, is set up before the first turn.
+    seed. Setting up, as compiling or starting worker processes, is not timed.
 
     Args:
         job: its own number of epochs decides whether compiling pays, as in a run.
@@ -101,10 +101,12 @@ def measure(job: Job, epochs: int, workers: int) -> Iterator[tuple[str, float] |
 
     Raises:
         Refusal: the plug-in is not legal.
+        UsageError: the recipe leaves a batch of one image.
     """
     device = torch.device(job.device)
     dataset = data.load(job.dataset, job.held_out)
     count = len(dataset.train.labels)
+    refuse_single_image(count, job.recipe)
     architecture = plugins.from_source(job.source, job.path)
     training.seed_everything(job.seed, 0, "weights")
     found, _ = inspect(architecture, job.knobs, job.device)
@@ -115,18 +117,15 @@ def measure(job: Job, epochs: int, workers: int) -> Iterator[tuple[str, float] |
 
     arithmetic.settle()
     ours = _harness_epochs(found, dataset.to(device), job, chosen)
-    with _as_in_a_script():
-        theirs = _reference_epochs(network, dataset, job.recipe, device, workers)
-        next(theirs)
-    next(ours)
+    theirs = _reference_epochs(network, dataset, job.recipe, device, workers)
     speeds: dict[str, list[float]] = {"reference": [], "harness": []}
-    for _ in range(epochs):
-        with _as_in_a_script():
-            speeds["reference"].append(count / next(theirs))
-        yield "reference", speeds["reference"][-1]
-        speeds["harness"].append(count / next(ours))
-        yield "harness", speeds["harness"][-1]
-    theirs.close()
+    with contextlib.closing(ours), contextlib.closing(theirs):
+        for _ in range(epochs):
+            with _as_in_a_script():
+                speeds["reference"].append(count / next(theirs))
+            yield "reference", speeds["reference"][-1]
+            speeds["harness"].append(count / next(ours))
+            yield "harness", speeds["harness"][-1]
     yield Speed(count, chosen, tuple(speeds["reference"]), tuple(speeds["harness"]), floor)
 
 
@@ -143,11 +142,10 @@ def _as_in_a_script() -> Iterator[None]:
 
 
 def _harness_epochs(found: Audit, dataset: data.Dataset, job: Job, chosen: Arithmetic) -> Generator[float]:
-    """Yield 0 when all is set up, and then the seconds of each epoch."""
+    """Yield the seconds of each epoch."""
     network = found.train.module()
     average = training.Average(network, job.recipe.ema) if job.recipe.ema else None
     epochs = training.fit(network, dataset, job.recipe, job.seed, chosen, average)
-    yield 0.0
     for epoch in epochs:
         if epoch:
             yield epoch.seconds
@@ -198,7 +196,7 @@ def _transforms(recipe: Recipe, mean: float, std: float) -> Callable[[Image.Imag
 def _reference_epochs(
     network: nn.Module, dataset: data.Dataset, recipe: Recipe, device: torch.device, workers: int
 ) -> Generator[float]:
-    """Yield 0 when all is set up, and then the seconds of each epoch."""
+    """Yield the seconds of each epoch."""
     loader = DataLoader(
         _Images(dataset.train, recipe, dataset.mean, dataset.std),
         batch_size=recipe.batch_size,
@@ -213,7 +211,6 @@ def _reference_epochs(
     average = training.Average(network, recipe.ema) if recipe.ema else None
     rates = iter(training.learning_rates(recipe, len(loader)))
     network.train()
-    yield 0.0
     for _ in range(recipe.epochs):
         started = time.perf_counter()
         for images, labels in loader:

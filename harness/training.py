@@ -231,19 +231,28 @@ class _Steps:
         kept = everybodys.graphsafe_get_state()
         everybodys.graphsafe_set_state(self._randomness)  # dropout knows no other generator than the default one
         try:
-            aside = torch.cuda.Stream()
-            aside.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(aside):
+            own = _own_stream()
+            own.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(own):
                 self._rehearse(kinds, times=3)  # as many as torch's own notes on CUDA graphs take
-            torch.cuda.current_stream().wait_stream(aside)
+            torch.cuda.current_stream().wait_stream(own)
             for kind in kinds:
                 self._optimizer.zero_grad()
                 graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(graph):
+                with torch.cuda.graph(graph, stream=own):
                     self._step(*kind)
                 self._steps[kind] = graph.replay
         finally:
             everybodys.graphsafe_set_state(kept)
+
+
+def _own_stream() -> torch.cuda.Stream:
+    """Return the current stream, or a new one where that is everybody's.
+
+    cuBLAS keeps a workspace a stream: graphs captured on one stream and replayed on several would share it.
+    """
+    current = torch.cuda.current_stream()
+    return torch.cuda.Stream() if current == torch.cuda.default_stream() else current
 
 
 # --- training ---------------------------------------------------------------------------------------------

@@ -85,6 +85,14 @@ class TestRun:
         assert "Seeds train at once on a GPU" in capsys.readouterr().err
         assert nothing_recorded()
 
+    def test_a_profile_of_runs_that_take_turns_is_refused(
+        self, workplace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(experiment, "choose_device", lambda _: "cuda")
+        assert run("--seeds", "2", "--jobs", "2", "--profile") == 2
+        assert "A profile is of one run" in capsys.readouterr().err
+        assert nothing_recorded()
+
     def test_seeds_in_turns_print_a_line_each_and_score_as_one_after_the_other(
         self, workplace: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -251,10 +251,36 @@ def test_as_many_as_asked_for_take_turns_and_the_next_begins_when_one_ends() -> 
 
 def test_who_stops_listening_ends_every_run() -> None:
     seen: list[str] = []
-    turns: Iterator[tuple[int, str]] = experiment.in_turns([countdown(name, 9, seen) for name in "ab"], 2, "cpu")
+    turns: Generator[tuple[int, str]] = experiment.in_turns([countdown(name, 9, seen) for name in "ab"], 2, "cpu")
     next(turns), next(turns)
-    turns.close()  # type: ignore[attr-defined]
-    assert seen[-2:] == ["a closed", "b closed"]
+    turns.close()
+    assert sorted(seen[-2:]) == ["a closed", "b closed"]
+
+
+def test_a_run_that_breaks_lets_those_that_have_begun_end_and_no_other_begin() -> None:
+    def breaks() -> Iterator[str | None]:
+        yield "x0"
+        yield None
+        yield "x1"
+        raise DivergedError("too far")
+
+    seen: list[str] = []
+    runs = [countdown("a", 3, seen), breaks(), countdown("c", 1, seen)]
+    turns: Iterator[tuple[int, str]] = experiment.in_turns(runs, 2, "cpu")
+    with pytest.raises(DivergedError, match="too far"):
+        list(turns)
+    assert seen == ["a0", "a1", "a2", "a closed"]
+
+
+def test_what_a_run_said_in_the_turn_it_broke_in_is_handed_on() -> None:
+    def breaks() -> Iterator[str | None]:
+        yield "x0"
+        raise DivergedError("too far")
+
+    turns: Iterator[tuple[int, str]] = experiment.in_turns([breaks()], 2, "cpu")
+    assert next(turns) == (0, "x0")
+    with pytest.raises(DivergedError):
+        next(turns)
 
 
 @pytest.mark.usefixtures("workplace")

@@ -57,6 +57,37 @@ def test_weights_are_laid_out_channels_last_and_stay_the_same_parameters() -> No
     assert all(map(torch.equal, network.parameters(), values))
 
 
+class Viewing(nn.Module):
+    """Calls `view` on maps, as most networks do before their linear layer; `doubles` them through it."""
+
+    def __init__(self, doubles: bool) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(1, 5, 5, stride=8)
+        self.last = nn.Linear(45, 10)
+        self.doubles = doubles
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.convolution(images)
+        flat = maps.view(images.shape[0], -1)
+        if self.doubles:
+            flat.mul_(2)
+        return self.last(maps.flatten(1)) + flat.mean()
+
+
+def test_a_view_of_maps_is_the_same_view_channels_last() -> None:
+    found = audit(Viewing(doubles=False), "network.py")
+    for graph in (found.train.module(), found.evaluation.module()):
+        before = graph(IMAGES)
+        assert torch.allclose(arrange(graph, Arithmetic(channels_last=True))(IMAGES), before, atol=1e-6)
+
+
+def test_a_view_that_is_written_through_is_not_quietly_another_network() -> None:
+    network = exported(Viewing(doubles=True))
+    arrange(network, Arithmetic(channels_last=True))
+    with pytest.raises(RuntimeError, match="view"):
+        network(IMAGES)
+
+
 # --- whole vectors ----------------------------------------------------------------------------------------
 
 

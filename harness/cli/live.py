@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -19,7 +19,8 @@ from harness.spec import BUDGET, Epoch, Job, Result
 from harness.statistics import summarise
 from harness.tracking import Tracker
 
-Events = Generator[experiment.Event | Profile | None]
+Events = Generator[experiment.Event | None]
+Turns = Generator[tuple[int, experiment.Event]]
 
 
 def choose_dataset(asked: str) -> str:
@@ -41,16 +42,16 @@ def train_all(jobs: Sequence[Job], tracker: Tracker, at_once: int = 1, profile: 
 
     Args:
         at_once: how many take turns on one GPU.
-        profile: show where the time of the first one goes.
+        profile: show where the time of the first one goes; of runs that take no turns.
     """
     group = experiment.new_group(len(jobs))
     recorded = [experiment.record(job, tracker, group) for job in jobs]
-    runs: list[Events] = [*recorded]
-    if profile:
-        runs[0] = profiled(recorded[0], jobs[0].recipe.epochs)
     if at_once > 1 and len(jobs) > 1:
-        scores = _train_in_turns(jobs, runs, at_once)
+        scores = _train_in_turns(jobs, recorded, at_once)
     else:
+        runs: list[Generator[experiment.Event | Profile | None]] = [*recorded]
+        if profile:
+            runs[0] = profiled(recorded[0], jobs[0].recipe.epochs)
         scores = [_train(job, run) for job, run in zip(jobs, runs, strict=True)]
     if len(scores) > 1:
         by_seed = ", ".join(f"seed {job.seed} {100 * score:.2f} %" for job, score in zip(jobs, scores, strict=True))
@@ -58,7 +59,7 @@ def train_all(jobs: Sequence[Job], tracker: Tracker, at_once: int = 1, profile: 
     return scores
 
 
-def _train(job: Job, events: Events) -> float:
+def _train(job: Job, events: Generator[experiment.Event | Profile | None]) -> float:
     """Print events as they come and return the score."""
     score = 0.0
     with _progress(f"{job.name} seed {job.seed}", job.recipe.epochs) as progress, contextlib.closing(events):
@@ -85,8 +86,8 @@ def _train_in_turns(jobs: Sequence[Job], runs: Sequence[Events], at_once: int) -
     """Print a line a seed and an epoch, and return the scores in the order of the jobs."""
     scores = [0.0] * len(jobs)
     epochs = jobs[0].recipe.epochs
-    turns: Iterator[tuple[int, experiment.Event | Profile]] = experiment.in_turns(runs, at_once, jobs[0].device)
-    with _progress(jobs[0].name, epochs * len(jobs)) as progress:
+    turns: Turns = experiment.in_turns(runs, at_once, jobs[0].device)
+    with _progress(jobs[0].name, epochs * len(jobs)) as progress, contextlib.closing(turns):
         for place, event in turns:
             seed = f"seed {jobs[place].seed:<4}"
             if isinstance(event, Started):
@@ -95,8 +96,6 @@ def _train_in_turns(jobs: Sequence[Job], runs: Sequence[Events], at_once: int) -
             elif isinstance(event, Epoch):
                 progress.console.print(f"{seed}  {_line(event, epochs)}")
                 progress.advance(TaskID(0))
-            elif isinstance(event, Profile):
-                _show(event, progress.console)
             else:
                 scores[place] = event.accuracy
                 progress.console.print(f"{seed}  score {100 * event.accuracy:.2f} % after the last epoch")

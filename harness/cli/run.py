@@ -48,6 +48,12 @@ def main(args: argparse.Namespace) -> int:
         )
     name = live.choose_dataset(args.dataset)
     data.load(name)  # refused before anything is built, if it must be
+    if args.profile and args.jobs > 1:
+        raise UsageError(
+            "--profile and --jobs cannot go together.",
+            legal="A profile is of one run; runs that take turns would be in it too.",
+            mend="Leave one of them out.",
+        )
     codes = [0]
     tracker = Tracker()
     try:
