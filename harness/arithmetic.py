@@ -55,7 +55,8 @@ def has_bfloat16(device: str) -> bool:
 @functools.cache
 def has_compiler() -> bool:
     """Whether there is a C++ compiler that finds what torch.compile includes: OpenMP and Python's headers."""
-    compiler = shutil.which(os.environ.get("CXX") or "g++") or shutil.which("clang++")
+    name = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")  # as torch itself looks for it
+    compiler = shutil.which(name) if name else None
     if compiler is None:
         return False
     headers = sysconfig.get_path("include")

@@ -26,7 +26,7 @@ from torch.export import Dim, ExportedProgram
 from torch.fx import Node
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from harness.errors import AuditError, BudgetError, ContractError
+from harness.errors import AuditError, BudgetError, ContractError, UsageError
 from harness.graph import cause, operators, where
 from harness.ledger import Ledger, count, refuse_odd_tensor
 from harness.spec import Budget, Recipe
@@ -374,6 +374,11 @@ def _export(network: nn.Module, training: bool, path: str) -> ExportedProgram:
         with _quiet():
             # A dynamic batch: a branch on the number of images cannot hide a second network.
             program = torch.export.export(network, (_images(network, 3),), dynamic_shapes=({0: Dim("batch", min=2)},))
+    except OSError as error:
+        raise UsageError(
+            f"torch cannot write {error.filename}: {error.strerror}.",
+            mend="Set TORCHINDUCTOR_CACHE_DIR to a folder that you may write to.",
+        ) from error
     except Exception as error:  # torch.export raises many types, none documented
         mode = "training" if training else "evaluation"
         text = "".join(traceback.format_exception(error))
@@ -395,8 +400,7 @@ def _export(network: nn.Module, training: bool, path: str) -> ExportedProgram:
 def _free_layout(program: ExportedProgram) -> None:
     """Let views copy where they must: `view` takes for granted how maps lie in memory, which the harness decides."""
     for node in program.graph.find_nodes(op="call_function", target=torch.ops.aten.view.default):
-        if not any(user.target._schema.is_mutable for user in node.users if hasattr(user.target, "_schema")):
-            node.target = torch.ops.aten.reshape.default
+        node.target = torch.ops.aten.reshape.default
     program.graph_module.recompile()
 
 
@@ -473,8 +477,17 @@ def _refuse_unfaithful(network: nn.Module, found: Audit, path: str) -> None:
     with torch.no_grad(), _quiet():
         scored = _apart(network(images), found.evaluation.module()(images))
     network.train()
-    moved = _moves(network, network, images)
-    learned = _moves(network, found.train.module(), images)
+    try:
+        moved = _moves(network, network, images)
+        learned = _moves(network, found.train.module(), images)
+    except RuntimeError as error:
+        raise ContractError(
+            "backward-raises",
+            f"The backward pass raised {_gist(error)}",
+            where=path,
+            legal="Every loss must have a gradient: what it needs may not be written over.",
+            mend="Take inplace=True, or the _, off the operator that overwrites what another one needs.",
+        ) from error
     worst = max([scored, *(_apart(moved[name], learned[name]) for name in moved.keys() & learned.keys())])
     if moved.keys() != learned.keys():  # some parameter learns in one and not in the other
         worst = math.inf

@@ -5,8 +5,10 @@ None of it changes what is learned. The measurements behind each stand in docs/p
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,7 +17,7 @@ from torch.fx import Graph, GraphModule, Node
 from torch.nn import functional as F
 
 from harness.graph import arguments
-from harness.spec import Arithmetic
+from harness.spec import PLAIN, Arithmetic
 
 VECTOR = 16
 """Channels that fill a vector: 256 bits of bfloat16 numbers, which are 512 bits once widened to float32."""
@@ -52,6 +54,73 @@ def arrange(network: nn.Module, arithmetic: Arithmetic) -> Callable[[Tensor], Te
     if arithmetic.padded:
         options["cpp.simdlen"] = 16 * VECTOR  # of the 32 that fit into 512 bits, half would be left to a slow rest
     return torch.compile(network, dynamic=False, options=options)
+
+
+# --- does it suit the network? ----------------------------------------------------------------------------
+
+NEAR = 1e-3
+"""How far a result may lie from the plain one, against the largest of its kind: rounding is a thousandth of that."""
+
+_DROPOUTS = tuple(
+    getattr(aten, name).default
+    for name in ("dropout", "dropout_", "feature_dropout", "feature_dropout_", "alpha_dropout", "feature_alpha_dropout")
+)
+
+
+def choose_suitable(wanted: Arithmetic, train: GraphModule, evaluation: GraphModule, images: Tensor) -> Arithmetic:
+    """Return `wanted`, or the next best arithmetic by which a network is the same network and can be trained.
+
+    A network may write through a view that channels last are no view of, or use an operator that knows no
+    bfloat16. So each candidate takes one step, on a copy, beside a plain one.
+
+    Args:
+        train, evaluation: the graphs that are trained and scored, untouched.
+        images: (N, 1, 28, 28) normalised images, a few.
+    """
+    unpadded = replace(wanted, padded=False)
+    for candidate in (wanted, replace(unpadded, precision="float32"), replace(unpadded, channels_last=False)):
+        if _suits(candidate, train, evaluation, images):
+            return candidate
+    return PLAIN
+
+
+def _suits(candidate: Arithmetic, train: GraphModule, evaluation: GraphModule, images: Tensor) -> bool:
+    layout = replace(candidate, precision="float32", execution="eager")
+    try:
+        with torch.random.fork_rng():
+            for graph, learns in ((train, True), (evaluation, False)):
+                expected, found = _step(graph, learns, PLAIN, images), _step(graph, learns, layout, images)
+                if any(_far(*both) for both in zip(found, expected, strict=True)):
+                    return False
+            _step(train, True, replace(candidate, execution="eager"), images)
+    except Exception:  # whatever an operator says that cannot be computed so
+        return False
+    return True
+
+
+def _step(graph: GraphModule, learns: bool, layout: Arithmetic, images: Tensor) -> list[Tensor]:
+    """Return answers, gradients and moved buffers of one step of a copy, without its dropout."""
+    copied = copy.deepcopy(graph)
+    for node in copied.graph.nodes:
+        if node.target in _DROPOUTS:
+            node.update_arg(1, 0.0)
+    copied.recompile()
+    arranged = arrange(copied, layout)
+    torch.manual_seed(0)
+    with torch.set_grad_enabled(learns):
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=layout.precision == "bfloat16"):
+            answers = arranged(images)
+        if learns:
+            answers.float().square().sum().backward()
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in copied.parameters()]
+    moved = [buffer.double() for buffer in copied.buffers()]
+    return [torch.cat([tensor.flatten() for tensor in kind]) for kind in ([answers.detach()], gradients, moved) if kind]
+
+
+def _far(found: Tensor, expected: Tensor) -> bool:
+    if not expected.isfinite().all():
+        return False  # a broken network is not the layout's fault
+    return bool((found - expected).abs().max() > NEAR * expected.abs().max())
 
 
 # --- whole vectors ----------------------------------------------------------------------------------------
@@ -99,11 +168,11 @@ def _pad_convolution(node: Node, own: dict[Node, int]) -> None:
     outputs, inputs = weight.meta["val"].shape[:2]
     more, more_inputs = -outputs % VECTOR, -own.get(maps, 0) % VECTOR
     is_depthwise = groups == outputs and inputs == 1 and maps in own
-    if (groups > 1 and not is_depthwise) or weight in own:
+    if (groups != 1 and not is_depthwise) or weight in own:
         for read in node.all_input_nodes:
             _cut(read, node, own)
         return
-    if groups > 1:
+    if is_depthwise:
         node.update_arg(6, groups + more)
         more_inputs = 0
     elif outputs + more > WORTH_PADDING * outputs or node.meta["val"].ndim != 4:

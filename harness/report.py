@@ -7,6 +7,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import re
 import statistics
 from collections import Counter
@@ -174,7 +175,8 @@ def pair_table(pairs: Sequence[Pair], most: int | None = None) -> Table:
     note = (
         "Differences in points of accuracy, by a bootstrap over seeds and test images. An interval is that of its pair "
         f"alone; the p-value, the verdict, and about how many more seeds each would settle it, allow for {len(pairs)} "
-        f"pairs being compared: those of the first {LEADERS} rows, and one that was asked for."
+        f"pairs being compared: those of the first {LEADERS} rows"
+        + (", and one that was asked for." if len(pairs) > math.comb(LEADERS, 2) else ".")
     )
     return Table("Who is better", note, headings, rows, keys)
 

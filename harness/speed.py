@@ -23,9 +23,10 @@ from torch.utils.data import DataLoader
 from harness import arithmetic, data, plugins, training
 from harness.audit import Audit
 from harness.data import SIDE
-from harness.experiment import choose_arithmetic, inspect, refuse_single_image
+from harness.errors import HarnessError
+from harness.experiment import broke_down, choose_arithmetic, inspect, refuse_single_image
 from harness.graph import operators, short_name
-from harness.spec import Arithmetic, Job, Recipe
+from harness.spec import Arithmetic, Epoch, Job, Recipe
 
 TRIM_THRESHOLD = 64 * 2**20
 """Freed bytes that glibc keeps of itself at most: its dynamic threshold ends there."""
@@ -102,6 +103,8 @@ def measure(job: Job, epochs: int, workers: int) -> Iterator[tuple[str, float] |
     Raises:
         Refusal: the plug-in is not legal.
         UsageError: the recipe leaves a batch of one image.
+        DivergedError: a loss became infinite or not a number.
+        CrashedError: the plug-in raises in training.
     """
     device = torch.device(job.device)
     dataset = data.load(job.dataset, job.held_out)
@@ -112,7 +115,7 @@ def measure(job: Job, epochs: int, workers: int) -> Iterator[tuple[str, float] |
     found, _ = inspect(architecture, job.knobs, job.device)
     training.seed_everything(job.seed, 0, "weights")
     network = plugins.build_network(architecture, job.knobs).to(device)
-    chosen = choose_arithmetic(job, dataset)
+    chosen = choose_arithmetic(job, dataset.to(device), found)
     floor = measure_floor(found, chosen, device)
 
     arithmetic.settle()
@@ -122,11 +125,20 @@ def measure(job: Job, epochs: int, workers: int) -> Iterator[tuple[str, float] |
     with contextlib.closing(ours), contextlib.closing(theirs):
         for _ in range(epochs):
             with _as_in_a_script():
-                speeds["reference"].append(count / next(theirs))
+                speeds["reference"].append(count / _next(theirs, job))
             yield "reference", speeds["reference"][-1]
-            speeds["harness"].append(count / next(ours))
+            speeds["harness"].append(count / _next(ours, job))
             yield "harness", speeds["harness"][-1]
     yield Speed(count, chosen, tuple(speeds["reference"]), tuple(speeds["harness"]), floor)
+
+
+def _next(epochs: Generator[float], job: Job) -> float:
+    try:
+        return next(epochs)
+    except HarnessError:
+        raise
+    except Exception as error:
+        raise broke_down(job, error) from error
 
 
 @contextlib.contextmanager
@@ -147,7 +159,7 @@ def _harness_epochs(found: Audit, dataset: data.Dataset, job: Job, chosen: Arith
     average = training.Average(network, job.recipe.ema) if job.recipe.ema else None
     epochs = training.fit(network, dataset, job.recipe, job.seed, chosen, average)
     for epoch in epochs:
-        if epoch:
+        if isinstance(epoch, Epoch):
             yield epoch.seconds
 
 
@@ -253,7 +265,7 @@ def work(found: Audit) -> tuple[int, int]:
 
     Convolutions and linear layers alone, as if all between them were free: forward they read their input
     and write their output; backward they read both again and write the input's gradient. A network's
-    first layer needs no gradient of its input.
+    first layer needs no gradient of its input. A network without any reads its images at least.
     """
     operations = numbers = 0
     for node in operators(found.train):
@@ -262,7 +274,7 @@ def work(found: Audit) -> tuple[int, int]:
             is_first = str(node.args[0]) in found.train.graph_signature.user_inputs
             operations += 2 * outputs * _numbers(node.args[1]) * (2 if is_first else 3)
             numbers += 2 * outputs + inputs * (2 if is_first else 3)
-    return operations, numbers
+    return max(operations, SIDE**2), max(numbers, SIDE**2)
 
 
 def _numbers(node: object) -> int:

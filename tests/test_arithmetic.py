@@ -67,7 +67,7 @@ def test_bfloat16_is_used_where_the_processor_multiplies_it(
     assert arithmetic.has_bfloat16("cpu") is expected
 
 
-@pytest.mark.parametrize("compiler", ["no-such-compiler", "false"])
+@pytest.mark.parametrize("compiler", ["no-such-compiler", "false", ""])
 def test_a_compiler_that_is_missing_or_cannot_compile_is_none(compiler: str, monkeypatch: pytest.MonkeyPatch) -> None:
     arithmetic.has_compiler.cache_clear()
     monkeypatch.setenv("CXX", compiler)

@@ -19,6 +19,7 @@ FLOORS = (
         "audit",
         "anatomy",
         "arithmetic",
+        "layout",
         "data",
         "augment",
         "statistics",

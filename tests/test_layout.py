@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,8 +15,8 @@ from torch.fx import GraphModule
 from torch.nn import functional as F
 
 from harness.audit import audit
-from harness.layout import VECTOR, arrange, batch_norm, batch_norm_in_sums
-from harness.spec import Arithmetic
+from harness.layout import VECTOR, arrange, batch_norm, batch_norm_in_sums, choose_suitable
+from harness.spec import PLAIN, Arithmetic, Execution
 
 PADDED = Arithmetic(channels_last=True, padded=True)
 
@@ -57,35 +58,99 @@ def test_weights_are_laid_out_channels_last_and_stay_the_same_parameters() -> No
     assert all(map(torch.equal, network.parameters(), values))
 
 
-class Viewing(nn.Module):
-    """Calls `view` on maps, as most networks do before their linear layer; `doubles` them through it."""
+class Head(nn.Module):
+    """A convolution, whatever `between` makes of its maps, and a linear layer."""
 
-    def __init__(self, doubles: bool) -> None:
+    def __init__(self, between: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.convolution = nn.Conv2d(1, 5, 5, stride=8)
         self.last = nn.Linear(45, 10)
-        self.doubles = doubles
+        self.between = between
 
     def forward(self, images: Tensor) -> Tensor:
-        maps = self.convolution(images)
-        flat = maps.view(images.shape[0], -1)
-        if self.doubles:
-            flat.mul_(2)
-        return self.last(maps.flatten(1)) + flat.mean()
+        return self.last(self.between(self.convolution(images)).flatten(1))
 
 
-def test_a_view_of_maps_is_the_same_view_channels_last() -> None:
-    found = audit(Viewing(doubles=False), "network.py")
-    for graph in (found.train.module(), found.evaluation.module()):
-        before = graph(IMAGES)
-        assert torch.allclose(arrange(graph, Arithmetic(channels_last=True))(IMAGES), before, atol=1e-6)
+def viewed(maps: Tensor) -> Tensor:
+    return F.relu(maps.view(maps.shape[0], -1), inplace=True)
 
 
-def test_a_view_that_is_written_through_is_not_quietly_another_network() -> None:
-    network = exported(Viewing(doubles=True))
-    arrange(network, Arithmetic(channels_last=True))
-    with pytest.raises(RuntimeError, match="view"):
-        network(IMAGES)
+def written_through_a_view(maps: Tensor) -> Tensor:
+    maps.view(maps.shape[0], -1)[:, :7].mul_(3)
+    return maps
+
+
+def written_through_flatten(maps: Tensor) -> Tensor:
+    maps.flatten(1).mul_(2)
+    return maps
+
+
+def strided(maps: Tensor) -> Tensor:
+    return maps.as_strided((maps.shape[0], 45), (45, 1))
+
+
+def scattered(maps: Tensor) -> Tensor:
+    return torch.zeros_like(maps, dtype=torch.float32).index_add(1, torch.arange(5), maps)
+
+
+def filtered_by_itself(maps: Tensor) -> Tensor:
+    count = maps.shape[0]
+    weight = maps.mean((2, 3)).view(count * 5, 1, 1, 1)
+    return F.conv2d(maps.reshape(1, count * 5, 3, 3), weight, groups=count * 5).reshape(count, 5, 3, 3)
+
+
+FAST = Arithmetic("bfloat16", True, True)
+
+
+@pytest.mark.parametrize(
+    ("between", "expected"),
+    [
+        (viewed, FAST),
+        (filtered_by_itself, FAST),
+        (scattered, Arithmetic("float32", True)),
+        (written_through_a_view, Arithmetic("bfloat16")),
+        (written_through_flatten, Arithmetic("bfloat16")),
+        (strided, Arithmetic("bfloat16")),
+    ],
+)
+@pytest.mark.parametrize("execution", ["eager", "compiled"])
+def test_an_arithmetic_is_chosen_by_which_the_network_is_the_same(
+    between: Callable[[Tensor], Tensor], expected: Arithmetic, execution: Execution
+) -> None:
+    found = audit(Head(between), "network.py")
+    wanted = replace(FAST, execution=execution)
+    state = torch.get_rng_state()
+    chosen = choose_suitable(wanted, found.train.module(), found.evaluation.module(), IMAGES)
+    assert chosen == replace(expected, execution=execution)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_network_with_dropout_is_no_other_for_its_masks() -> None:
+    network = nn.Sequential(
+        nn.Conv2d(1, 14, 9, stride=9), nn.BatchNorm2d(14), nn.Dropout2d(0.5), nn.Flatten(), nn.Linear(126, 10)
+    )
+    found = audit(network, "network.py")
+    assert choose_suitable(FAST, found.train.module(), found.evaluation.module(), IMAGES) == FAST
+
+
+def test_where_nothing_suits_training_is_plain() -> None:
+    found = audit(Head(viewed), "network.py")
+
+    def broken(*_: object) -> Callable[[Tensor], Tensor]:
+        raise RuntimeError("out of chalk")
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("harness.layout.arrange", broken)
+        assert choose_suitable(FAST, found.train.module(), found.evaluation.module(), IMAGES) == PLAIN
+
+
+def test_trying_a_network_leaves_no_trace_in_it() -> None:
+    found = audit(Residual(), "network.py")
+    train, evaluation = found.train.module(), found.evaluation.module()
+    before = {name: tensor.clone() for name, tensor in train.state_dict().items()}
+    choose_suitable(FAST, train, evaluation, IMAGES)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in train.state_dict().items())
+    assert all(parameter.grad is None for parameter in train.parameters())
 
 
 # --- whole vectors ----------------------------------------------------------------------------------------

@@ -9,12 +9,12 @@ from pathlib import Path
 from harness.cli import show
 from harness.errors import UsageError
 
-TEMPLATE = '''"""{name}: three convolutions, global average pooling and a linear layer."""
+TEMPLATE = '''"""Three convolutions, global average pooling and a linear layer."""
 
 from torch import nn
 
 # Overrides of the recipe, by field name; `python -m harness list` shows them all.
-RECIPE = {{"batch_size": 128, "lr": 0.05, "schedule": "linear"}}
+RECIPE = {"batch_size": 128, "lr": 0.05, "schedule": "linear"}
 
 
 def build(*, width: int = 16, dropout: float = 0.05) -> nn.Module:
@@ -48,7 +48,7 @@ def main(args: argparse.Namespace) -> int:
     path.parent.mkdir(exist_ok=True)
     try:
         with open(path, "x", encoding="utf-8") as file:
-            file.write(TEMPLATE.format(name=name))
+            file.write(TEMPLATE)
     except FileExistsError:
         raise UsageError(f"{path} is already there.", mend="Choose another name.") from None
     show.console.print(f"wrote {path}\nnext: python -m harness check {path}\n      python -m harness run {path}")

@@ -1,7 +1,8 @@
 """Time training beside a plain PyTorch loop, in turns, and beside what the machine could do at most.
 
 The plain loop is the way most people train: a DataLoader, and torchvision's transforms image by image.
-Both train the same network by the same recipe. Nothing is recorded.
+Both train the same network by the same recipe, the harness as it would a whole run: compiled where that
+pays. A turn is an epoch; setting up and compiling are not timed. Nothing is recorded.
 """
 
 from __future__ import annotations
@@ -49,11 +50,14 @@ def main(args: argparse.Namespace) -> int:
     job = experiment.jobs(architecture, knobs, recipe, data.load(name), range(1), device)[0]
     where = experiment.device_name(torch.device(device))
     if not args.json:
-        show.console.print(f"{architecture.name} on {name}, {where}, batches of {recipe.batch_size}")
+        show.console.print(
+            f"{architecture.name} on {name}, {where}, batches of {recipe.batch_size}; a turn is an epoch"
+        )
     for found in speed.measure(job, epochs, args.workers):
         if isinstance(found, Speed):
             if args.json:
-                print(json.dumps({"device": where, "workers": args.workers, **_plain(found)}, indent=1))
+                about = {"device": where, "workers": args.workers, "unit": "images/s"}
+                print(json.dumps(about | _plain(found), indent=1))
             else:
                 _show(found, args.workers)
         elif not args.json:
@@ -84,7 +88,9 @@ def _show(found: Speed, workers: int) -> None:
     show.console.print(table)
     spread = f"{min(found.ratios):.2f} to {max(found.ratios):.2f}"
     show.console.print(f"ratio {found.ratio:.2f}", style="bold", end="")
-    show.console.print(f" ({spread}; median of {len(found.ratios)} pairs of turns, an epoch each)")
+    show.console.print(
+        f" ({spread}; median of {len(found.ratios)} pair{'s' if len(found.ratios) > 1 else ''} of turns)"
+    )
     show.console.print(_explain(found.floor))
 
 
