@@ -8,6 +8,7 @@ there is one: stopping is a plain ``break``.
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 import platform
@@ -18,9 +19,10 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import TypeVar
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, TypeVar
 
+import filelock
 import numpy as np
 import torch
 from torch import Tensor
@@ -29,13 +31,15 @@ from harness import __version__, arithmetic, audit, data, plugins, training
 from harness.anatomy import Anatomy, describe
 from harness.errors import BudgetError, CrashedError, DataError, DivergedError, HarnessError, UsageError
 from harness.evaluation import class_accuracy, confusion, hardest, predict, score, softmax
-from harness.journal import Journal, Outcome
+from harness.journal import Journal, Outcome, Record, all_journals
+from harness.layout import choose_suitable
 from harness.ledger import Ledger
 from harness.spec import (
     BUDGET,
     PLAIN,
     Architecture,
     Arithmetic,
+    Checkpoint,
     Epoch,
     HeldOut,
     Job,
@@ -59,13 +63,19 @@ HARDEST = 25
 
 @dataclass(frozen=True)
 class Started:
-    """What is known of a run before its first step; `run_id` is its journal's, once it has one."""
+    """What is known of a run before its first step.
+
+    Attributes:
+        epochs_before: that it was trained before it was interrupted.
+        run_id: its journal's, once it has one.
+    """
 
     ledger: Ledger
     anatomy: Anatomy
     device_name: str
     arithmetic: Arithmetic
     is_benchmark: bool
+    epochs_before: int = 0
     run_id: str = ""
 
 
@@ -81,6 +91,21 @@ Item = TypeVar("Item")
 
 Event = Started | Epoch | Result
 """What a run yields, and None where the work of an epoch is queued: somebody else may have a turn."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run came that was interrupted.
+
+    Attributes:
+        checkpoint: what it goes on from.
+        epochs: all that are recorded; of one after the checkpoint the weights are lost.
+        arithmetic: how it was computed, and goes on to be.
+    """
+
+    checkpoint: Checkpoint
+    epochs: tuple[Epoch, ...]
+    arithmetic: Arithmetic
 
 
 def choose_device(name: str) -> str:
@@ -139,11 +164,15 @@ def new_group(size: int) -> Group | None:
     return Group(secrets.token_hex(8), size) if size > 1 else None
 
 
-def train(job: Job) -> Iterator[Event | None]:
+def train(job: Job, progress: Progress | None = None, keep: bool = False) -> Iterator[Event | Checkpoint | None]:
     """Train one job, yielding `Started`, for each epoch None and then an `Epoch`, and a `Result`.
 
     What is trained and scored are the two exported graphs that the audit counted, not the plug-in's
     Python. The score is the pass over the held-out images after the last epoch.
+
+    Args:
+        progress: of the same job, to go on from.
+        keep: yield a `Checkpoint` before every `Epoch` but the last.
 
     Raises:
         Refusal: the plug-in is not legal, or over the budget.
@@ -160,34 +189,43 @@ def train(job: Job) -> Iterator[Event | None]:
     architecture = plugins.from_source(job.source, job.path)
     found, anatomy = inspect(architecture, job.knobs, job.device)
     audit.enforce(found.ledger, job.recipe, BUDGET)
-    chosen = choose_arithmetic(job, dataset)
-    yield Started(found.ledger, anatomy, device_name(device), chosen, dataset.is_benchmark)
+    chosen = progress.arithmetic if progress else choose_arithmetic(job, dataset, found)
+    before = progress.checkpoint if progress else None
+    epochs = [*progress.epochs[: progress.checkpoint.epoch]] if progress else []
+    yield Started(found.ledger, anatomy, device_name(device), chosen, dataset.is_benchmark, len(epochs))
 
     trained, scored = found.train.module(), found.evaluation.module()  # two graphs over the same tensors
     average = None
     if job.recipe.ema:
         average = training.Average(trained, job.recipe.ema)
         scored.load_state_dict(average.state, assign=True)
-    epochs: list[Epoch] = []
-    seconds = 0.0
-    for epoch in training.fit(trained, dataset, job.recipe, job.seed, chosen, average):
-        if epoch is None:
+    checkpoint: Checkpoint | None = None
+    seconds = sum(epoch.seconds for epoch in epochs)
+    for event in training.fit(trained, dataset, job.recipe, job.seed, chosen, average, before, keep):
+        if event is None:
             yield None
-            continue
-        started = time.perf_counter()
-        logits = predict(scored, dataset, dataset.held_out)
-        epochs.append(_scored(epoch, logits, dataset))
-        seconds += epoch.seconds + time.perf_counter() - started
-        yield epochs[-1]
+        elif isinstance(event, Checkpoint):
+            checkpoint = event  # handed on with its epoch: one without the other is worth nothing
+        else:
+            started = time.perf_counter()
+            logits = predict(scored, dataset, dataset.held_out)
+            epochs.append(_scored(event, logits, dataset))
+            seconds += event.seconds + time.perf_counter() - started
+            if checkpoint:
+                yield checkpoint
+            yield epochs[-1]
     _ask_again(scored, logits, dataset, job.path)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in scored.state_dict().items()}
     yield _result(epochs, seconds, logits, dataset, weights)
 
 
-def choose_arithmetic(job: Job, dataset: data.Dataset) -> Arithmetic:
-    """Return how a job's steps are computed on this machine."""
-    images = len(dataset.train.labels) * job.recipe.epochs
-    return PLAIN if job.plain else arithmetic.choose(job.device, images)
+def choose_arithmetic(job: Job, dataset: data.Dataset, found: audit.Audit) -> Arithmetic:
+    """Return how a job's steps are computed on this machine: as the rule says, where that suits the network."""
+    if job.plain:
+        return PLAIN
+    wanted = arithmetic.choose(job.device, len(dataset.train.labels) * job.recipe.epochs)
+    few = dataset.normalise(data.to_float(dataset.train.images[:12]))
+    return choose_suitable(wanted, found.train.module(), found.evaluation.module(), few)
 
 
 def _ask_again(scored: Callable[[Tensor], Tensor], logits: Tensor, dataset: data.Dataset, path: str) -> None:
@@ -352,24 +390,125 @@ def _own_stream(device: str) -> _Context:
     return lambda: torch.cuda.stream(stream)
 
 
-def record(job: Job, tracker: Tracker, group: Group | None = None) -> Generator[Event | None]:
+# --- what there is already --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What there is of some jobs, by seed: records of finished runs, journals of runs that can be gone on with."""
+
+    finished: dict[int, Record]
+    unfinished: dict[int, Journal]
+
+    @property
+    def group(self) -> Group | None:
+        """The group that all of them belong to."""
+        records = [*self.finished.values(), *(journal.read() for journal in self.unfinished.values())]
+        groups = [record.started["group"] for record in records if record]
+        return Group(**groups[0]) if groups and groups[0] and groups.count(groups[0]) == len(groups) else None
+
+
+def earlier(jobs: Sequence[Job]) -> Earlier:
+    """Look among this machine's own runs for some that are these jobs, which differ by their seed alone."""
+    found = Earlier({}, {})
+    by_seed = {job.seed: job for job in jobs}
+    here = _surroundings(_environment(device_name(torch.device(jobs[0].device))))
+    for journal in all_journals():
+        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, OSError):  # it is damaged
+            record = journal.read()
+            if record is None or record.origin or (job := by_seed.get(record.job["seed"])) is None:
+                continue
+            if _identity(record.job) != _identity(json.loads(json.dumps(asdict(job)))):
+                continue
+            if record.state == "finished":
+                found.finished[job.seed] = record
+            elif record.state == "interrupted" and _surroundings(record.started["environment"]) == here:
+                found.unfinished[job.seed] = journal
+    for seed in found.finished:
+        found.unfinished.pop(seed, None)
+    return found
+
+
+def _identity(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what makes a job this one and no other, by the names people use."""
+    names = ("knobs", "recipe", "dataset", "dataset_digest", "seed", "device", "held_out", "plain", "protocol")
+    return {"plug-in": job["sha256"]} | {name.replace("_", " "): job.get(name) or None for name in names}
+
+
+def _surroundings(environment: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what else the bits of a run depend on; its arithmetic is kept."""
+    names = ("threads", "torch", "harness")
+    return {"machine": environment["device"]} | {name: environment[name] for name in names}
+
+
+def record(
+    job: Job, tracker: Tracker, group: Group | None = None, unfinished: Journal | None = None
+) -> Generator[Event | None]:
     """Train `job`, writing every event to a journal of its own before handing it on.
 
-    A journal begins with the first event, so a job that is refused leaves nothing behind.
+    A journal begins with the first event, so a job that is refused leaves nothing behind. It is locked while
+    it is written to.
+
+    Args:
+        unfinished: the journal of the same job, interrupted: it is gone on with, unless somebody else does.
 
     Raises:
         HarnessError: as `train`; a plug-in that raises in training becomes a `CrashedError`.
     """
-    journal: Journal | None = None
+    with contextlib.ExitStack() as held:
+        progress = _take_up(unfinished, held) if unfinished else None
+        yield from _record(job, tracker, group, unfinished if progress else None, progress, held)
+
+
+def _take_up(journal: Journal, held: contextlib.ExitStack) -> Progress | None:
+    """Lock a journal, and return how far it came, or None if another process was faster."""
     try:
-        for event in train(job):
+        held.enter_context(journal.lock())
+    except filelock.Timeout:
+        return None
+    record = journal.read()
+    if record is None or record.state != "interrupted":
+        return None
+    journal.cut_torn_line()
+    return _progress(journal, record)
+
+
+def _progress(journal: Journal, record: Record) -> Progress | None:
+    names = [declared.name for declared in fields(Epoch)]
+    epochs = tuple(Epoch(**{name: event[name] for name in names}) for event in record.epochs)
+    checkpoint = journal.checkpoint(len(epochs))
+    return Progress(checkpoint, epochs, record.arithmetic) if checkpoint else None
+
+
+def _record(
+    job: Job,
+    tracker: Tracker,
+    group: Group | None,
+    journal: Journal | None,
+    progress: Progress | None,
+    held: contextlib.ExitStack,
+) -> Generator[Event | None]:
+    known = progress.epochs if progress else ()
+    try:
+        for event in train(job, progress, keep=True):
+            if isinstance(event, Checkpoint):
+                assert journal
+                journal.keep(event)
+                continue
             if isinstance(event, Started):
-                journal = Journal.create(f"{job.name}-s{job.seed}")
-                journal.store(job.source)
-                journal.append("started", **_started(job, event, group))
+                if journal:
+                    journal.append("resumed", epoch=event.epochs_before)
+                else:
+                    journal = Journal.create(f"{job.name}-s{job.seed}")
+                    held.enter_context(journal.lock())
+                    journal.store(job.source)
+                    journal.append("started", **_started(job, event, group))
                 event = replace(event, run_id=journal.run_id)
             elif isinstance(event, Epoch) and journal:
-                journal.append("epoch", **asdict(event))
+                if event.number > len(known):
+                    journal.append("epoch", **asdict(event))
+                else:
+                    _refuse_other_bits(event, known[event.number - 1])
             elif isinstance(event, Result) and journal:
                 _finish(journal, event)
             if journal and event:
@@ -379,15 +518,38 @@ def record(job: Job, tracker: Tracker, group: Group | None = None) -> Generator[
         _fail(journal, tracker, "interrupted", "stopped before its last epoch")
         raise
     except HarnessError as error:
-        _fail(journal, tracker, "diverged" if isinstance(error, DivergedError) else "failed", error.wrong)
+        # The command line was legal when it began: what a user can mend by now is a disk.
+        state = "interrupted" if isinstance(error, UsageError) else "failed"
+        _fail(journal, tracker, "diverged" if isinstance(error, DivergedError) else state, error.wrong)
         raise
     except Exception as error:
         _fail(journal, tracker, "failed", f"{type(error).__name__}: {error}")
+        raise broke_down(job, error) from error
+
+
+def broke_down(job: Job, error: Exception) -> CrashedError:
+    """Say where training stopped that nobody meant to stop."""
+    return CrashedError(
+        f"Training {job.name} broke down: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}",
+        legal="At {0.filename}:{0.lineno}.".format(traceback.extract_tb(error.__traceback__)[-1]),
+        mend="If the network is innocent, try --plain, and please report this with the plug-in.",
+    )
+
+
+def _refuse_other_bits(again: Epoch, known: Epoch) -> None:
+    """An epoch that was recorded without its checkpoint is trained again, and must come out as it did."""
+    read_off_a_clock = ("seconds", "images_per_second")
+    if any(
+        getattr(again, declared.name) != getattr(known, declared.name)
+        for declared in fields(Epoch)
+        if declared.name not in read_off_a_clock
+    ):
         raise CrashedError(
-            f"Training {job.name} broke down: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}",
-            legal="At {0.filename}:{0.lineno}.".format(traceback.extract_tb(error.__traceback__)[-1]),
-            mend="If the network is innocent, please report this with the plug-in.",
-        ) from error
+            f"Epoch {again.number} came out otherwise than before the interruption: "
+            f"training loss {again.train_loss!r} instead of {known.train_loss!r}.",
+            legal="A run goes on only where this machine gives the same bits again.",
+            mend="Train it anew: the same command with --again.",
+        )
 
 
 def _finish(journal: Journal, result: Result) -> None:
@@ -399,14 +561,18 @@ def _finish(journal: Journal, result: Result) -> None:
         images=result.images,
     )
     journal.store_outcome(outcome, result.logits, result.weights)
-    fields = ("accuracy", "class_accuracy", "loss", "best_accuracy", "best_epoch", "epochs_to_target", "seconds")
-    journal.append("finished", **{name: getattr(result, name) for name in fields})
+    names = ("accuracy", "class_accuracy", "loss", "best_accuracy", "best_epoch", "epochs_to_target", "seconds")
+    journal.append("finished", **{name: getattr(result, name) for name in names})
+    journal.drop_checkpoints()
 
 
 def _fail(journal: Journal | None, tracker: Tracker, state: str, reason: str) -> None:
     record = journal.read() if journal else None
     if journal and record and not record.ended:  # a consumer may stop listening after the result, too
-        journal.append("failed", state=state, reason=reason)
+        with contextlib.suppress(UsageError):  # on a full disk nothing more can be said: the next start settles it
+            journal.append("failed", state=state, reason=reason)
+        if state != "interrupted":
+            journal.drop_checkpoints()
         tracker.notice(journal)
 
 
@@ -420,17 +586,20 @@ def _started(job: Job, started: Started, group: Group | None) -> dict[str, objec
         "parameters": started.ledger.parameters,
         "ledger": [asdict(entry) for entry in started.ledger.entries],
         "anatomy": asdict(started.anatomy),
-        "environment": {
-            "device": started.device_name,
-            "threads": torch.get_num_threads(),
-            "arithmetic": asdict(started.arithmetic),
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "harness": __version__,
-            "git": _git_commit(),
-        },
+        "environment": {**_environment(started.device_name), "arithmetic": asdict(started.arithmetic)},
+    }
+
+
+def _environment(device: str) -> dict[str, Any]:
+    return {
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "harness": __version__,
+        "git": _git_commit(),
     }
 
 

@@ -6,6 +6,8 @@ One folder a run under ``mlruns/journal/``:
     architecture.py   the plug-in's text, as it was trained
     test.npz          logits and labels of the final test pass, the most confidently wrong images
     weights.pt        the scored weights, as a plain state dict
+    checkpoint-N-SHA.pt  where training stood after epoch N, with its SHA-256; the last two, while it is unfinished
+    lock              held by the process that trains it
     profile.json.gz   where the time of an epoch went, if that was asked for
     origin.json       only of a run that came from another machine: where from, and without weights
 """
@@ -13,22 +15,26 @@ One folder a run under ``mlruns/journal/``:
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import io
 import json
 import os
 import re
 import secrets
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import filelock
 import numpy as np
 import torch
 from torch import Tensor
 
 from harness.errors import DataError, UsageError
-from harness.spec import Arithmetic
+from harness.spec import Arithmetic, Checkpoint
 
 ROOT = Path("mlruns")
 """Everything generated lives here, below the folder the command is run in."""
@@ -211,11 +217,79 @@ class Journal:
         weights: dict[str, Tensor] = torch.load(self.folder / "weights.pt", map_location="cpu", weights_only=True)
         return weights
 
+    # --- while it is unfinished ---
+
+    def lock(self) -> filelock.FileLock:
+        """Return the lock of whoever trains this run; the system lets go of it when a process dies."""
+        return filelock.FileLock(self.folder / "lock", timeout=0)
+
+    def keep(self, checkpoint: Checkpoint) -> None:
+        """Keep a checkpoint and the one before it, in case this one is ever found damaged."""
+        buffer = io.BytesIO()
+        torch.save({declared.name: getattr(checkpoint, declared.name) for declared in fields(checkpoint)}, buffer)
+        contents = buffer.getvalue()
+        name = f"checkpoint-{checkpoint.epoch}-{hashlib.sha256(contents).hexdigest()}.pt"
+        self._write(name, lambda path: path.write_bytes(contents))
+        for place in list(self._checkpoints().values())[:-2]:
+            place.unlink(missing_ok=True)
+
+    def checkpoint(self, epochs: int) -> Checkpoint | None:
+        """Return the newest whole checkpoint of epoch `epochs` or before, or None; never unpickles code."""
+        for epoch, place in reversed(self._checkpoints().items()):
+            with contextlib.suppress(OSError):
+                contents = place.read_bytes()
+                if epoch <= epochs and place.stem.endswith(hashlib.sha256(contents).hexdigest()):
+                    return Checkpoint(**torch.load(io.BytesIO(contents), map_location="cpu", weights_only=True))
+        return None
+
+    def drop_checkpoints(self) -> None:
+        """Remove what nobody will go on from."""
+        for place in self._checkpoints().values():
+            place.unlink(missing_ok=True)
+
+    def _checkpoints(self) -> dict[int, Path]:
+        """Return the checkpoints by epoch, the oldest first."""
+        found = {int(place.name.split("-")[1]): place for place in self.folder.glob("checkpoint-*-*.pt")}
+        return dict(sorted(found.items()))
+
+    def settle(self) -> bool:
+        """Say that a run was interrupted whose process died without saying so; return whether it was one.
+
+        A run of another host, or one that somebody trains, is left alone.
+        """
+        if self._has_ended() or (record := self.read()) is None or record.ended:
+            return False
+        if record.started["environment"].get("host") != socket.gethostname():
+            return False
+        try:
+            with self.lock():
+                self.cut_torn_line()
+                self.append("failed", state="interrupted", reason="its process died")
+        except filelock.Timeout:
+            return False
+        return True
+
+    def cut_torn_line(self) -> None:
+        """Remove what a kill left of a line, so that the next one begins on its own."""
+        contents = self.events_file.read_bytes()
+        os.truncate(self.events_file, contents.rfind(b"\n") + 1)
+
+    def _has_ended(self) -> bool:
+        """Look at the last line alone: of a thousand journals all but a few have ended."""
+        if not self.events_file.exists():
+            return True
+        with open(self.events_file, "rb") as file:
+            file.seek(max(self.events_file.stat().st_size - 4096, 0))
+            last = file.read().rpartition(b"\n")[0].rpartition(b"\n")[2]
+        return last.startswith((b'{"event": "finished"', b'{"event": "failed"'))
+
     def _write(self, name: str, write: Callable[[Path], object]) -> None:
         """Write a file beside its place and rename it, so that a kill leaves the old one or the new one."""
         beside = self.folder / f"{name}.part"
         with _writing(self.folder / name):
             write(beside)
+            with open(beside, "rb+") as file:
+                os.fsync(file.fileno())
             os.replace(beside, self.folder / name)
 
 
@@ -254,6 +328,16 @@ def _writing(place: Path) -> Iterator[None]:
             f"{place} cannot be written: {error.strerror}.",
             mend="Run the harness in a folder that you may write to, with room left on its disk.",
         ) from error
+
+
+def settle_left_overs() -> list[Journal]:
+    """Settle every run that a dead process left unfinished, and return their journals."""
+    settled = []
+    for journal in all_journals():
+        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, OSError):  # damaged: not ours to mend
+            if journal.settle():
+                settled.append(journal)
+    return settled
 
 
 def all_journals() -> list[Journal]:

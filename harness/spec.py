@@ -303,6 +303,23 @@ class Epoch:
     held_out_accuracy: float | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """Where a training stands after a whole epoch: with the seed, all that is needed to go on bit for bit.
+
+    Attributes:
+        epoch: the number of that epoch.
+        network: parameters and buffers by name.
+        average: likewise of the averaged weights, empty where there are none.
+        optimizer: of each trained parameter in the optimiser's order, its state by name.
+    """
+
+    epoch: int
+    network: dict[str, Tensor]
+    average: dict[str, Tensor]
+    optimizer: list[dict[str, Tensor]]
+
+
 @dataclass(frozen=True)
 class Trial:
     """One finished trial of a study.

@@ -51,6 +51,9 @@ SWEEPS = "backprop-lr-sweep"
 PATIENCE_SECONDS = 60.0
 """How long the end of a command waits for the store to catch up."""
 
+HASTE_SECONDS = 6.0
+"""How long it waits when the command was stopped: the whole of its end may take ten."""
+
 _BATCH = 1_000  # the most metrics mlflow takes at a time
 _STATUS = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED", "diverged": "FAILED"}
 _TRIAL_STATUS = {
@@ -155,8 +158,11 @@ class Store:
             return
         experiment = self._experiment(record.job["dataset"])
         run_id = self._find(experiment, _RUN_ID, record.run_id)
-        if record.ended and self._is_complete(run_id):
+        known = self._client.get_run(run_id) if run_id else None
+        if known and record.ended and _is_complete(known) and known.info.status == _STATUS[record.state]:
             return
+        if known and known.info.status == "KILLED" and record.state != "interrupted":
+            self._reopen(known)
         run_id = run_id or self._create(experiment, record)
         unsent = record.epochs[self._sent.get(run_id, 0) :]  # sending one again would be harmless, but not free
         self._log_metrics(run_id, [metric for epoch in unsent for metric in _epoch_metrics(epoch, "test")])
@@ -220,8 +226,12 @@ class Store:
         found = self._client.search_runs([experiment], filter_string=f"tags.`{tag}` = '{value}'", max_results=1)
         return str(found[0].info.run_id) if found else ""
 
-    def _is_complete(self, run_id: str) -> bool:
-        return bool(run_id) and self._client.get_run(run_id).data.tags.get(_COMPLETE) == "true"
+    def _reopen(self, run: Run) -> None:
+        """A run that went on after it was interrupted is running again, and no longer says why it stopped."""
+        self._client.update_run(run.info.run_id, status="RUNNING")
+        self._client.set_tag(run.info.run_id, "verdict", "running")
+        if "reason" in run.data.tags:
+            self._client.delete_tag(run.info.run_id, "reason")
 
     def _create(self, experiment: str, record: Record) -> str:
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -406,7 +416,7 @@ class Store:
         settings = {**asdict(problem), "lr": [t.lr for t in trajectories], "steps": len(trajectories[0].rows) - 1}
         identity = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
         found = self._find(experiment, _RUN_ID, identity)
-        if self._is_complete(found):
+        if found and _is_complete(self._client.get_run(found)):
             return
         if found:
             self._delete(experiment, found)  # somebody stopped half-way
@@ -453,6 +463,10 @@ def experiments(uri: str) -> dict[str, str]:
     """
     with _reaching(uri):
         return Store(uri).experiments()
+
+
+def _is_complete(run: Run) -> bool:
+    return bool(run.data.tags.get(_COMPLETE) == "true")
 
 
 def _note(experiment: str) -> str:
@@ -502,6 +516,7 @@ class Tracker:
         self._queue: queue.Queue[Source | None] = queue.Queue()
         self._behind: dict[str, Exception] = {}
         self._store: Store | None = None
+        self._adds_models = True
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
 
@@ -509,14 +524,18 @@ class Tracker:
         """Say that a journal or a study has grown; returns at once."""
         self._queue.put(source)
 
-    def close(self) -> None:
+    def close(self, stopped: bool = False) -> None:
         """Wait until the store has caught up.
+
+        Args:
+            stopped: by a signal: wait less, and leave the models to `sync`.
 
         Raises:
             TrackerError: it has not; the journals hold what is missing.
         """
+        self._adds_models = not stopped
         self._queue.put(None)
-        self._thread.join(PATIENCE_SECONDS)
+        self._thread.join(HASTE_SECONDS if stopped else PATIENCE_SECONDS)
         if self._thread.is_alive():
             raise self._unreached("it does not answer")
         if self._behind:
@@ -541,7 +560,7 @@ class Tracker:
                 seen[source.run_id] = source
                 self._attempt(Store.project, source)
         for source in seen.values():  # now nothing trains, and what failed may have come back
-            if self._attempt(Store.project, source):
+            if self._attempt(Store.project, source) and self._adds_models:
                 self._attempt(Store.add_model, source)
 
     def _attempt(self, step: Callable[[Store, Source], None], source: Source) -> bool:

@@ -23,7 +23,7 @@ from harness.augment import DRAWS, augment, strength
 from harness.data import Dataset, to_float
 from harness.errors import DivergedError
 from harness.layout import arrange
-from harness.spec import PLAIN, Arithmetic, Epoch, Recipe
+from harness.spec import PLAIN, Arithmetic, Checkpoint, Epoch, Recipe
 
 # --- random numbers ---------------------------------------------------------------------------------------
 
@@ -184,6 +184,40 @@ class _Steps:
             else:
                 self._step(size, augments)
 
+    def checkpoint(self, epoch: int) -> Checkpoint:
+        """Return a copy, on the CPU, of everything that the steps have moved."""
+        return Checkpoint(
+            epoch=epoch,
+            network={name: _copied(tensor) for name, tensor in self._network.state_dict().items()},
+            average={name: _copied(tensor) for name, tensor in self._averages.items()},
+            optimizer=[
+                {name: _copied(value) for name, value in self._optimizer.state[parameter].items() if value is not None}
+                for parameter in self._trained
+            ],
+        )
+
+    @torch.no_grad()
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint over everything that the steps move; in place, as a captured step knows it by address."""
+        for current, kept in ((self._network.state_dict(), checkpoint.network), (self._averages, checkpoint.average)):
+            for name, tensor in current.items():
+                tensor.copy_(kept[name])
+        for parameter, moments in zip(self._trained, checkpoint.optimizer, strict=True):
+            state = self._optimizer.state[parameter]
+            for name, kept_value in moments.items():
+                if name in state:
+                    state[name].copy_(kept_value)
+                else:
+                    state[name] = kept_value.clone()
+
+    @property
+    def _averages(self) -> dict[str, Tensor]:
+        return self._average.state if self._average else {}
+
+    @property
+    def _trained(self) -> list[Tensor]:
+        return [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
+
     def _augments(self, epoch: int) -> bool:
         return self._recipe.augments and strength(self._recipe, epoch) > 0
 
@@ -209,8 +243,7 @@ class _Steps:
 
     def _rehearse(self, kinds: Sequence[tuple[int, bool]], times: int) -> None:
         """Take steps that leave no trace: what is set up in the first ones is then there."""
-        averages = self._average.state.values() if self._average else ()
-        moved = [*self._network.parameters(), *self._network.buffers(), *averages]
+        moved = [*self._network.parameters(), *self._network.buffers(), *self._averages.values()]
         before = [tensor.detach().clone() for tensor in moved]
         for kind in kinds:
             for _ in range(times):
@@ -246,6 +279,10 @@ class _Steps:
             everybodys.graphsafe_set_state(kept)
 
 
+def _copied(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True)
+
+
 def _own_stream() -> torch.cuda.Stream:
     """Return the current stream, or a new one where that is everybody's.
 
@@ -265,7 +302,9 @@ def fit(
     seed: int,
     arithmetic: Arithmetic = PLAIN,
     average: Average | None = None,
-) -> Iterator[Epoch | None]:
+    start: Checkpoint | None = None,
+    keep: bool = False,
+) -> Iterator[Epoch | Checkpoint | None]:
     """Train `network` in place on the training split, one epoch after the other.
 
     Each epoch is yielded twice: as None when its work is queued, which on a GPU is the moment to turn to
@@ -275,6 +314,8 @@ def fit(
         network: maps normalised (N, 1, 28, 28) images to (N, 10) logits or log-probabilities; on the
             dataset's device and in training mode. An exported graph where `arithmetic` is compiled or padded.
         average: moved after every step where given.
+        start: a checkpoint of the same training, to go on from.
+        keep: yield a `Checkpoint` before every `Epoch` but the last.
 
     Raises:
         DivergedError: the loss of a step was infinite or not a number; found at the epoch's end.
@@ -283,8 +324,10 @@ def fit(
     sizes = torch.tensor(steps.sizes, dtype=torch.float64)
     count, total = sum(steps.sizes), len(steps.sizes)
     rates = learning_rates(recipe, total)
+    if start:
+        steps.restore(start)
 
-    for epoch in range(1, recipe.epochs + 1):
+    for epoch in range(start.epoch + 1 if start else 1, recipe.epochs + 1):
         now = rates[(epoch - 1) * total : epoch * total]
         _wait(steps.device)
         started = time.perf_counter()
@@ -295,6 +338,8 @@ def fit(
 
         losses = steps.losses.cpu()
         _refuse_divergence(losses, now, epoch)
+        if keep and epoch < recipe.epochs:
+            yield steps.checkpoint(epoch)
         yield Epoch(
             number=epoch,
             lr=now[-1],

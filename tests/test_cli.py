@@ -202,9 +202,32 @@ class TestRun:
 
     def test_a_seed_trained_after_others_gives_the_same_bits_as_alone(self, workplace: Path) -> None:
         assert run("--seeds", "3") == 0
-        assert run("--seed", "2") == 0
+        assert run("--seed", "2", "--again") == 0
         among, alone = (journal for journal in all_journals() if "-s2-" in journal.run_id)
         assert all(torch.equal(among.weights()[name], tensor) for name, tensor in alone.weights().items())
+
+    def test_the_same_command_again_shows_what_is_finished_and_trains_the_rest(
+        self, workplace: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run("--seeds", "2") == 0
+        capsys.readouterr()
+        assert run("--seeds", "3") == 0
+        printed = capsys.readouterr().out
+        assert printed.count("was trained before") == 2
+        assert "n = 3" in printed
+        assert sorted(journal.run_id.split("-")[3] for journal in all_journals()) == ["s0", "s1", "s2"]
+
+    @pytest.mark.parametrize("change", [("--again",), ("--plain",), ("--profile",), ("--set", "lr=0.2")])
+    def test_what_is_asked_anew_or_otherwise_is_trained(self, workplace: Path, change: tuple[str, ...]) -> None:
+        assert run() == 0
+        assert run(*change) == 0
+        assert len(all_journals()) == 2
+
+    def test_another_file_of_the_same_name_is_another_network(self, workplace: Path) -> None:
+        assert run() == 0
+        Path("tiny.py").write_text(Path("tiny.py").read_text() + "\n# changed\n")
+        assert run() == 0
+        assert len(all_journals()) == 2
 
     def test_without_mnist_auto_says_so_and_trains_digits(
         self, workplace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

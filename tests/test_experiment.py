@@ -214,8 +214,7 @@ def test_a_job_for_other_data_is_refused() -> None:
 
 def test_a_job_is_computed_as_the_rule_says_and_a_plain_one_plainly() -> None:
     asked = job()
-    chosen = experiment.choose_arithmetic(asked, data.load("digits"))
-    assert chosen == arithmetic.choose("cpu", 1_437 * 2)
+    chosen = arithmetic.choose("cpu", 1_437 * 2)
     for one, expected in ((asked, chosen), (replace(asked, plain=True), PLAIN)):
         started = next(experiment.train(one))
         assert isinstance(started, Started)

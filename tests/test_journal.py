@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import re
+import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,8 @@ import pytest
 import torch
 
 from harness.errors import UsageError
-from harness.journal import Journal, Outcome, all_journals
+from harness.journal import Journal, Outcome, all_journals, settle_left_overs
+from harness.spec import Checkpoint
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +58,96 @@ def test_a_line_torn_by_a_kill_is_not_an_event() -> None:
     record = journal.read()
     assert record is not None
     assert record.epochs == []
+
+
+def checkpoint(epoch: int) -> Checkpoint:
+    weight = torch.full((3, 2), float(epoch))
+    return Checkpoint(epoch, {"weight": weight}, {"weight": weight / 2}, [{"momentum_buffer": weight * 2}])
+
+
+class TestCheckpoints:
+    def test_the_newest_is_read_back_and_the_one_before_it_is_kept(self) -> None:
+        journal = Journal.create("net-s0")
+        for epoch in range(1, 12):
+            journal.keep(checkpoint(epoch))
+        found = journal.checkpoint(11)
+        assert found
+        assert found.epoch == 11
+        assert torch.equal(found.optimizer[0]["momentum_buffer"], torch.full((3, 2), 22.0))
+        assert len(list(journal.folder.glob("checkpoint-*"))) == 2
+
+    def test_one_whose_epoch_was_not_recorded_is_passed_over(self) -> None:
+        journal = Journal.create("net-s0")
+        journal.keep(checkpoint(1))
+        journal.keep(checkpoint(2))
+        found = journal.checkpoint(1)
+        assert found
+        assert found.epoch == 1
+
+    @pytest.mark.parametrize("damage", [lambda c: c[:-1], lambda c: b"", lambda c: c[:50] + b"!" + c[51:]])
+    def test_a_damaged_one_gives_way_to_the_one_before(self, damage: Callable[[bytes], bytes]) -> None:
+        journal = Journal.create("net-s0")
+        journal.keep(checkpoint(1))
+        journal.keep(checkpoint(2))
+        (newest,) = journal.folder.glob("checkpoint-2-*")
+        newest.write_bytes(damage(newest.read_bytes()))
+        found = journal.checkpoint(2)
+        assert found
+        assert found.epoch == 1
+
+    def test_where_there_is_none_there_is_none(self) -> None:
+        assert Journal.create("net-s0").checkpoint(19) is None
+
+
+class TestLeftOvers:
+    def begun(self, host: str = "") -> Journal:
+        journal = Journal.create("net-s0")
+        journal.append("started", job={}, environment={"host": host or socket.gethostname()})
+        journal.append("epoch", number=1)
+        return journal
+
+    def state(self, journal: Journal) -> str:
+        record = journal.read()
+        assert record
+        return record.state
+
+    def test_a_run_that_nobody_trains_is_settled_once(self) -> None:
+        journal = self.begun()
+        assert [settled.run_id for settled in settle_left_overs()] == [journal.run_id]
+        assert self.state(journal) == "interrupted"
+        assert settle_left_overs() == []
+
+    def test_a_torn_line_is_cut_off_first(self) -> None:
+        journal = self.begun()
+        with open(journal.events_file, "a") as file:
+            file.write('{"event": "epoch", "num')
+        assert [settled.run_id for settled in settle_left_overs()] == [journal.run_id]
+        assert self.state(journal) == "interrupted"
+
+    def test_a_run_that_somebody_trains_is_left_to_him(self) -> None:
+        journal = self.begun()
+        with journal.lock():
+            assert settle_left_overs() == []
+        assert self.state(journal) == "running"
+
+    def test_a_run_of_another_host_is_left_alone(self) -> None:
+        journal = self.begun("elsewhere")
+        assert settle_left_overs() == []
+        assert self.state(journal) == "running"
+
+    @pytest.mark.parametrize("event", ["finished", "failed"])
+    def test_a_run_that_has_ended_is_left_as_it_is(self, event: str) -> None:
+        journal = self.begun()
+        journal.append(event, state="diverged")
+        before = journal.events_file.read_bytes()
+        assert settle_left_overs() == []
+        assert journal.events_file.read_bytes() == before
+
+    def test_a_damaged_journal_is_not_touched(self) -> None:
+        journal = self.begun()
+        journal.events_file.write_text("no json\n")
+        assert settle_left_overs() == []
+        assert journal.events_file.read_text() == "no json\n"
 
 
 def test_a_journal_without_events_has_no_record() -> None:

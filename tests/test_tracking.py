@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import mlflow.pytorch
 import numpy as np
@@ -23,7 +24,7 @@ from mlflow.entities import Run
 from harness import cli, experiment
 from harness.backprop import WEIGHTS, Problem, descend
 from harness.journal import Journal, Record, all_journals
-from harness.spec import Epoch, Job
+from harness.spec import Checkpoint, Epoch, Job
 from harness.tracking import SWEEPS, Store, Tracker, sync, tracking_uri
 
 
@@ -220,6 +221,33 @@ def test_a_run_that_did_not_finish_says_so(workplace: Path, state: str) -> None:
     assert shown.data.tags["verdict"] == state
     assert shown.data.tags["reason"] == "a reason"
     assert "test/final_accuracy" not in shown.data.metrics
+
+
+def test_a_run_that_goes_on_is_running_again_and_then_finished(workplace: Path) -> None:
+    assert run() == 0
+    (journal,) = all_journals()
+    lines = journal.events_file.read_text().splitlines(keepends=True)
+    resumed = Journal(journal.folder.parent / "resumed")
+    shutil.copytree(journal.folder, resumed.folder)
+    resumed.events_file.write_text("".join(lines[:2]))
+    resumed.append("failed", state="interrupted", reason="a reason")
+    Store(tracking_uri()).project(resumed)
+
+    def shown() -> Run:
+        return next(run for run in runs() if run.data.tags["harness.run_id"] == "resumed")
+
+    assert shown().info.status == "KILLED"
+    resumed.append("resumed", epoch=1)
+    Store(tracking_uri()).project(resumed)
+    assert shown().info.status == "RUNNING"
+    with open(resumed.events_file, "a") as file:
+        file.writelines(lines[2:])
+    Store(tracking_uri()).project(resumed)
+    assert shown().info.status == "FINISHED"
+    assert shown().data.tags["verdict"] != "interrupted"
+    assert "reason" not in shown().data.tags
+    history = MlflowClient(tracking_uri()).get_metric_history(shown().info.run_id, "train/loss")
+    assert [metric.step for metric in history] == [1, 2]
 
 
 def test_a_server_that_is_down_costs_nothing_and_exit_7_says_the_result_is_safe(
@@ -443,8 +471,8 @@ class TestSweep:
 def test_a_group_that_is_stopped_ends_with_its_last_child(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained: list[int] = []
 
-    def stop_in_the_second(job: Job) -> Iterator[experiment.Event]:
-        for event in train(job):
+    def stop_in_the_second(job: Job, *how: Any, **more: Any) -> Iterator[experiment.Event | Checkpoint | None]:
+        for event in train(job, *how, **more):
             yield event
             if job.seed == 1 and isinstance(event, Epoch):
                 raise KeyboardInterrupt
@@ -458,6 +486,15 @@ def test_a_group_that_is_stopped_ends_with_its_last_child(workplace: Path, monke
         "tiny 3 seeds": "KILLED",
         "tiny seed 0": "FINISHED",
         "tiny seed 1": "KILLED",
+    }
+
+    monkeypatch.setattr(experiment, "train", train)
+    assert run("--seeds", "3") == 0  # goes on in the same group
+    assert {run.info.run_name: run.info.status for run in runs()} == {
+        "tiny 3 seeds": "FINISHED",
+        "tiny seed 0": "FINISHED",
+        "tiny seed 1": "FINISHED",
+        "tiny seed 2": "FINISHED",
     }
 
 

@@ -22,10 +22,11 @@ from torch.optim.lr_scheduler import (
 )
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from harness.audit import audit
 from harness.augment import DRAWS, augment
 from harness.data import Dataset, Split, to_float
 from harness.errors import DivergedError
-from harness.spec import Arithmetic, Epoch, Recipe
+from harness.spec import PLAIN, Arithmetic, Checkpoint, Epoch, Recipe
 from harness.training import Average, derive_seed, fit, learning_rates, make_optimizer, seed_everything
 
 COUNT = 70
@@ -66,9 +67,9 @@ def trained(recipe: Recipe = RECIPE, seed: int = 0, dropout: float = 0.2) -> tup
     return fresh, epochs_of(fit(fresh, DATASET, recipe, seed))
 
 
-def epochs_of(events: Iterable[Epoch | None]) -> list[Epoch]:
+def epochs_of(events: Iterable[Epoch | Checkpoint | None]) -> list[Epoch]:
     """Let a fit run to its end."""
-    return [event for event in events if event]
+    return [event for event in events if isinstance(event, Epoch)]
 
 
 def same_bits(left: nn.Module | Mapping[str, Tensor], right: nn.Module | Mapping[str, Tensor]) -> bool:
@@ -474,6 +475,29 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(recipe: Recip
     assert same_bits(first, again)
     assert numbers(seen) == numbers(seen_again)
     assert not same_bits(first, other)
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [RECIPE, AUGMENTED, replace(RECIPE, optimizer="adamw"), replace(RECIPE, momentum=0.0, nesterov=False)],
+)
+@pytest.mark.parametrize("used", [PLAIN, Arithmetic("bfloat16", True, True)])
+@pytest.mark.parametrize("after", [1, 2])
+def test_a_training_goes_on_from_a_checkpoint_with_the_same_bits(recipe: Recipe, used: Arithmetic, after: int) -> None:
+    def begin(start: Checkpoint | None) -> tuple[nn.Module, Average, Iterator[Epoch | Checkpoint | None]]:
+        fresh = audit(network(), "network.py").train.module()
+        average = Average(fresh, 0.9)
+        return fresh, average, fit(fresh, DATASET, recipe, 5, used, average, start, keep=True)
+
+    whole, whole_average, events = begin(None)
+    seen = list(events)
+    checkpoints = {event.epoch: event for event in seen if isinstance(event, Checkpoint)}
+    assert list(checkpoints) == [1, 2]  # after the last epoch nothing is left to go on with
+    resumed, resumed_average, events = begin(checkpoints[after])
+    epochs = [event for event in seen if isinstance(event, Epoch)]
+    assert numbers(epochs_of(events)) == numbers(epochs[after:])
+    assert same_bits(resumed, whole)
+    assert all(torch.equal(resumed_average.state[name], kept) for name, kept in whole_average.state.items())
 
 
 def test_two_fits_taking_turns_give_the_bits_of_one_after_the_other() -> None:

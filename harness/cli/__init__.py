@@ -10,8 +10,10 @@ import argparse
 import contextlib
 import importlib
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from harness import __version__
@@ -30,26 +32,59 @@ COMMANDS = {
     "sync": "bring MLflow up to the journals",
 }
 
-_INTERRUPTED = 130
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: what Ctrl-C does, with an exit code of its own."""
+
+
+def exit_code(stop: KeyboardInterrupt) -> int:
+    """Return what a shell expects of a command that a signal stopped."""
+    return 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code; see `harness.errors` for what each means."""
     arguments = [*(sys.argv[1:] if argv is None else argv)]  # list is a command here, once it is loaded
     try:
-        return _dispatch(arguments)
+        with _stopped_by_signals():
+            return _dispatch(arguments)
     except HarnessError as error:
         report(error)
         return error.exit_code
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("Stopped.", file=sys.stderr)
-        return _INTERRUPTED
+        return exit_code(stop)
     except BrokenPipeError:  # the reader of our output has gone, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:  # what a command knows more about, it reports itself
         report(UsageError(f"{error.strerror}: {error.filename or 'standard output'}."))
         return UsageError.exit_code
+
+
+@contextlib.contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """Let the first signal stop a command in good order, and a second one at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are another's business
+        return
+    seen = False
+
+    def stop(number: int, _: object) -> None:
+        nonlocal seen
+        if seen:
+            os._exit(128 + number)
+        seen = True
+        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+    before = [signal.signal(number, stop) for number in _SIGNALS]
+    try:
+        yield
+    finally:
+        for number, handler in zip(_SIGNALS, before, strict=True):
+            signal.signal(number, handler)
 
 
 def report(error: HarnessError) -> None:
@@ -106,5 +141,5 @@ def _help() -> str:
         "python -m harness COMMAND --help says more. Start with:\n"
         "  python -m harness run architectures/s6_gap.py\n\n"
         "exit codes: 0 done; 2 usage or contract; 3 over budget; 4 refused by the audit; 5 data;\n"
-        "            6 diverged; 7 result safe, tracker not reached; 8 training broke down; 130 Ctrl-C"
+        "            6 diverged; 7 result safe, tracker not reached; 8 training broke down; 130 Ctrl-C; 143 SIGTERM"
     )

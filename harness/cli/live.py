@@ -8,14 +8,14 @@ from collections.abc import Generator, Sequence
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from harness import data, experiment, page
+from harness import data, experiment, journal, page
 from harness.cli import report, show
 from harness.errors import TrackerError
 from harness.evaluation import verdict
 from harness.experiment import Started
-from harness.journal import journals
+from harness.journal import Record, journals
 from harness.profiling import Profile, profiled
-from harness.spec import BUDGET, Epoch, Job, Result
+from harness.spec import BUDGET, PLAIN, Epoch, Job, Result
 from harness.statistics import summarise
 from harness.tracking import Tracker
 
@@ -37,26 +37,46 @@ def choose_dataset(asked: str) -> str:
     return name
 
 
-def train_all(jobs: Sequence[Job], tracker: Tracker, at_once: int = 1, profile: bool = False) -> list[float]:
+def train_all(
+    jobs: Sequence[Job], tracker: Tracker, at_once: int = 1, profile: bool = False, again: bool = False
+) -> list[float]:
     """Train and record jobs that differ by their seed, and return their scores.
 
+    What was finished before is shown, and what was interrupted is gone on with.
+
     Args:
+        again: train all of them from the start.
         at_once: how many take turns on one GPU.
         profile: show where the time of the first one goes; of runs that take no turns.
     """
-    group = experiment.new_group(len(jobs))
-    recorded = [experiment.record(job, tracker, group) for job in jobs]
-    if at_once > 1 and len(jobs) > 1:
-        scores = _train_in_turns(jobs, recorded, at_once)
+    found = experiment.Earlier({}, {}) if again else experiment.earlier(jobs)
+    known = {seed: _show_finished(seed, record) for seed, record in sorted(found.finished.items())}
+    group = found.group or experiment.new_group(len(jobs))
+    missing = [job for job in jobs if job.seed not in known]
+    recorded = [experiment.record(job, tracker, group, found.unfinished.get(job.seed)) for job in missing]
+    if at_once > 1 and len(missing) > 1:
+        trained = _train_in_turns(missing, recorded, at_once)
     else:
         runs: list[Generator[experiment.Event | Profile | None]] = [*recorded]
-        if profile:
+        if profile and runs:
             runs[0] = profiled(recorded[0], jobs[0].recipe.epochs)
-        scores = [_train(job, run) for job, run in zip(jobs, runs, strict=True)]
+        trained = [_train(job, run) for job, run in zip(missing, runs, strict=True)]
+    known.update(zip((job.seed for job in missing), trained, strict=True))
+    scores = [known[job.seed] for job in jobs]
     if len(scores) > 1:
         by_seed = ", ".join(f"seed {job.seed} {100 * score:.2f} %" for job, score in zip(jobs, scores, strict=True))
         show.console.print(f"\n{jobs[0].name}: {by_seed}\n{page.spread(summarise(scores))}")
     return scores
+
+
+def _show_finished(seed: int, record: Record) -> float:
+    assert record.ended
+    score = float(record.ended["accuracy"])
+    show.console.print(
+        f"\nseed {seed} was trained before: score {100 * score:.2f} %, {record.device}; --again trains it anew\n"
+        f"record: {journals() / record.run_id}"
+    )
+    return score
 
 
 def _train(job: Job, events: Generator[experiment.Event | Profile | None]) -> float:
@@ -68,6 +88,11 @@ def _train(job: Job, events: Generator[experiment.Event | Profile | None]) -> fl
                 started = event
                 used = f"{started.device_name}, {started.arithmetic.words}"
                 progress.console.print(f"\nseed {job.seed} on {job.dataset}, {used}")
+                if started.arithmetic == PLAIN and not job.plain:
+                    progress.console.print("trained plainly and slower: a faster layout would not suit this network")
+                if started.epochs_before:
+                    progress.console.print(f"goes on after epoch {started.epochs_before}, where it was interrupted")
+                    progress.advance(TaskID(0), started.epochs_before)
                 if started.arithmetic.execution == "compiled":
                     progress.console.print("compiling; the first time this takes up to half a minute")
             elif isinstance(event, Epoch):
@@ -92,7 +117,9 @@ def _train_in_turns(jobs: Sequence[Job], runs: Sequence[Events], at_once: int) -
             seed = f"seed {jobs[place].seed:<4}"
             if isinstance(event, Started):
                 used = f"{event.device_name}, {event.arithmetic.words}"
-                progress.console.print(f"{seed}  begins on {jobs[0].dataset}, {used}: {journals() / event.run_id}")
+                begins = f"goes on after epoch {event.epochs_before}" if event.epochs_before else "begins"
+                progress.console.print(f"{seed}  {begins} on {jobs[0].dataset}, {used}: {journals() / event.run_id}")
+                progress.advance(TaskID(0), event.epochs_before)
             elif isinstance(event, Epoch):
                 progress.console.print(f"{seed}  {_line(event, epochs)}")
                 progress.advance(TaskID(0))
@@ -157,10 +184,16 @@ def _conclude(job: Job, started: Started, result: Result) -> None:
     )
 
 
-def close(tracker: Tracker) -> int:
-    """Let the tracker catch up, and return the exit code."""
+def settle_left_overs(tracker: Tracker) -> None:
+    """Let journals and MLflow say that a run was interrupted whose process has died."""
+    for left_over in journal.settle_left_overs():
+        tracker.notice(left_over)
+
+
+def close(tracker: Tracker, stopped: bool = False) -> int:
+    """Let the tracker catch up, in a few seconds where the command was stopped, and return the exit code."""
     try:
-        tracker.close()
+        tracker.close(stopped)
     except TrackerError as error:
         report(error)
         return error.exit_code

@@ -2,6 +2,7 @@
 
 Everything is recorded: first in mlruns/journal/, and from there in MLflow (`python -m harness ui`).
 Several seeds become children of one MLflow run with their mean, spread and 95 % interval.
+The same command again shows what is finished and goes on with what was interrupted, bit for bit.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import argparse
 import sys
 
 from harness import audit, data, experiment, plugins
-from harness.cli import live, options, report, show
+from harness.cli import exit_code, live, options, report, show
 from harness.errors import HarnessError, UsageError
 from harness.spec import BUDGET, Job
 from harness.tracking import Tracker
@@ -33,6 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="train in float32, one operator after the other: slow, and what the fast way is held against",
     )
     parser.add_argument(
+        "--again", action="store_true", help="train anew what is finished, and from the start what was interrupted"
+    )
+    parser.add_argument(
         "--profile", action="store_true", help="show where the time of the first seed's second epoch goes"
     )
 
@@ -40,7 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     given = _settings(args)
     device = experiment.choose_device(args.device)
-    if args.jobs < 1 or (args.jobs > 1 and device == "cpu"):
+    if args.jobs < 1:
+        raise UsageError(f"--jobs {args.jobs} is out of range.", legal="Legal: 1 or more.")
+    if args.jobs > 1 and device == "cpu":
         raise UsageError(
             f"--jobs {args.jobs} is not possible here.",
             legal="Seeds train at once on a GPU; on a CPU one run uses all threads, and two would gain little.",
@@ -56,20 +62,23 @@ def main(args: argparse.Namespace) -> int:
         )
     codes = [0]
     tracker = Tracker()
+    stopped = False
     try:
+        live.settle_left_overs(tracker)
         for path in args.files:
             try:
                 jobs = _jobs(path, given, name, range(args.seed, args.seed + args.seeds), device, args.plain)
-                live.train_all(jobs, tracker, args.jobs, args.profile)
+                live.train_all(jobs, tracker, args.jobs, args.profile, args.again or args.profile)
             except HarnessError as error:
                 report(error)
                 codes.append(error.exit_code)
-            except KeyboardInterrupt:
-                print("Stopped; what was finished is kept.", file=sys.stderr)
-                codes.append(130)
+            except KeyboardInterrupt as stop:
+                print("Stopped; what is finished is kept, and the same command goes on.", file=sys.stderr)
+                codes.append(exit_code(stop))
+                stopped = True
                 break
     finally:  # also when nobody reads our output any more
-        codes.append(live.close(tracker))
+        codes.append(live.close(tracker, stopped))
     return max(codes)
 
 

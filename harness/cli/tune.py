@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from harness import data, experiment, page, plugins, tuning
-from harness.cli import live, options, show
+from harness.cli import exit_code, live, options, show
 from harness.errors import UsageError, did_you_mean
 from harness.plugins import PRUNERS, SAMPLERS
 from harness.spec import StudyRecord, Trial
@@ -64,18 +64,19 @@ def main(args: argparse.Namespace) -> int:
     )
     workers = args.jobs or (1 if device == "cuda" else os.cpu_count() or 1)
     tracker = Tracker()
-    code = 0
+    code, stopped = 0, False
     try:
+        live.settle_left_overs(tracker)
         record = _tune(search, args.trials, workers, args.timeout, tracker)
         if record and record.state == "finished":
             _conclude(search, record)
             if args.confirm:
                 _confirm(search, record, args.confirm, tracker)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("Stopped; what is finished is kept, and the same command goes on with the study.", file=sys.stderr)
-        code = 130
+        code, stopped = exit_code(stop), True
     finally:
-        code = max(code, live.close(tracker))
+        code = max(code, live.close(tracker, stopped))
     return code
 
 

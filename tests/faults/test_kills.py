@@ -1,0 +1,224 @@
+"""A run that is killed goes on where it was, bit for bit; one that is asked to stop ends in good order."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+from conftest import TINY
+
+from harness.journal import Journal, Record, all_journals
+
+TRAINER = str(Path(__file__).with_name("trainer.py"))
+RECIPE = ("ema=0.9", "rotation=10", "momentum=0.9", "batch_size=16")
+EPOCHS = 19
+
+
+def start(command: Sequence[str], place: Path) -> subprocess.Popen[str]:
+    (place / "tiny.py").write_text(TINY)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen(
+        [sys.executable, *command],
+        cwd=place,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        process_group=0,
+    )
+
+
+def trained(place: Path) -> subprocess.Popen[str]:
+    return start([TRAINER, "3", str(EPOCHS), *RECIPE], place)
+
+
+def until(process: subprocess.Popen[str], text: str, times: int = 1) -> str:
+    """Read what a process prints until `text` has come so often."""
+    assert process.stdout
+    seen = ""
+    while seen.count(text) < times:
+        line = process.stdout.readline()
+        assert line, f"it ended before it said {text}:\n{seen}"
+        seen += line
+    return seen
+
+
+def outcome(place: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Journal, Record]:
+    monkeypatch.chdir(place)
+    (journal,) = all_journals()
+    record = journal.read()
+    assert record
+    return journal, record
+
+
+def epochs(record: Record) -> list[dict[str, object]]:
+    """Return the epochs without what is read off a clock."""
+    clock = ("time", "seconds", "images_per_second")
+    return [{name: value for name, value in epoch.items() if name not in clock} for epoch in record.epochs]
+
+
+def assert_same_run(killed: Path, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (ours, our_record), (theirs, their_record) = outcome(killed, monkeypatch), outcome(whole, monkeypatch)
+    assert our_record.state == their_record.state == "finished"
+    assert epochs(our_record) == epochs(their_record)
+    assert our_record.ended
+    assert their_record.ended
+    for name in ("accuracy", "class_accuracy", "loss", "best_epoch"):
+        assert our_record.ended[name] == their_record.ended[name]
+    monkeypatch.chdir(killed)
+    weights, logits = ours.weights(), ours.logits()
+    monkeypatch.chdir(whole)
+    assert weights.keys() == theirs.weights().keys()
+    assert all(torch.equal(weights[name], tensor) for name, tensor in theirs.weights().items())
+    assert np.array_equal(logits, theirs.logits())
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a run that nobody interrupted."""
+    place = tmp_path_factory.mktemp("whole")
+    process = trained(place)
+    until(process, "Result")
+    assert process.wait() == 0
+    return place
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.soak)])
+def test_a_run_that_is_killed_at_random_moments_ends_with_the_bits_of_one_that_was_not(
+    kills: int, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moments = random.Random(kills)
+    for _ in range(kills):
+        process = trained(tmp_path)
+        if kills < 10:  # the others may come at any moment, and few of them after an epoch
+            until(process, "Epoch")
+        time.sleep(moments.uniform(0, 0.1 if kills < 10 else 6))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    process = trained(tmp_path)
+    if process.stdout:
+        process.stdout.read()
+    assert process.wait() == 0
+    assert_same_run(tmp_path, whole, monkeypatch)
+
+
+def test_a_run_that_is_killed_while_it_writes_loses_no_more_than_that(
+    tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = trained(tmp_path)
+    until(process, "Epoch", 5)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    journal, _ = outcome(tmp_path, monkeypatch)
+    with open(journal.events_file, "a") as file:
+        file.write('{"event": "epo')  # as a kill in the midst of a line leaves it
+    newest = max(journal.folder.glob("checkpoint-*.pt"), key=lambda place: int(place.name.split("-")[1]))
+    newest.write_bytes(newest.read_bytes()[:-100])
+    again = trained(tmp_path)
+    assert "Started" in until(again, "Result")
+    assert again.wait() == 0
+    assert_same_run(tmp_path, whole, monkeypatch)
+
+
+def harness(place: Path, *arguments: str) -> subprocess.Popen[str]:
+    return start(["-m", "harness", *arguments], place)
+
+
+RUN = ("run", "tiny.py", "--dataset", "digits", "--epochs", "19", "--set", "batch_size=3", "--set", "lr=0.01")
+
+
+def stopped(process: subprocess.Popen[str], number: signal.Signals) -> tuple[int, str, float]:
+    """Send a signal to a run after its second epoch; return exit code, what it said, and how long it took."""
+    until(process, "epoch  2/19")
+    asked = time.monotonic()
+    os.kill(process.pid, number)
+    said = process.stdout.read() if process.stdout else ""
+    return process.wait(), said, time.monotonic() - asked
+
+
+def test_a_run_that_gets_sigterm_ends_in_good_order_and_the_same_command_goes_on(workplace: Path) -> None:
+    code, said, seconds = stopped(harness(workplace, *RUN), signal.SIGTERM)
+    assert code == 143
+    assert seconds < 10
+    assert "the same command goes on" in said
+    assert "Traceback" not in said
+    assert statuses() == ["KILLED"]
+
+    again = harness(workplace, *RUN)
+    assert "goes on after epoch" in until(again, "epoch 19/19")
+    assert "score" in (again.stdout.read() if again.stdout else "")
+    assert again.wait() == 0
+    assert statuses() == ["FINISHED"]
+    (journal,) = all_journals()
+    record = journal.read()
+    assert record
+    assert [epoch["number"] for epoch in record.epochs] == list(range(1, 20))
+    assert steps() == list(range(1, 20))
+
+
+def test_ctrl_c_ends_a_run_in_good_order(workplace: Path) -> None:
+    code, said, seconds = stopped(harness(workplace, *RUN), signal.SIGINT)
+    assert code == 130
+    assert seconds < 10
+    assert "Traceback" not in said
+    assert statuses() == ["KILLED"]
+
+
+def test_a_second_ctrl_c_ends_a_run_at_once(workplace: Path) -> None:
+    process = harness(workplace, *RUN)
+    until(process, "epoch  2/19")
+    os.kill(process.pid, signal.SIGINT)
+    time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    asked = time.monotonic()
+    process.wait()
+    assert time.monotonic() - asked < 3
+    assert process.returncode == 130
+    (journal,) = all_journals()
+    assert journal.checkpoint(19)
+
+
+def test_a_run_whose_process_was_killed_is_said_to_be_interrupted_by_the_next_command(workplace: Path) -> None:
+    process = harness(workplace, *RUN)
+    until(process, "epoch  2/19")
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    (journal,) = all_journals()
+    record = journal.read()
+    assert record
+    assert record.state == "running"
+    after = harness(workplace, "sync")
+    assert after.wait() == 0
+    record = journal.read()
+    assert record
+    assert record.ended
+    assert (record.state, record.ended["reason"]) == ("interrupted", "its process died")
+    assert statuses() == ["KILLED"]
+
+
+def client() -> mlflow.MlflowClient:
+    return mlflow.MlflowClient(f"sqlite:///{Path('mlruns/mlflow.db').absolute()}")
+
+
+def statuses() -> list[str]:
+    experiment = client().get_experiment_by_name("digits")
+    assert experiment
+    return [run.info.status for run in client().search_runs([experiment.experiment_id])]
+
+
+def steps() -> list[int]:
+    experiment = client().get_experiment_by_name("digits")
+    assert experiment
+    (run,) = client().search_runs([experiment.experiment_id])
+    history = client().get_metric_history(run.info.run_id, "train/loss")
+    return sorted(metric.step for metric in history)
