@@ -60,7 +60,7 @@ def train_all(
         runs: list[Generator[experiment.Event | Profile | None]] = [*recorded]
         if profile and runs:
             runs[0] = profiled(recorded[0], jobs[0].recipe.epochs)
-        trained = [_train(job, run) for job, run in zip(missing, runs, strict=True)]
+        trained = [_train(job, run, job is missing[0]) for job, run in zip(missing, runs, strict=True)]
     known.update(zip((job.seed for job in missing), trained, strict=True))
     scores = [known[job.seed] for job in jobs]
     if len(scores) > 1:
@@ -79,13 +79,22 @@ def _show_finished(seed: int, record: Record) -> float:
     return score
 
 
-def _train(job: Job, events: Generator[experiment.Event | Profile | None]) -> float:
-    """Print events as they come and return the score."""
+def _introduce(started: Started) -> None:
+    """Show the network that passed the audit."""
+    show.layers(started.anatomy)
+    show.console.print(f"{started.ledger.parameters:,} parameters of {BUDGET.parameters:,}")
+    show.warn_of_softmax(started.anatomy)
+
+
+def _train(job: Job, events: Generator[experiment.Event | Profile | None], introduces: bool) -> float:
+    """Print events as they come and return the score; first the network, where it was not shown yet."""
     score = 0.0
     with _progress(f"{job.name} seed {job.seed}", job.recipe.epochs) as progress, contextlib.closing(events):
         for event in events:
             if isinstance(event, Started):
                 started = event
+                if introduces:
+                    _introduce(started)
                 used = f"{started.device_name}, {started.arithmetic.words}"
                 progress.console.print(f"\nseed {job.seed} on {job.dataset}, {used}")
                 if started.arithmetic == PLAIN and not job.plain:
@@ -116,6 +125,8 @@ def _train_in_turns(jobs: Sequence[Job], runs: Sequence[Events], at_once: int) -
         for place, event in turns:
             seed = f"seed {jobs[place].seed:<4}"
             if isinstance(event, Started):
+                if place == 0:
+                    _introduce(event)
                 used = f"{event.device_name}, {event.arithmetic.words}"
                 begins = f"goes on after epoch {event.epochs_before}" if event.epochs_before else "begins"
                 progress.console.print(f"{seed}  {begins} on {jobs[0].dataset}, {used}: {journals() / event.run_id}")

@@ -10,10 +10,10 @@ from __future__ import annotations
 import argparse
 import sys
 
-from harness import audit, data, experiment, plugins
+from harness import data, experiment, plugins
 from harness.cli import exit_code, live, options, report, show
 from harness.errors import HarnessError, UsageError
-from harness.spec import BUDGET, Job
+from harness.spec import Job
 from harness.tracking import Tracker
 
 MOST_SEEDS = 1_000
@@ -96,16 +96,10 @@ def _settings(args: argparse.Namespace) -> dict[str, str]:
 
 
 def _jobs(path: str, given: dict[str, str], dataset: str, seeds: range, device: str, plain: bool) -> list[Job]:
-    """Refuse what is not legal before anything is trained or recorded."""
     architecture = plugins.load(path)
     knobs, recipe = options.settle(architecture, given)
-    found, anatomy = experiment.inspect(architecture, knobs)
-    audit.enforce(found.ledger, recipe, BUDGET)
     show.console.rule(architecture.name, align="left")
     show.console.print(architecture.summary)
-    show.layers(anatomy)
-    show.console.print(f"{found.ledger.parameters:,} parameters of {BUDGET.parameters:,}")
-    show.warn_of_softmax(anatomy)
     for name in recipe.idle:
         show.console.print(f"note: {name} is set, but nothing in this recipe uses it", style="yellow")
     return experiment.jobs(architecture, knobs, recipe, data.load(dataset), seeds, device, plain=plain)
