@@ -27,16 +27,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness import __version__, arithmetic, audit, data, plugins, training
+from harness import __version__, arithmetic, audit, data, plugins, records, training
 from harness.anatomy import Anatomy, describe
-from harness.errors import BudgetError, CrashedError, DataError, DivergedError, HarnessError, UsageError
+from harness.errors import BudgetError, CrashedError, DataError, DivergedError, HarnessError, UsageError, did_you_mean
 from harness.evaluation import class_accuracy, confusion, hardest, predict, score, softmax
-from harness.journal import Journal, Outcome, Record, all_journals
+from harness.journal import Journal, Outcome, Record, all_journals, journals
 from harness.layout import choose_suitable
 from harness.ledger import Ledger
 from harness.spec import (
     BUDGET,
     PLAIN,
+    RECIPE_FIELDS,
     Architecture,
     Arithmetic,
     Checkpoint,
@@ -403,8 +404,8 @@ class Earlier:
     @property
     def group(self) -> Group | None:
         """The group that all of them belong to."""
-        records = [*self.finished.values(), *(journal.read() for journal in self.unfinished.values())]
-        groups = [record.started["group"] for record in records if record]
+        known = [*self.finished.values(), *(journal.read() for journal in self.unfinished.values())]
+        groups = [record.started["group"] for record in known if record]
         return Group(**groups[0]) if groups and groups[0] and groups.count(groups[0]) == len(groups) else None
 
 
@@ -421,12 +422,51 @@ def earlier(jobs: Sequence[Job]) -> Earlier:
             if _identity(record.job) != _identity(json.loads(json.dumps(asdict(job)))):
                 continue
             if record.state == "finished":
-                found.finished[job.seed] = record
+                with contextlib.suppress(DataError):  # it does not count, and is trained again
+                    found.finished[job.seed] = records.finished(journal)
             elif record.state == "interrupted" and _surroundings(record.started["environment"]) == here:
                 found.unfinished[job.seed] = journal
     for seed in found.finished:
         found.unfinished.pop(seed, None)
     return found
+
+
+def interrupted(run_id: str) -> tuple[Job, Journal]:
+    """Return an interrupted run as a job for today's file and machine, and its journal.
+
+    Raises:
+        UsageError: there is no such run, it is not interrupted, or it would not go on bit for bit; with what differs.
+    """
+    journal = Journal(journals() / run_id)
+    known = [other.run_id for other in all_journals()]
+    if run_id not in known or (record := journal.read()) is None:
+        raise UsageError(
+            f"There is no run '{run_id}' in {journals()}.",
+            legal="Legal: the name of a folder there.",
+            mend=did_you_mean(run_id, known),
+        )
+    if record.origin or record.state != "interrupted":
+        state = "came from elsewhere" if record.origin else f"is {record.state}"
+        raise UsageError(f"{run_id} {state}.", legal="Only a run that was interrupted can be gone on with.")
+    if journal.checkpoint(len(record.epochs)) is None:
+        raise UsageError(f"{run_id} was interrupted before its first epoch was done.", mend="Train it from the start.")
+    architecture = plugins.load(record.job["path"])
+    described = {**record.job, "source": architecture.source, "sha256": architecture.sha256}
+    recipe = Recipe(**{name: record.job["recipe"][name] for name in RECIPE_FIELDS})
+    digest = data.load(record.job["dataset"], record.job["held_out"]).digest
+    job = Job(**{**described, "recipe": recipe, "dataset_digest": digest, "protocol": BUDGET.protocol})
+    then = _identity(record.job) | _surroundings(record.started["environment"])
+    now = _identity(json.loads(json.dumps(asdict(job)))) | _surroundings(
+        _environment(device_name(torch.device(choose_device(job.device))))
+    )
+    differing = [f"{name}: {then[name]} then, {now[name]} now" for name in then if then[name] != now[name]]
+    if differing:
+        raise UsageError(
+            f"{run_id} would not go on bit for bit here.",
+            legal="; ".join(differing) + ".",
+            mend=f"Put that back as it was, or train anew: python -m harness run {job.path} --again",
+        )
+    return job, journal
 
 
 def _identity(job: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import made_up
 import pytest
@@ -19,7 +21,7 @@ from harness import cli, data, experiment, plugins
 from harness.backprop import COLUMNS, Problem, descend
 from harness.cli import live
 from harness.journal import all_journals
-from harness.spec import PLAIN
+from harness.spec import PLAIN, Checkpoint, Epoch
 from harness.tracking import Tracker, tracking_uri
 
 HEAVY = ("mlflow", "optuna", "pandas", "seaborn", "matplotlib", "torchvision", "sklearn", "scipy")
@@ -222,6 +224,72 @@ class TestRun:
         assert run() == 0
         assert run(*change) == 0
         assert len(all_journals()) == 2
+
+    def test_what_is_finished_but_damaged_is_trained_again(self, workplace: Path) -> None:
+        assert run() == 0
+        (all_journals()[0].folder / "test.npz").unlink()
+        assert run() == 0
+        assert len(all_journals()) == 2
+
+    @pytest.fixture
+    def interrupted(self, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+        """Return the id of a run of three epochs that was stopped after its first."""
+        train = experiment.train
+
+        def stop(*job: Any, **how: Any) -> Iterator[experiment.Event | Checkpoint | None]:
+            for event in train(*job, **how):
+                yield event
+                if isinstance(event, Epoch):
+                    raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(experiment, "train", stop)
+            assert run("--epochs", "3") == 130
+        (journal,) = all_journals()
+        return journal.run_id
+
+    def test_resume_goes_on_with_the_run_that_is_named(
+        self, interrupted: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert cli.main(["run", "--resume", interrupted]) == 0
+        assert "goes on after epoch 1" in capsys.readouterr().out
+        (journal,) = all_journals()
+        record = journal.read()
+        assert record
+        assert record.state == "finished"
+        assert [epoch["number"] for epoch in record.epochs] == [1, 2, 3]
+        assert cli.main(["run", "--resume", interrupted]) == 2
+        assert "is finished" in capsys.readouterr().err
+
+    def test_resume_refuses_what_would_give_other_bits_and_says_what_differs(
+        self, interrupted: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        Path("tiny.py").write_text(Path("tiny.py").read_text() + "\n# changed\n")
+        monkeypatch.setattr(experiment, "__version__", "0.0.0")
+        assert cli.main(["run", "--resume", interrupted]) == 2
+        said = capsys.readouterr().err
+        assert "plug-in: " in said
+        assert "harness: " in said
+        assert "0.0.0 now" in said
+        assert "recipe" not in said
+        assert len(all_journals()) == 1
+
+    def test_the_same_command_trains_anew_where_another_version_would_give_other_bits(
+        self, interrupted: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(experiment, "__version__", "0.0.0")
+        assert run("--epochs", "3") == 0
+        assert [record.state for journal in all_journals() if (record := journal.read())] == ["interrupted", "finished"]
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [(["--resume", "nothing"], "no run 'nothing'"), ([], "No FILE"), (["tiny.py", "--resume", "x"], "Leave")],
+    )
+    def test_resume_takes_one_run_and_nothing_else(
+        self, workplace: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+    ) -> None:
+        assert cli.main(["run", *arguments]) == 2
+        assert message in capsys.readouterr().err
 
     def test_another_file_of_the_same_name_is_another_network(self, workplace: Path) -> None:
         assert run() == 0

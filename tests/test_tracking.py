@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -496,6 +497,15 @@ def test_a_group_that_is_stopped_ends_with_its_last_child(workplace: Path, monke
         "tiny seed 1": "FINISHED",
         "tiny seed 2": "FINISHED",
     }
+
+
+def test_seeds_added_later_are_a_group_of_their_own_that_ends(workplace: Path) -> None:
+    assert run("--seeds", "2") == 0
+    assert run("--seeds", "4") == 0
+    parents = {run.info.run_name: run.info.status for run in runs() if "seeds" in run.info.run_name}
+    assert parents == {"tiny 2 seeds": "FINISHED"}
+    by_parent = Counter(run.data.tags.get("mlflow.parentRunId", "") for run in runs())
+    assert sorted(by_parent.values()) == [2, 2, 2]  # two parents, and two seeds under each
 
 
 def test_pull_brings_home_what_others_sent_to_a_shared_store_and_nothing_twice(

@@ -13,7 +13,7 @@ from harness.cli import report, show
 from harness.errors import TrackerError
 from harness.evaluation import verdict
 from harness.experiment import Started
-from harness.journal import Record, journals
+from harness.journal import Journal, Record, journals
 from harness.profiling import Profile, profiled
 from harness.spec import BUDGET, PLAIN, Epoch, Job, Result
 from harness.statistics import summarise
@@ -51,8 +51,9 @@ def train_all(
     """
     found = experiment.Earlier({}, {}) if again else experiment.earlier(jobs)
     known = {seed: _show_finished(seed, record) for seed, record in sorted(found.finished.items())}
-    group = found.group or experiment.new_group(len(jobs))
     missing = [job for job in jobs if job.seed not in known]
+    same_group = found.group is not None and found.group.size == len(jobs)
+    group = found.group if same_group else experiment.new_group(len(missing))
     recorded = [experiment.record(job, tracker, group, found.unfinished.get(job.seed)) for job in missing]
     if at_once > 1 and len(missing) > 1:
         trained = _train_in_turns(missing, recorded, at_once)
@@ -67,6 +68,11 @@ def train_all(
         by_seed = ", ".join(f"seed {job.seed} {100 * score:.2f} %" for job, score in zip(jobs, scores, strict=True))
         show.console.print(f"\n{jobs[0].name}: {by_seed}\n{page.spread(summarise(scores))}")
     return scores
+
+
+def resume(job: Job, journal: Journal, tracker: Tracker) -> float:
+    """Go on with an interrupted run, and return its score."""
+    return _train(job, experiment.record(job, tracker, None, journal), introduces=True)
 
 
 def _show_finished(seed: int, record: Record) -> float:

@@ -12,9 +12,10 @@ from harness.errors import UsageError
 from harness.spec import Architecture, Knob, Recipe
 
 
-def add_files(parser: argparse.ArgumentParser) -> None:
+def add_files(parser: argparse.ArgumentParser, at_least_one: bool = True) -> None:
     """Add the architecture files."""
-    parser.add_argument("files", nargs="+", metavar="FILE", help="architecture, such as architectures/s6_gap.py")
+    count = "+" if at_least_one else "*"
+    parser.add_argument("files", nargs=count, metavar="FILE", help="architecture, such as architectures/s6_gap.py")
 
 
 def add_set(parser: argparse.ArgumentParser) -> None:

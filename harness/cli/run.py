@@ -20,7 +20,7 @@ MOST_SEEDS = 1_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    options.add_files(parser)
+    options.add_files(parser, at_least_one=False)
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="first seed (default: 0)")
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="train with seeds S, S+1, ... (default: 1)")
     options.add_dataset(parser)
@@ -34,6 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="train in float32, one operator after the other: slow, and what the fast way is held against",
     )
     parser.add_argument(
+        "--resume", metavar="RUN", help="go on with this interrupted run (a folder of mlruns/journal/), and no other"
+    )
+    parser.add_argument(
         "--again", action="store_true", help="train anew what is finished, and from the start what was interrupted"
     )
     parser.add_argument(
@@ -42,6 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    if args.resume:
+        return _resume(args)
+    if not args.files:
+        raise UsageError("No FILE to train.", mend="Example: python -m harness run architectures/s6_gap.py")
     given = _settings(args)
     device = experiment.choose_device(args.device)
     if args.jobs < 1:
@@ -80,6 +87,26 @@ def main(args: argparse.Namespace) -> int:
     finally:  # also when nobody reads our output any more
         codes.append(live.close(tracker, stopped))
     return max(codes)
+
+
+def _resume(args: argparse.Namespace) -> int:
+    alone = argparse.ArgumentParser()
+    add_arguments(alone)
+    if vars(args) != vars(alone.parse_args(["--resume", args.resume])):
+        raise UsageError("--resume takes file, settings and seed from the run.", mend="Leave everything else out.")
+    tracker = Tracker()
+    stopped = False
+    code = 0
+    try:
+        live.settle_left_overs(tracker)
+        job, journal = experiment.interrupted(args.resume)
+        live.resume(job, journal, tracker)
+    except KeyboardInterrupt as stop:
+        print("Stopped; what is finished is kept, and the same command goes on.", file=sys.stderr)
+        code, stopped = exit_code(stop), True
+    finally:
+        code = max(code, live.close(tracker, stopped))
+    return code
 
 
 def _settings(args: argparse.Namespace) -> dict[str, str]:
