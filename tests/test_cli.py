@@ -219,18 +219,6 @@ class TestRun:
         assert "n = 3" in printed
         assert sorted(journal.run_id.split("-")[3] for journal in all_journals()) == ["s0", "s1", "s2"]
 
-    @pytest.mark.parametrize("change", [("--again",), ("--plain",), ("--profile",), ("--set", "lr=0.2")])
-    def test_what_is_asked_anew_or_otherwise_is_trained(self, workplace: Path, change: tuple[str, ...]) -> None:
-        assert run() == 0
-        assert run(*change) == 0
-        assert len(all_journals()) == 2
-
-    def test_what_is_finished_but_damaged_is_trained_again(self, workplace: Path) -> None:
-        assert run() == 0
-        (all_journals()[0].folder / "test.npz").unlink()
-        assert run() == 0
-        assert len(all_journals()) == 2
-
     @pytest.fixture
     def interrupted(self, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         """Return the id of a run of three epochs that was stopped after its first."""
@@ -290,12 +278,6 @@ class TestRun:
     ) -> None:
         assert cli.main(["run", *arguments]) == 2
         assert message in capsys.readouterr().err
-
-    def test_another_file_of_the_same_name_is_another_network(self, workplace: Path) -> None:
-        assert run() == 0
-        Path("tiny.py").write_text(Path("tiny.py").read_text() + "\n# changed\n")
-        assert run() == 0
-        assert len(all_journals()) == 2
 
     def test_without_mnist_auto_says_so_and_trains_digits(
         self, workplace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -283,6 +283,23 @@ def test_what_a_run_said_in_the_turn_it_broke_in_is_handed_on() -> None:
 
 
 @pytest.mark.usefixtures("workplace")
+class TestEarlier:
+    def test_a_finished_job_is_known_and_any_other_is_not(self) -> None:
+        list(experiment.record(job(), DeafTracker()))
+        (journal,) = all_journals()
+        found = experiment.earlier([job(), job(seed=1)])
+        assert {seed: record.run_id for seed, record in found.finished.items()} == {0: journal.run_id}
+        assert found.unfinished == {}
+        others = [job(lr=0.2), job(width=5), job(TINY + "\n# changed\n"), replace(job(), plain=True)]
+        assert all(experiment.earlier([other]) == experiment.Earlier({}, {}) for other in others)
+
+    def test_a_finished_job_that_is_damaged_does_not_count(self) -> None:
+        list(experiment.record(job(), DeafTracker()))
+        (all_journals()[0].folder / "test.npz").unlink()
+        assert experiment.earlier([job()]).finished == {}
+
+
+@pytest.mark.usefixtures("workplace")
 class TestRecording:
     def test_every_event_is_in_the_journal_before_it_is_handed_on(self) -> None:
         for event in experiment.record(job(), DeafTracker()):

@@ -134,12 +134,12 @@ def harness(place: Path, *arguments: str) -> subprocess.Popen[str]:
     return start(["-m", "harness", *arguments], place)
 
 
-RUN = ("run", "tiny.py", "--dataset", "digits", "--epochs", "19", "--set", "batch_size=3", "--set", "lr=0.01")
+RUN = ("run", "tiny.py", "--dataset", "digits", "--epochs", "8", "--set", "batch_size=3", "--set", "lr=0.01")
 
 
 def stopped(process: subprocess.Popen[str], number: signal.Signals) -> tuple[int, str, float]:
     """Send a signal to a run after its second epoch; return exit code, what it said, and how long it took."""
-    until(process, "epoch  2/19")
+    until(process, "epoch  2/8")
     asked = time.monotonic()
     os.kill(process.pid, number)
     said = process.stdout.read() if process.stdout else ""
@@ -155,15 +155,15 @@ def test_a_run_that_gets_sigterm_ends_in_good_order_and_the_same_command_goes_on
     assert statuses() == ["KILLED"]
 
     again = harness(workplace, *RUN)
-    assert "goes on after epoch" in until(again, "epoch 19/19")
+    assert "goes on after epoch" in until(again, "epoch  8/8")
     assert "score" in (again.stdout.read() if again.stdout else "")
     assert again.wait() == 0
     assert statuses() == ["FINISHED"]
     (journal,) = all_journals()
     record = journal.read()
     assert record
-    assert [epoch["number"] for epoch in record.epochs] == list(range(1, 20))
-    assert steps() == list(range(1, 20))
+    assert [epoch["number"] for epoch in record.epochs] == list(range(1, 9))
+    assert steps() == list(range(1, 9))
 
 
 def test_ctrl_c_ends_a_run_in_good_order(workplace: Path) -> None:
@@ -176,7 +176,7 @@ def test_ctrl_c_ends_a_run_in_good_order(workplace: Path) -> None:
 
 def test_a_second_ctrl_c_ends_a_run_at_once(workplace: Path) -> None:
     process = harness(workplace, *RUN)
-    until(process, "epoch  2/19")
+    until(process, "epoch  2/8")
     os.kill(process.pid, signal.SIGINT)
     time.sleep(0.05)
     os.kill(process.pid, signal.SIGINT)
@@ -185,12 +185,12 @@ def test_a_second_ctrl_c_ends_a_run_at_once(workplace: Path) -> None:
     assert time.monotonic() - asked < 3
     assert process.returncode == 130
     (journal,) = all_journals()
-    assert journal.checkpoint(19)
+    assert journal.checkpoint(8)
 
 
 def test_a_run_whose_process_was_killed_is_said_to_be_interrupted_by_the_next_command(workplace: Path) -> None:
     process = harness(workplace, *RUN)
-    until(process, "epoch  2/19")
+    until(process, "epoch  2/8")
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     (journal,) = all_journals()
