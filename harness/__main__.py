@@ -14,7 +14,7 @@ def run() -> int:
     # A closed stream (`>&-`) is None: what is written there is meant to be lost.
     nowhere = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  for as long as we run
     sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere
-    return main()
+    return main(apart=True)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@
     ├── DivergedError            6   the loss became infinite or not a number
     ├── TrackerError             7   the result is safe in the journal; MLflow could not be reached
     └── CrashedError             8   training itself broke down
+        └── OutOfMemory          8   there was not enough memory for it
 
 Each is raised anywhere and caught in one place, `harness.cli.main`, which prints its lines: what is
 wrong, what is legal, what to do next.
@@ -18,6 +19,7 @@ wrong, what is legal, what to do next.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -111,6 +113,32 @@ class CrashedError(HarnessError):
     """Training itself broke down."""
 
     exit_code = 8
+
+
+class OutOfMemory(CrashedError):
+    """Not enough memory for a network or its batches."""
+
+    @classmethod
+    def of(cls, path: str, error: BaseException) -> OutOfMemory:
+        """Say so of the plug-in at `path`, in the words of what was raised."""
+        if isinstance(error, OutOfMemory):
+            return error
+        return cls(
+            f"{path} ran out of memory: {str(error).strip().partition(chr(10))[0]}",
+            legal="It needs more with a larger batch_size or larger maps; what else runs here needs some, too.",
+            mend="Take a smaller batch_size, narrower layers, or one run at a time.",
+        )
+
+
+def ran_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error, or one that led to it, says that memory could not be had; torch has no one type for it."""
+    while error:
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+            return True
+        if isinstance(error, RuntimeError) and re.search("can't allocate memory|not enough memory", str(error)):
+            return True
+        error = error.__cause__
+    return False
 
 
 def printable(text: str) -> str:

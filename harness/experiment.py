@@ -27,9 +27,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness import __version__, arithmetic, audit, data, plugins, records, training
+from harness import __version__, arithmetic, audit, data, plugins, records, supervision, training
 from harness.anatomy import Anatomy, describe
-from harness.errors import BudgetError, CrashedError, DataError, DivergedError, HarnessError, UsageError, did_you_mean
+from harness.errors import (
+    BudgetError,
+    CrashedError,
+    DataError,
+    DivergedError,
+    HarnessError,
+    OutOfMemory,
+    UsageError,
+    did_you_mean,
+    ran_out_of_memory,
+)
 from harness.evaluation import class_accuracy, confusion, hardest, predict, score, softmax
 from harness.journal import Journal, Outcome, Record, all_journals, journals
 from harness.layout import choose_suitable
@@ -121,9 +131,24 @@ def choose_device(name: str) -> str:
 
 
 def inspect(architecture: Architecture, knobs: Mapping[str, Knob], device: str = "cpu") -> tuple[audit.Audit, Anatomy]:
-    """Build a network, audit it and describe it."""
+    """Build a network, audit it and describe it.
+
+    Raises:
+        Refusal: it is not legal.
+        OutOfMemory: it does not fit into the memory there is.
+    """
+    try:
+        return _inspect(architecture, knobs, device)
+    except Exception as error:
+        if ran_out_of_memory(error):
+            raise OutOfMemory.of(architecture.path, error) from error
+        raise
+
+
+def _inspect(architecture: Architecture, knobs: Mapping[str, Knob], device: str) -> tuple[audit.Audit, Anatomy]:
     network = plugins.build_network(architecture, knobs).to(device)
-    found = audit.audit(network, architecture.path)
+    with plugins.in_one_process(architecture.path):
+        found = audit.audit(network, architecture.path)
     if found.ledger.parameters <= BUDGET.parameters:  # else it is refused anyway, and for a plainer reason
         audit.refuse_trained_start(
             network, found, lambda: plugins.build_network(architecture, knobs), architecture.path
@@ -315,6 +340,7 @@ def _attempt(number: int, settings: Mapping[str, Knob], job: Job, floor: Mapping
 
     try:
         for event in train(job):
+            supervision.gets_on()
             if event is None:
                 yield None
             elif isinstance(event, Started):
@@ -332,7 +358,7 @@ def _attempt(number: int, settings: Mapping[str, Knob], job: Job, floor: Mapping
     except HarnessError as error:
         yield ended("failed", " ".join(error.lines))
     except Exception as error:
-        yield ended("failed", f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
+        yield ended("failed", broke_down(job, error).wrong)
     else:
         yield ended("complete")
 
@@ -531,13 +557,14 @@ def _record(
     known = progress.epochs if progress else ()
     try:
         for event in train(job, progress, keep=True):
+            supervision.gets_on()
             if isinstance(event, Checkpoint):
                 assert journal
                 journal.keep(event)
                 continue
             if isinstance(event, Started):
                 if journal:
-                    journal.append("resumed", epoch=event.epochs_before)
+                    journal.append("resumed", epoch=event.epochs_before, **_process())
                 else:
                     journal = Journal.create(f"{job.name}-s{job.seed}")
                     held.enter_context(journal.lock())
@@ -558,17 +585,27 @@ def _record(
         _fail(journal, tracker, "interrupted", "stopped before its last epoch")
         raise
     except HarnessError as error:
-        # The command line was legal when it began: what a user can mend by now is a disk.
-        state = "interrupted" if isinstance(error, UsageError) else "failed"
-        _fail(journal, tracker, "diverged" if isinstance(error, DivergedError) else state, error.wrong)
+        _fail(journal, tracker, _state(error), error.wrong)
         raise
     except Exception as error:
-        _fail(journal, tracker, "failed", f"{type(error).__name__}: {error}")
-        raise broke_down(job, error) from error
+        told = broke_down(job, error)
+        _fail(journal, tracker, _state(told), told.wrong)
+        raise told from error
+
+
+def _state(error: HarnessError) -> str:
+    """Return the state of a run that ended with `error`."""
+    if isinstance(error, UsageError):  # the command line was legal when it began: what is wrong by now is a disk
+        return "interrupted"
+    if isinstance(error, OutOfMemory):
+        return "out of memory"
+    return "diverged" if isinstance(error, DivergedError) else "failed"
 
 
 def broke_down(job: Job, error: Exception) -> CrashedError:
     """Say where training stopped that nobody meant to stop."""
+    if ran_out_of_memory(error):
+        return OutOfMemory.of(job.path, error)
     return CrashedError(
         f"Training {job.name} broke down: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}",
         legal="At {0.filename}:{0.lineno}.".format(traceback.extract_tb(error.__traceback__)[-1]),
@@ -634,13 +671,16 @@ def _environment(device: str) -> dict[str, Any]:
     return {
         "device": device,
         "threads": torch.get_num_threads(),
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
+        **_process(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "harness": __version__,
         "git": _git_commit(),
     }
+
+
+def _process() -> dict[str, Any]:
+    return {"host": socket.gethostname(), "pid": os.getpid()}
 
 
 def device_name(device: torch.device) -> str:

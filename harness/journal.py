@@ -24,7 +24,7 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -58,6 +58,7 @@ class Record:
     Attributes:
         origin: of a run that came from another machine: ``from`` (a file or a server) and ``trials`` (how many
             were spent on its settings there, or None). Nothing in such a run is ever executed.
+        process: the ``host`` and the ``pid`` of who trained it last.
     """
 
     run_id: str
@@ -65,6 +66,7 @@ class Record:
     epochs: list[Event]
     ended: Event | None
     origin: Event | None = None
+    process: Event = field(default_factory=dict)
 
     @property
     def job(self) -> dict[str, Any]:
@@ -84,7 +86,7 @@ class Record:
 
     @property
     def state(self) -> str:
-        """One of running, finished, failed, diverged, interrupted."""
+        """One of running, finished, failed, diverged, out of memory, interrupted."""
         if self.ended is None:
             return "running"
         return str(self.ended.get("state", "finished"))
@@ -163,7 +165,8 @@ class Journal:
         ended = last if last["event"] in ("finished", "failed") else None
         place = self.folder / "origin.json"
         origin = json.loads(place.read_text(encoding="utf-8")) if place.exists() else None
-        return Record(self.run_id, events[0], epochs, ended, origin)
+        process = [events[0].get("environment", {}), *(event for event in events if event["event"] == "resumed")][-1]
+        return Record(self.run_id, events[0], epochs, ended, origin, process)
 
     def store(self, source: str) -> None:
         """Keep the plug-in's text."""
@@ -252,19 +255,23 @@ class Journal:
         found = {int(place.name.split("-")[1]): place for place in self.folder.glob("checkpoint-*-*.pt")}
         return dict(sorted(found.items()))
 
-    def settle(self) -> bool:
+    def settle(self, died: Mapping[int, str]) -> bool:
         """Say that a run was interrupted whose process died without saying so; return whether it was one.
 
         A run of another host, or one that somebody trains, is left alone.
+
+        Args:
+            died: what ended processes, by their numbers, as far as that is known.
         """
         if self._has_ended() or (record := self.read()) is None or record.ended:
             return False
-        if record.started["environment"].get("host") != socket.gethostname():
+        if record.process.get("host") != socket.gethostname():
             return False
         try:
             with self.lock():
                 self.cut_torn_line()
-                self.append("failed", state="interrupted", reason="its process died")
+                reason = died.get(record.process.get("pid", 0), "its process died")
+                self.append("failed", state="interrupted", reason=reason)
         except filelock.Timeout:
             return False
         return True
@@ -330,12 +337,12 @@ def _writing(place: Path) -> Iterator[None]:
         ) from error
 
 
-def settle_left_overs() -> list[Journal]:
-    """Settle every run that a dead process left unfinished, and return their journals."""
+def settle_left_overs(died: Mapping[int, str]) -> list[Journal]:
+    """Settle what dead processes left unfinished, and return those journals; `died` as in `Journal.settle`."""
     settled = []
     for journal in all_journals():
         with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, OSError):  # damaged: not ours to mend
-            if journal.settle():
+            if journal.settle(died):
                 settled.append(journal)
     return settled
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import difflib
+import functools
 import hashlib
 import importlib.util
 import inspect
@@ -33,7 +34,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from harness.errors import ContractError, UsageError, did_you_mean
+from harness.errors import ContractError, OutOfMemory, UsageError, did_you_mean, ran_out_of_memory
 from harness.spec import RECIPE_FIELDS, Architecture, Knob, Recipe, Study
 
 RESERVED = ("seed", "device", "parameters", "dataset")
@@ -340,12 +341,61 @@ def _execute(source: str, path: str) -> ModuleType:
 def _running(path: str, rule: str, wrong: str, mend: str) -> Iterator[None]:
     """Run a plug-in's own code: whatever it raises, also ``SystemExit``, is its fault and blamed on its line."""
     try:
-        with _settings_left_alone(path):
+        with in_one_process(path), _settings_left_alone(path):
             yield
     except (ContractError, KeyboardInterrupt):
         raise
     except BaseException as error:
+        if ran_out_of_memory(error):
+            raise OutOfMemory.of(path, error) from error
         raise ContractError(rule, f"{wrong} {_describe(error)}", where=blame(error, path), mend=mend) from error
+
+
+@contextlib.contextmanager
+def in_one_process(path: str) -> Iterator[None]:
+    """Run code of the plug-in at `path` that may not fork: the copy would train as well, into the same records.
+
+    Raises:
+        ContractError: it did, whatever it raised then; the copy was ended before it ran a line.
+    """
+    _hear_of_forks()
+    _at_work.append(path)
+    begun = len(_forks)
+    try:
+        yield
+    finally:
+        _at_work.pop()
+        forks = _forks[begun:]
+        del _forks[begun:]
+        if forks:
+            raise ContractError(
+                "forks",
+                "The file makes a copy of the process.",
+                where=forks[0],
+                legal="A plug-in builds a network, in the process it is run in.",
+                mend="Take os.fork or multiprocessing out.",
+            )
+
+
+_at_work: list[str] = []
+_forks: list[str] = []
+
+
+@functools.cache
+def _hear_of_forks() -> None:
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(before=_note_fork, after_in_child=_end_copy)
+
+
+def _note_fork() -> None:
+    for path in _at_work[-1:]:
+        lines = [frame.lineno for frame in traceback.extract_stack() if frame.filename == path]
+        _forks.append(f"{path}:{lines[-1]}" if lines else path)
+
+
+def _end_copy() -> None:
+    if _at_work:
+        os._exit(0)
 
 
 @contextlib.contextmanager

@@ -55,7 +55,13 @@ HASTE_SECONDS = 6.0
 """How long it waits when the command was stopped: the whole of its end may take ten."""
 
 _BATCH = 1_000  # the most metrics mlflow takes at a time
-_STATUS = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED", "diverged": "FAILED"}
+_STATUS = {
+    "finished": "FINISHED",
+    "interrupted": "KILLED",
+    "failed": "FAILED",
+    "diverged": "FAILED",
+    "out of memory": "FAILED",
+}
 _TRIAL_STATUS = {
     "complete": "FINISHED",
     "pruned": "KILLED",

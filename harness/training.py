@@ -327,6 +327,7 @@ def fit(
     if start:
         steps.restore(start)
 
+    last_loss = math.nan
     for epoch in range(start.epoch + 1 if start else 1, recipe.epochs + 1):
         now = rates[(epoch - 1) * total : epoch * total]
         _wait(steps.device)
@@ -337,7 +338,8 @@ def fit(
         seconds = time.perf_counter() - started
 
         losses = steps.losses.cpu()
-        _refuse_divergence(losses, now, epoch)
+        _refuse_divergence(losses, now, epoch, last_loss)
+        last_loss = float(losses[-1])
         if keep and epoch < recipe.epochs:
             yield steps.checkpoint(epoch)
         yield Epoch(
@@ -356,14 +358,16 @@ def _wait(device: torch.device) -> None:
         torch.cuda.current_stream(device).synchronize()
 
 
-def _refuse_divergence(losses: Tensor, rates: Sequence[float], epoch: int) -> None:
+def _refuse_divergence(losses: Tensor, rates: Sequence[float], epoch: int, last_loss: float) -> None:
+    """Raise where a loss is not finite; `last_loss` is that of the epoch before, as far as it is known."""
     finite = losses.isfinite()
     if bool(finite.all()):
         return
     first = int((~finite).nonzero()[0])
-    before = f"the last finite loss was {losses[first - 1]:.4g}" if first else "no step of this epoch had a finite loss"
+    before = float(losses[first - 1]) if first else last_loss
+    known = f"the last finite loss was {before:.4g}" if math.isfinite(before) else "no step before it had a finite loss"
     raise DivergedError(
-        f"Training diverged: the loss was {losses[first]:g} at step {first + 1} of epoch {epoch}; {before}.",
-        legal=f"The learning rate there was {rates[first]:g}.",
+        f"Training diverged: the loss was {losses[first]:g} at step {first + 1} of epoch {epoch}, "
+        f"at a learning rate of {rates[first]:g}; {known}.",
         mend="Lower lr, add warmup_epochs, or look for a log or division by zero in the network.",
     )

@@ -15,7 +15,7 @@ import multiprocessing
 import os
 import signal
 import statistics
-import threading
+import tempfile
 import time
 import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -36,11 +36,12 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from pebble import ProcessExpired, ProcessPool
 
 from harness import journal as journals
-from harness import plugins
+from harness import plugins, supervision
 from harness.data import Dataset
 from harness.errors import ContractError, CrashedError, DataError, HarnessError, UsageError
 from harness.experiment import Attempt, attempt, jobs
 from harness.spec import BUDGET, Epoch, Job, Knob, Study, StudyRecord, Trial
+from harness.supervision import PATIENCE
 from harness.training import derive_seed
 
 BATCH = 10
@@ -112,12 +113,15 @@ class Search:
         return f"{journals.plain(self.study.name)}-{hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]}"
 
 
-def tune(search: Search, trials: int, workers: int, timeout: float | None = None) -> Generator[Trial | StudyRecord]:
+def tune(
+    search: Search, trials: int, workers: int, timeout: float | None = None, patience: float = PATIENCE
+) -> Generator[Trial | StudyRecord]:
     """Continue a study until `trials` are finished; yield each as it finishes, and the study after every batch.
 
     Args:
         workers: trials that run at a time, each in a process of its own.
         timeout: seconds after which running trials are given up, to be trained again by the next call.
+        patience: seconds after which a trial is lost whose audit or epoch has not ended.
 
     Raises:
         ContractError: the first suggestion of the study raises or is not a dict.
@@ -128,7 +132,7 @@ def tune(search: Search, trials: int, workers: int, timeout: float | None = None
     deadline = time.monotonic() + timeout if timeout is not None else None
     if (error := _ask(search, [], 0, 1)[0].error) is not None:
         raise error
-    with _alone(search), _Pool(workers, search.device) as pool:
+    with _alone(search), _Pool(workers, search.device, patience) as pool:
         log = _Log.begin(search, trials)
         yield log.record(is_running=True)
         losses = 0
@@ -296,33 +300,36 @@ class _Batch:
         repeated: list[_Asked] = []
         for asked in self._asked:
             if (kept := self._log.kept(asked)) is not None:
-                yield self._finish(asked, kept)
+                yield self._finish(kept)
             elif asked.job is None:
                 reason = " ".join(asked.error.lines) if asked.error else ""
-                yield self._finish(asked, Trial(asked.number, "failed", None, asked.settings, reason=reason))
+                yield self._finish(Trial(asked.number, "failed", None, asked.settings, reason=reason))
             elif asked.key in self._known:
-                yield self._finish(asked, _told(asked, self._known[asked.key]))
+                yield self._finish(_told(asked, self._known[asked.key]))
             elif asked.key in originals:
                 repeated.append(asked)
             else:
                 originals[asked.key] = asked.number
                 fresh.append((asked, asked.job))
-        running: dict[Future[list[Trial]], list[_Asked]] = {}
-        for first in range(0, len(fresh), pool.together):
-            group = fresh[first : first + pool.together]
-            future = pool.submit([(asked.number, asked.settings, job) for asked, job in group], self._floor)
-            running[future] = [asked for asked, _ in group]
-        while running:
+        running: dict[Future[list[Trial]], list[tuple[_Asked, Job]]] = {}
+        waiting = [fresh[first : first + pool.together] for first in range(0, len(fresh), pool.together)]
+        while running or waiting:
+            for group in waiting:
+                running[pool.submit([(asked.number, asked.settings, job) for asked, job in group], self._floor)] = group
             left = None if deadline is None else max(deadline - time.monotonic(), 0)
             done, _ = wait(running, timeout=left, return_when=FIRST_COMPLETED)
             if not done:
                 return
+            waiting = []
             for future in done:
-                trained = running.pop(future)
-                for asked, trial in zip(trained, _outcomes(trained, future), strict=True):
-                    yield self._finish(asked, trial)
+                group = running.pop(future)
+                died = future.exception()
+                if isinstance(died, ProcessExpired) and len(group) > 1:
+                    waiting += [[one] for one in group]  # one took the others along: alone it takes itself
+                else:
+                    yield from (self._finish(trial) for trial in _outcomes([asked for asked, _ in group], future, pool))
         for asked in repeated:
-            yield self._finish(asked, _told(asked, self._done[originals[asked.key]]))
+            yield self._finish(_told(asked, self._done[originals[asked.key]]))
 
     def tell(self) -> list[Trial]:
         """Write all trials to the log, in the order of their numbers."""
@@ -330,9 +337,9 @@ class _Batch:
             self._log.tell(asked, self._done[asked.number])
         return [self._done[asked.number] for asked in self._asked]
 
-    def _finish(self, asked: _Asked, trial: Trial) -> Trial:
+    def _finish(self, trial: Trial) -> Trial:
         self._log.keep(trial)
-        self._done[asked.number] = trial
+        self._done[trial.number] = trial
         return trial
 
 
@@ -340,11 +347,11 @@ def _told(asked: _Asked, known: Trial) -> Trial:
     return replace(known, number=asked.number, settings=asked.settings, same_as=known.number)
 
 
-def _outcomes(group: Sequence[_Asked], future: Future[list[Trial]]) -> list[Trial]:
+def _outcomes(group: Sequence[_Asked], future: Future[list[Trial]], pool: _Pool) -> list[Trial]:
     try:
         return future.result()
-    except ProcessExpired as error:
-        reason = f"its process died (exit code {error.exitcode})"
+    except ProcessExpired as expired:
+        reason = pool.post_mortem(expired)
     except Exception as error:  # whatever a worker could not send back
         reason = f"{type(error).__name__}: {error}"
     return [Trial(asked.number, "failed", None, asked.settings, reason=reason) for asked in group]
@@ -564,11 +571,16 @@ class _Pool:
     is used by one process that trains several in turns, as processes of their own would wait for each other.
     """
 
-    def __init__(self, workers: int, device: str) -> None:
+    def __init__(self, workers: int, device: str, patience: float) -> None:
         self.together = workers if device == "cuda" else 1
+        self._logs = tempfile.TemporaryDirectory(prefix="harness-")
         resource_tracker.ensure_running()  # its start would make this thread hear again
-        context = multiprocessing.get_context("spawn")  # torch's threads and CUDA do not survive a fork
-        self._pool = ProcessPool(max_workers=workers // self.together, context=context, initializer=_begin_worker)
+        self._pool = ProcessPool(
+            max_workers=workers // self.together,
+            context=multiprocessing.get_context("spawn"),  # torch's threads and CUDA do not survive a fork
+            initializer=_begin_worker,
+            initargs=[Path(self._logs.name), patience],
+        )
 
     def __enter__(self) -> _Pool:
         return self
@@ -576,6 +588,13 @@ class _Pool:
     def __exit__(self, *_: object) -> None:
         self._pool.stop()
         self._pool.join()
+        self._logs.cleanup()
+
+    def post_mortem(self, expired: ProcessExpired) -> str:
+        """Say what ended a process, and end what it has left behind."""
+        supervision.end_group(expired.pid)
+        log = _log_of(Path(self._logs.name), expired.pid)
+        return supervision.post_mortem("its process", expired.exitcode, log).wrong
 
     def submit(self, asked: Sequence[Attempt], floor: Mapping[int, float]) -> Future[list[Trial]]:
         """Train at most `together` trials in one of the processes, when one is free."""
@@ -597,14 +616,11 @@ def _deaf_to_ctrl_c() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _begin_worker() -> None:
+def _begin_worker(logs: Path, patience: float) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # where a process does not inherit what it is deaf to
     torch.set_num_threads(THREADS)
-    threading.Thread(target=_end_with_the_driver, daemon=True).start()
+    supervision.watch(_log_of(logs, os.getpid()), patience)
 
 
-def _end_with_the_driver() -> None:
-    driver = multiprocessing.parent_process()
-    if driver is not None:
-        driver.join()
-        os._exit(1)
+def _log_of(logs: Path, pid: int) -> Path:
+    return logs / f"{pid}.log"

@@ -45,3 +45,11 @@ def workplace(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
     shutil.copy(empty_store, tmp_path / "mlruns" / "mlflow.db")
     (tmp_path / "tiny.py").write_text(TINY)
     return tmp_path
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process is there and runs; one that was killed may wait for ever for somebody to ask how it ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

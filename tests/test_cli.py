@@ -62,7 +62,14 @@ def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_every_command_module_is_listed() -> None:
-    modules = {path.stem for path in Path(cli.__file__).parent.glob("*.py")} - {"__init__", "options", "show", "live"}
+    modules = {path.stem for path in Path(cli.__file__).parent.glob("*.py")} - {
+        "__init__",
+        "apart",
+        "endings",
+        "options",
+        "show",
+        "live",
+    }
     assert modules == set(cli.COMMANDS)
 
 
@@ -183,11 +190,6 @@ class TestRun:
         assert words in printed
         assert "Traceback" not in printed
         assert nothing_recorded()
-
-    def test_a_refused_file_does_not_stop_the_others_and_the_highest_code_counts(self, workplace: Path) -> None:
-        Path("broken.py").write_text("(")
-        assert cli.main(["run", "broken.py", "tiny.py", "--dataset", "digits"]) == 2
-        assert len(all_journals()) == 1
 
     def test_an_idle_setting_is_pointed_out(self, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
         run("--set", "step_gamma=0.5")
@@ -312,10 +314,11 @@ class TestCheck:
         assert printed.out == ""
         assert len(printed.err.splitlines()) == 3
 
-    def test_it_looks_at_every_file_and_returns_the_highest_code(self, workplace: Path) -> None:
-        Path("broken.py").write_text("(")
-        assert cli.main(["check", "tiny.py", "broken.py"]) == 2
-        assert cli.main(["check", "broken.py", "tiny.py", "--set", "width=60"]) == 3
+
+@pytest.mark.parametrize("patience", ["0", "-1", "nan", "soon"])
+def test_a_patience_that_cannot_be_is_refused(patience: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check", "tiny.py", f"--patience={patience}"]) == 2
+    assert "--patience" in capsys.readouterr().err
 
 
 class TestNew:

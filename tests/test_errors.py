@@ -12,7 +12,7 @@ CLASSES = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if is
 
 
 def test_the_tree_in_the_docstring_names_every_class_with_its_exit_code() -> None:
-    drawn = dict(re.findall(r"^\W*(\w+Error|Refusal) +(\d)? ", errors.__doc__ or "", re.MULTILINE))
+    drawn = dict(re.findall(r"^\W*(\w+Error|Refusal|OutOfMemory) +(\d)? ", errors.__doc__ or "", re.MULTILINE))
     assert set(drawn) == {kind.__name__ for kind in CLASSES}
     for kind in CLASSES:
         if kind is not errors.Refusal:
@@ -30,6 +30,7 @@ def test_exit_codes_are_the_ones_promised_to_scripts() -> None:
         "DivergedError": 6,
         "TrackerError": 7,
         "CrashedError": 8,
+        "OutOfMemory": 8,
     }
     assert {kind.__name__: kind.exit_code for kind in CLASSES if kind is not errors.Refusal} == promised
 
@@ -57,3 +58,19 @@ def test_str_of_an_error_is_what_is_wrong() -> None:
 def test_a_near_miss_is_offered_and_a_far_one_is_not() -> None:
     assert did_you_mean("widht", ["dropout", "width"]) == "Did you mean 'width'?"
     assert did_you_mean("zzz", ["dropout", "width"]) == ""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."),
+        type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory."),
+    ],
+)
+def test_a_lack_of_memory_is_known_in_all_its_forms_and_behind_other_errors(error: Exception) -> None:
+    assert errors.ran_out_of_memory(error)
+    behind = ContractError("build-raises", "build raised")
+    behind.__cause__ = error
+    assert errors.ran_out_of_memory(behind)
+    assert not errors.ran_out_of_memory(RuntimeError("shapes cannot be multiplied"))

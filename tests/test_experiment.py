@@ -337,7 +337,7 @@ class TestRecording:
         record = all_journals()[0].read()
         assert record is not None
         assert record.state == "diverged"
-        assert "learning rate" in caught.value.legal
+        assert "learning rate" in caught.value.wrong
 
     def test_a_breakdown_in_training_is_reported_and_recorded(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def broken(*_: object) -> None:

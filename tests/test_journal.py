@@ -38,6 +38,7 @@ def test_what_was_appended_is_read_back_in_order() -> None:
     [
         ("finished", {"accuracy": 0.99}, "finished"),
         ("failed", {"state": "diverged", "reason": "nan"}, "diverged"),
+        ("failed", {"state": "out of memory", "reason": ""}, "out of memory"),
         ("epoch", {"number": 1}, "running"),
     ],
 )
@@ -102,7 +103,7 @@ class TestCheckpoints:
 class TestLeftOvers:
     def begun(self, host: str = "") -> Journal:
         journal = Journal.create("net-s0")
-        journal.append("started", job={}, environment={"host": host or socket.gethostname()})
+        journal.append("started", job={}, environment={"host": host or socket.gethostname(), "pid": 7})
         journal.append("epoch", number=1)
         return journal
 
@@ -113,26 +114,46 @@ class TestLeftOvers:
 
     def test_a_run_that_nobody_trains_is_settled_once(self) -> None:
         journal = self.begun()
-        assert [settled.run_id for settled in settle_left_overs()] == [journal.run_id]
+        assert [settled.run_id for settled in settle_left_overs({})] == [journal.run_id]
         assert self.state(journal) == "interrupted"
-        assert settle_left_overs() == []
+        assert settle_left_overs({}) == []
+
+    @pytest.mark.parametrize(
+        ("died", "reason"),
+        [({7: "ended by SIGSEGV"}, "ended by SIGSEGV"), ({8: "ended by SIGSEGV"}, "its process died")],
+    )
+    def test_what_ended_its_process_is_said_and_what_ended_another_is_not(
+        self, died: dict[int, str], reason: str
+    ) -> None:
+        journal = self.begun()
+        settle_left_overs(died)
+        record = journal.read()
+        assert record
+        assert record.ended
+        assert record.ended["reason"] == reason
+
+    def test_the_process_that_counts_is_the_one_that_went_on_with_it(self) -> None:
+        journal = self.begun()
+        journal.append("failed", state="interrupted", reason="")
+        journal.append("resumed", host="elsewhere", pid=8)
+        assert settle_left_overs({}) == []
 
     def test_a_torn_line_is_cut_off_first(self) -> None:
         journal = self.begun()
         with open(journal.events_file, "a") as file:
             file.write('{"event": "epoch", "num')
-        assert [settled.run_id for settled in settle_left_overs()] == [journal.run_id]
+        assert [settled.run_id for settled in settle_left_overs({})] == [journal.run_id]
         assert self.state(journal) == "interrupted"
 
     def test_a_run_that_somebody_trains_is_left_to_him(self) -> None:
         journal = self.begun()
         with journal.lock():
-            assert settle_left_overs() == []
+            assert settle_left_overs({}) == []
         assert self.state(journal) == "running"
 
     def test_a_run_of_another_host_is_left_alone(self) -> None:
         journal = self.begun("elsewhere")
-        assert settle_left_overs() == []
+        assert settle_left_overs({}) == []
         assert self.state(journal) == "running"
 
     @pytest.mark.parametrize("event", ["finished", "failed"])
@@ -140,13 +161,13 @@ class TestLeftOvers:
         journal = self.begun()
         journal.append(event, state="diverged")
         before = journal.events_file.read_bytes()
-        assert settle_left_overs() == []
+        assert settle_left_overs({}) == []
         assert journal.events_file.read_bytes() == before
 
     def test_a_damaged_journal_is_not_touched(self) -> None:
         journal = self.begun()
         journal.events_file.write_text("no json\n")
-        assert settle_left_overs() == []
+        assert settle_left_overs({}) == []
         assert journal.events_file.read_text() == "no json\n"
 
 

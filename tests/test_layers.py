@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "harness"
 FLOORS = (
     ("errors",),
-    ("spec",),
+    ("spec", "supervision"),
     (
         "plugins",
         "graph",

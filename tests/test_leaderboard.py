@@ -45,7 +45,7 @@ class TestWhatCounts:
         assert first.score.mean == pytest.approx(0.9948)
         assert first.gap == pytest.approx(0.0005)
 
-    @pytest.mark.parametrize("end", ["failed", "diverged", "interrupted"])
+    @pytest.mark.parametrize("end", ["failed", "diverged", "out of memory", "interrupted"])
     def test_a_run_that_did_not_finish_never_ranks_and_is_named(self, end: str) -> None:
         several("good", [50, 52, 54])
         lost = finished("good", 3, 1, end=end)

@@ -206,7 +206,7 @@ def test_seeds_stand_under_one_parent_with_mean_spread_and_interval(workplace: P
     assert "seed" not in parent.data.params
 
 
-@pytest.mark.parametrize("state", ["interrupted", "diverged", "failed"])
+@pytest.mark.parametrize("state", ["interrupted", "diverged", "out of memory", "failed"])
 def test_a_run_that_did_not_finish_says_so(workplace: Path, state: str) -> None:
     assert run() == 0
     (journal,) = all_journals()

@@ -20,7 +20,9 @@ from typing import Any, ClassVar
 
 import optuna
 import pytest
+from conftest import is_alive
 from mlflow import MlflowClient
+from pebble import ProcessExpired
 
 from harness import cli, data, experiment, plugins, tracking, training, tuning
 from harness.errors import CrashedError, DataError, UsageError
@@ -72,7 +74,7 @@ class MadeUpPool(tuning._Pool):
 
     trained: ClassVar[list[int]] = []
 
-    def __init__(self, workers: int, device: str) -> None:
+    def __init__(self, workers: int, device: str, patience: float) -> None:
         self.together = 1
 
     def __exit__(self, *_: object) -> None:
@@ -301,9 +303,49 @@ def test_a_process_that_dies_takes_its_own_trial_with_it_and_no_other(workshop: 
     assert isinstance(record, StudyRecord)
     died = [trial for trial in record.trials if trial.state == "failed"]
     assert died
-    assert {trial.reason for trial in died} == {"its process died (exit code 3)"}
+    assert {trial.reason for trial in died} == {"its process ended itself, with exit code 3."}
     assert all(int(trial.settings["width"]) % 2 for trial in died)
     assert sum(trial.state == "complete" for trial in record.trials) == 4
+
+
+def test_a_trial_that_hangs_is_given_up_with_its_children_and_the_study_goes_on(workshop: Path) -> None:
+    hang = "import subprocess; print(subprocess.Popen(['sleep', '600']).pid, file=open('child', 'w'), flush=True)\n"
+    hang += "        while width: pass"
+    (workshop / "breaks.py").write_text(BREAKS.replace("CRASH", hang).replace("width % 2", "width > 15"))
+    (workshop / "study.py").write_text(WIDTHS.replace("LOW", "2"))
+    asked = tuning._ask(search(), [], 0, 20)
+    hanging = next(one for one in asked if int(one.settings["width"]) > 15)
+    fine = next(one for one in asked if int(one.settings["width"]) <= 15)
+    with tuning._Pool(1, "cpu", patience=8) as pool:
+        futures = [(one, pool.submit([(one.number, one.settings, one.job)], {})) for one in (hanging, fine) if one.job]
+        (lost,), (trained,) = (tuning._outcomes([one], future, pool) for one, future in futures)
+    assert lost.reason == "its process got no further for too long, and was ended at breaks.py:11."
+    assert trained.state == "complete"
+    assert not is_alive(int((workshop / "child").read_text()))
+
+
+def test_trials_that_shared_the_process_of_one_that_died_are_trained_again(
+    workshop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Shared(MadeUpPool):
+        """Three trials in one process, which dies of the fifth."""
+
+        def __init__(self, workers: int, device: str, patience: float) -> None:
+            self.together = 3
+
+        def submit(self, asked: Sequence[Attempt], floor: Mapping[int, float]) -> Future[list[Trial]]:
+            future: Future[list[Trial]] = Future()
+            if 4 in (number for number, _, _ in asked):
+                future.set_exception(ProcessExpired("died", code=-11, pid=0))
+                return future
+            return super().submit(asked, floor)
+
+        def post_mortem(self, expired: ProcessExpired) -> str:
+            return f"signal {-expired.exitcode}"
+
+    monkeypatch.setattr(tuning, "_Pool", Shared)
+    record = finish(search(), 8)
+    assert {trial.number: trial.reason for trial in record.trials if trial.state == "failed"} == {4: "signal 11"}
 
 
 @pytest.mark.usefixtures("direct")

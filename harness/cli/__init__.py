@@ -7,17 +7,16 @@ Errors are raised anywhere and printed here.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib
-import os
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import NoReturn
 
 from harness import __version__
-from harness.errors import HarnessError, UsageError, did_you_mean, printable
+from harness.cli.apart import each
+from harness.cli.endings import in_good_order
+from harness.errors import UsageError, did_you_mean
 
 COMMANDS = {
     "run": "train architectures under the budget and record everything",
@@ -32,71 +31,21 @@ COMMANDS = {
     "sync": "bring MLflow up to the journals",
 }
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+PLUG_IN_COMMANDS = ("run", "check", "tune", "speed")
+"""These run the code of plug-ins, and do so in a process of their own."""
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM: what Ctrl-C does, with an exit code of its own."""
+def main(argv: Sequence[str] | None = None, apart: bool = False) -> int:
+    """Run the command line and return the exit code; see `harness.errors` for what each means.
 
-
-def exit_code(stop: KeyboardInterrupt) -> int:
-    """Return what a shell expects of a command that a signal stopped."""
-    return 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit code; see `harness.errors` for what each means."""
+    Args:
+        apart: run a plug-in's code in another process, also where there is only one plug-in.
+    """
     arguments = [*(sys.argv[1:] if argv is None else argv)]  # list is a command here, once it is loaded
-    try:
-        with _stopped_by_signals():
-            return _dispatch(arguments)
-    except HarnessError as error:
-        report(error)
-        return error.exit_code
-    except KeyboardInterrupt as stop:
-        print("Stopped.", file=sys.stderr)
-        return exit_code(stop)
-    except BrokenPipeError:  # the reader of our output has gone, as with `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OSError as error:  # what a command knows more about, it reports itself
-        report(UsageError(f"{error.strerror}: {error.filename or 'standard output'}."))
-        return UsageError.exit_code
+    return in_good_order(partial(_dispatch, arguments, apart))
 
 
-@contextlib.contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    """Let the first signal stop a command in good order, and a second one at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals are another's business
-        return
-    seen = False
-
-    def stop(number: int, _: object) -> None:
-        nonlocal seen
-        if seen:
-            os._exit(128 + number)
-        seen = True
-        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
-
-    before = [signal.signal(number, stop) for number in _SIGNALS]
-    try:
-        yield
-    finally:
-        for number, handler in zip(_SIGNALS, before, strict=True):
-            signal.signal(number, handler)
-
-
-def report(error: HarnessError) -> None:
-    """Print an error's lines to standard error."""
-    with contextlib.suppress(OSError):  # a full disk behind `> file` is no reason to keep silent
-        sys.stdout.flush()
-    first, *others = map(printable, error.lines)
-    with contextlib.suppress(OSError):  # nor is one behind `2> file` another error
-        print(f"error: {first}", *(f"       {line}" for line in others), sep="\n", file=sys.stderr, flush=True)
-
-
-def _dispatch(arguments: Sequence[str]) -> int:
+def _dispatch(arguments: Sequence[str], apart: bool) -> int:
     name = arguments[0] if arguments else "--help"
     if name in ("-h", "--help", "help"):
         print(_help())
@@ -118,7 +67,10 @@ def _dispatch(arguments: Sequence[str]) -> int:
         allow_abbrev=False,
     )
     module.add_arguments(parser)
-    return int(module.main(parser.parse_args(arguments[1:])))
+    args = parser.parse_args(arguments[1:])
+    if (apart and name in PLUG_IN_COMMANDS) or len(getattr(args, "files", ())) > 1:
+        return each(module, args)
+    return int(module.main(args))
 
 
 class _Parser(argparse.ArgumentParser):

@@ -9,7 +9,8 @@ from __future__ import annotations
 import argparse
 
 from harness import audit, plugins
-from harness.cli import options, report, show
+from harness.cli import options, show
+from harness.cli.endings import report
 from harness.errors import HarnessError
 from harness.experiment import inspect
 from harness.spec import BUDGET
@@ -18,19 +19,18 @@ from harness.spec import BUDGET
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_files(parser)
     options.add_set(parser)
+    options.add_patience(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     given = options.settings(args.settings)
-    codes = []
-    for path in args.files:
-        try:
+    try:
+        for path in args.files:
             _check(path, given)
-            codes.append(0)
-        except HarnessError as error:
-            report(error)
-            codes.append(error.exit_code)
-    return max(codes)
+    except HarnessError as error:  # about this file: others may be as they should
+        report(error)
+        return error.exit_code
+    return 0
 
 
 def _check(path: str, given: dict[str, str]) -> None:

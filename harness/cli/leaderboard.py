@@ -15,8 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from harness import exchange, leaderboard, report, tuning
-from harness.cli import report as report_error
 from harness.cli import show
+from harness.cli.endings import report as report_error
 from harness.data import NAMES
 from harness.errors import DataError, UsageError
 from harness.journal import all_journals

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Sequence
+import sys
+from collections.abc import Callable, Generator, Mapping, Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from harness import data, experiment, journal, page
-from harness.cli import report, show
-from harness.errors import TrackerError
+from harness.cli import show
+from harness.cli.endings import exit_code, report
+from harness.errors import HarnessError, TrackerError
 from harness.evaluation import verdict
 from harness.experiment import Started
 from harness.journal import Journal, Record, journals
@@ -201,13 +203,35 @@ def _conclude(job: Job, started: Started, result: Result) -> None:
     )
 
 
-def settle_left_overs(tracker: Tracker) -> None:
+def recorded(work: Callable[[Tracker], object]) -> int:
+    """Do something that is recorded, let MLflow catch up, and return the exit code, also where it was stopped."""
+    tracker = Tracker()
+    code, stopped = 0, False
+    try:
+        work(tracker)
+    except HarnessError as error:
+        report(error)
+        code = error.exit_code
+    except KeyboardInterrupt as stop:
+        print("Stopped; what is finished is kept, and the same command goes on.", file=sys.stderr)
+        code, stopped = exit_code(stop), True
+    finally:  # also when nobody reads our output any more
+        code = max(code, _close(tracker, stopped))
+    return code
+
+
+def settle(died: Mapping[int, str]) -> int:
+    """Let journals and MLflow say what ended the runs of processes that died: their numbers, and what to say."""
+    return recorded(lambda tracker: settle_left_overs(tracker, died))
+
+
+def settle_left_overs(tracker: Tracker, died: Mapping[int, str] | None = None) -> None:
     """Let journals and MLflow say that a run was interrupted whose process has died."""
-    for left_over in journal.settle_left_overs():
+    for left_over in journal.settle_left_overs(died or {}):
         tracker.notice(left_over)
 
 
-def close(tracker: Tracker, stopped: bool = False) -> int:
+def _close(tracker: Tracker, stopped: bool) -> int:
     """Let the tracker catch up, in a few seconds where the command was stopped, and return the exit code."""
     try:
         tracker.close(stopped)

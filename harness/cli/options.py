@@ -10,6 +10,10 @@ from harness import plugins
 from harness.data import NAMES
 from harness.errors import UsageError
 from harness.spec import Architecture, Knob, Recipe
+from harness.supervision import PATIENCE
+
+LONGEST = 10_000_000
+"""The most seconds that can be waited for."""
 
 
 def add_files(parser: argparse.ArgumentParser, at_least_one: bool = True) -> None:
@@ -43,6 +47,25 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: a GPU if there is one"
     )
+
+
+def add_patience(parser: argparse.ArgumentParser) -> None:
+    """Add ``--patience``, in seconds."""
+    parser.add_argument(
+        "--patience",
+        type=_seconds,
+        default=PATIENCE,
+        metavar="T",
+        help="give a plug-in up whose audit, or an epoch of whose training, takes longer than T seconds "
+        f"(default: {PATIENCE:g})",
+    )
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds <= LONGEST:
+        raise argparse.ArgumentTypeError(f"{text} is out of range: legal is above 0, to {LONGEST:,} seconds")
+    return seconds
 
 
 def settings(texts: Sequence[str]) -> dict[str, str]:

@@ -8,11 +8,10 @@ The same command again shows what is finished and goes on with what was interrup
 from __future__ import annotations
 
 import argparse
-import sys
 
 from harness import data, experiment, plugins
-from harness.cli import exit_code, live, options, report, show
-from harness.errors import HarnessError, UsageError
+from harness.cli import live, options, show
+from harness.errors import UsageError
 from harness.spec import Job
 from harness.tracking import Tracker
 
@@ -27,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_set(parser)
     parser.add_argument("--epochs", type=int, metavar="E", help="short for --set epochs=E")
     options.add_device(parser)
+    options.add_patience(parser)
     parser.add_argument("--jobs", type=int, default=1, metavar="K", help="seeds to train at once on a GPU (default: 1)")
     parser.add_argument(
         "--plain",
@@ -67,46 +67,31 @@ def main(args: argparse.Namespace) -> int:
             legal="A profile is of one run; runs that take turns would be in it too.",
             mend="Leave one of them out.",
         )
-    codes = [0]
-    tracker = Tracker()
-    stopped = False
-    try:
-        live.settle_left_overs(tracker)
-        for path in args.files:
-            try:
-                jobs = _jobs(path, given, name, range(args.seed, args.seed + args.seeds), device, args.plain)
-                live.train_all(jobs, tracker, args.jobs, args.profile, args.again or args.profile)
-            except HarnessError as error:
-                report(error)
-                codes.append(error.exit_code)
-            except KeyboardInterrupt as stop:
-                print("Stopped; what is finished is kept, and the same command goes on.", file=sys.stderr)
-                codes.append(exit_code(stop))
-                stopped = True
-                break
-    finally:  # also when nobody reads our output any more
-        codes.append(live.close(tracker, stopped))
-    return max(codes)
+    return live.recorded(lambda tracker: _train(args, given, name, device, tracker))
+
+
+settle = live.settle
+
+
+def _train(args: argparse.Namespace, given: dict[str, str], dataset: str, device: str, tracker: Tracker) -> None:
+    live.settle_left_overs(tracker)
+    for path in args.files:
+        jobs = _jobs(path, given, dataset, range(args.seed, args.seed + args.seeds), device, args.plain)
+        live.train_all(jobs, tracker, args.jobs, args.profile, args.again or args.profile)
 
 
 def _resume(args: argparse.Namespace) -> int:
     alone = argparse.ArgumentParser()
     add_arguments(alone)
-    if vars(args) != vars(alone.parse_args(["--resume", args.resume])):
+    if vars(args) != vars(alone.parse_args(["--resume", args.resume, "--patience", f"{args.patience}"])):
         raise UsageError("--resume takes file, settings and seed from the run.", mend="Leave everything else out.")
-    tracker = Tracker()
-    stopped = False
-    code = 0
-    try:
-        live.settle_left_overs(tracker)
-        job, journal = experiment.interrupted(args.resume)
-        live.resume(job, journal, tracker)
-    except KeyboardInterrupt as stop:
-        print("Stopped; what is finished is kept, and the same command goes on.", file=sys.stderr)
-        code, stopped = exit_code(stop), True
-    finally:
-        code = max(code, live.close(tracker, stopped))
-    return code
+    return live.recorded(lambda tracker: _go_on(args.resume, tracker))
+
+
+def _go_on(run_id: str, tracker: Tracker) -> None:
+    live.settle_left_overs(tracker)
+    job, journal = experiment.interrupted(run_id)
+    live.resume(job, journal, tracker)
 
 
 def _settings(args: argparse.Namespace) -> dict[str, str]:

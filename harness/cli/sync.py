@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    settle_left_overs()
+    settle_left_overs({})
     code = show.arrivals(tracking.pull(), tracking.address()) if args.pull else 0
     hidden = not show.console.is_terminal
     found = itertools.chain[tracking.Source](all_journals(), tuning.records())

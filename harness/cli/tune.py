@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from harness import data, experiment, page, plugins, tuning
-from harness.cli import exit_code, live, options, show
+from harness.cli import live, options, show
 from harness.errors import UsageError, did_you_mean
 from harness.plugins import PRUNERS, SAMPLERS
 from harness.spec import StudyRecord, Trial
@@ -25,7 +24,6 @@ from harness.tracking import Tracker
 from harness.tuning import Search
 
 MOST_TRIALS = 10_000
-LONGEST_TIMEOUT = 10_000_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--confirm", type=int, default=0, metavar="N", help="then train winner and default recipe with N seeds each"
     )
     options.add_device(parser)
+    options.add_patience(parser)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -63,21 +62,19 @@ def main(args: argparse.Namespace) -> int:
         device,
     )
     workers = args.jobs or (1 if device == "cuda" else os.cpu_count() or 1)
-    tracker = Tracker()
-    code, stopped = 0, False
-    try:
-        live.settle_left_overs(tracker)
-        record = _tune(search, args.trials, workers, args.timeout, tracker)
-        if record and record.state == "finished":
-            _conclude(search, record)
-            if args.confirm:
-                _confirm(search, record, args.confirm, tracker)
-    except KeyboardInterrupt as stop:
-        print("Stopped; what is finished is kept, and the same command goes on with the study.", file=sys.stderr)
-        code, stopped = exit_code(stop), True
-    finally:
-        code = max(code, live.close(tracker, stopped))
-    return code
+    return live.recorded(lambda tracker: _search(search, args, workers, tracker))
+
+
+settle = live.settle
+
+
+def _search(search: Search, args: argparse.Namespace, workers: int, tracker: Tracker) -> None:
+    live.settle_left_overs(tracker)
+    record = _tune(search, args, workers, tracker)
+    if record and record.state == "finished":
+        _conclude(search, record)
+        if args.confirm:
+            _confirm(search, record, args.confirm, tracker)
 
 
 def _refuse_numbers(args: argparse.Namespace) -> None:
@@ -92,9 +89,9 @@ def _refuse_numbers(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and not low <= value <= high:
             raise UsageError(f"--{name} {value} is out of range.", legal=f"Legal: {low} to {high:,}.")
-    if args.timeout is not None and not 0 < args.timeout <= LONGEST_TIMEOUT:
+    if args.timeout is not None and not 0 < args.timeout <= options.LONGEST:
         raise UsageError(
-            f"--timeout {args.timeout:g} is out of range.", legal=f"Legal: above 0, to {LONGEST_TIMEOUT:,} seconds."
+            f"--timeout {args.timeout:g} is out of range.", legal=f"Legal: above 0, to {options.LONGEST:,} seconds."
         )
 
 
@@ -113,7 +110,7 @@ def _path(given: str) -> str:
     return str(named)
 
 
-def _tune(search: Search, trials: int, workers: int, timeout: float | None, tracker: Tracker) -> StudyRecord | None:
+def _tune(search: Search, args: argparse.Namespace, workers: int, tracker: Tracker) -> StudyRecord | None:
     """Print trials as they finish; return the study as last recorded."""
     architecture = search.study.architecture
     show.console.rule(search.study.name, align="left")
@@ -125,10 +122,10 @@ def _tune(search: Search, trials: int, workers: int, timeout: float | None, trac
         f"kept in mlruns/studies/{search.id}\n"
     )
     record: StudyRecord | None = None
-    rows = _Rows(trials)
-    events = tuning.tune(search, trials, workers, timeout)
+    rows = _Rows(args.trials)
+    events = tuning.tune(search, args.trials, workers, args.timeout, args.patience)
     with _progress() as progress:
-        task = progress.add_task("", total=trials)
+        task = progress.add_task("", total=args.trials)
         try:
             for event in events:
                 if isinstance(event, StudyRecord):

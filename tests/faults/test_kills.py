@@ -6,16 +6,14 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import mlflow
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
+from processes import harness, start, until
 
 from harness.journal import Journal, Record, all_journals
 
@@ -24,33 +22,8 @@ RECIPE = ("ema=0.9", "rotation=10", "momentum=0.9", "batch_size=16")
 EPOCHS = 19
 
 
-def start(command: Sequence[str], place: Path) -> subprocess.Popen[str]:
-    (place / "tiny.py").write_text(TINY)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen(
-        [sys.executable, *command],
-        cwd=place,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        process_group=0,
-    )
-
-
 def trained(place: Path) -> subprocess.Popen[str]:
     return start([TRAINER, "3", str(EPOCHS), *RECIPE], place)
-
-
-def until(process: subprocess.Popen[str], text: str, times: int = 1) -> str:
-    """Read what a process prints until `text` has come so often."""
-    assert process.stdout
-    seen = ""
-    while seen.count(text) < times:
-        line = process.stdout.readline()
-        assert line, f"it ended before it said {text}:\n{seen}"
-        seen += line
-    return seen
 
 
 def outcome(place: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Journal, Record]:
@@ -128,10 +101,6 @@ def test_a_run_that_is_killed_while_it_writes_loses_no_more_than_that(
     assert "Started" in until(again, "Result")
     assert again.wait() == 0
     assert_same_run(tmp_path, whole, monkeypatch)
-
-
-def harness(place: Path, *arguments: str) -> subprocess.Popen[str]:
-    return start(["-m", "harness", *arguments], place)
 
 
 RUN = ("run", "tiny.py", "--dataset", "digits", "--epochs", "8", "--set", "batch_size=3", "--set", "lr=0.01")

@@ -24,7 +24,7 @@ class DeafTracker(Tracker):
 
 
 def main(seed: int, epochs: int, given: dict[str, str]) -> None:
-    settle_left_overs()
+    settle_left_overs({})
     architecture = plugins.load("tiny.py")
     knobs, recipe = options.settle(architecture, {**given, "epochs": str(epochs)})
     jobs = experiment.jobs(architecture, knobs, recipe, data.load("digits"), range(seed, seed + 1), "cpu")

@@ -1,0 +1,79 @@
+"""How a command ends: the exit code, what is printed of an error, and what a signal does."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+
+from harness.errors import HarnessError, UsageError, printable
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: what Ctrl-C does, with an exit code of its own."""
+
+
+def signal_of(stop: KeyboardInterrupt) -> signal.Signals:
+    """Return the signal that stopped a command."""
+    return signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
+
+
+def exit_code(stop: KeyboardInterrupt) -> int:
+    """Return what a shell expects of a command that a signal stopped."""
+    return 128 + signal_of(stop)
+
+
+def in_good_order(command: Callable[[], int]) -> int:
+    """Run a command and return its exit code, whatever it raises that a user can cause."""
+    try:
+        with _stopped_by_signals():
+            return command()
+    except HarnessError as error:
+        report(error)
+        return error.exit_code
+    except KeyboardInterrupt as stop:
+        print("Stopped.", file=sys.stderr)
+        return exit_code(stop)
+    except BrokenPipeError:  # the reader of our output has gone, as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:  # what a command knows more about, it reports itself
+        report(UsageError(f"{error.strerror}: {error.filename or 'standard output'}."))
+        return UsageError.exit_code
+
+
+@contextlib.contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """Let the first signal stop a command in good order, and a second one at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are another's business
+        return
+    seen = False
+
+    def stop(number: int, _: object) -> None:
+        nonlocal seen
+        if seen:
+            os._exit(128 + number)
+        seen = True
+        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+    before = [signal.signal(number, stop) for number in _SIGNALS]
+    try:
+        yield
+    finally:
+        for number, handler in zip(_SIGNALS, before, strict=True):
+            signal.signal(number, handler)
+
+
+def report(error: HarnessError) -> None:
+    """Print an error's lines to standard error."""
+    with contextlib.suppress(OSError):  # a full disk behind `> file` is no reason to keep silent
+        sys.stdout.flush()
+    first, *others = map(printable, error.lines)
+    with contextlib.suppress(OSError):  # nor is one behind `2> file` another error
+        print(f"error: {first}", *(f"       {line}" for line in others), sep="\n", file=sys.stderr, flush=True)
