@@ -8,6 +8,7 @@ One folder a run under ``mlruns/journal/``:
     weights.pt        the scored weights, as a plain state dict
     checkpoint-N-SHA.pt  where training stood after epoch N, with its SHA-256; the last two, while it is unfinished
     lock              held by the process that trains it
+    mlflow.lock       held by whoever brings it to MLflow
     profile.json.gz   where the time of an epoch went, if that was asked for
     origin.json       only of a run that came from another machine: where from, and without weights
 """

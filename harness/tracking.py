@@ -28,6 +28,7 @@ from urllib.request import url2pathname
 
 import numpy as np
 import torch
+from filelock import FileLock
 
 from harness import data, exchange, page, plots, plugins
 from harness import journal as journals
@@ -153,23 +154,23 @@ class Store:
 
         Safe while training runs: it draws no random number and runs none of the plug-in's code.
         """
-        if isinstance(source, StudyRecord):
-            self._project_study(source)
-        else:
-            self._project_run(source)
+        with _only_one(source):
+            if isinstance(source, StudyRecord):
+                self._project_study(source)
+            else:
+                self._project_run(source)
 
     def _project_run(self, journal: Journal) -> None:
         record = journal.read()
         if record is None:
             return
         experiment = self._experiment(record.job["dataset"])
-        run_id = self._find(experiment, _RUN_ID, record.run_id)
-        known = self._client.get_run(run_id) if run_id else None
+        known = self._find(experiment, _RUN_ID, record.run_id)
         if known and record.ended and _is_complete(known) and known.info.status == _STATUS[record.state]:
             return
         if known and known.info.status == "KILLED" and record.state != "interrupted":
             self._reopen(known)
-        run_id = run_id or self._create(experiment, record)
+        run_id = self._begin_run(experiment, record, known)
         unsent = record.epochs[self._sent.get(run_id, 0) :]  # sending one again would be harmless, but not free
         self._log_metrics(run_id, [metric for epoch in unsent for metric in _epoch_metrics(epoch, "test")])
         self._sent[run_id] = len(record.epochs)
@@ -189,10 +190,16 @@ class Store:
             return
         if not source.has_weights:  # it came from elsewhere, and what came from elsewhere is never executed
             return
-        run_id = self._find(self._experiment(record.job["dataset"]), _RUN_ID, record.run_id)
+        with _only_one(source):
+            self._add_model(source, record)
+
+    def _add_model(self, journal: Journal, record: Record) -> None:
+        run = self._find(self._experiment(record.job["dataset"]), _RUN_ID, record.run_id)
+        assert run  # projected before
+        run_id = run.info.run_id
         if all(artifact.path != "model" for artifact in self._client.list_artifacts(run_id)):
             with tempfile.TemporaryDirectory() as folder:
-                _write_model(Path(folder) / "model", source, record)
+                _write_model(Path(folder) / "model", journal, record)
                 self._client.log_artifacts(run_id, folder)
 
     def _refuse_moved(self) -> None:
@@ -227,10 +234,10 @@ class Store:
                 raise
             return str(found.experiment_id)
 
-    def _find(self, experiment: str, tag: str, value: str) -> str:
-        """Return the id of the run whose `tag` is `value`, or an empty string."""
+    def _find(self, experiment: str, tag: str, value: str) -> Run | None:
+        """Return the run whose `tag` is `value`, if there is one."""
         found = self._client.search_runs([experiment], filter_string=f"tags.`{tag}` = '{value}'", max_results=1)
-        return str(found[0].info.run_id) if found else ""
+        return found[0] if found else None
 
     def _reopen(self, run: Run) -> None:
         """A run that went on after it was interrupted is running again, and no longer says why it stopped."""
@@ -239,27 +246,39 @@ class Store:
         if "reason" in run.data.tags:
             self._client.delete_tag(run.info.run_id, "reason")
 
-    def _create(self, experiment: str, record: Record) -> str:
+    def _begin_run(self, experiment: str, record: Record, known: Run | None) -> str:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         tags = {**_tags(record), _RUN_ID: record.run_id, "mlflow.note.content": page.markdown(record)}
         if _group(record):
             tags["mlflow.parentRunId"] = self._parent(experiment, record)
-        run_id = self._create_run(experiment, record.started["time"], page.run_name(record), tags, _params(record))
-        name, digest = record.job["dataset"], record.job["dataset_digest"]
-        source = json.dumps({"dataset": name, "sha256": digest})
-        dataset = Dataset(name, digest[:36], "local", source)  # 36 characters are the most mlflow takes
-        self._client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
-        return run_id
+        run = self._begin(experiment, record.started["time"], page.run_name(record), tags, _params(record), known)
+        if not (run.inputs and run.inputs.dataset_inputs):
+            name, digest = record.job["dataset"], record.job["dataset_digest"]
+            source = json.dumps({"dataset": name, "sha256": digest})
+            dataset = Dataset(name, digest[:36], "local", source)  # 36 characters are the most mlflow takes
+            self._client.log_inputs(
+                run.info.run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])]
+            )
+        return str(run.info.run_id)
 
-    def _create_run(
-        self, experiment: str, time: int, name: str, tags: Mapping[str, str], params: Mapping[str, Any]
-    ) -> str:
+    def _begin(
+        self,
+        experiment: str,
+        time: int,
+        name: str,
+        tags: Mapping[str, str],
+        params: Mapping[str, Any],
+        known: Run | None = None,
+    ) -> Run:
+        """Make a run if it is not known; either way give it the params it lacks: a server may die between the two."""
         from mlflow.entities import Param
 
-        run = self._client.create_run(experiment, time, dict(tags), name)
-        self._client.log_batch(run.info.run_id, params=[Param(key, str(value)) for key, value in params.items()])
-        return str(run.info.run_id)
+        run = known or self._client.create_run(experiment, time, dict(tags), name)
+        missing = [Param(key, str(value)) for key, value in params.items() if key not in run.data.params]
+        if missing:
+            self._client.log_batch(run.info.run_id, params=missing)
+        return run
 
     def _log_metrics(self, run_id: str, metrics: Sequence[Metric]) -> None:
         for first in range(0, len(metrics), _BATCH):
@@ -282,13 +301,11 @@ class Store:
 
     def _parent(self, experiment: str, record: Record) -> str:
         group = record.started["group"]
-        found = self._find(experiment, _GROUP_ID, group["id"])
-        if found:
-            return found
+        known = self._find(experiment, _GROUP_ID, group["id"])
         params = {key: value for key, value in _params(record).items() if key != "seed"}
         name = f"{page.title(record)} {group['size']} seeds"
         tags = {**_tags(record), _GROUP_ID: group["id"]}
-        return self._create_run(experiment, record.started["time"], name, tags, params)
+        return str(self._begin(experiment, record.started["time"], name, tags, params, known).info.run_id)
 
     def _sum_up(self, experiment: str, record: Record) -> None:
         """Once the last child has ended, give the parent mean, spread and interval, and its own end."""
@@ -353,14 +370,13 @@ class Store:
 
         search = record.search
         experiment = self._experiment(f"tune/{search['dataset']}/{search['study']}")
-        parent = self._find(experiment, _RUN_ID, record.run_id)
+        known = self._find(experiment, _RUN_ID, record.run_id)
         version = f"{len(record.trials)} trials{', confirmed' if record.confirmation else ''}"
-        if parent and self._client.get_run(parent).data.tags.get(_COMPLETE) == version:
+        if known and known.data.tags.get(_COMPLETE) == version:
             return
         name = f"{search['study']} seed {search['seed']}"
-        parent = parent or self._create_run(
-            experiment, record.started, name, {**_study_tags(record), _RUN_ID: record.run_id}, search
-        )
+        own = {**_study_tags(record), _RUN_ID: record.run_id}
+        parent = str(self._begin(experiment, record.started, name, own, search, known).info.run_id)
         children = self._trials(experiment, parent)
         for trial in record.trials:
             tag = f"{record.run_id}/{trial.number}"
@@ -396,18 +412,15 @@ class Store:
             token = part.token or ""
 
     def _record_trial(self, experiment: str, parent: str, record: StudyRecord, trial: Trial, begun: Run | None) -> None:
-        if begun:
-            run_id = str(begun.info.run_id)
-        else:
-            tags = {
-                **_study_tags(record),
-                _RUN_ID: f"{record.run_id}/{trial.number}",
-                "mlflow.parentRunId": parent,
-                "verdict": trial.state,
-                "reason": trial.reason,
-            }
-            params = {**trial.settings, "parameters": trial.parameters}
-            run_id = self._create_run(experiment, trial.started, f"trial {trial.number}", tags, params)
+        tags = {
+            **_study_tags(record),
+            _RUN_ID: f"{record.run_id}/{trial.number}",
+            "mlflow.parentRunId": parent,
+            "verdict": trial.state,
+            "reason": trial.reason,
+        }
+        params = {**trial.settings, "parameters": trial.parameters}
+        run_id = self._begin(experiment, trial.started, f"trial {trial.number}", tags, params, begun).info.run_id
         events = [{**asdict(epoch), "time": trial.ended} for epoch in trial.epochs]
         self._log_metrics(run_id, [metric for event in events for metric in _epoch_metrics(event, "validation")])
         self._client.set_terminated(run_id, _TRIAL_STATUS[trial.state], end_time=trial.ended)
@@ -422,15 +435,15 @@ class Store:
         settings = {**asdict(problem), "lr": [t.lr for t in trajectories], "steps": len(trajectories[0].rows) - 1}
         identity = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
         found = self._find(experiment, _RUN_ID, identity)
-        if found and _is_complete(self._client.get_run(found)):
+        if found and _is_complete(found):
             return
         if found:
-            self._delete(experiment, found)  # somebody stopped half-way
+            self._delete(experiment, found.info.run_id)  # somebody stopped half-way
         now = round(time.time() * 1000)
         targets = ", ".join(f"{target:g}" for target in problem.targets)
         tags = {_RUN_ID: identity, "mlflow.note.content": page.sweep_markdown(problem, trajectories)}
         name = f"targets {targets}, {len(trajectories)} rates, {settings['steps']} steps"
-        parent = self._create_run(experiment, now, name, tags, settings)
+        parent = self._begin(experiment, now, name, tags, settings).info.run_id
         metrics = [Metric(f"final_loss/lr_{t.rate}", t.final_loss, now, 0) for t in trajectories]
         best = fastest_stable(trajectories)
         if best:
@@ -454,7 +467,7 @@ class Store:
         from mlflow.entities import Metric
 
         tags = {"mlflow.parentRunId": parent, "state": page.sweep_state(trajectory)}
-        run_id = self._create_run(experiment, now, f"lr {trajectory.rate}", tags, settings)
+        run_id = self._begin(experiment, now, f"lr {trajectory.rate}", tags, settings).info.run_id
         shown = ("E_total", "E1", "E2", "a_o1", "a_o2", *WEIGHTS)
         metrics = [Metric(name, row[name], now, step) for step, row in enumerate(trajectory.rows) for name in shown]
         self._log_metrics(run_id, metrics)
@@ -469,6 +482,12 @@ def experiments(uri: str) -> dict[str, str]:
     """
     with _reaching(uri):
         return Store(uri).experiments()
+
+
+def _only_one(source: Source) -> FileLock:
+    """Return the lock of whoever brings this to MLflow: two who find nothing there would both make it."""
+    kind = "studies" if isinstance(source, StudyRecord) else "journal"
+    return FileLock(journals.ROOT.absolute() / kind / source.run_id / "mlflow.lock")
 
 
 def _is_complete(run: Run) -> bool:
@@ -494,7 +513,6 @@ def _prepare(database: Path) -> None:
 
     The schema is made beside and moved in whole, by one process: half a schema never opens again.
     """
-    from filelock import FileLock
     from mlflow import MlflowClient
 
     database.parent.mkdir(parents=True, exist_ok=True)
@@ -594,7 +612,7 @@ def record_sweep(problem: Problem, trajectories: Sequence[Trajectory]) -> None:
         TrackerError: the store cannot be reached.
     """
     uri = tracking_uri()
-    with _reaching(uri, "the same command again"):
+    with _reaching(uri, "the same command again"), FileLock(journals.ROOT.absolute() / "backprop.lock"):
         Store(uri).record_sweep(problem, trajectories)
 
 
