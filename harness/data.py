@@ -170,6 +170,19 @@ def whereabouts(name: str) -> str:
     return f"not in {place}; would be downloaded" if missing else f"in {place}"
 
 
+def damaged(name: str) -> list[Path]:
+    """Return the files of a dataset that are there and not what they should be."""
+    found = []
+    for file, expected in IDX_DATASETS[name].sha256.items() if name in IDX_DATASETS else ():
+        place = folder() / IDX_DATASETS[name].torchvision_class / "raw" / file
+        if _place(place).exists():
+            try:
+                _read_verified(place, expected)
+            except DamagedError:
+                found.append(_place(place))
+    return found
+
+
 def load(name: str, held_out: HeldOut = "test") -> Dataset:
     """Return the dataset called `name`, on the CPU, verified; the second call in a process costs nothing.
 

@@ -127,6 +127,7 @@ class Store:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         try:
             from mlflow import MlflowClient
         except ImportError as error:
@@ -179,6 +180,27 @@ class Store:
             if _group(record):
                 self._sum_up(experiment, record)
             self._client.set_tag(run_id, _COMPLETE, "true")
+
+    def holds(self, source: Source) -> bool:
+        """Whether the store says all that a journal or a study does; of one that has not ended, nothing is asked."""
+        if isinstance(source, StudyRecord):
+            search = source.search
+            run = self._lookup(f"tune/{search['dataset']}/{search['study']}", source.run_id)
+            if source.state == "finished":
+                return run is not None and run.data.tags.get(_COMPLETE) == _version(source)
+            return source.state == "running" or (run is not None and run.info.status == "KILLED")
+        try:
+            record = source.read()
+        except ValueError:  # damaged: there is nothing to be held
+            return True
+        if record is None or not record.ended:
+            return True
+        run = self._lookup(record.job["dataset"], record.run_id)
+        return run is not None and _is_complete(run) and run.info.status == _STATUS[record.state]
+
+    def _lookup(self, experiment: str, run_id: str) -> Run | None:
+        found = self._client.get_experiment_by_name(experiment)
+        return self._find(found.experiment_id, _RUN_ID, run_id) if found else None
 
     def add_model(self, source: Source) -> None:
         """Add the scored network to a finished run that lacks it; a study has none.
@@ -371,8 +393,7 @@ class Store:
         search = record.search
         experiment = self._experiment(f"tune/{search['dataset']}/{search['study']}")
         known = self._find(experiment, _RUN_ID, record.run_id)
-        version = f"{len(record.trials)} trials{', confirmed' if record.confirmation else ''}"
-        if known and known.data.tags.get(_COMPLETE) == version:
+        if known and known.data.tags.get(_COMPLETE) == _version(record):
             return
         name = f"{search['study']} seed {search['seed']}"
         own = {**_study_tags(record), _RUN_ID: record.run_id}
@@ -394,7 +415,7 @@ class Store:
         with tempfile.TemporaryDirectory() as folder:
             _write_study_artifacts(Path(folder), record)
             self._client.log_artifacts(parent, folder)
-        tags[_COMPLETE] = version
+        tags[_COMPLETE] = _version(record)
         self._client.log_batch(parent, tags=[RunTag(key, value) for key, value in tags.items()])
         ended = max(trial.ended for trial in record.trials)
         self._client.set_terminated(parent, "FINISHED", end_time=ended)
@@ -488,6 +509,10 @@ def _only_one(source: Source) -> FileLock:
     """Return the lock of whoever brings this to MLflow: two who find nothing there would both make it."""
     kind = "studies" if isinstance(source, StudyRecord) else "journal"
     return FileLock(journals.ROOT.absolute() / kind / source.run_id / "mlflow.lock")
+
+
+def _version(record: StudyRecord) -> str:
+    return f"{len(record.trials)} trials{', confirmed' if record.confirmation else ''}"
 
 
 def _is_complete(run: Run) -> bool:
@@ -658,6 +683,24 @@ def sync(found: Iterable[Source]) -> int:
             mend="All others are in MLflow. Mend those or move them away, and sync again.",
         )
     return done
+
+
+def behind(found: Iterable[Source]) -> list[str]:
+    """Return the ids of what the store does not hold, or not to its end; what a process is at work on is left out.
+
+    Raises:
+        TrackerError: the store cannot be reached.
+    """
+    uri = tracking_uri()
+    with _reaching(uri):
+        store = Store(uri)
+        store.experiments()  # a server that is gone shows here, also where nothing is recorded
+        return [source.run_id for source in found if not store.holds(source)]
+
+
+def own_database() -> Path | None:
+    """Return the file of the store under ``mlruns/``, or None where another store is used."""
+    return _database(_own_uri()) if tracking_uri() == _own_uri() else None
 
 
 @contextlib.contextmanager

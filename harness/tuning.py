@@ -13,6 +13,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import statistics
 import tempfile
@@ -152,6 +153,11 @@ def tune(
                 )
 
 
+def names() -> list[str]:
+    """Return the id of every study there is."""
+    return sorted(file.parent.name for file in _studies().glob("*/study.log"))
+
+
 def records() -> Iterator[StudyRecord]:
     """Yield every study there is, as recorded.
 
@@ -159,18 +165,38 @@ def records() -> Iterator[StudyRecord]:
         DataError: after all others, if one is damaged.
     """
     damaged = []
-    for file in sorted(_studies().glob("*/study.log")):
+    for name in names():
         try:
-            found = read(file.parent.name)
+            found = read(name)
         except Exception:  # whatever a line leads to that is no JSON, or not Optuna's
-            damaged.append(file)
+            damaged.append(name)
             continue
         if found:
             yield found
     if damaged:
         raise DataError(
-            f"{damaged[0]} is damaged.", mend="The command that made the study says which line: run it again."
+            f"{_studies() / damaged[0] / 'study.log'} is damaged.",
+            mend="The command that made the study says which line; python -m harness doctor can cut it off.",
         )
+
+
+def cut(study: str, copy: Path) -> None:
+    """Keep a copy of a damaged log, and cut it off before the first line that does not lead to a study."""
+    folder = _studies() / study
+    log = folder / "study.log"
+    lines = log.read_bytes().splitlines(keepends=True)
+    shutil.copy(log, copy)
+    whole = _whole(lines)
+    while whole:
+        log.write_bytes(b"".join(lines[:whole]))
+        try:
+            found = _Log.read(folder)
+            if [trial.number for trial in found.trials] == list(range(len(found.trials))):
+                return
+        except Exception:  # whatever the last of these lines leads to
+            pass
+        whole -= 1
+    log.write_bytes(b"")
 
 
 def read(study: str) -> StudyRecord | None:
@@ -489,20 +515,28 @@ def _mend(log: Path) -> bool:
         return False
     whole = log.read_bytes()
     kept = whole[: whole.rfind(b"\n") + 1]
-    for number, line in enumerate(kept.splitlines(), 1):
-        try:
-            if not isinstance(json.loads(line), dict):
-                raise ValueError("not an object")
-        except ValueError as error:
-            raise DataError(
-                f"Line {number} of {log} is damaged.",
-                legal=f"The {number - 1} lines before it are whole; nothing was changed.",
-                mend="Restore the file, or delete that line and all after it: their trials are then trained again.",
-            ) from error
+    lines = kept.splitlines()
+    if (number := _whole(lines)) < len(lines):
+        raise DataError(
+            f"Line {number + 1} of {log} is damaged.",
+            legal=f"The {number} lines before it are whole; nothing was changed.",
+            mend="Restore the file, or let python -m harness doctor cut it off there: those trials are trained again.",
+        )
     if kept != whole:
         os.truncate(log, len(kept))
     log.with_name(log.name + ".lock").unlink(missing_ok=True)  # Optuna's own, left by a kill: we are alone here
     return bool(kept)
+
+
+def _whole(lines: Sequence[bytes]) -> int:
+    """Return how many lines there are before the first that is no JSON object."""
+    for number, line in enumerate(lines):
+        try:
+            if not isinstance(json.loads(line), dict):
+                return number
+        except ValueError:
+            return number
+    return len(lines)
 
 
 def _storage(folder: Path) -> JournalStorage:

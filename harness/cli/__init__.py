@@ -29,6 +29,7 @@ COMMANDS = {
     "speed": "time training beside a plain PyTorch loop and beside what the machine can do",
     "ui": "open the MLflow UI on the recorded runs",
     "sync": "bring MLflow up to the journals",
+    "doctor": "report the state of data, runs, studies, MLflow and device, and mend what can be mended",
 }
 
 PLUG_IN_COMMANDS = ("run", "check", "tune", "speed")

@@ -1,0 +1,47 @@
+"""Report the state of device, data, journals, studies and MLflow, and mend what can be mended, after asking.
+
+Nothing is deleted: what is damaged is moved to mlruns/damaged/, and made again where that is possible.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from harness.cli import show
+from harness.cli.endings import report
+from harness.doctor import Finding, examine
+from harness.errors import HarnessError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--yes", action="store_true", help="mend what can be mended without asking")
+
+
+def main(args: argparse.Namespace) -> int:
+    codes = [0]
+    for finding in examine():
+        show.console.print(f"  {finding.subject:<10}", end="")
+        show.console.print(finding.said, style="red" if finding.exit_code else None)
+        if finding.exit_code and not (finding.offer and (args.yes or _agrees(finding)) and _mend(finding)):
+            codes.append(finding.exit_code)
+    show.console.print("all is well" if max(codes) == 0 else "not all is well", style="bold")
+    return max(codes)
+
+
+def _agrees(finding: Finding) -> bool:
+    if not sys.stdin.isatty():
+        show.console.print(f"{'':<12}can be mended with --yes: {finding.offer}")
+        return False
+    return show.console.input(f"{'':<12}{finding.offer}? [y/N] ").strip().lower() in ("y", "yes")
+
+
+def _mend(finding: Finding) -> bool:
+    assert finding.mend
+    try:
+        finding.mend()
+    except HarnessError as error:
+        report(error)
+        return False
+    show.console.print(f"{'':<12}done: {finding.offer}", style="green")
+    return True

@@ -1,0 +1,200 @@
+"""The state of data, journals, studies, store and device, and what would mend it.
+
+Nothing is deleted: what is damaged is moved to ``mlruns/damaged/``, and made again from what is whole where
+that is possible.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+
+import torch
+
+from harness import arithmetic, data, experiment, records, tracking, tuning
+from harness.errors import DataError, HarnessError, TrackerError
+from harness.journal import ROOT, Journal, all_journals, settle_left_overs
+from harness.tracking import Source
+
+ROOM = 2**30
+"""Bytes that should be free: a thousand runs take about as much."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What there is, and what would mend it.
+
+    Attributes:
+        subject: what it is about.
+        said: how that is, in a line.
+        exit_code: of the error that it would lead to; 0 where all is well.
+        offer: what `mend` would do, as an order; empty where nothing can be done from here.
+        mend: does it.
+    """
+
+    subject: str
+    said: str
+    exit_code: int = 0
+    offer: str = ""
+    mend: Callable[[], object] | None = None
+
+
+def examine() -> Iterator[Finding]:
+    """Yield findings, each looked for after those before it were mended."""
+    yield from _device()
+    yield from _data()
+    yield from _journals()
+    yield from _studies()
+    yield from _store()
+
+
+def _device() -> Iterator[Finding]:
+    device = experiment.choose_device("auto")
+    compiler = "a C++ compiler" if arithmetic.has_compiler() else "no C++ compiler: long runs are not compiled"
+    bfloat16 = "bfloat16" if arithmetic.has_bfloat16(device) else "no bfloat16 of its own"
+    yield Finding("device", f"{experiment.device_name(torch.device(device))}, {bfloat16}, {compiler}")
+    free = shutil.disk_usage(ROOT.absolute().parent).free
+    said = f"{free / 2**30:.1f} GiB free in {ROOT.absolute().parent}"
+    yield Finding("disk", said if free > ROOM else f"only {said}", 0 if free > ROOM else 2)
+
+
+def _data() -> Iterator[Finding]:
+    for name in data.NAMES:
+        try:
+            place = data.whereabouts(name)
+            damaged = data.damaged(name)
+        except HarnessError as error:
+            yield Finding(name, error.wrong, error.exit_code)
+            continue
+        if damaged:
+            files = ", ".join(map(str, damaged))
+            yield Finding(
+                name,
+                f"not the original file: {files}",
+                DataError.exit_code,
+                "move it away, to be downloaded again",
+                partial(_move_away, *damaged),
+            )
+        else:
+            yield Finding(name, f"{place}{', as it should be' if place.startswith('in ') else ''}")
+
+
+def _journals() -> Iterator[Finding]:
+    settled = settle_left_overs({})
+    if settled:
+        names = ", ".join(journal.run_id for journal in settled)
+        yield Finding(
+            "journal", f"{len(settled)} runs whose process had died now say that they were interrupted: {names}"
+        )
+    states: Counter[str] = Counter()
+    damaged: dict[Journal, str] = {}
+    for journal in all_journals():
+        try:
+            record = journal.read()
+            states[record.state if record else "empty"] += 1
+            if record and record.state == "finished":
+                records.outcome(journal, records.finished(journal))
+        except DataError as error:
+            if "protocol" not in error.wrong:
+                damaged[journal] = error.wrong
+        except Exception as error:  # whatever a line leads to that somebody damaged
+            damaged[journal] = f"cannot be read ({type(error).__name__})"
+    yield Finding("journal", ", ".join(f"{count} {state}" for state, count in states.items()) or "no run yet")
+    for journal, why in damaged.items():
+        yield Finding(
+            "journal",
+            f"{journal.run_id} is damaged: {why}",
+            DataError.exit_code,
+            "move it away; the same command trains it again",
+            partial(_move_away, journal.folder),
+        )
+
+
+def _studies() -> Iterator[Finding]:
+    states: Counter[str] = Counter()
+    for study in tuning.names():
+        try:
+            if record := tuning.read(study):
+                states[record.state] += 1
+        except Exception as error:  # whatever a line leads to that is no JSON, or not Optuna's
+            yield Finding(
+                "study",
+                f"{study} is damaged ({type(error).__name__})",
+                DataError.exit_code,
+                "keep a copy, and cut off the first damaged line and all after it: those trials are trained again",
+                partial(_cut, study),
+            )
+    yield Finding("study", ", ".join(f"{count} {state}" for state, count in states.items()) or "no study yet")
+
+
+def _store() -> Iterator[Finding]:
+    database = tracking.own_database()
+    if database and not database.exists() and not [*_sources()]:
+        yield Finding("MLflow", "no store yet")
+        return
+    try:
+        behind = tracking.behind(_sources())
+    except TrackerError as error:
+        if database and database.exists():
+            offer = "move it away, and make it anew from the journals"
+            yield Finding("MLflow", error.wrong, error.exit_code, offer, partial(_make_anew, database))
+        else:
+            yield Finding("MLflow", error.wrong, error.exit_code)
+        return
+    if behind:
+        yield Finding(
+            "MLflow",
+            f"{tracking.address()} lacks {len(behind)} runs or studies, or the end of them: {', '.join(behind)}",
+            TrackerError.exit_code,
+            "bring it up to the journals, as sync does",
+            _sync,
+        )
+    else:
+        yield Finding("MLflow", f"{tracking.address()} holds all there is")
+
+
+def _sync() -> None:
+    tracking.sync(_sources())
+
+
+def _make_anew(database: Path) -> None:
+    """Make the store in another process: mlflow keeps the file open that this one has looked into."""
+    _move_away(database)
+    if subprocess.run([sys.executable, "-m", "harness", "sync"]).returncode:
+        raise TrackerError(f"{database} could not be made anew.", mend="python -m harness sync says why.")
+
+
+def _cut(study: str) -> None:
+    tuning.cut(study, _aside(study))
+
+
+def _sources() -> Iterator[Source]:
+    readable = (study for study in map(_readable, tuning.names()) if study)
+    return chain[Source](all_journals(), readable)
+
+
+def _readable(study: str) -> Source | None:
+    try:
+        return tuning.read(study)
+    except Exception:  # it has a finding of its own
+        return None
+
+
+def _move_away(*places: Path) -> None:
+    for place in places:
+        shutil.move(place, _aside(place.name))  # a dataset may lie on another disk
+
+
+def _aside(name: str) -> Path:
+    """Return a place of its own for something damaged."""
+    folder = ROOT.absolute() / "damaged"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"

@@ -1,0 +1,221 @@
+"""What is wrong is found and named; what can be mended is mended when that is agreed to; nothing is deleted."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import made_up
+import pytest
+from mlflow import MlflowClient
+from test_tuning import MadeUpPool, finish, kept, search
+
+from harness import cli, data, tracking, tuning
+from harness.doctor import Finding, examine
+from harness.errors import DataError, TrackerError
+from harness.journal import Journal, all_journals
+from harness.tracking import Store, tracking_uri
+
+
+def wrong() -> list[tuple[str, int]]:
+    return [(finding.subject, finding.exit_code) for finding in examine() if finding.exit_code]
+
+
+def about(subject: str) -> list[Finding]:
+    return [finding for finding in examine() if finding.subject == subject]
+
+
+def doctor(*arguments: str) -> int:
+    return cli.main(["doctor", *arguments])
+
+
+def finished() -> Journal:
+    """Make up a run, without weights, as made-up ones fit no network."""
+    journal = made_up.finished("good", 0)
+    (journal.folder / "weights.pt").unlink(missing_ok=True)
+    return journal
+
+
+def listing(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(autouse=True)
+def no_mnist(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("data")
+    monkeypatch.setenv("HARNESS_DATA", str(place))
+    return place
+
+
+def test_where_nothing_ran_all_is_well_and_nothing_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert doctor() == 0
+    assert [*tmp_path.iterdir()] == []
+    said = capsys.readouterr().out
+    for words in (
+        "thread",
+        "GiB free",
+        "would be downloaded",
+        "no run yet",
+        "no study yet",
+        "no store yet",
+        "all is well",
+    ):
+        assert words in said
+
+
+def test_what_is_whole_is_counted(workplace: Path) -> None:
+    finished()
+    assert cli.main(["sync"]) == 0
+    assert wrong() == []
+    assert [finding.said for finding in about("journal")] == ["1 finished"]
+
+
+def test_a_damaged_data_file_is_named_and_moved_away(no_mnist: Path, workplace: Path) -> None:
+    file = no_mnist / "MNIST" / "raw" / next(iter(data.IDX_DATASETS["mnist"].sha256))
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"something else")
+    assert wrong() == [("mnist", DataError.exit_code)]
+    assert str(file) in about("mnist")[0].said
+    assert doctor("--yes") == 0
+    assert not file.exists()
+    assert [moved.read_bytes() for moved in (workplace / "mlruns" / "damaged").iterdir()] == [b"something else"]
+
+
+@pytest.mark.parametrize("text", ["no json\n", '{"event": "started"}\n{"event": "finished"}\n', "[]\n"])
+def test_a_damaged_journal_is_named_and_moved_away_and_no_other(workplace: Path, text: str) -> None:
+    finished()
+    bad = Journal(workplace / "mlruns" / "journal" / "bad")
+    bad.folder.mkdir()
+    bad.events_file.write_text(text)
+    cli.main(["sync"])
+    before = listing(bad.folder)
+    assert ("journal", DataError.exit_code) in wrong()
+    assert doctor("--yes") == 0
+    assert [journal.run_id for journal in all_journals()] != ["bad"]
+    assert len(all_journals()) == 1
+    (moved,) = (workplace / "mlruns" / "damaged").iterdir()
+    assert listing(moved) == before
+
+
+def test_a_finished_run_whose_answers_were_changed_is_damaged(workplace: Path) -> None:
+    journal = finished()
+    (journal.folder / "test.npz").write_bytes(b"")
+    assert ("journal", DataError.exit_code) in wrong()
+
+
+def test_a_run_whose_process_died_is_settled(workplace: Path) -> None:
+    journal = Journal.create("net-s0")
+    journal.append("started", job={}, environment={"host": os.uname().nodename, "pid": 1})
+    assert "had died" in about("journal")[0].said
+    record = journal.read()
+    assert record
+    assert record.state == "interrupted"
+
+
+def test_a_study_with_a_damaged_line_loses_the_trials_after_it_and_no_other(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "_Pool", MadeUpPool)
+    (workplace / "study.py").write_text(made_up_study())
+    before = finish(search(), 6)
+    (log,) = tuning._studies().glob("*/study.log")
+    lines = log.read_text().splitlines(keepends=True)
+    damaged = next(number for number, line in enumerate(lines) if '"number":3' in line)
+    log.write_text("".join([*lines[:damaged], "no json\n", *lines[damaged + 1 :]]))
+    copy = log.read_bytes()
+    assert ("study", DataError.exit_code) in wrong()
+    assert doctor("--yes") == 0
+    assert [len(record.trials) for record in tuning.records()] == [3]
+    assert [moved.read_bytes() for moved in (workplace / "mlruns" / "damaged").iterdir()] == [copy]
+    assert kept(finish(search(), 6)) == kept(before)
+
+
+def made_up_study() -> str:
+    return (
+        '"""Learning rate, dropout and width."""\nARCHITECTURE = "tiny.py"\n\n\ndef suggest(trial):\n'
+        '    return {"lr": trial.suggest_float("lr", 1e-3, 1.0, log=True), '
+        '"dropout": trial.suggest_float("dropout", 0.0, 0.5), "width": trial.suggest_int("width", 2, 20)}\n'
+    )
+
+
+def names_in_the_store() -> list[str]:
+    client = MlflowClient(tracking_uri())
+    return [run.info.run_name for run in client.search_runs([e.experiment_id for e in client.search_experiments()])]
+
+
+def test_a_store_that_is_behind_is_brought_up_to_the_journals(workplace: Path) -> None:
+    finished()
+    assert wrong() == [("MLflow", TrackerError.exit_code)]
+    assert doctor("--yes") == 0
+    assert wrong() == []
+    assert names_in_the_store() == ["good seed 0"]
+
+
+@pytest.mark.parametrize("fault", ["damaged", "moved"])
+def test_a_store_that_cannot_be_used_is_moved_away_and_made_anew(
+    workplace: Path, fault: str, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    finished()
+    assert cli.main(["sync"]) == 0
+    place = workplace
+    if fault == "damaged":
+        (workplace / "mlruns" / "mlflow.db").write_bytes(b"no database" * 1000)
+    else:
+        place = tmp_path_factory.mktemp("copies") / "copy"
+        subprocess.run(["cp", "-r", str(workplace), str(place)], check=True)
+        monkeypatch.chdir(place)
+    assert wrong() == [("MLflow", TrackerError.exit_code)]
+    assert doctor("--yes") == 0
+    again = subprocess.run([sys.executable, "-m", "harness", "doctor"], capture_output=True, text=True)
+    assert again.returncode == 0, again.stdout  # asked in another process: mlflow keeps the old file open in this one
+    assert "holds all there is" in again.stdout
+    assert len([*(place / "mlruns" / "damaged").iterdir()]) == 1
+
+
+def test_a_server_that_is_down_is_said_to_be_and_nothing_is_moved(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    assert doctor("--yes") == TrackerError.exit_code
+    assert (workplace / "mlruns" / "mlflow.db").exists()
+
+
+def test_without_leave_nothing_is_touched(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    finished()
+    Store(tracking_uri())
+    before = listing(workplace)
+    assert doctor() == TrackerError.exit_code
+    assert "--yes" in capsys.readouterr().out
+    assert listing(workplace) == before
+
+
+class Terminal:
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("answer", "code"), [("y", 0), ("", TrackerError.exit_code), ("no", TrackerError.exit_code)])
+def test_on_a_terminal_it_asks(workplace: Path, monkeypatch: pytest.MonkeyPatch, answer: str, code: int) -> None:
+    finished()
+    monkeypatch.setattr("harness.cli.doctor.sys.stdin", Terminal())
+    monkeypatch.setattr("builtins.input", lambda: answer)
+    assert doctor() == code
+    assert bool(names_in_the_store()) == (answer == "y")
+
+
+def test_a_room_that_is_too_small_is_said(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.doctor.ROOM", 2**60)
+    assert wrong()[0] == ("disk", 2)
+
+
+def test_what_another_process_trains_is_not_missed_in_the_store(workplace: Path) -> None:
+    journal = Journal.create("net-s0")
+    with journal.lock():
+        journal.append("started", job={"dataset": "digits"}, environment={"host": os.uname().nodename, "pid": 1})
+        assert tracking.behind([journal]) == []
