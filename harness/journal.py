@@ -141,12 +141,17 @@ class Journal:
         return self.folder.name
 
     def append(self, event: str, **content: Any) -> None:
-        """Write one event with the time (milliseconds since 1970) and flush it to the disk."""
+        """Write one event with the time (milliseconds since 1970) and flush it to the disk, or leave no part of it."""
         line = json.dumps({"event": event, "time": round(time.time() * 1000), **content}, allow_nan=False)
-        with _writing(self.events_file), open(self.events_file, "a", encoding="utf-8") as file:
-            file.write(line + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        with _writing(self.events_file), open(self.events_file, "ab", buffering=0) as file:
+            before, left = file.tell(), f"{line}\n".encode()
+            try:
+                while left:
+                    left = left[file.write(left) :]
+                os.fsync(file.fileno())
+            except OSError:  # a disk that is full may have taken half a line
+                file.truncate(before)
+                raise
 
     @property
     def events_file(self) -> Path:
@@ -223,9 +228,21 @@ class Journal:
 
     # --- while it is unfinished ---
 
-    def lock(self) -> filelock.FileLock:
-        """Return the lock of whoever trains this run; the system lets go of it when a process dies."""
-        return filelock.FileLock(self.folder / "lock", timeout=0)
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the lock of whoever trains this run; the system lets go of it when a process dies.
+
+        Raises:
+            filelock.Timeout: another process holds it.
+            UsageError: nothing can be written here.
+        """
+        lock = filelock.FileLock(self.folder / "lock", timeout=0)
+        with _writing(self.folder):
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
 
     def keep(self, checkpoint: Checkpoint) -> None:
         """Keep a checkpoint and the one before it, in case this one is ever found damaged."""
@@ -295,10 +312,15 @@ class Journal:
         """Write a file beside its place and rename it, so that a kill leaves the old one or the new one."""
         beside = self.folder / f"{name}.part"
         with _writing(self.folder / name):
-            write(beside)
-            with open(beside, "rb+") as file:
-                os.fsync(file.fileno())
-            os.replace(beside, self.folder / name)
+            try:
+                write(beside)
+                with open(beside, "rb+") as file:
+                    os.fsync(file.fileno())
+                os.replace(beside, self.folder / name)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    beside.unlink(missing_ok=True)  # on a disk that is full it is what there is no room for
+                raise
 
 
 def write_outcome(file: BinaryIO, outcome: Outcome, **more: np.ndarray) -> None:
@@ -329,12 +351,13 @@ def plain(title: str) -> str:
 def _writing(place: Path) -> Iterator[None]:
     try:
         yield
-    except FileExistsError:
+    except (FileExistsError, filelock.Timeout):
         raise
     except OSError as error:
         raise UsageError(
             f"{place} cannot be written: {error.strerror}.",
-            mend="Run the harness in a folder that you may write to, with room left on its disk.",
+            legal="What was finished before is kept.",
+            mend="Make room on that disk, or leave to write there, and give the same command again.",
         ) from error
 
 
@@ -342,7 +365,8 @@ def settle_left_overs(died: Mapping[int, str]) -> list[Journal]:
     """Settle what dead processes left unfinished, and return those journals; `died` as in `Journal.settle`."""
     settled = []
     for journal in all_journals():
-        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, OSError):  # damaged: not ours to mend
+        # What is damaged is not ours to mend, and what cannot be written to is left for another day.
+        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, OSError, UsageError):
             if journal.settle(died):
                 settled.append(journal)
     return settled

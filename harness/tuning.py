@@ -180,6 +180,16 @@ def records() -> Iterator[StudyRecord]:
         )
 
 
+def left_over() -> Iterator[StudyRecord]:
+    """Yield, once, every study whose process died at work."""
+    for note in _studies().glob(f"*/{_AT_WORK}"):
+        if not _is_locked(note.parent):
+            note.unlink(missing_ok=True)
+            with contextlib.suppress(Exception):  # a damaged log is told by whoever goes on with it
+                if found := read(note.parent.name):
+                    yield found
+
+
 def cut(study: str, copy: Path) -> None:
     """Keep a copy of a damaged log, and cut it off before the first line that does not lead to a study."""
     folder = _studies() / study
@@ -574,13 +584,21 @@ def _alone(search: Search) -> Iterator[None]:
     folder = _studies() / search.id
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with _lock(folder):
-            yield
+        with _lock(folder, timeout=1):  # who only looks whether it is held holds it for an instant
+            (folder / _AT_WORK).touch()
+            try:
+                yield
+            finally:
+                (folder / _AT_WORK).unlink(missing_ok=True)
     except filelock.Timeout:
         raise UsageError(
             f"Another process is at work on the study {search.id}.",
             mend="Wait for it, or stop it: the same command then goes on where it stopped.",
         ) from None
+
+
+_AT_WORK = "at-work"
+"""A file that a process leaves in the folder of its study only if it dies."""
 
 
 def _is_locked(folder: Path) -> bool:
@@ -591,8 +609,8 @@ def _is_locked(folder: Path) -> bool:
         return True
 
 
-def _lock(folder: Path) -> filelock.FileLock:
-    return filelock.FileLock(folder / "tune.lock", timeout=0)
+def _lock(folder: Path, timeout: float = 0) -> filelock.FileLock:
+    return filelock.FileLock(folder / "tune.lock", timeout=timeout)
 
 
 # --- processes ------------------------------------------------------------------------------------------

@@ -216,8 +216,8 @@ def recorded(work: Callable[[Tracker], object]) -> int:
         print("Stopped; what is finished is kept, and the same command goes on.", file=sys.stderr)
         code, stopped = exit_code(stop), True
     finally:  # also when nobody reads our output any more
-        code = max(code, _close(tracker, stopped))
-    return code
+        closed = _close(tracker, stopped)
+    return code or closed
 
 
 def settle(died: Mapping[int, str]) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,11 +66,19 @@ def main(args: argparse.Namespace) -> int:
     return live.recorded(lambda tracker: _search(search, args, workers, tracker))
 
 
-settle = live.settle
+def settle(died: Mapping[int, str]) -> int:
+    """As `live.settle`, and of studies too."""
+    return live.recorded(lambda tracker: _settle_left_overs(tracker, died))
+
+
+def _settle_left_overs(tracker: Tracker, died: Mapping[int, str] | None = None) -> None:
+    live.settle_left_overs(tracker, died)
+    for record in tuning.left_over():
+        tracker.notice(record)
 
 
 def _search(search: Search, args: argparse.Namespace, workers: int, tracker: Tracker) -> None:
-    live.settle_left_overs(tracker)
+    _settle_left_overs(tracker)
     record = _tune(search, args, workers, tracker)
     if record and record.state == "finished":
         _conclude(search, record)

@@ -12,7 +12,8 @@ from conftest import TINY
 
 
 def start(command: Sequence[str], place: Path) -> subprocess.Popen[str]:
-    (place / "tiny.py").write_text(TINY)
+    if not (place / "tiny.py").exists():
+        (place / "tiny.py").write_text(TINY)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(
         [sys.executable, *command],

@@ -1,0 +1,64 @@
+"""A study whose process is killed says so at the next start, in MLflow too, and leaves no process behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from conftest import is_alive
+from mlflow import MlflowClient
+from processes import harness, until
+
+from harness import tuning
+from harness.tracking import tracking_uri
+
+STUDY = '''"""The learning rate of a linear layer."""
+ARCHITECTURE = "tiny.py"
+
+
+def suggest(trial):
+    return {"lr": trial.suggest_float("lr", 1e-3, 1.0, log=True)}
+'''
+
+
+def statuses() -> dict[str, str]:
+    client = MlflowClient(tracking_uri())
+    found = client.get_experiment_by_name("tune/digits/study")
+    assert found
+    return {run.info.run_name: run.info.status for run in client.search_runs([found.experiment_id])}
+
+
+def descendants(pid: int) -> list[int]:
+    """Return the processes that a process began, and those that they began."""
+    found = [int(line) for line in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return found + [deeper for child in found for deeper in descendants(child)]
+
+
+def test_a_study_that_is_killed_is_said_to_be_by_the_next_command_and_leaves_no_process(workplace: Path) -> None:
+    (workplace / "study.py").write_text(STUDY)
+    arguments = ("tune", "study.py", "--dataset", "digits", "--epochs", "1", "--jobs", "1", "--trials", "200")
+    process = harness(workplace, *arguments)
+    until(process, "complete", 11)  # the first batch is told
+    deadline = time.monotonic() + 30
+    while statuses() == {}:
+        assert time.monotonic() < deadline
+    begun = descendants(process.pid)
+    assert len(begun) >= 2
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    deadline = time.monotonic() + 10
+    while any(map(is_alive, begun)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert [record.state for record in tuning.records()] == ["stopped"]
+    other = STUDY.replace("learning rate", "rate")
+    (workplace / "other.py").write_text(other)
+    next_command = harness(
+        workplace, "tune", "other.py", "--dataset", "digits", "--epochs", "1", "--jobs", "1", "--trials", "1"
+    )
+    assert next_command.wait() == 0
+    shown = statuses()
+    assert shown["study seed 0"] == "KILLED"
+    assert "RUNNING" not in shown.values()
