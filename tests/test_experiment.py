@@ -12,7 +12,7 @@ import torch
 from conftest import TINY
 
 from harness import arithmetic, data, experiment, plugins
-from harness.errors import AuditError, CrashedError, DataError, DivergedError, UsageError
+from harness.errors import AuditError, CrashedError, DataError, DivergedError, OutOfMemory, UsageError
 from harness.evaluation import predict
 from harness.experiment import Started
 from harness.journal import all_journals
@@ -349,6 +349,14 @@ class TestRecording:
         record = all_journals()[0].read()
         assert record is not None
         assert record.state == "failed"
+
+    def test_memory_that_ends_in_training_is_a_verdict_of_its_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(experiment, "predict", lambda *_: torch.zeros(2**48))
+        with pytest.raises(OutOfMemory, match=r"tiny\.py ran out of memory"):
+            list(experiment.record(job(), DeafTracker()))
+        record = all_journals()[0].read()
+        assert record is not None
+        assert record.state == "out of memory"
 
     def test_a_network_over_budget_leaves_nothing_behind(self, workplace: Path) -> None:
         with pytest.raises(Exception, match="budget"):

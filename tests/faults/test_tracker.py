@@ -219,6 +219,17 @@ def test_a_database_that_stays_locked_ends_with_exit_7_and_loses_nothing(
     assert_mlflow_says_what_the_journal_says()
 
 
+def test_artifacts_that_cannot_be_written_end_with_exit_7_and_are_there_after_sync(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (workplace / "mlruns" / "artifacts").write_text("a file where a folder should be")
+    assert cli.main(["run", "tiny.py", "--dataset", "digits"]) == 7
+    assert "Every result is safe" in capsys.readouterr().err
+    (workplace / "mlruns" / "artifacts").unlink()
+    assert cli.main(["sync"]) == 0
+    assert_mlflow_says_what_the_journal_says()
+
+
 def test_a_server_that_dies_between_a_run_and_its_params_is_given_them_later(
     workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
