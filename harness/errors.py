@@ -9,7 +9,7 @@
     ├── DataError                5   a dataset is missing, damaged or cannot be fetched
     ├── DivergedError            6   the loss became infinite or not a number
     ├── TrackerError             7   the result is safe in the journal; MLflow could not be reached
-    └── CrashedError             8   training itself broke down
+    └── CrashedError             8   a process broke down, or got no further
         └── OutOfMemory          8   there was not enough memory for it
 
 Each is raised anywhere and caught in one place, `harness.cli.main`, which prints its lines: what is
@@ -110,7 +110,7 @@ class TrackerError(HarnessError):
 
 
 class CrashedError(HarnessError):
-    """Training itself broke down."""
+    """A process that broke down, or got no further."""
 
     exit_code = 8
 

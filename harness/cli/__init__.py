@@ -94,5 +94,6 @@ def _help() -> str:
         "python -m harness COMMAND --help says more. Start with:\n"
         "  python -m harness run architectures/s6_gap.py\n\n"
         "exit codes: 0 done; 2 usage or contract; 3 over budget; 4 refused by the audit; 5 data;\n"
-        "            6 diverged; 7 result safe, tracker not reached; 8 training broke down; 130 Ctrl-C; 143 SIGTERM"
+        "            6 diverged; 7 result safe, tracker not reached; 8 crashed, out of memory or of time;\n"
+        "            130 Ctrl-C; 143 SIGTERM"
     )
