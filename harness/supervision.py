@@ -15,6 +15,7 @@ import re
 import signal
 import sysconfig
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
@@ -38,6 +39,8 @@ def watch(log: Path, patience: float) -> None:
     _log, _patience = open(log, "w", encoding="utf-8"), patience  # noqa: SIM115  for as long as it lives
     if hasattr(os, "setpgrp"):
         os.setpgrp()
+    if hasattr(signal, "SIGTTOU"):
+        signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # it is in the background, and writes to the terminal
     faulthandler.enable(_log)
     gets_on()
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
@@ -47,6 +50,17 @@ def gets_on() -> None:
     """Say that this process makes progress; of no effect in one that nobody watches."""
     if _log:
         faulthandler.dump_traceback_later(_patience, exit=True, file=_log)
+
+
+@contextlib.contextmanager
+def at_rest() -> Iterator[None]:
+    """Wait for others, who may take their time: meanwhile this process need not get on."""
+    if _log:
+        faulthandler.cancel_dump_traceback_later()
+    try:
+        yield
+    finally:
+        gets_on()
 
 
 def _end_with_the_parent() -> None:

@@ -353,7 +353,8 @@ class _Batch:
             for group in waiting:
                 running[pool.submit([(asked.number, asked.settings, job) for asked, job in group], self._floor)] = group
             left = None if deadline is None else max(deadline - time.monotonic(), 0)
-            done, _ = wait(running, timeout=left, return_when=FIRST_COMPLETED)
+            with supervision.at_rest():
+                done, _ = wait(running, timeout=left, return_when=FIRST_COMPLETED)
             if not done:
                 return
             waiting = []

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from harness import data, experiment, journal, page
+from harness import data, experiment, journal, page, supervision
 from harness.cli import show
 from harness.cli.endings import exit_code, report
 from harness.errors import HarnessError, TrackerError
@@ -234,7 +234,8 @@ def settle_left_overs(tracker: Tracker, died: Mapping[int, str] | None = None) -
 def _close(tracker: Tracker, stopped: bool) -> int:
     """Let the tracker catch up, in a few seconds where the command was stopped, and return the exit code."""
     try:
-        tracker.close(stopped)
+        with supervision.at_rest():
+            tracker.close(stopped)
     except TrackerError as error:
         report(error)
         return error.exit_code

@@ -15,7 +15,7 @@ from dataclasses import asdict
 
 import torch
 
-from harness import data, experiment, plugins, speed
+from harness import data, experiment, plugins, speed, supervision
 from harness.cli import live, options, show
 from harness.errors import UsageError
 from harness.speed import Floor, Speed
@@ -54,6 +54,7 @@ def main(args: argparse.Namespace) -> int:
             f"{architecture.name} on {name}, {where}, batches of {recipe.batch_size}; a turn is an epoch"
         )
     for found in speed.measure(job, epochs, args.workers):
+        supervision.gets_on()
         if isinstance(found, Speed):
             if args.json:
                 about = {"device": where, "workers": args.workers, "unit": "images/s"}

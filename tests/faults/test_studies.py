@@ -38,9 +38,22 @@ def descendants(pid: int) -> list[int]:
 
 def test_a_study_that_is_killed_is_said_to_be_by_the_next_command_and_leaves_no_process(workplace: Path) -> None:
     (workplace / "study.py").write_text(STUDY)
-    arguments = ("tune", "study.py", "--dataset", "digits", "--epochs", "1", "--jobs", "1", "--trials", "200")
+    arguments = (
+        "tune",
+        "study.py",
+        "--dataset",
+        "digits",
+        "--epochs",
+        "1",
+        "--jobs",
+        "1",
+        "--trials",
+        "200",
+        "--patience",
+        "8",
+    )
     process = harness(workplace, *arguments)
-    until(process, "complete", 11)  # the first batch is told
+    until(process, "complete", 11)  # the first batch is told, and longer than --patience it took in all
     deadline = time.monotonic() + 30
     while statuses() == {}:
         assert time.monotonic() < deadline
