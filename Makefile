@@ -8,7 +8,7 @@ run: .venv/ready
 	$(BIN)/python -m harness run architectures/s6_gap.py
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not soak" -n auto --maxprocesses 4 --dist worksteal
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -22,7 +22,7 @@ from typing import TextIO
 from harness.errors import CrashedError
 
 PATIENCE = 1_800.0
-"""Seconds without news after which a process is given up; an epoch of the slowest network here takes about 100."""
+"""Seconds without news after which a process is given up: more than any epoch within the budget takes."""
 
 _log: TextIO | None = None
 _patience = PATIENCE

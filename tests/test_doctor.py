@@ -156,6 +156,7 @@ def test_a_store_that_is_behind_is_brought_up_to_the_journals(workplace: Path) -
     assert names_in_the_store() == ["good seed 0"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["damaged", "moved"])
 def test_a_store_that_cannot_be_used_is_moved_away_and_made_anew(
     workplace: Path, fault: str, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory

@@ -566,9 +566,14 @@ def test_divergence_names_the_step_the_last_loss_and_the_learning_rate() -> None
     with pytest.raises(DivergedError) as caught:
         epochs_of(running)
     assert caught.value.exit_code == 6
-    assert "the loss was nan at step 2 of epoch 2, at a learning rate of " in caught.value.wrong
-    assert caught.value.legal == f"The learning rate there was {learning_rates(recipe, 3)[4]:g}."
+    rate = f"{learning_rates(recipe, 3)[4]:g}"
+    assert f"the loss was nan at step 2 of epoch 2, at a learning rate of {rate}; the last f" in caught.value.wrong
     assert "Lower lr" in caught.value.mend
+
+
+def test_divergence_in_the_first_step_of_an_epoch_names_the_last_loss_of_the_one_before() -> None:
+    with pytest.raises(DivergedError, match=r"step 1 of epoch 2, .*; the last finite loss was \d"):
+        epochs_of(fit(BreaksAt(4), DATASET, RECIPE, 0))
 
 
 def test_divergence_in_the_first_step_says_that_no_loss_was_finite() -> None:

@@ -296,6 +296,7 @@ def suggest(trial):
 '''
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_takes_its_own_trial_with_it_and_no_other(workshop: Path) -> None:
     (workshop / "breaks.py").write_text(BREAKS.replace("CRASH", "os._exit(3)"))
     (workshop / "study.py").write_text(WIDTHS.replace("LOW", "2"))
@@ -308,6 +309,7 @@ def test_a_process_that_dies_takes_its_own_trial_with_it_and_no_other(workshop: 
     assert sum(trial.state == "complete" for trial in record.trials) == 4
 
 
+@pytest.mark.slow
 def test_a_trial_that_hangs_is_given_up_with_its_children_and_the_study_goes_on(workshop: Path) -> None:
     hang = "import subprocess; print(subprocess.Popen(['sleep', '600']).pid, file=open('child', 'w'), flush=True)\n"
     hang += "        while width: pass"

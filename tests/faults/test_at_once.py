@@ -19,6 +19,7 @@ from harness.spec import Job
 from harness.tracking import Tracker, tracking_uri
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [4, pytest.param(8, marks=pytest.mark.soak)])
 def test_all_of_them_train_and_are_recorded_also_two_of_one_seed(
     count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

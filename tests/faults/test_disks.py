@@ -24,6 +24,7 @@ def has_namespaces() -> bool:
         return False
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not has_namespaces(), reason="this machine lets nobody mount a small disk of their own")
 @pytest.mark.parametrize(("fault", "named"), [("full", "No space left"), ("read-only", "Read-only file system")])
 def test_a_run_goes_on_when_its_disk_can_be_written_again(fault: str, named: str, tmp_path: Path) -> None:

@@ -66,6 +66,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.soak)])
 def test_a_run_that_is_killed_at_random_moments_ends_with_the_bits_of_one_that_was_not(
     kills: int, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
@@ -85,6 +86,7 @@ def test_a_run_that_is_killed_at_random_moments_ends_with_the_bits_of_one_that_w
     assert_same_run(tmp_path, whole, monkeypatch)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_while_it_writes_loses_no_more_than_that(
     tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,6 +117,7 @@ def stopped(process: subprocess.Popen[str], number: signal.Signals) -> tuple[int
     return process.wait(), said, time.monotonic() - asked
 
 
+@pytest.mark.slow
 def test_a_run_that_gets_sigterm_ends_in_good_order_and_the_same_command_goes_on(workplace: Path) -> None:
     code, said, seconds = stopped(harness(workplace, *RUN), signal.SIGTERM)
     assert code == 143
@@ -157,6 +160,7 @@ def test_a_second_ctrl_c_ends_a_run_at_once(workplace: Path) -> None:
     assert journal.checkpoint(8)
 
 
+@pytest.mark.slow
 def test_a_run_whose_process_was_killed_is_said_to_be_interrupted_by_the_next_command(workplace: Path) -> None:
     process = harness(workplace, *RUN)
     until(process, "epoch  2/8")

@@ -6,6 +6,7 @@ import os
 import subprocess
 from pathlib import Path
 
+import pytest
 from conftest import TINY, is_alive
 from processes import harness, until
 
@@ -30,6 +31,7 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.wait(), said
 
 
+@pytest.mark.slow
 def test_files_that_break_their_process_do_not_stop_the_others(workplace: Path) -> None:
     write("segfault.py", "import ctypes; ctypes.string_at(0)")
     write("exits.py", "import os; os._exit(0)")
@@ -70,6 +72,7 @@ def test_what_a_plug_in_leaves_running_ends_with_its_run(workplace: Path) -> Non
     assert not is_alive(child)
 
 
+@pytest.mark.slow
 def test_a_run_whose_process_dies_in_training_says_at_once_what_ended_it(workplace: Path) -> None:
     process = harness(workplace, "run", "tiny.py", "--dataset", "digits", "--epochs", "19", "--set", "batch_size=3")
     until(process, "epoch  1/19")

@@ -7,6 +7,7 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
 from conftest import is_alive
 from mlflow import MlflowClient
 from processes import harness, until
@@ -36,6 +37,7 @@ def descendants(pid: int) -> list[int]:
     return found + [deeper for child in found for deeper in descendants(child)]
 
 
+@pytest.mark.slow
 def test_a_study_that_is_killed_is_said_to_be_by_the_next_command_and_leaves_no_process(workplace: Path) -> None:
     (workplace / "study.py").write_text(STUDY)
     arguments = (
