@@ -110,7 +110,7 @@ def enforce(ledger: Ledger, recipe: Recipe, budget: Budget) -> None:
         raise BudgetError(
             "parameters",
             f"The network stores {ledger.parameters:,} numbers; the budget is {budget.parameters:,}.",
-            legal="Largest: " + "; ".join(f"{e.layer} {e.name} ({e.kind}) {e.numbers:,}" for e in largest) + ".",
+            legal="Largest: " + "; ".join(f"{e.layer}.{e.name} ({e.kind}) {e.numbers:,}" for e in largest) + ".",
             mend="Make it narrower, or take layers out; `python -m harness check` shows the layer table.",
             excess=ledger.parameters - budget.parameters,
         )

@@ -167,7 +167,8 @@ def whereabouts(name: str) -> str:
     files = IDX_DATASETS[name]
     missing = _missing(files, folder())
     place = folder() / files.torchvision_class / "raw"
-    return f"not in {place}; would be downloaded" if missing else f"in {place}"
+    lacks = f"{', '.join(missing)} not" if len(missing) < len(files.sha256) else "not"
+    return f"{lacks} in {place}; would be downloaded" if missing else f"in {place}"
 
 
 def damaged(name: str) -> list[Path]:

@@ -37,14 +37,14 @@ class Finding:
         said: how that is, in a line.
         exit_code: of the error that it would lead to; 0 where all is well.
         offer: what `mend` would do, as an order; empty where nothing can be done from here.
-        mend: does it.
+        mend: does it, and returns what was done.
     """
 
     subject: str
     said: str
     exit_code: int = 0
     offer: str = ""
-    mend: Callable[[], object] | None = None
+    mend: Callable[[], str] | None = None
 
 
 def examine() -> Iterator[Finding]:
@@ -96,24 +96,29 @@ def _journals() -> Iterator[Finding]:
         )
     states: Counter[str] = Counter()
     damaged: dict[Journal, str] = {}
+    resumable: list[str] = []
     for journal in all_journals():
         try:
             record = journal.read()
             states[record.state if record else "empty"] += 1
             if record and record.state == "finished":
                 records.outcome(journal, records.finished(journal))
+            if record and record.state == "interrupted" and journal.checkpoint(len(record.epochs)):
+                resumable.append(journal.run_id)
         except DataError as error:
             if "protocol" not in error.wrong:
                 damaged[journal] = error.wrong
         except Exception as error:  # whatever a line leads to that somebody damaged
             damaged[journal] = f"cannot be read ({type(error).__name__})"
     yield Finding("journal", ", ".join(f"{count} {state}" for state, count in states.items()) or "no run yet")
+    if resumable:
+        yield Finding("journal", f"the command that began it, or run --resume, goes on with {', '.join(resumable)}")
     for journal, why in damaged.items():
         yield Finding(
             "journal",
             f"{journal.run_id} is damaged: {why}",
             DataError.exit_code,
-            "move it away; the same command trains it again",
+            "move it away, to be trained again by the command that made it",
             partial(_move_away, journal.folder),
         )
 
@@ -152,7 +157,7 @@ def _store() -> Iterator[Finding]:
     if behind:
         yield Finding(
             "MLflow",
-            f"{tracking.address()} lacks {len(behind)} runs or studies, or the end of them: {', '.join(behind)}",
+            f"{tracking.address()} lacks what the journals hold of {', '.join(behind)}",
             TrackerError.exit_code,
             "bring it up to the journals, as sync does",
             _sync,
@@ -161,19 +166,22 @@ def _store() -> Iterator[Finding]:
         yield Finding("MLflow", f"{tracking.address()} holds all there is")
 
 
-def _sync() -> None:
-    tracking.sync(_sources())
+def _sync() -> str:
+    return f"MLflow holds all {tracking.sync(_sources())} runs and studies"
 
 
-def _make_anew(database: Path) -> None:
+def _make_anew(database: Path) -> str:
     """Make the store in another process: mlflow keeps the file open that this one has looked into."""
-    _move_away(database)
-    if subprocess.run([sys.executable, "-m", "harness", "sync"]).returncode:
+    moved = _move_away(database)
+    if subprocess.run([sys.executable, "-m", "harness", "sync"], stdout=subprocess.DEVNULL).returncode:
         raise TrackerError(f"{database} could not be made anew.", mend="python -m harness sync says why.")
+    return f"{moved}, and a new one made; a backpropagation sweep is in it again when its command is given again"
 
 
-def _cut(study: str) -> None:
-    tuning.cut(study, _aside(study))
+def _cut(study: str) -> str:
+    copy = _aside(study)
+    tuning.cut(study, copy)
+    return f"cut off; the whole of it is {copy}"
 
 
 def _sources() -> Iterator[Source]:
@@ -188,9 +196,9 @@ def _readable(study: str) -> Source | None:
         return None
 
 
-def _move_away(*places: Path) -> None:
-    for place in places:
-        shutil.move(place, _aside(place.name))  # a dataset may lie on another disk
+def _move_away(*places: Path) -> str:
+    moved = [shutil.move(place, _aside(place.name)) for place in places]  # a dataset may lie on another disk
+    return f"moved to {', '.join(map(str, moved))}"
 
 
 def _aside(name: str) -> Path:

@@ -13,6 +13,7 @@ import math
 import os
 import platform
 import secrets
+import shlex
 import socket
 import subprocess
 import time
@@ -20,6 +21,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import filelock
@@ -27,7 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness import __version__, arithmetic, audit, data, plugins, records, supervision, training
+from harness import __version__, arithmetic, audit, data, page, plugins, records, supervision, training
 from harness.anatomy import Anatomy, describe
 from harness.errors import (
     BudgetError,
@@ -463,6 +465,7 @@ def interrupted(run_id: str) -> tuple[Job, Journal]:
     Raises:
         UsageError: there is no such run, it is not interrupted, or it would not go on bit for bit; with what differs.
     """
+    run_id = Path(run_id).name  # the whole path does as well: it is what a run prints
     journal = Journal(journals() / run_id)
     known = [other.run_id for other in all_journals()]
     if run_id not in known or (record := journal.read()) is None:
@@ -475,7 +478,8 @@ def interrupted(run_id: str) -> tuple[Job, Journal]:
         state = "came from elsewhere" if record.origin else f"is {record.state}"
         raise UsageError(f"{run_id} {state}.", legal="Only a run that was interrupted can be gone on with.")
     if journal.checkpoint(len(record.epochs)) is None:
-        raise UsageError(f"{run_id} was interrupted before its first epoch was done.", mend="Train it from the start.")
+        why = "its checkpoints are damaged" if record.epochs else "it was interrupted before its first epoch was done"
+        raise UsageError(f"{run_id} cannot be gone on with: {why}.", mend="The command that began it trains it anew.")
     architecture = plugins.load(record.job["path"])
     described = {**record.job, "source": architecture.source, "sha256": architecture.sha256}
     recipe = Recipe(**{name: record.job["recipe"][name] for name in RECIPE_FIELDS})
@@ -485,14 +489,27 @@ def interrupted(run_id: str) -> tuple[Job, Journal]:
     now = _identity(json.loads(json.dumps(asdict(job)))) | _surroundings(
         _environment(device_name(torch.device(choose_device(job.device))))
     )
-    differing = [f"{name}: {then[name]} then, {now[name]} now" for name in then if then[name] != now[name]]
+    differing = [
+        "the file was edited" if name == "plug-in" else f"{name}: {then[name]} then, {now[name]} now"
+        for name in then
+        if then[name] != now[name]
+    ]
     if differing:
         raise UsageError(
             f"{run_id} would not go on bit for bit here.",
             legal="; ".join(differing) + ".",
-            mend=f"Put that back as it was, or train anew: python -m harness run {job.path} --again",
+            mend=f"Put that back as it was, or train anew: {_command(job, architecture)} --again",
         )
     return job, journal
+
+
+def _command(job: Job, architecture: Architecture) -> str:
+    """Return what to type to train a job with the file as it is now."""
+    given = {name: value for name, value in job.knobs.items() if value != architecture.knobs.get(name)}
+    theirs = asdict(architecture.recipe)
+    given |= {name: value for name, value in asdict(job.recipe).items() if value != theirs[name]}
+    settings = "".join(f" --set {name}={page.value_text(value)}" for name, value in given.items())
+    return f"python -m harness run {shlex.quote(job.path)} --dataset {job.dataset} --seed {job.seed}{settings}"
 
 
 def _identity(job: Mapping[str, Any]) -> dict[str, Any]:

@@ -90,10 +90,11 @@ class Run:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A run that does not count, and why."""
+    """A run that does not count, why, and its job where that can be read."""
 
     run_id: str
     reason: str
+    job: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -350,6 +351,7 @@ def rank(
         left_out += damaged
         gone = {entry.run_id for entry in damaged}
         counted = [run for run in counted if run.record.run_id not in gone]
+    left_out = [entry for entry in left_out if entry.job is None or entry.job.get("dataset", chosen) == chosen]
     left_out = sorted([*left_out, *again], key=lambda entry: entry.run_id)
     elsewhere = tuple(name for name in names if name != chosen)
     return Board(chosen, tuple(rows), tuple(left_out), tuple(compare_leaders(rows)), elsewhere)
@@ -439,8 +441,17 @@ def _read(journals: Iterable[Journal]) -> tuple[list[Run], list[LeftOut]]:
         try:
             runs.append(Run(journal, records.finished(journal)))
         except DataError as error:
-            left_out.append(LeftOut(journal.run_id, printable(error.wrong)))
-    return runs, left_out
+            left_out.append(LeftOut(journal.run_id, printable(error.wrong), _job(journal)))
+    trained = [run.record.job for run in runs]
+    return runs, [entry for entry in left_out if not (entry.reason == "interrupted" and entry.job in trained)]
+
+
+def _job(journal: Journal) -> dict[str, Any] | None:
+    try:
+        record = journal.read()
+        return record.job if record else None
+    except Exception:  # whatever a line leads to that somebody damaged
+        return None
 
 
 def _key(record: Record) -> str:

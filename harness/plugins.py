@@ -282,9 +282,8 @@ def build_network(architecture: Architecture, knobs: Mapping[str, Knob]) -> nn.M
         ContractError: `build` raised, or returned something that is not an ``nn.Module``.
     """
     given = ", ".join(f"{name}={value}" for name, value in knobs.items())
-    with _running(
-        architecture.path, "build-raises", "build raised", f"Mend build, or the knobs it was given: {given}."
-    ):
+    mend = f"Mend build, or the knobs it was given: {given}." if given else "Mend build."
+    with _running(architecture.path, "build-raises", "build raised", mend):
         network = architecture.build(**knobs)
     if not isinstance(network, nn.Module):
         raise ContractError(

@@ -88,11 +88,11 @@ def post_mortem(subject: str, exitcode: int | None, log: Path) -> CrashedError:
     """
     said = log.read_text(encoding="utf-8") if log.exists() else ""
     place = _place(said)
-    if said.startswith("Timeout"):
+    if timeout := re.match(r"Timeout \((.*?)\)", said):  # hours:minutes:seconds
         return CrashedError(
-            f"{subject} got no further for too long, and was ended{place}.",
+            f"{subject} got no further for {timeout[1]}, and was ended{place}.",
             legal="An audit, and every epoch of a training, must end within --patience seconds.",
-            mend="Mend that line, or give it more time: --patience 7200",
+            mend="Mend that line, or give it more time with --patience.",
         )
     if exitcode is not None and exitcode < 0:
         name = signal.Signals(-exitcode).name

@@ -126,6 +126,7 @@ class Store:
         # With mlflow's own defaults one call to a server that is down blocks for four minutes.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0.5")
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         try:
@@ -231,7 +232,7 @@ class Store:
             if experiment.name != "Default" and place.resolve() != _artifacts(experiment.name).resolve():
                 raise TrackerError(
                     f"{_database(_own_uri())} was moved or copied here, and would write artifacts to {place}.",
-                    mend="Move that file away, and run python -m harness sync",
+                    mend="python -m harness doctor makes it anew from the journals.",
                 )
 
     def _experiment(self, name: str) -> str:
@@ -711,14 +712,14 @@ def _reaching(uri: str, command: str = "python -m harness sync") -> Iterator[Non
         raise
     except Exception as error:  # mlflow raises whatever its store raises
         raise TrackerError(
-            f"MLflow at {_without_password(uri)} could not be reached: {_gist(error)}.",
+            f"MLflow at {_without_password(uri)} cannot be used: {_gist(error)}.",
             mend=_advice(uri, command),
         ) from error
 
 
 def _advice(uri: str, command: str) -> str:
     if uri.startswith("sqlite:"):
-        return f"Move {_database(uri)} away if it is damaged, and run {command}"
+        return f"If {_database(uri)} is damaged, python -m harness doctor makes it anew; else run {command}"
     return f"When it is back, run {command}"
 
 
@@ -727,6 +728,8 @@ def _safe() -> str:
 
 
 def _gist(error: Exception) -> str:
+    if re.search("Connection refused|Name or service not known|nodename nor servname|No route to host", str(error)):
+        return "nobody answers there"
     return f"{type(error).__name__}: {_without_password(str(error).strip().partition(chr(10))[0][:300])}"
 
 

@@ -344,7 +344,13 @@ def test_list_shows_datasets_architectures_and_recipe_fields(
     (workplace / "architectures" / "broken.py").write_text("(")
     assert cli.main(["list"]) == 0
     printed = capsys.readouterr().out
-    for words in ("digits", "architectures/mine.py", "says nothing of itself", "label_smoothing", "augment_fade"):
+    for words in (
+        "digits",
+        "architectures/mine.py",
+        "has no docstring",
+        "label_smoothing",
+        "augment_fade",
+    ):
         assert words in printed
 
 

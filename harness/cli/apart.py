@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from harness import supervision
-from harness.cli.endings import exit_code, in_good_order, report, signal_of
+from harness.cli.endings import WORDS, exit_code, in_good_order, report, signal_of, speak_of
 from harness.errors import CrashedError
 
 GRACE_SECONDS = 12.0
@@ -29,28 +29,39 @@ def each(module: ModuleType, args: argparse.Namespace) -> int:
     or lacks its data: the other files would end likewise, and are left alone. A command that keeps records
     has a `settle`, which is told what ended a process.
     """
-    codes = [0]
+    codes: dict[str, int] = {}
     for one in _by_file(args):
-        child = _Child(module.main, one, _subject(one), getattr(one, "patience", supervision.PATIENCE))
-        try:
-            code, returned = child.run()
-        except KeyboardInterrupt as stop:
-            codes.append(child.stop(stop))
+        code, goes_on = _one(module, one, _subject(one))
+        codes[_subject(one)] = code
+        if not goes_on:
             break
-        except CrashedError as error:
-            report(error)
-            code, returned = error.exit_code, True
-            if hasattr(module, "settle"):
-                codes.append(_Child(module.settle, {child.pid: error.wrong}, "Recording that").run()[0])
-        codes.append(code)
-        if not returned:
-            break
-    return max(codes)
+    if len(getattr(args, "files", ())) > 1:
+        with contextlib.suppress(OSError):  # who has gone need not be told
+            print("", *(f"{WORDS.get(code, code):<24}{path}" for path, code in codes.items()), sep="\n", flush=True)
+    return max(codes.values())
+
+
+def _one(module: ModuleType, args: argparse.Namespace, subject: str) -> tuple[int, bool]:
+    """Return the exit code of one file, and whether the next one has its turn."""
+    child = _Child(module.main, args, subject, getattr(args, "patience", supervision.PATIENCE))
+    try:
+        return child.run()
+    except KeyboardInterrupt as stop:
+        return child.stop(stop), False
+    except CrashedError as error:
+        if sys.stdout.isatty():
+            print("\r\x1b[2K\x1b[?25h", end="", flush=True)  # a progress bar was in the midst of its line
+        report(error)
+        settled = 0
+        if hasattr(module, "settle"):
+            settled, _ = _Child(module.settle, {child.pid: error.wrong}, "Recording that").run()
+        return max(error.exit_code, settled), True
 
 
 def _by_file(args: argparse.Namespace) -> Iterator[argparse.Namespace]:
     for path in getattr(args, "files", ()) or [None]:
-        yield argparse.Namespace(**vars(args) | ({"files": [path]} if path else {}))
+        one = {"files": [path], "is_one_of_several": len(args.files) > 1} if path else {}
+        yield argparse.Namespace(**vars(args) | one)
 
 
 def _subject(args: argparse.Namespace) -> str:
@@ -117,8 +128,10 @@ class _Child:
             raise supervision.post_mortem(self._subject, self._process.exitcode, self._log)
 
 
-def _run(work: Callable[[Any], int], argument: object, log: Path, patience: float, sender: Connection) -> None:
+def _run(work: Callable[[Any], int], argument: Any, log: Path, patience: float, sender: Connection) -> None:
     supervision.watch(log, patience)
+    if getattr(argument, "is_one_of_several", False):
+        speak_of(*argument.files)
     returned = []
 
     def command() -> int:

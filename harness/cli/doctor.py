@@ -33,15 +33,15 @@ def _agrees(finding: Finding) -> bool:
     if not sys.stdin.isatty():
         show.console.print(f"{'':<12}can be mended with --yes: {finding.offer}")
         return False
-    return show.console.input(f"{'':<12}{finding.offer}? [y/N] ").strip().lower() in ("y", "yes")
+    return show.console.input(f"{'':<12}{finding.offer}? [y/N] ", markup=False).strip().lower() in ("y", "yes")
 
 
 def _mend(finding: Finding) -> bool:
     assert finding.mend
     try:
-        finding.mend()
+        done = finding.mend()
     except HarnessError as error:
         report(error)
         return False
-    show.console.print(f"{'':<12}done: {finding.offer}", style="green")
+    show.console.print(f"{'':<12}{done}", style="green")
     return True

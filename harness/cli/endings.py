@@ -32,7 +32,9 @@ def in_good_order(command: Callable[[], int]) -> int:
     """Run a command and return its exit code, whatever it raises that a user can cause."""
     try:
         with _stopped_by_signals():
-            return command()
+            code = command()
+            sys.stdout.flush()  # here, where a reader that has gone is no error
+            return code
     except HarnessError as error:
         report(error)
         return error.exit_code
@@ -70,10 +72,33 @@ def _stopped_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+WORDS = {
+    0: "done",
+    2: "not legal",
+    3: "over budget",
+    4: "refused by the audit",
+    5: "data",
+    6: "diverged",
+    7: "done, but not in MLflow",
+    8: "broke down",
+    130: "stopped",
+    143: "stopped",
+}
+"""What an exit code says of a file."""
+
+_about = ""
+
+
+def speak_of(file: str) -> None:
+    """Name `file`, one of several, with every error that this process reports."""
+    global _about
+    _about = f"{file}: "
+
+
 def report(error: HarnessError) -> None:
     """Print an error's lines to standard error."""
     with contextlib.suppress(OSError):  # a full disk behind `> file` is no reason to keep silent
         sys.stdout.flush()
     first, *others = map(printable, error.lines)
     with contextlib.suppress(OSError):  # nor is one behind `2> file` another error
-        print(f"error: {first}", *(f"       {line}" for line in others), sep="\n", file=sys.stderr, flush=True)
+        print(f"error: {_about}{first}", *(f"       {line}" for line in others), sep="\n", file=sys.stderr, flush=True)

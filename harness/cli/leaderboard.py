@@ -122,7 +122,7 @@ def _print(table: Table) -> None:
     shown = show.table(*table.headings, right=table.right)
     for row in table.rows[:SHOWN]:
         shown.add_row(*row)
-    show.console.print(shown)
+    show.wide(shown)
     if len(table.rows) > SHOWN:
         show.console.print(f"and {len(table.rows) - SHOWN:,} more: --markdown, --csv, --json and --html hold them all")
     show.console.print()

@@ -43,4 +43,4 @@ def _whereabouts(name: str) -> str:
 def _introduce(path: Path) -> None:
     """Show what a file says of itself, without running it: `check` says whether it is legal."""
     said = plugins.declaration(path.read_text(encoding="utf-8", errors="replace")).summary
-    show.console.print(f"  {path!s:<36}{said or 'says nothing of itself'}")
+    show.console.print(f"  {path!s:<36}{said or 'has no docstring, or is no Python: check says more'}")

@@ -52,7 +52,7 @@ def train_all(
         profile: show where the time of the first one goes; of runs that take no turns.
     """
     found = experiment.Earlier({}, {}) if again else experiment.earlier(jobs)
-    known = {seed: _show_finished(seed, record) for seed, record in sorted(found.finished.items())}
+    known = {seed: _show_finished(seed, record, tracker) for seed, record in sorted(found.finished.items())}
     missing = [job for job in jobs if job.seed not in known]
     same_group = found.group is not None and found.group.size == len(jobs)
     group = found.group if same_group else experiment.new_group(len(missing))
@@ -77,13 +77,15 @@ def resume(job: Job, journal: Journal, tracker: Tracker) -> float:
     return _train(job, experiment.record(job, tracker, None, journal), introduces=True)
 
 
-def _show_finished(seed: int, record: Record) -> float:
+def _show_finished(seed: int, record: Record, tracker: Tracker) -> float:
     assert record.ended
-    score = float(record.ended["accuracy"])
-    show.console.print(
-        f"\nseed {seed} was trained before: score {100 * score:.2f} %, {record.device}; --again trains it anew\n"
-        f"record: {journals() / record.run_id}"
-    )
+    folder = journals() / record.run_id
+    tracker.notice(Journal(folder))  # which may not have been there when it ended
+    score, epochs = float(record.ended["accuracy"]), len(record.epochs)
+    show.console.print(f"\nseed {seed} on {record.job['dataset']} was trained before, {record.device}")
+    show.targets(verdict(record.started["parameters"], epochs, score, BUDGET, bool(record.started.get("is_benchmark"))))
+    show.console.print(f"score {100 * score:.2f} %", style="bold", end="")
+    show.console.print(f" after the last epoch\nrecord: {folder}\n--again trains it anew")
     return score
 
 

@@ -91,6 +91,7 @@ def _resume(args: argparse.Namespace) -> int:
 def _go_on(run_id: str, tracker: Tracker) -> None:
     live.settle_left_overs(tracker)
     job, journal = experiment.interrupted(run_id)
+    show.console.rule(job.name, align="left")
     live.resume(job, journal, tracker)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -40,6 +41,14 @@ def table(*columns: str, right: Sequence[str] = ()) -> Table:
     for column in columns:
         made.add_column(column, justify="right" if column in right else "left", overflow="fold")
     return made
+
+
+def wide(shown: Table) -> None:
+    """Print a table as wide as it is: a terminal that is narrower breaks its lines, not its words."""
+    needed = Measurement.get(console, console.options.update(max_width=1_000), shown).maximum
+    before, console.width = console.width, max(console.width, needed)
+    console.print(shown)
+    console.width = before
 
 
 def layers(anatomy: Anatomy) -> None:

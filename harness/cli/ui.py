@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     uri = tracking.tracking_uri()
     if uri.startswith("http"):
+        tracking.experiments(uri)  # says so where nobody answers
         show.console.print(f"The runs are on the tracking server: {tracking.address()}")
         return 0
     if not 1 <= args.port <= 65_535:
@@ -57,7 +58,7 @@ def main(args: argparse.Namespace) -> int:
         address = f"http://127.0.0.1:{port}"
         show.console.print(f"MLflow UI: {address}   (Ctrl-C ends it)", style="bold")
         for name, number in found.items():
-            show.console.print(f"  {name:<20}{address}/#/experiments/{number}/runs?workflowType=machine_learning")
+            show.console.print(f"  {name:<20} {address}/#/experiments/{number}/runs?workflowType=machine_learning")
         return server.wait()
     except KeyboardInterrupt:
         return 0
