@@ -61,6 +61,8 @@ def _device() -> Iterator[Finding]:
     compiler = "a C++ compiler" if arithmetic.has_compiler() else "no C++ compiler: long runs are not compiled"
     bfloat16 = "bfloat16" if arithmetic.has_bfloat16(device) else "no bfloat16 of its own"
     yield Finding("device", f"{experiment.device_name(torch.device(device))}, {bfloat16}, {compiler}")
+    if ROOT.exists() and not ROOT.is_dir():
+        yield Finding("disk", f"{ROOT.absolute()} is no folder: nothing can be recorded", 2)
     free = shutil.disk_usage(ROOT.absolute().parent).free
     said = f"{free / 2**30:.1f} GiB free in {ROOT.absolute().parent}"
     yield Finding("disk", said if free > ROOM else f"only {said}", 0 if free > ROOM else 2)
@@ -167,14 +169,15 @@ def _store() -> Iterator[Finding]:
 
 
 def _sync() -> str:
-    return f"MLflow holds all {tracking.sync(_sources())} runs and studies"
+    """Sync in another process: it runs plug-ins, and mlflow keeps the file open that this one has looked into."""
+    if subprocess.run([sys.executable, "-m", "harness", "sync"], stdout=subprocess.DEVNULL).returncode:
+        raise TrackerError("MLflow could not be brought up to the journals.")
+    return "MLflow holds all that the journals do"
 
 
 def _make_anew(database: Path) -> str:
-    """Make the store in another process: mlflow keeps the file open that this one has looked into."""
     moved = _move_away(database)
-    if subprocess.run([sys.executable, "-m", "harness", "sync"], stdout=subprocess.DEVNULL).returncode:
-        raise TrackerError(f"{database} could not be made anew.", mend="python -m harness sync says why.")
+    _sync()
     return f"{moved}, and a new one made; a backpropagation sweep is in it again when its command is given again"
 
 

@@ -43,7 +43,7 @@ from harness.errors import (
     ran_out_of_memory,
 )
 from harness.evaluation import class_accuracy, confusion, hardest, predict, score, softmax
-from harness.journal import Journal, Outcome, Record, all_journals, journals
+from harness.journal import DAMAGE, Journal, Outcome, Record, all_journals, journals
 from harness.layout import choose_suitable
 from harness.ledger import Ledger
 from harness.spec import (
@@ -443,7 +443,7 @@ def earlier(jobs: Sequence[Job]) -> Earlier:
     by_seed = {job.seed: job for job in jobs}
     here = _surroundings(_environment(device_name(torch.device(jobs[0].device))))
     for journal in all_journals():
-        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, OSError):  # it is damaged
+        with contextlib.suppress(*DAMAGE):
             record = journal.read()
             if record is None or record.origin or (job := by_seed.get(record.job["seed"])) is None:
                 continue
@@ -468,12 +468,25 @@ def interrupted(run_id: str) -> tuple[Job, Journal]:
     run_id = Path(run_id).name  # the whole path does as well: it is what a run prints
     journal = Journal(journals() / run_id)
     known = [other.run_id for other in all_journals()]
-    if run_id not in known or (record := journal.read()) is None:
+    if run_id not in known:
         raise UsageError(
             f"There is no run '{run_id}' in {journals()}.",
             legal="Legal: the name of a folder there.",
             mend=did_you_mean(run_id, known),
         )
+    try:
+        return _interrupted(journal)
+    except DAMAGE as error:
+        raise DataError(
+            f"{run_id} is damaged ({type(error).__name__}).", mend="The command that began it trains it anew."
+        ) from error
+
+
+def _interrupted(journal: Journal) -> tuple[Job, Journal]:
+    run_id, record = journal.run_id, journal.read()
+    if record is None:
+        raise DataError(f"Nothing is recorded of {run_id}.", mend="The command that began it trains it anew.")
+    _progress(journal, record)  # can it be read at all?
     if record.origin or record.state != "interrupted":
         state = "came from elsewhere" if record.origin else f"is {record.state}"
         raise UsageError(f"{run_id} {state}.", legal="Only a run that was interrupted can be gone on with.")
@@ -525,7 +538,11 @@ def _surroundings(environment: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def record(
-    job: Job, tracker: Tracker, group: Group | None = None, unfinished: Journal | None = None
+    job: Job,
+    tracker: Tracker,
+    group: Group | None = None,
+    unfinished: Journal | None = None,
+    or_anew: bool = True,
 ) -> Generator[Event | None]:
     """Train `job`, writing every event to a journal of its own before handing it on.
 
@@ -534,12 +551,16 @@ def record(
 
     Args:
         unfinished: the journal of the same job, interrupted: it is gone on with, unless somebody else does.
+        or_anew: then train the job from the start.
 
     Raises:
+        UsageError: somebody else goes on with it, and it is not to be trained anew.
         HarnessError: as `train`; a plug-in that raises in training becomes a `CrashedError`.
     """
     with contextlib.ExitStack() as held:
         progress = _take_up(unfinished, held) if unfinished else None
+        if unfinished and not progress and not or_anew:
+            raise UsageError(f"Another process goes on with {unfinished.run_id}.", mend="Wait for it.")
         yield from _record(job, tracker, group, unfinished if progress else None, progress, held)
 
 
@@ -549,11 +570,12 @@ def _take_up(journal: Journal, held: contextlib.ExitStack) -> Progress | None:
         held.enter_context(journal.lock())
     except filelock.Timeout:
         return None
-    record = journal.read()
-    if record is None or record.state != "interrupted":
-        return None
-    journal.cut_torn_line()
-    return _progress(journal, record)
+    with contextlib.suppress(*DAMAGE):
+        record = journal.read()
+        if record and record.state == "interrupted":
+            journal.cut_torn_line()
+            return _progress(journal, record)
+    return None
 
 
 def _progress(journal: Journal, record: Record) -> Progress | None:

@@ -46,6 +46,9 @@ PROFILE = "profile.json.gz"
 
 Event = dict[str, Any]
 
+DAMAGE = (ValueError, KeyError, TypeError, AttributeError, OSError)
+"""What reading a journal raises that somebody damaged."""
+
 
 def journals() -> Path:
     """Return the folder of all journals."""
@@ -366,7 +369,7 @@ def settle_left_overs(died: Mapping[int, str]) -> list[Journal]:
     settled = []
     for journal in all_journals():
         # What is damaged is not ours to mend, and what cannot be written to is left for another day.
-        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, OSError, UsageError):
+        with contextlib.suppress(*DAMAGE, UsageError):
             if journal.settle(died):
                 settled.append(journal)
     return settled

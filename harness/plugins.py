@@ -20,11 +20,12 @@ import linecache
 import math
 import os
 import reprlib
+import signal
 import site
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -302,7 +303,10 @@ def blame(error: BaseException, path: str) -> str:
 
 
 def _describe(error: BaseException) -> str:
-    text = str(error).strip().partition("\n")[0]
+    try:
+        text = str(error).strip().partition("\n")[0]
+    except Exception:  # an exception of the plug-in's own
+        text = ""
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
@@ -313,7 +317,7 @@ def _summary(tree: ast.Module) -> str:
 def _parse(source: str, path: str) -> ast.Module:
     try:
         return ast.parse(source, filename=path)
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         line = getattr(error, "lineno", None)
         raise ContractError(
             "not-python",
@@ -417,12 +421,27 @@ def _settings_left_alone(path: str) -> Iterator[None]:
         )
 
 
+_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGTSTP") if hasattr(signal, name)]
+
+
+def _put_streams_back(streams: tuple[Any, Any]) -> None:
+    sys.stdout, sys.stderr = streams
+
+
+def _put_handlers_back(handlers: Sequence[Any]) -> None:
+    for number, handler in zip(_SIGNALS, handlers, strict=True):
+        if handler is not None:  # that of faulthandler, which no Python code can put back
+            signal.signal(number, handler)
+
+
 _SETTINGS: Mapping[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
     "torch's default dtype": (torch.get_default_dtype, torch.set_default_dtype),
     "torch's default device": (torch.get_default_device, lambda _: torch.set_default_device(None)),
     "torch's gradients": (torch.is_grad_enabled, torch.set_grad_enabled),
     "torch's threads": (torch.get_num_threads, torch.set_num_threads),
     "the working directory": (os.getcwd, os.chdir),
+    "the standard streams": (lambda: (sys.stdout, sys.stderr), _put_streams_back),
+    "what signals do": (lambda: [signal.getsignal(number) for number in _SIGNALS], _put_handlers_back),
 }
 
 

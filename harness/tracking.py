@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from filelock import FileLock
 
-from harness import data, exchange, page, plots, plugins
+from harness import data, exchange, page, plots, plugins, supervision
 from harness import journal as journals
 from harness.backprop import WEIGHTS, Problem, Trajectory, fastest_stable, write_csv
 from harness.errors import HarnessError, TrackerError, UsageError
@@ -126,7 +126,7 @@ class Store:
         # With mlflow's own defaults one call to a server that is down blocks for four minutes.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0.5")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         try:
@@ -589,9 +589,11 @@ class Tracker:
         if self._thread.is_alive():
             raise self._unreached("it does not answer")
         if self._behind:
-            error = next(iter(self._behind.values()))
+            run_id, error = next(iter(self._behind.items()))
             if isinstance(error, TrackerError):
                 raise TrackerError(error.wrong, legal=_safe(), mend=error.mend)
+            if isinstance(error, HarnessError):  # of the plug-in, asked for its network once more
+                raise TrackerError(f"MLflow lacks the model of {run_id}: {error.wrong}", legal=_safe())
             raise self._unreached(_gist(error))
 
     def _unreached(self, reason: str) -> TrackerError:
@@ -662,28 +664,34 @@ def sync(found: Iterable[Source]) -> int:
     from mlflow.exceptions import MlflowException
 
     uri = tracking_uri()
-    done, failed = 0, dict[str, Exception]()
+    done, failed = list[Source](), dict[str, Exception]()
     with _reaching(uri):
         store = Store(uri)
         store.experiments()  # a server that is gone shows here, also where there is nothing to bring
-        for source in found:
+
+        def attempt(step: Callable[[Source], None], source: Source) -> bool:
+            supervision.gets_on()
             try:
-                store.project(source)
-                store.add_model(source)
-                done += 1
+                step(source)
             except MlflowException:  # it is the store that is damaged or gone
                 raise
             except Exception as error:  # whatever a damaged journal leads to
                 store.experiments()  # a store may also raise what its database or the network raises
                 failed[source.run_id] = error
+                return False
+            return True
+
+        done = [source for source in found if attempt(store.project, source)]
+        for source in done:  # after all else: a model is made by its plug-in, which may break this process
+            attempt(store.add_model, source)
     if failed:
-        first = _gist(next(iter(failed.values())))
+        first, count = _gist(next(iter(failed.values()))), len({*failed, *(source.run_id for source in done)})
         raise TrackerError(
-            f"{len(failed)} of {done + len(failed)} records could not be brought to MLflow, the first: {first}.",
+            f"{len(failed)} of {count} records could not be brought to MLflow, the first: {first}.",
             legal=f"They are in {journals.ROOT.absolute()}: {', '.join(failed)}.",
             mend="All others are in MLflow. Mend those or move them away, and sync again.",
         )
-    return done
+    return len(done)
 
 
 def behind(found: Iterable[Source]) -> list[str]:
@@ -719,7 +727,9 @@ def _reaching(uri: str, command: str = "python -m harness sync") -> Iterator[Non
 
 def _advice(uri: str, command: str) -> str:
     if uri.startswith("sqlite:"):
-        return f"If {_database(uri)} is damaged, python -m harness doctor makes it anew; else run {command}"
+        if uri == _own_uri():
+            return f"If {_database(uri)} is damaged, python -m harness doctor makes it anew; else run {command}"
+        return f"Move {_database(uri)} away if it is damaged, and run {command}"
     return f"When it is back, run {command}"
 
 

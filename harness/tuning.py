@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import multiprocessing
 import os
 import shutil
@@ -19,7 +20,7 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import resource_tracker
@@ -352,9 +353,8 @@ class _Batch:
         while running or waiting:
             for group in waiting:
                 running[pool.submit([(asked.number, asked.settings, job) for asked, job in group], self._floor)] = group
-            left = None if deadline is None else max(deadline - time.monotonic(), 0)
             with supervision.at_rest():
-                done, _ = wait(running, timeout=left, return_when=FIRST_COMPLETED)
+                done = pool.wait(running, deadline)
             if not done:
                 return
             waiting = []
@@ -627,12 +627,15 @@ class _Pool:
     def __init__(self, workers: int, device: str, patience: float) -> None:
         self.together = workers if device == "cuda" else 1
         self._logs = tempfile.TemporaryDirectory(prefix="harness-")
+        self._folder = Path(self._logs.name)
+        self._patience = patience
+        self._clocks: dict[Path, supervision.Clock] = {}
         resource_tracker.ensure_running()  # its start would make this thread hear again
         self._pool = ProcessPool(
             max_workers=workers // self.together,
             context=multiprocessing.get_context("spawn"),  # torch's threads and CUDA do not survive a fork
             initializer=_begin_worker,
-            initargs=[Path(self._logs.name), patience],
+            initargs=[self._folder],
         )
 
     def __enter__(self) -> _Pool:
@@ -643,16 +646,31 @@ class _Pool:
         self._pool.join()
         self._logs.cleanup()
 
+    def wait(self, running: Iterable[Future[list[Trial]]], deadline: float | None) -> set[Future[list[Trial]]]:
+        """Return what is done first, or nothing at the deadline; meanwhile end who gets no further."""
+        while True:
+            left = math.inf if deadline is None else max(deadline - time.monotonic(), 0)
+            done, _ = wait(running, timeout=min(left, supervision.SLICE), return_when=FIRST_COMPLETED)
+            if done or left == 0:
+                return done
+            for log in self._folder.glob("*.log"):
+                if log not in self._clocks:
+                    self._clocks[log] = supervision.Clock(int(log.stem), log, self._patience)
+                self._clocks[log].tick()
+
     def post_mortem(self, expired: ProcessExpired) -> str:
         """Say what ended a process, and end what it has left behind."""
         supervision.end_group(expired.pid)
-        log = _log_of(Path(self._logs.name), expired.pid)
-        return supervision.post_mortem("its process", expired.exitcode, log).wrong
+        log = _log_of(self._folder, expired.pid)
+        told = supervision.post_mortem("its process", expired.exitcode, log).wrong
+        self._clocks.pop(log, None)
+        log.unlink(missing_ok=True)
+        return told
 
     def submit(self, asked: Sequence[Attempt], floor: Mapping[int, float]) -> Future[list[Trial]]:
         """Train at most `together` trials in one of the processes, when one is free."""
         with _deaf_to_ctrl_c():
-            future: Future[list[Trial]] = self._pool.schedule(attempt, args=(asked, floor))
+            future: Future[list[Trial]] = self._pool.schedule(_attempt, args=(asked, floor))
         return future
 
 
@@ -669,10 +687,20 @@ def _deaf_to_ctrl_c() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _begin_worker(logs: Path, patience: float) -> None:
+def _attempt(asked: Sequence[Attempt], floor: Mapping[int, float]) -> list[Trial]:
+    """Train trials in a worker, whose time is counted from here to their end."""
+    supervision.gets_on()
+    try:
+        return attempt(asked, floor)
+    finally:
+        supervision.rest()
+
+
+def _begin_worker(logs: Path) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # where a process does not inherit what it is deaf to
     torch.set_num_threads(THREADS)
-    supervision.watch(_log_of(logs, os.getpid()), patience)
+    supervision.watch(_log_of(logs, os.getpid()))
+    supervision.rest()
 
 
 def _log_of(logs: Path, pid: int) -> Path:

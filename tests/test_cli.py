@@ -258,10 +258,11 @@ class TestRun:
         monkeypatch.setattr(experiment, "__version__", "0.0.0")
         assert cli.main(["run", "--resume", interrupted]) == 2
         said = capsys.readouterr().err
-        assert "plug-in: " in said
+        assert "the file was edited" in said
         assert "harness: " in said
         assert "0.0.0 now" in said
         assert "recipe" not in said
+        assert "run tiny.py --dataset digits --seed 0 --set epochs=3 --again" in said
         assert len(all_journals()) == 1
 
     def test_the_same_command_trains_anew_where_another_version_would_give_other_bits(

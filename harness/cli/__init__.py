@@ -32,7 +32,7 @@ COMMANDS = {
     "doctor": "report the state of data, runs, studies, MLflow and device, and mend what can be mended",
 }
 
-PLUG_IN_COMMANDS = ("run", "check", "tune", "speed")
+PLUG_IN_COMMANDS = ("run", "check", "tune", "speed", "sync")
 """These run the code of plug-ins, and do so in a process of their own."""
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
@@ -15,10 +17,10 @@ from types import ModuleType
 from typing import Any
 
 from harness import supervision
-from harness.cli.endings import WORDS, exit_code, in_good_order, report, signal_of, speak_of
-from harness.errors import CrashedError
+from harness.cli.endings import WORDS, Terminated, exit_code, in_good_order, report, signal_of, speak_of
+from harness.errors import CrashedError, HarnessError
 
-GRACE_SECONDS = 12.0
+GRACE_SECONDS = 8.0
 """How long a command that was asked to stop may take to end in good order, before it is killed."""
 
 
@@ -45,17 +47,36 @@ def _one(module: ModuleType, args: argparse.Namespace, subject: str) -> tuple[in
     """Return the exit code of one file, and whether the next one has its turn."""
     child = _Child(module.main, args, subject, getattr(args, "patience", supervision.PATIENCE))
     try:
-        return child.run()
+        code, returned = child.run()
     except KeyboardInterrupt as stop:
-        return child.stop(stop), False
+        try:
+            return child.stop(stop), False
+        except CrashedError as error:
+            _record(module, child, error)
+            return exit_code(stop), False
     except CrashedError as error:
         if sys.stdout.isatty():
             print("\r\x1b[2K\x1b[?25h", end="", flush=True)  # a progress bar was in the midst of its line
-        report(error)
-        settled = 0
-        if hasattr(module, "settle"):
-            settled, _ = _Child(module.settle, {child.pid: error.wrong}, "Recording that").run()
-        return max(error.exit_code, settled), True
+        settled, goes_on = _record(module, child, error)
+        return max(error.exit_code, settled), goes_on
+    return code, returned or code in _STOPPED  # it stopped itself: nobody asked us to
+
+
+_STOPPED = tuple(exit_code(stop) for stop in (KeyboardInterrupt(), Terminated()))
+
+
+def _record(module: ModuleType, child: _Child, error: CrashedError) -> tuple[int, bool]:
+    """Report what ended a process, and have it recorded; return the exit code, and whether nobody stopped that."""
+    report(error)
+    if not hasattr(module, "settle"):
+        return 0, True
+    recorder = _Child(module.settle, {child.pid: error.wrong}, "Recording that")
+    try:
+        return recorder.run()[0], True
+    except KeyboardInterrupt as stop:
+        with contextlib.suppress(CrashedError):
+            recorder.stop(stop)
+        return exit_code(stop), False
 
 
 def _by_file(args: argparse.Namespace) -> Iterator[argparse.Namespace]:
@@ -82,13 +103,14 @@ class _Child:
         self, work: Callable[[Any], int], argument: object, subject: str, patience: float = supervision.PATIENCE
     ) -> None:
         self._subject = subject
+        self._patience = patience
         self._folder = tempfile.TemporaryDirectory(prefix="harness-")
         self._log = Path(self._folder.name) / "log"
         # A fork begins with all modules loaded. Nothing has run yet that would not survive one: no CUDA, no
         # threads of torch. Elsewhere than on Linux system libraries do not survive it either.
         context = get_context("fork") if sys.platform == "linux" else get_context("spawn")
         self._answer, self._sender = context.Pipe(duplex=False)
-        self._process = context.Process(target=_run, args=(work, argument, self._log, patience, self._sender))
+        self._process = context.Process(target=_run, args=(work, argument, self._log, self._sender))
 
     @property
     def pid(self) -> int:
@@ -101,23 +123,32 @@ class _Child:
         Raises:
             CrashedError: its process died instead.
         """
-        self._process.start()
-        self._sender.close()
-        return self._end()
+        with self._paused_by_ctrl_z():
+            self._process.start()
+            self._sender.close()
+            return self._end()
 
     def stop(self, stop: KeyboardInterrupt) -> int:
-        """Pass a signal on, and return the exit code when it has ended, in good order or not."""
-        if self.pid:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signal_of(stop))
-            if not wait([self._process.sentinel], GRACE_SECONDS):
-                self._process.kill()
+        """Pass a signal on, and return the exit code when it has ended in good order.
+
+        Raises:
+            CrashedError: it has not, and was killed.
+        """
+        if not self.pid:
+            return exit_code(stop)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal_of(stop))
+        if not wait([self._process.sentinel], GRACE_SECONDS):
+            self._process.kill()
             with contextlib.suppress(CrashedError):
-                return self._end()[0]
-        return exit_code(stop)
+                self._end()
+            raise CrashedError(f"{self._subject} did not stop within {GRACE_SECONDS:g} seconds, and was ended.")
+        return self._end()[0]
 
     def _end(self) -> tuple[int, bool]:
-        wait([self._process.sentinel])
+        clock = supervision.Clock(self.pid, self._log, self._patience)
+        while not wait([self._process.sentinel], supervision.SLICE):
+            clock.tick()
         supervision.end_group(self.pid)  # before it is reaped: its number is still its own
         self._process.join()
         with self._folder:
@@ -127,9 +158,28 @@ class _Child:
                     return code, returned
             raise supervision.post_mortem(self._subject, self._process.exitcode, self._log)
 
+    @contextlib.contextmanager
+    def _paused_by_ctrl_z(self) -> Iterator[None]:
+        """Ctrl-Z is heard here alone: stop the process too, and let it go on with us."""
+        if not hasattr(signal, "SIGTSTP"):
+            yield
+            return
 
-def _run(work: Callable[[Any], int], argument: Any, log: Path, patience: float, sender: Connection) -> None:
-    supervision.watch(log, patience)
+        def pause(*_: object) -> None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGSTOP)
+                os.kill(os.getpid(), signal.SIGSTOP)
+                os.killpg(self.pid, signal.SIGCONT)
+
+        before = signal.signal(signal.SIGTSTP, pause)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTSTP, before)
+
+
+def _run(work: Callable[[Any], int], argument: Any, log: Path, sender: Connection) -> None:
+    supervision.watch(log)
     if getattr(argument, "is_one_of_several", False):
         speak_of(*argument.files)
     returned = []
@@ -138,4 +188,14 @@ def _run(work: Callable[[Any], int], argument: Any, log: Path, patience: float, 
         returned.append(work(argument))
         return returned[0]
 
-    sender.send((in_good_order(command), bool(returned)))
+    try:
+        code = in_good_order(command)
+    except Exception:  # of ours: whoever reads it can tell us
+        traceback.print_exc()
+        code = HarnessError.exit_code
+        returned.append(code)
+    sender.send((code, bool(returned)))
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # whatever became of it
+            stream.flush()
+    os._exit(0)  # what a plug-in has left running is not waited for

@@ -33,7 +33,11 @@ def _agrees(finding: Finding) -> bool:
     if not sys.stdin.isatty():
         show.console.print(f"{'':<12}can be mended with --yes: {finding.offer}")
         return False
-    return show.console.input(f"{'':<12}{finding.offer}? [y/N] ", markup=False).strip().lower() in ("y", "yes")
+    try:
+        answer = show.console.input(f"{'':<12}{finding.offer}? [y/N] ", markup=False)
+    except EOFError:  # Ctrl-D
+        answer = ""
+    return answer.strip().lower() in ("y", "yes")
 
 
 def _mend(finding: Finding) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -39,13 +40,14 @@ def in_good_order(command: Callable[[], int]) -> int:
         report(error)
         return error.exit_code
     except KeyboardInterrupt as stop:
-        print("Stopped.", file=sys.stderr)
+        print(f"{_about}Stopped.", file=sys.stderr)
         return exit_code(stop)
     except BrokenPipeError:  # the reader of our output has gone, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:  # what a command knows more about, it reports itself
-        report(UsageError(f"{error.strerror}: {error.filename or 'standard output'}."))
+        place = error.filename or ("standard output" if error.errno in (errno.ENOSPC, errno.EIO) else "")
+        report(UsageError(f"{error.strerror}{place and f': {place}'}."))
         return UsageError.exit_code
 
 

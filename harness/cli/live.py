@@ -74,7 +74,7 @@ def train_all(
 
 def resume(job: Job, journal: Journal, tracker: Tracker) -> float:
     """Go on with an interrupted run, and return its score."""
-    return _train(job, experiment.record(job, tracker, None, journal), introduces=True)
+    return _train(job, experiment.record(job, tracker, None, journal, or_anew=False), introduces=True)
 
 
 def _show_finished(seed: int, record: Record, tracker: Tracker) -> float:
@@ -241,4 +241,7 @@ def _close(tracker: Tracker, stopped: bool) -> int:
     except TrackerError as error:
         report(error)
         return error.exit_code
+    except KeyboardInterrupt as stop:
+        print("MLflow was not waited for. What is finished is safe; python -m harness sync", file=sys.stderr)
+        return exit_code(stop)
     return 0

@@ -60,8 +60,32 @@ def test_one_that_hangs_is_given_up_with_its_children(workplace: Path) -> None:
     assert is_alive(child)
     code, said = ended(process)
     assert code == 8
-    assert f"hangs.py got no further for too long, and was ended at hangs.py:{LINE + 1}." in said
+    assert f"hangs.py got no further for 4 s, and was ended at hangs.py:{LINE + 1}." in said
     assert not is_alive(child)
+
+
+def test_what_a_plug_in_does_to_be_left_alone_does_not_help_it(workplace: Path) -> None:
+    write("signal40.py", "import os; os.kill(os.getpid(), 40)")
+    write("ctrl_c.py", "raise KeyboardInterrupt")
+    write("stopped.py", "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)")
+    write("handlers.py", "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)")
+    write("streams.py", "import sys; sys.stdout = None")
+    write("threads.py", "import threading, time; threading.Thread(target=time.sleep, args=(600,)).start()")
+    files = ("signal40.py", "ctrl_c.py", "stopped.py", "handlers.py", "streams.py", "threads.py", "tiny.py")
+    code, said = ended(harness(workplace, "check", *files, "--patience", "8"))
+    assert code == 130
+    assert "signal40.py was ended by signal 40." in said
+    assert "ctrl_c.py: Stopped." in said
+    assert "stopped.py got no further for 8 s, and was ended" in said
+    assert "[global-state] The file changes what signals do for everybody. (handlers.py)" in said
+    assert "[global-state] The file changes the standard streams for everybody. (streams.py)" in said
+    assert said.splitlines()[-7:] == [
+        f"{words:<24}{file}"
+        for words, file in zip(
+            ("broke down", "stopped", "broke down", "not legal", "not legal", "done", "done"), files, strict=True
+        )
+    ]
+    assert "Traceback" not in said
 
 
 def test_what_a_plug_in_leaves_running_ends_with_its_run(workplace: Path) -> None:
