@@ -85,9 +85,10 @@ def _end_with_the_parent(parent: int) -> None:
     if process is not None:
         with contextlib.suppress(OSError):  # a plug-in may have closed what this listens to
             process.join()
-        if os.getppid() != parent:
-            end_group(os.getpid())
-            os._exit(1)  # where there are no groups
+        while os.getppid() == parent:  # a process that dies closes its files before its children are orphans
+            time.sleep(0.1)
+        end_group(os.getpid())
+        os._exit(1)  # where there are no groups
 
 
 # --- in its watcher ---------------------------------------------------------------------------------------

@@ -33,8 +33,8 @@ def each(module: ModuleType, args: argparse.Namespace) -> int:
     """
     codes: dict[str, int] = {}
     for one in _by_file(args):
-        code, goes_on = _one(module, one, _subject(one))
-        codes[_subject(one)] = code
+        subject = _subject(one) or module.__name__.rpartition(".")[2]
+        codes[subject], goes_on = _one(module, one, subject)
         if not goes_on:
             break
     if len(getattr(args, "files", ())) > 1:
@@ -87,7 +87,7 @@ def _by_file(args: argparse.Namespace) -> Iterator[argparse.Namespace]:
 
 def _subject(args: argparse.Namespace) -> str:
     given = [getattr(args, name, None) for name in ("file", "study", "resume")]
-    return next((str(name) for name in (*getattr(args, "files", ()), *given) if name), "It")
+    return next((str(name) for name in (*getattr(args, "files", ()), *given) if name), "")
 
 
 class _Child:
