@@ -316,6 +316,15 @@ class TestCheck:
         assert len(printed.err.splitlines()) == 3
 
 
+def test_a_file_that_is_given_twice_counts_twice(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ends = iter([(8, True), (0, True)])
+    monkeypatch.setattr("harness.cli.apart._one", lambda *_: next(ends))
+    assert cli.main(["check", "tiny.py", "tiny.py"]) == 8
+    assert [line.split()[-1] for line in capsys.readouterr().out.splitlines() if line] == ["tiny.py", "tiny.py"]
+
+
 @pytest.mark.parametrize("patience", ["0", "-1", "nan", "soon"])
 def test_a_patience_that_cannot_be_is_refused(patience: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["check", "tiny.py", f"--patience={patience}"]) == 2

@@ -31,16 +31,17 @@ def each(module: ModuleType, args: argparse.Namespace) -> int:
     or lacks its data: the other files would end likewise, and are left alone. A command that keeps records
     has a `settle`, which is told what ended a process.
     """
-    codes: dict[str, int] = {}
+    ended: list[tuple[str, int]] = []
     for one in _by_file(args):
         subject = _subject(one) or module.__name__.rpartition(".")[2]
-        codes[subject], goes_on = _one(module, one, subject)
+        code, goes_on = _one(module, one, subject)
+        ended.append((subject, code))
         if not goes_on:
             break
     if len(getattr(args, "files", ())) > 1:
         with contextlib.suppress(OSError):  # who has gone need not be told
-            print("", *(f"{WORDS.get(code, code):<24}{path}" for path, code in codes.items()), sep="\n", flush=True)
-    return max(codes.values())
+            print("", *(f"{WORDS.get(code, code):<24}{path}" for path, code in ended), sep="\n", flush=True)
+    return max(code for _, code in ended)
 
 
 def _one(module: ModuleType, args: argparse.Namespace, subject: str) -> tuple[int, bool]:

@@ -24,9 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     given = options.settings(args.settings)
+    (path,) = args.files  # of several, each has a process of its own
     try:
-        for path in args.files:
-            _check(path, given)
+        _check(path, given)
     except HarnessError as error:  # about this file: others may be as they should
         report(error)
         return error.exit_code

@@ -75,9 +75,9 @@ settle = live.settle
 
 def _train(args: argparse.Namespace, given: dict[str, str], dataset: str, device: str, tracker: Tracker) -> None:
     live.settle_left_overs(tracker)
-    for path in args.files:
-        jobs = _jobs(path, given, dataset, range(args.seed, args.seed + args.seeds), device, args.plain)
-        live.train_all(jobs, tracker, args.jobs, args.profile, args.again or args.profile)
+    (path,) = args.files  # of several, each has a process of its own
+    jobs = _jobs(path, given, dataset, range(args.seed, args.seed + args.seeds), device, args.plain)
+    live.train_all(jobs, tracker, args.jobs, args.profile, args.again or args.profile)
 
 
 def _resume(args: argparse.Namespace) -> int:
