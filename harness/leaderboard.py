@@ -168,8 +168,13 @@ class Row:
     @property
     def is_certified(self) -> bool:
         """Whether the mean is above the target with one-sided 95 % confidence, by enough seeds."""
-        low = lower_bound(self.scores)
+        low = self.lower_bound
         return self.n >= CERTIFIED and low is not None and low >= BUDGET.accuracy and self.is_benchmark
+
+    @property
+    def lower_bound(self) -> float | None:
+        """Of the mean score, one-sided, with 95 % confidence; None for a single seed."""
+        return lower_bound(self.scores)
 
     @property
     def is_benchmark(self) -> bool:
