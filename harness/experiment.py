@@ -320,17 +320,24 @@ Attempt = tuple[int, Mapping[str, Knob], Job]
 """A trial to train: its number, what the study suggested, the job that became of it."""
 
 
-def attempt(asked: Sequence[Attempt], floor: Mapping[int, float]) -> list[Trial]:
+Tell = Callable[[int, Epoch], None]
+"""Takes the number of a trial and an epoch that it has finished."""
+
+
+def attempt(asked: Sequence[Attempt], floor: Mapping[int, float], tell: Tell) -> list[Trial]:
     """Train a study's trials, in turns; whatever goes wrong in one becomes its state and reason.
 
     Args:
         floor: by epoch, the accuracy below which a trial is stopped.
+        tell: called after every epoch.
     """
-    trials = in_turns([_attempt(*one, floor) for one in asked], len(asked), asked[0][2].device)
+    trials = in_turns([_attempt(*one, floor, tell) for one in asked], len(asked), asked[0][2].device)
     return [trial for _, trial in sorted(trials, key=lambda found: found[0])]
 
 
-def _attempt(number: int, settings: Mapping[str, Knob], job: Job, floor: Mapping[int, float]) -> Iterator[Trial | None]:
+def _attempt(
+    number: int, settings: Mapping[str, Knob], job: Job, floor: Mapping[int, float], tell: Tell
+) -> Iterator[Trial | None]:
     """Yield None where others may have a turn, and last the trial."""
     started = _now()
     epochs: list[Epoch] = []
@@ -349,6 +356,7 @@ def _attempt(number: int, settings: Mapping[str, Knob], job: Job, floor: Mapping
                 parameters = event.ledger.parameters
             elif isinstance(event, Epoch):
                 epochs.append(event)
+                tell(number, event)
                 if event.number < job.recipe.epochs and _is_hopeless(epochs, floor):
                     yield ended("pruned", f"below the median of earlier trials after epoch {event.number}")
                     return

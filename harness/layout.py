@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import copy
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -54,6 +56,17 @@ def arrange(network: nn.Module, arithmetic: Arithmetic) -> Callable[[Tensor], Te
     if arithmetic.padded:
         options["cpp.simdlen"] = 16 * VECTOR  # of the 32 that fit into 512 bits, half would be left to a slow rest
     return torch.compile(network, dynamic=False, options=options)
+
+
+def drop_torn_code(error: Exception) -> bool:
+    """Delete what a compiler that was killed has left half written in torch's cache; return whether it was that.
+
+    torch takes the file for a finished one, in every later run of the network.
+    """
+    torn = re.search(r"ImportError: (\S+\.so): (?:file too short|invalid ELF header)", str(error))
+    if torn:
+        Path(torn[1]).unlink(missing_ok=True)
+    return torn is not None
 
 
 # --- does it suit the network? ----------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from harness.augment import DRAWS, augment, strength
 from harness.data import Dataset, to_float
 from harness.errors import DivergedError
-from harness.layout import arrange
+from harness.layout import arrange, drop_torn_code
 from harness.spec import PLAIN, Arithmetic, Checkpoint, Epoch, Recipe
 
 # --- random numbers ---------------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ class _Steps:
         self._steps: dict[tuple[int, bool], Callable[[], None]] = {}
         kinds = sorted({(size, self._augments(epoch)) for size in self.sizes for epoch in range(1, recipe.epochs + 1)})
         if arithmetic.execution == "compiled":
-            self._rehearse(kinds, times=1)
+            self._compile(kinds)
         elif arithmetic.execution == "captured":
             self._capture(kinds)
 
@@ -240,6 +240,14 @@ class _Steps:
         self.losses.index_copy_(0, self._position, loss.detach().view(1))
         self.correct += logits.argmax(1).eq(train.labels[rows]).sum()
         self._position += 1
+
+    def _compile(self, kinds: Sequence[tuple[int, bool]]) -> None:
+        while True:
+            try:
+                return self._rehearse(kinds, times=1)
+            except RuntimeError as error:  # what torch.compile raises is one
+                if not drop_torn_code(error):
+                    raise
 
     def _rehearse(self, kinds: Sequence[tuple[int, bool]], times: int) -> None:
         """Take steps that leave no trace: what is set up in the first ones is then there."""

@@ -12,48 +12,39 @@ import contextlib
 import hashlib
 import json
 import math
-import multiprocessing
 import os
 import shutil
-import signal
 import statistics
-import tempfile
 import time
 import warnings
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass, replace
-from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
 import filelock
 import optuna
-import torch
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from pebble import ProcessExpired, ProcessPool
 
 from harness import journal as journals
 from harness import plugins, supervision
 from harness.data import Dataset
 from harness.errors import ContractError, CrashedError, DataError, HarnessError, UsageError
-from harness.experiment import Attempt, attempt, jobs
+from harness.experiment import jobs
 from harness.spec import BUDGET, Epoch, Job, Knob, Study, StudyRecord, Trial
-from harness.supervision import PATIENCE
 from harness.training import derive_seed
+from harness.workers import News, Workers
 
 BATCH = 10
 """Trials asked together. Part of what a study is: it must not depend on the machine."""
 
 FIRST_SEED = 1_000_000
 """Trial n trains from seed `FIRST_SEED` + n, which no run begins with unless asked to."""
-
-THREADS = 1
-"""Threads a trial trains with: another number could give other bits."""
 
 STARTUP = 5
 """Complete trials of earlier batches before any is pruned; Optuna's median pruner has the same number."""
@@ -116,14 +107,13 @@ class Search:
 
 
 def tune(
-    search: Search, trials: int, workers: int, timeout: float | None = None, patience: float = PATIENCE
-) -> Generator[Trial | StudyRecord]:
+    search: Search, trials: int, workers: Workers, timeout: float | None = None
+) -> Generator[News | Trial | StudyRecord]:
     """Continue a study until `trials` are finished; yield each as it finishes, and the study after every batch.
 
     Args:
-        workers: trials that run at a time, each in a process of its own.
+        workers: who trains the trials; they work from here to the end.
         timeout: seconds after which running trials are given up, to be trained again by the next call.
-        patience: seconds after which a trial is lost whose audit or epoch has not ended.
 
     Raises:
         ContractError: the first suggestion of the study raises or is not a dict.
@@ -134,13 +124,13 @@ def tune(
     deadline = time.monotonic() + timeout if timeout is not None else None
     if (error := _ask(search, [], 0, 1)[0].error) is not None:
         raise error
-    with _alone(search), _Pool(workers, search.device, patience) as pool:
+    with _alone(search), workers as hired:
         log = _Log.begin(search, trials)
         yield log.record(is_running=True)
         losses = 0
         while (missing := trials - sum(trial.state in COUNTED for trial in log.trials)) > 0:
             batch = _Batch(search, log, missing)
-            yield from batch.train(pool, deadline)
+            yield from batch.train(hired, deadline)
             if batch.unfinished:
                 return
             for trial in batch.tell():
@@ -330,8 +320,8 @@ class _Batch:
         """What is neither trained nor known."""
         return [asked for asked in self._asked if asked.number not in self._done]
 
-    def train(self, pool: _Pool, deadline: float | None) -> Iterator[Trial]:
-        """Train what is not known yet, yielding trials as they finish; stop at the deadline."""
+    def train(self, workers: Workers, deadline: float | None) -> Iterator[News | Trial]:
+        """Have trained what is not known yet, yielding epochs and trials as they finish; stop at the deadline."""
         originals: dict[str, int] = {}
         fresh: list[tuple[_Asked, Job]] = []
         repeated: list[_Asked] = []
@@ -349,22 +339,26 @@ class _Batch:
                 originals[asked.key] = asked.number
                 fresh.append((asked, asked.job))
         running: dict[Future[list[Trial]], list[tuple[_Asked, Job]]] = {}
-        waiting = [fresh[first : first + pool.together] for first in range(0, len(fresh), pool.together)]
+        together = workers.together
+        waiting = [fresh[first : first + together] for first in range(0, len(fresh), together)]
         while running or waiting:
             for group in waiting:
-                running[pool.submit([(asked.number, asked.settings, job) for asked, job in group], self._floor)] = group
-            with supervision.at_rest():
-                done = pool.wait(running, deadline)
-            if not done:
-                return
+                given = [(asked.number, asked.settings, job) for asked, job in group]
+                running[workers.submit(given, self._floor)] = group
             waiting = []
+            left = math.inf if deadline is None else max(deadline - time.monotonic(), 0)
+            with supervision.at_rest():
+                done = workers.wait(running, left)
+            yield from workers.news()
             for future in done:
                 group = running.pop(future)
-                died = future.exception()
-                if isinstance(died, ProcessExpired) and len(group) > 1:
+                lost = workers.why_lost(future)
+                if lost and len(group) > 1:
                     waiting += [[one] for one in group]  # one took the others along: alone it takes itself
                 else:
-                    yield from (self._finish(trial) for trial in _outcomes([asked for asked, _ in group], future, pool))
+                    yield from (self._finish(trial) for trial in _outcomes([asked for asked, _ in group], future, lost))
+            if not done and left == 0:
+                return
         for asked in repeated:
             yield self._finish(_told(asked, self._done[originals[asked.key]]))
 
@@ -384,14 +378,13 @@ def _told(asked: _Asked, known: Trial) -> Trial:
     return replace(known, number=asked.number, settings=asked.settings, same_as=known.number)
 
 
-def _outcomes(group: Sequence[_Asked], future: Future[list[Trial]], pool: _Pool) -> list[Trial]:
-    try:
-        return future.result()
-    except ProcessExpired as expired:
-        reason = pool.post_mortem(expired)
-    except Exception as error:  # whatever a worker could not send back
-        reason = f"{type(error).__name__}: {error}"
-    return [Trial(asked.number, "failed", None, asked.settings, reason=reason) for asked in group]
+def _outcomes(group: Sequence[_Asked], future: Future[list[Trial]], lost: str | None) -> list[Trial]:
+    if not lost:
+        try:
+            return future.result()
+        except Exception as error:  # whatever a worker could not send back
+            lost = f"{type(error).__name__}: {error}"
+    return [Trial(asked.number, "failed", None, asked.settings, reason=lost) for asked in group]
 
 
 def _floor(trials: Sequence[Trial]) -> dict[int, float]:
@@ -612,96 +605,3 @@ def _is_locked(folder: Path) -> bool:
 
 def _lock(folder: Path, timeout: float = 0) -> filelock.FileLock:
     return filelock.FileLock(folder / "tune.lock", timeout=timeout)
-
-
-# --- processes ------------------------------------------------------------------------------------------
-
-
-class _Pool:
-    """Processes that train trials.
-
-    On a CPU each trains one trial at a time: one that dies takes its own trial with it and no other. A GPU
-    is used by one process that trains several in turns, as processes of their own would wait for each other.
-    """
-
-    def __init__(self, workers: int, device: str, patience: float) -> None:
-        self.together = workers if device == "cuda" else 1
-        self._logs = tempfile.TemporaryDirectory(prefix="harness-")
-        self._folder = Path(self._logs.name)
-        self._patience = patience
-        self._clocks: dict[Path, supervision.Clock] = {}
-        resource_tracker.ensure_running()  # its start would make this thread hear again
-        self._pool = ProcessPool(
-            max_workers=workers // self.together,
-            context=multiprocessing.get_context("spawn"),  # torch's threads and CUDA do not survive a fork
-            initializer=_begin_worker,
-            initargs=[self._folder],
-        )
-
-    def __enter__(self) -> _Pool:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pool.stop()
-        self._pool.join()
-        self._logs.cleanup()
-
-    def wait(self, running: Iterable[Future[list[Trial]]], deadline: float | None) -> set[Future[list[Trial]]]:
-        """Return what is done first, or nothing at the deadline; meanwhile end who gets no further."""
-        while True:
-            left = math.inf if deadline is None else max(deadline - time.monotonic(), 0)
-            done, _ = wait(running, timeout=min(left, supervision.SLICE), return_when=FIRST_COMPLETED)
-            if done or left == 0:
-                return done
-            for log in self._folder.glob("*.log"):
-                if log not in self._clocks:
-                    self._clocks[log] = supervision.Clock(int(log.stem), log, self._patience)
-                self._clocks[log].tick()
-
-    def post_mortem(self, expired: ProcessExpired) -> str:
-        """Say what ended a process, and end what it has left behind."""
-        supervision.end_group(expired.pid)
-        log = _log_of(self._folder, expired.pid)
-        told = supervision.post_mortem("its process", expired.exitcode, log).wrong
-        self._clocks.pop(log, None)
-        log.unlink(missing_ok=True)
-        return told
-
-    def submit(self, asked: Sequence[Attempt], floor: Mapping[int, float]) -> Future[list[Trial]]:
-        """Train at most `together` trials in one of the processes, when one is free."""
-        with _deaf_to_ctrl_c():
-            future: Future[list[Trial]] = self._pool.schedule(_attempt, args=(asked, floor))
-        return future
-
-
-@contextlib.contextmanager
-def _deaf_to_ctrl_c() -> Iterator[None]:
-    """Threads and processes begun here never hear Ctrl-C: it is the driver's, which ends its workers."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _attempt(asked: Sequence[Attempt], floor: Mapping[int, float]) -> list[Trial]:
-    """Train trials in a worker, whose time is counted from here to their end."""
-    supervision.gets_on()
-    try:
-        return attempt(asked, floor)
-    finally:
-        supervision.rest()
-
-
-def _begin_worker(logs: Path) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where a process does not inherit what it is deaf to
-    torch.set_num_threads(THREADS)
-    supervision.watch(_log_of(logs, os.getpid()))
-    supervision.rest()
-
-
-def _log_of(logs: Path, pid: int) -> Path:
-    return logs / f"{pid}.log"

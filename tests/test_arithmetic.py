@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.nn import functional as F
 
-from harness import arithmetic
+from harness import arithmetic, training
 from harness.arithmetic import WORTH_COMPILING, choose, rule
 from harness.audit import audit
 from harness.layout import arrange
@@ -85,7 +86,7 @@ def test_a_compiler_without_pythons_headers_is_none(tmp_path: Path, monkeypatch:
 
 FAULTS = """
 import resource, torch
-from harness import arithmetic
+from harness import arithmetic, training
 arithmetic.settle()
 def step():
     return [torch.ones(5_000_000) for _ in range(8)]
@@ -191,6 +192,24 @@ class TestCompiled:
         first = after(used, self.RECIPE)
         torch.compiler.reset()
         assert same_bits(after(used, self.RECIPE), first)
+
+    def test_code_that_a_killed_compiler_left_half_written_is_compiled_again(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        torn = tmp_path / "code.main.so"
+        torn.write_bytes(b"\x7fELF")
+        rehearse = training._Steps._rehearse
+
+        def load_first(steps: training._Steps, *arguments: Any, **options: Any) -> None:
+            if torn.exists():
+                raise RuntimeError(f"InductorError: ImportError: {torn}: file too short")
+            rehearse(steps, *arguments, **options)
+
+        used = Arithmetic(execution="compiled")
+        whole = after(used, self.RECIPE)
+        monkeypatch.setattr(training._Steps, "_rehearse", load_first)
+        assert same_bits(after(used, self.RECIPE), whole)
+        assert not torn.exists()
 
     def test_setting_up_leaves_no_trace_in_weights_statistics_or_momentum(
         self, monkeypatch: pytest.MonkeyPatch

@@ -10,9 +10,10 @@ from pathlib import Path
 import made_up
 import pytest
 from mlflow import MlflowClient
-from test_tuning import MadeUpPool, finish, kept, search
+from test_tuning import MadeUpWorkers, finish, kept, search
 
 from harness import cli, data, tracking, tuning
+from harness.cli import tune as tune_command
 from harness.doctor import Finding, examine
 from harness.errors import DataError, TrackerError
 from harness.journal import Journal, all_journals
@@ -120,7 +121,7 @@ def test_a_run_whose_process_died_is_settled(workplace: Path) -> None:
 def test_a_study_with_a_damaged_line_loses_the_trials_after_it_and_no_other(
     workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tuning, "_Pool", MadeUpPool)
+    monkeypatch.setattr(tune_command, "Processes", MadeUpWorkers)
     (workplace / "study.py").write_text(made_up_study())
     before = finish(search(), 6)
     (log,) = tuning._studies().glob("*/study.log")

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import optuna
 import pytest
@@ -24,7 +24,8 @@ from conftest import is_alive
 from mlflow import MlflowClient
 from pebble import ProcessExpired
 
-from harness import cli, data, experiment, plugins, tracking, training, tuning
+from harness import cli, data, experiment, plugins, tracking, training, tuning, workers
+from harness.cli import tune as tune_command
 from harness.errors import CrashedError, DataError, UsageError
 from harness.experiment import Attempt
 from harness.spec import BUDGET, Epoch, Job, Knob, StudyRecord, Trial
@@ -69,19 +70,29 @@ def kept(record: StudyRecord) -> list[tuple[object, ...]]:
     return [(t.number, t.state, t.value, t.settings, t.same_as, len(t.epochs)) for t in record.trials]
 
 
-class MadeUpPool(tuning._Pool):
+def untold(number: int, epoch: Epoch) -> None:
+    """Nobody wants to know."""
+
+
+class MadeUpWorkers(workers.Processes):
     """Makes up what training would give, in this process and in no time."""
 
     trained: ClassVar[list[int]] = []
 
-    def __init__(self, workers: int, device: str, patience: float) -> None:
+    def __init__(self, count: int = 1, device: str = "cpu", patience: float = 1) -> None:
         self.together = 1
+
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(self, *_: object) -> None:
         pass
 
-    def wait(self, running: Iterable[Future[list[Trial]]], deadline: float | None) -> set[Future[list[Trial]]]:
+    def wait(self, running: Iterable[Future[list[Trial]]], seconds: float) -> set[Future[list[Trial]]]:
         return {future for future in running if future.done()}
+
+    def news(self) -> list[workers.News]:
+        return []
 
     def submit(self, asked: Sequence[Attempt], floor: Mapping[int, float]) -> Future[list[Trial]]:
         self.trained.extend(number for number, _, _ in asked)
@@ -102,29 +113,29 @@ class MadeUpPool(tuning._Pool):
         return replace(whole, settings=settings, parameters=parameters)
 
 
-class DirectPool(MadeUpPool):
+class DirectWorkers(MadeUpWorkers):
     """Trains in this process."""
 
     def attempt(self, number: int, settings: Mapping[str, Knob], job: Job, floor: Mapping[int, float]) -> Trial:
-        return experiment.attempt([(number, settings, job)], floor)[0]
+        return experiment.attempt([(number, settings, job)], floor, untold)[0]
 
 
 @pytest.fixture
-def made_up(monkeypatch: pytest.MonkeyPatch) -> type[MadeUpPool]:
-    MadeUpPool.trained.clear()
-    monkeypatch.setattr(tuning, "_Pool", MadeUpPool)
-    return MadeUpPool
+def made_up(monkeypatch: pytest.MonkeyPatch) -> type[MadeUpWorkers]:
+    MadeUpWorkers.trained.clear()
+    monkeypatch.setattr(tune_command, "Processes", MadeUpWorkers)
+    return MadeUpWorkers
 
 
 @pytest.fixture
-def direct(monkeypatch: pytest.MonkeyPatch) -> type[DirectPool]:
-    DirectPool.trained.clear()
-    monkeypatch.setattr(tuning, "_Pool", DirectPool)
-    return DirectPool
+def direct(monkeypatch: pytest.MonkeyPatch) -> type[DirectWorkers]:
+    DirectWorkers.trained.clear()
+    monkeypatch.setattr(tune_command, "Processes", DirectWorkers)
+    return DirectWorkers
 
 
 def finish(made: Search, trials: int) -> StudyRecord:
-    *_, last = tune(made, trials, 1)
+    *_, last = tune(made, trials, tune_command.Processes(1, "cpu", 1_800))
     assert isinstance(last, StudyRecord)
     return last
 
@@ -150,14 +161,14 @@ class TestSameStudy:
 
     @pytest.mark.parametrize("every", [1, 4, 11])
     def test_interruptions_do_not_change_a_study_and_train_nothing_twice(
-        self, workshop: Path, made_up: type[MadeUpPool], every: int
+        self, workshop: Path, made_up: type[MadeUpWorkers], every: int
     ) -> None:
         whole = finish(search(), 33)
         assert {trial.state for trial in whole.trials} == {"complete", "pruned", "infeasible"}
         (workshop / "mlruns" / "studies").rename(workshop / "elsewhere")
         made_up.trained.clear()
         for longer in range(every, 200, every):  # what was kept is said again, so each time takes longer
-            events = tune(search(), 33, 1)
+            events = tune(search(), 33, made_up())
             said = list(itertools.islice(events, longer))
             events.close()  # type: ignore[attr-defined]
             if isinstance(said[-1], StudyRecord) and said[-1].state == "finished":
@@ -166,15 +177,15 @@ class TestSameStudy:
         assert kept(said[-1]) == kept(whole)
 
     def test_the_order_in_which_trials_finish_does_not_change_a_study(
-        self, workshop: Path, made_up: type[MadeUpPool], monkeypatch: pytest.MonkeyPatch
+        self, workshop: Path, made_up: type[MadeUpWorkers], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         whole = finish(search(), 33)
         (workshop / "mlruns" / "studies").rename(workshop / "elsewhere")
 
-        def last_first(running: dict[Future[Trial], object], **_: object) -> tuple[list[Future[Trial]], None]:
-            return [list(running)[-1]], None
+        def last_first(_: object, running: dict[Future[list[Trial]], object], __: float) -> set[Future[list[Trial]]]:
+            return {list(running)[-1]}
 
-        monkeypatch.setattr(tuning, "wait", last_first)
+        monkeypatch.setattr(made_up, "wait", last_first)
         assert kept(finish(search(), 33)) == kept(whole)
 
     def test_more_trials_asked_for_later_are_those_of_a_longer_study(self, workshop: Path) -> None:
@@ -206,7 +217,9 @@ class TestSameStudy:
 # --- what is trained --------------------------------------------------------------------------------------
 
 
-def test_a_study_loads_no_test_image(workshop: Path, direct: type[DirectPool], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_study_loads_no_test_image(
+    workshop: Path, direct: type[DirectWorkers], monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[str] = []
     load = data.load
     monkeypatch.setattr(data, "load", lambda name, held_out="test": asked.append(held_out) or load(name, held_out))
@@ -215,7 +228,7 @@ def test_a_study_loads_no_test_image(workshop: Path, direct: type[DirectPool], m
 
 
 def test_a_network_over_budget_costs_no_training_step(
-    workshop: Path, direct: type[DirectPool], monkeypatch: pytest.MonkeyPatch
+    workshop: Path, direct: type[DirectWorkers], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training, "fit", lambda *_: pytest.fail("trained"))
     text = STUDY.replace('"width", 2, 60, step=2', '"width", 42, 44')
@@ -230,7 +243,7 @@ def test_a_network_over_budget_costs_no_training_step(
         assert frozen.system_attrs["constraints:parameters"] == trial.parameters - BUDGET.parameters
 
 
-def test_equal_settings_are_trained_once_and_told_again(workshop: Path, made_up: type[MadeUpPool]) -> None:
+def test_equal_settings_are_trained_once_and_told_again(workshop: Path, made_up: type[MadeUpWorkers]) -> None:
     (workshop / "study.py").write_text(TWO_CHOICES)
     record = finish(search(), 14)
     assert len(made_up.trained) == 2
@@ -303,7 +316,7 @@ def suggest(trial):
 def test_a_process_that_dies_takes_its_own_trial_with_it_and_no_other(workshop: Path) -> None:
     (workshop / "breaks.py").write_text(BREAKS.replace("CRASH", "os._exit(3)"))
     (workshop / "study.py").write_text(WIDTHS.replace("LOW", "2"))
-    *_, record = tune(search(), 4, 2)
+    *_, record = tune(search(), 4, workers.Processes(2, "cpu", 1_800))
     assert isinstance(record, StudyRecord)
     died = [trial for trial in record.trials if trial.state == "failed"]
     assert died
@@ -321,11 +334,12 @@ def test_a_trial_that_hangs_is_given_up_with_its_children_and_the_study_goes_on(
     asked = tuning._ask(search(), [], 0, 20)
     hanging = next(one for one in asked if int(one.settings["width"]) > 15)
     fine = next(one for one in asked if int(one.settings["width"]) <= 15)
-    with tuning._Pool(1, "cpu", patience=8) as pool:
-        futures = [(one, pool.submit([(one.number, one.settings, one.job)], {})) for one in (hanging, fine) if one.job]
+    with workers.Processes(1, "cpu", patience=8) as hired:
+        futures = [(one, hired.submit([(one.number, one.settings, one.job)], {})) for one in (hanging, fine) if one.job]
         for _, future in futures:
-            pool.wait([future], None)
-        (lost,), (trained,) = (tuning._outcomes([one], future, pool) for one, future in futures)
+            while not hired.wait([future], 60):
+                pass
+        (lost,), (trained,) = (tuning._outcomes([one], future, hired.why_lost(future)) for one, future in futures)
     assert lost.reason == "its process got no further for 8 s, and was ended at breaks.py:11."
     assert trained.state == "complete"
     assert not is_alive(int((workshop / "child").read_text()))
@@ -334,10 +348,10 @@ def test_a_trial_that_hangs_is_given_up_with_its_children_and_the_study_goes_on(
 def test_trials_that_shared_the_process_of_one_that_died_are_trained_again(
     workshop: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Shared(MadeUpPool):
+    class Shared(MadeUpWorkers):
         """Three trials in one process, which dies of the fifth."""
 
-        def __init__(self, workers: int, device: str, patience: float) -> None:
+        def __init__(self, count: int, device: str, patience: float) -> None:
             self.together = 3
 
         def submit(self, asked: Sequence[Attempt], floor: Mapping[int, float]) -> Future[list[Trial]]:
@@ -347,10 +361,11 @@ def test_trials_that_shared_the_process_of_one_that_died_are_trained_again(
                 return future
             return super().submit(asked, floor)
 
-        def post_mortem(self, expired: ProcessExpired) -> str:
-            return f"signal {-expired.exitcode}"
+        def why_lost(self, done: Future[list[Trial]]) -> str | None:
+            expired = done.exception()
+            return f"signal {-expired.exitcode}" if isinstance(expired, ProcessExpired) else None
 
-    monkeypatch.setattr(tuning, "_Pool", Shared)
+    monkeypatch.setattr(tune_command, "Processes", Shared)
     record = finish(search(), 8)
     assert {trial.number: trial.reason for trial in record.trials if trial.state == "failed"} == {4: "signal 11"}
 
@@ -380,7 +395,7 @@ class TestLosses:
         (workshop / "study.py").write_text(text)
         asked = tuning._ask(search(), [], 0, 1)[0]
         assert asked.job
-        assert [trial.state for trial in experiment.attempt([(0, {}, asked.job)], {})] == ["diverged"]
+        assert [trial.state for trial in experiment.attempt([(0, {}, asked.job)], {}, untold)] == ["diverged"]
 
 
 def test_trials_trained_in_turns_are_those_trained_alone(workshop: Path) -> None:
@@ -390,13 +405,13 @@ def test_trials_trained_in_turns_are_those_trained_alone(workshop: Path) -> None
     def kept(trials: list[Trial]) -> list[tuple[object, ...]]:
         return [(trial.number, trial.state, trial.value, trial.settings) for trial in trials]
 
-    alone = [experiment.attempt([one], {})[0] for one in asked]
-    assert kept(experiment.attempt(asked, {})) == kept(alone)
+    alone = [experiment.attempt([one], {}, untold)[0] for one in asked]
+    assert kept(experiment.attempt(asked, {}, untold)) == kept(alone)
 
 
 class TestDamage:
     @pytest.fixture
-    def log(self, workshop: Path, made_up: type[MadeUpPool]) -> Path:
+    def log(self, workshop: Path, made_up: type[MadeUpWorkers]) -> Path:
         finish(search(), 5)
         (file,) = tuning._studies().glob("*/study.log")
         return file
@@ -463,7 +478,7 @@ class TestDamage:
 
     @pytest.mark.parametrize("left", ["{torn", "{}", "[1, 2]", '{"number": 5, "settings": {"lr": 9.0}}'])
     def test_a_damaged_or_foreign_outcome_is_trained_again(
-        self, log: Path, made_up: type[MadeUpPool], left: str
+        self, log: Path, made_up: type[MadeUpWorkers], left: str
     ) -> None:
         made_up.trained.clear()
         (log.parent / "5.json").write_text(left)
@@ -655,18 +670,22 @@ class TestCommand:
         assert "goes on: " in capsys.readouterr().out
 
     def test_a_timeout_stops_without_losing_what_is_finished(
-        self, workshop: Path, direct: type[DirectPool], capsys: pytest.CaptureFixture[str]
+        self,
+        workshop: Path,
+        direct: type[DirectWorkers],
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        class Slow(DirectPool):
+        class Slow(DirectWorkers):
             def submit(self, asked: Sequence[Attempt], floor: Mapping[int, float]) -> Future[list[Trial]]:
                 return super().submit(asked, floor) if asked[0][0] < 2 else Future()
 
-        tuning._Pool = Slow  # type: ignore[misc]
+        monkeypatch.setattr(tune_command, "Processes", Slow)
         assert run("--trials", "4", "--timeout", "0.5") == 0
         assert "the same command goes on" in capsys.readouterr().out
         assert next(iter(tuning.records())).state == "stopped"
         assert self.statuses()["study seed 0"] == "KILLED"
-        tuning._Pool = direct  # type: ignore[misc]
+        monkeypatch.setattr(tune_command, "Processes", direct)
         assert run("--trials", "4") == 0
         assert direct.trained == [0, 1, 2, 3]
         assert next(iter(tuning.records())).state == "finished"

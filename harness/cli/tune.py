@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from harness import data, experiment, page, plugins, tuning
 from harness.cli import live, options, show
@@ -23,6 +23,7 @@ from harness.spec import StudyRecord, Trial
 from harness.statistics import luck, summarise
 from harness.tracking import Tracker
 from harness.tuning import Search
+from harness.workers import News, Processes
 
 MOST_TRIALS = 10_000
 
@@ -132,18 +133,24 @@ def _tune(search: Search, args: argparse.Namespace, workers: int, tracker: Track
     )
     record: StudyRecord | None = None
     rows = _Rows(args.trials)
-    events = tuning.tune(search, args.trials, workers, args.timeout, args.patience)
+    events = tuning.tune(search, args.trials, Processes(workers, search.device, args.patience), args.timeout)
     with _progress() as progress:
         task = progress.add_task("", total=args.trials)
+        at_work = _AtWork(progress)
         try:
             for event in events:
+                if isinstance(event, News):
+                    at_work.show(event)
+                    continue
                 if isinstance(event, StudyRecord):
                     record = event
                     tracker.notice(record)
                     rows.begin(record)
                 else:
+                    at_work.drop(event.number)
                     progress.console.print(rows.line(event))
-                progress.update(task, completed=rows.finished)
+                said = f"{rows.finished}/{args.trials} trials finished"
+                progress.update(task, completed=rows.finished, description=said)
         finally:
             events.close()  # ends the workers
             if record and record.state == "running":  # however it was stopped
@@ -198,10 +205,31 @@ class _Rows:
         )
 
 
+class _AtWork:
+    """A bar for each trial that is being trained."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._bars: dict[int, TaskID] = {}
+
+    def show(self, news: News) -> None:
+        """Move a trial's bar, which the first news of it makes."""
+        if news.number not in self._bars:
+            self._bars[news.number] = self._progress.add_task("", total=news.epochs)
+        accuracy = 100 * (news.epoch.held_out_accuracy or 0.0)
+        said = f"trial {news.number}, {news.worker}: epoch {news.epoch.number}/{news.epochs}, {accuracy:.2f} %"
+        self._progress.update(self._bars[news.number], completed=news.epoch.number, description=said)
+
+    def drop(self, number: int) -> None:
+        """Take away the bar of a trial that has finished."""
+        if (bar := self._bars.pop(number, None)) is not None:
+            self._progress.remove_task(bar)
+
+
 def _progress() -> Progress:
-    """Return a bar that is shown on a terminal only and leaves no trace."""
+    """Return bars that are shown on a terminal only and leave no trace."""
     return Progress(
-        TextColumn("{task.completed}/{task.total} trials finished"),
+        TextColumn("{task.description}"),
         BarColumn(),
         TimeElapsedColumn(),
         console=show.console,

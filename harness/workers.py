@@ -1,0 +1,187 @@
+"""Who trains the trials of a study: processes of this machine, or others that answer to the same few names."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import signal
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import asdict, dataclass
+from multiprocessing import resource_tracker
+from pathlib import Path
+from typing import Protocol, Self
+
+import torch
+from pebble import ProcessExpired, ProcessPool
+
+from harness import supervision
+from harness.experiment import Attempt, attempt
+from harness.spec import Epoch, Trial
+
+THREADS = 1
+"""Threads a trial trains with: another number could give other bits."""
+
+
+@dataclass(frozen=True)
+class News:
+    """How far a trial has come.
+
+    Attributes:
+        number: the trial's.
+        epoch: the last one it has finished.
+        epochs: how many it is to train.
+        worker: where, in words.
+    """
+
+    number: int
+    epoch: Epoch
+    epochs: int
+    worker: str
+
+
+class Workers(Protocol):
+    """What a study asks of whoever trains its trials.
+
+    Attributes:
+        together: how many trials it hands over at once, to be trained in turns.
+    """
+
+    together: int
+
+    def __enter__(self) -> Self:
+        """Begin to work."""
+
+    def __exit__(self, *_: object) -> None:
+        """Give up what is not finished."""
+
+    def submit(self, asked: Sequence[Attempt], floor: Mapping[int, float]) -> Future[list[Trial]]:
+        """Have at most `together` trials trained, when somebody is free."""
+
+    def wait(self, running: Iterable[Future[list[Trial]]], seconds: float) -> set[Future[list[Trial]]]:
+        """Return what is done, as soon as there is any, or nothing after `seconds`."""
+
+    def news(self) -> list[News]:
+        """Return what has come in since the last call."""
+
+    def why_lost(self, done: Future[list[Trial]]) -> str | None:
+        """Say what ended whoever was to train these trials; None where that ended in good order."""
+
+
+class Processes:
+    """Processes of this machine.
+
+    On a CPU each trains one trial at a time: one that dies takes its own trial with it and no other. A GPU
+    is used by one process that trains several in turns, as processes of their own would wait for each other.
+    """
+
+    def __init__(self, count: int, device: str, patience: float) -> None:
+        self.together = count if device == "cuda" else 1
+        self._count = count // self.together
+        self._patience = patience
+
+    def __enter__(self) -> Self:
+        self._kept = tempfile.TemporaryDirectory(prefix="harness-")
+        self._folder = Path(self._kept.name)
+        self._clocks: dict[Path, supervision.Clock] = {}
+        self._read: dict[Path, int] = {}
+        resource_tracker.ensure_running()  # its start would make this thread hear again
+        self._pool = ProcessPool(
+            max_workers=self._count,
+            context=multiprocessing.get_context("spawn"),  # torch's threads and CUDA do not survive a fork
+            initializer=_begin,
+            initargs=[self._folder],
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.stop()
+        self._pool.join()
+        self._kept.cleanup()
+
+    def submit(self, asked: Sequence[Attempt], floor: Mapping[int, float]) -> Future[list[Trial]]:
+        """Train at most `together` trials in one of the processes, when one is free."""
+        with _deaf_to_ctrl_c():
+            future: Future[list[Trial]] = self._pool.schedule(_attempt, args=(asked, floor, self._folder))
+        return future
+
+    def wait(self, running: Iterable[Future[list[Trial]]], seconds: float) -> set[Future[list[Trial]]]:
+        """Return what is done first, or nothing after `seconds`, which end who gets no further."""
+        done, _ = wait(running, timeout=min(seconds, supervision.SLICE), return_when=FIRST_COMPLETED)
+        if not done:
+            for log in self._folder.glob("*.log"):
+                if log not in self._clocks:
+                    self._clocks[log] = supervision.Clock(int(log.stem), log, self._patience)
+                self._clocks[log].tick()
+        return done
+
+    def news(self) -> list[News]:
+        """Return the epochs that have been finished since the last call."""
+        found = []
+        for file in self._folder.glob("*.news"):
+            with open(file, "rb") as lines:
+                lines.seek(self._read.get(file, 0))
+                whole, _, _ = lines.read().rpartition(b"\n")
+            if whole:
+                self._read[file] = self._read.get(file, 0) + len(whole) + 1
+                for line in whole.splitlines():
+                    number, epoch, epochs = json.loads(line)
+                    found.append(News(number, Epoch(**epoch), epochs, f"process {file.stem}"))
+        return found
+
+    def why_lost(self, done: Future[list[Trial]]) -> str | None:
+        """Say what ended the process, and end what it has left behind."""
+        expired = done.exception()
+        if not isinstance(expired, ProcessExpired):
+            return None
+        supervision.end_group(expired.pid)
+        log = _log_of(self._folder, expired.pid)
+        told = supervision.post_mortem("its process", expired.exitcode, log).wrong
+        self._clocks.pop(log, None)
+        log.unlink(missing_ok=True)
+        return told
+
+
+@contextlib.contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Threads and processes begun here never hear Ctrl-C: it is the driver's, which ends its workers."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+# --- in such a process ----------------------------------------------------------------------------------
+
+
+def _begin(folder: Path) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where a process does not inherit what it is deaf to
+    torch.set_num_threads(THREADS)
+    supervision.watch(_log_of(folder, os.getpid()))
+    supervision.rest()
+
+
+def _attempt(asked: Sequence[Attempt], floor: Mapping[int, float], folder: Path) -> list[Trial]:
+    """Train trials in a process, whose time is counted from here to their end."""
+
+    def tell(number: int, epoch: Epoch) -> None:
+        file.write(json.dumps([number, asdict(epoch), epochs[number]]) + "\n")
+
+    epochs = {number: job.recipe.epochs for number, _, job in asked}
+    supervision.gets_on()
+    try:
+        with open(folder / f"{os.getpid()}.news", "a", buffering=1, encoding="utf-8") as file:
+            return attempt(asked, floor, tell)
+    finally:
+        supervision.rest()
+
+
+def _log_of(folder: Path, pid: int) -> Path:
+    return folder / f"{pid}.log"
