@@ -36,8 +36,10 @@ def block(inputs: int, outputs: int, kernel: int = 3) -> nn.Sequential:
 
 
 class Network(nn.Module):
-    def __init__(self, a: int, b: int, c: int, d: int, e: int, f: int) -> None:
+    def __init__(self, channels: list[int], shifts: bool) -> None:
         super().__init__()
+        a, b, c, d, e, f = channels
+        self.shifts = SHIFTS if shifts else SHIFTS[:1]
         self.stem = nn.Sequential(block(1, a, 5), block(a, b))
         self.widen, self.refine = block(b, c), block(c, d)
         self.is_residual = c == d
@@ -48,7 +50,7 @@ class Network(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         if self.training:
             return self.classify(images)
-        return torch.stack([self.classify(images.roll(shift, (2, 3))) for shift in SHIFTS]).mean(0)
+        return torch.stack([self.classify(images.roll(shift, (2, 3))) for shift in self.shifts]).mean(0)
 
     def classify(self, images: Tensor) -> Tensor:
         maps = self.widen(F.max_pool2d(self.stem(images), 2))
@@ -57,6 +59,10 @@ class Network(nn.Module):
         return self.classifier(self.places(self.tail(maps)))
 
 
-def build(*, channels: str = "16,16,20,20,22,24") -> nn.Module:
-    """Return a network from (N, 1, 28, 28) float images to (N, 10) logits; `channels` are those of the convolutions."""
-    return Network(*(int(count) for count in channels.split(",")))
+def build(*, channels: str = "16,16,20,20,22,24", shifts: bool = True) -> nn.Module:
+    """Return a network from (N, 1, 28, 28) float images to (N, 10) logits.
+
+    `channels` are those of the six convolutions; `shifts` says whether evaluation is over the image and its shifts,
+    or over the image alone.
+    """
+    return Network([int(count) for count in channels.split(",")], shifts)
