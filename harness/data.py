@@ -16,7 +16,7 @@ import os
 import socket
 import tempfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -195,6 +195,30 @@ def load(name: str, held_out: HeldOut = "test") -> Dataset:
         DataError: it is missing and cannot be downloaded, or a file of it is damaged.
     """
     return _load(name, held_out, folder().absolute())
+
+
+def files(name: str, held_out: HeldOut) -> dict[str, bytes]:
+    """Return what `load` reads, gzipped, by its path under `folder`: enough for a machine that has none of it.
+
+    Raises:
+        DataError: it is missing and cannot be downloaded, or cannot be read.
+    """
+    if name not in IDX_DATASETS:
+        return {}
+    known = IDX_DATASETS[name]
+    _fetch_idx(known, folder())
+    needed = [*known.sha256.items()][: 4 if held_out == "test" else 2]
+    raw = Path(known.torchvision_class) / "raw"
+    return {
+        str(_zipped(raw / file)): gzip.compress(_read_verified(folder() / raw / file, expected))
+        for file, expected in needed
+    }
+
+
+def are_here(paths: Iterable[str]) -> bool:
+    """Whether all of these files, as `files` calls them, are on this machine, zipped or not."""
+    places = [folder() / path for path in paths]
+    return all(place.exists() or place.with_suffix("").exists() for place in places)
 
 
 @functools.lru_cache(maxsize=4)

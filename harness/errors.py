@@ -10,6 +10,7 @@
     ├── DivergedError            6   the loss became infinite or not a number
     ├── TrackerError             7   the result is safe in the journal; MLflow could not be reached
     └── CrashedError             8   a process broke down, or got no further
+        ├── WorkerLost           8   a machine of a cluster is gone; another takes over
         └── OutOfMemory          8   there was not enough memory for it
 
 Each is raised anywhere and caught in one place, `harness.cli.main`, which prints its lines: what is
@@ -21,6 +22,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
+from typing import Any
 
 
 class HarnessError(Exception):
@@ -44,6 +46,16 @@ class HarnessError(Exception):
     def lines(self) -> list[str]:
         """The message as printed, one entry a line."""
         return [line for line in (self.wrong, self.legal, self.mend) if line]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Cross from one process to another whole, whatever a subclass takes to be made."""
+        return _restored, (type(self), self.wrong, self.__dict__)
+
+
+def _restored(kind: type[HarnessError], wrong: str, facts: dict[str, Any]) -> HarnessError:
+    error = kind.__new__(kind, wrong)
+    error.__dict__.update(facts)
+    return error
 
 
 class UsageError(HarnessError):
@@ -113,6 +125,10 @@ class CrashedError(HarnessError):
     """A process that broke down, or got no further."""
 
     exit_code = 8
+
+
+class WorkerLost(CrashedError):
+    """A worker of a cluster that had begun a run is gone, and another begins it anew."""
 
 
 class OutOfMemory(CrashedError):

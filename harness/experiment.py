@@ -79,6 +79,7 @@ class Started:
     """What is known of a run before its first step.
 
     Attributes:
+        environment: of the process that trains: device, threads, versions.
         epochs_before: that it was trained before it was interrupted.
         run_id: its journal's, once it has one.
     """
@@ -88,6 +89,7 @@ class Started:
     device_name: str
     arithmetic: Arithmetic
     is_benchmark: bool
+    environment: Mapping[str, Any]
     epochs_before: int = 0
     run_id: str = ""
 
@@ -104,6 +106,10 @@ Item = TypeVar("Item")
 
 Event = Started | Epoch | Result
 """What a run yields, and None where the work of an epoch is queued: somebody else may have a turn."""
+
+
+Trainer = Callable[[Job], Iterator[Event | None]]
+"""Trains a job somewhere, from the start, and yields what `train` would."""
 
 
 @dataclass(frozen=True)
@@ -220,7 +226,15 @@ def train(job: Job, progress: Progress | None = None, keep: bool = False) -> Ite
     chosen = progress.arithmetic if progress else choose_arithmetic(job, dataset, found)
     before = progress.checkpoint if progress else None
     epochs = [*progress.epochs[: progress.checkpoint.epoch]] if progress else []
-    yield Started(found.ledger, anatomy, device_name(device), chosen, dataset.is_benchmark, len(epochs))
+    yield Started(
+        found.ledger,
+        anatomy,
+        device_name(device),
+        chosen,
+        dataset.is_benchmark,
+        _environment(device_name(device)),
+        len(epochs),
+    )
 
     trained, scored = found.train.module(), found.evaluation.module()  # two graphs over the same tensors
     average = None
@@ -445,11 +459,15 @@ class Earlier:
         return Group(**groups[0]) if groups and groups[0] and groups.count(groups[0]) == len(groups) else None
 
 
-def earlier(jobs: Sequence[Job]) -> Earlier:
-    """Look among this machine's own runs for some that are these jobs, which differ by their seed alone."""
+def earlier(jobs: Sequence[Job], trained_here: bool = True) -> Earlier:
+    """Look among this machine's own runs for some that are these jobs, which differ by their seed alone.
+
+    Args:
+        trained_here: whether this machine trains them, and so can go on with those that were interrupted.
+    """
     found = Earlier({}, {})
     by_seed = {job.seed: job for job in jobs}
-    here = _surroundings(_environment(device_name(torch.device(jobs[0].device))))
+    here = _surroundings(_environment(device_name(torch.device(jobs[0].device)))) if trained_here else None
     for journal in all_journals():
         with contextlib.suppress(*DAMAGE):
             record = journal.read()
@@ -551,6 +569,7 @@ def record(
     group: Group | None = None,
     unfinished: Journal | None = None,
     or_anew: bool = True,
+    trainer: Trainer | None = None,
 ) -> Generator[Event | None]:
     """Train `job`, writing every event to a journal of its own before handing it on.
 
@@ -560,6 +579,7 @@ def record(
     Args:
         unfinished: the journal of the same job, interrupted: it is gone on with, unless somebody else does.
         or_anew: then train the job from the start.
+        trainer: who trains it, here unless told otherwise.
 
     Raises:
         UsageError: somebody else goes on with it, and it is not to be trained anew.
@@ -569,7 +589,9 @@ def record(
         progress = _take_up(unfinished, held) if unfinished else None
         if unfinished and not progress and not or_anew:
             raise UsageError(f"Another process goes on with {unfinished.run_id}.", mend="Wait for it.")
-        yield from _record(job, tracker, group, unfinished if progress else None, progress, held)
+        journal = unfinished if progress else None
+        trained = trainer(job) if trainer else train(job, progress, keep=True)
+        yield from _record(job, tracker, group, journal, progress, trained, held)
 
 
 def _take_up(journal: Journal, held: contextlib.ExitStack) -> Progress | None:
@@ -599,11 +621,12 @@ def _record(
     group: Group | None,
     journal: Journal | None,
     progress: Progress | None,
+    trained: Iterator[Event | Checkpoint | None],
     held: contextlib.ExitStack,
 ) -> Generator[Event | None]:
     known = progress.epochs if progress else ()
     try:
-        for event in train(job, progress, keep=True):
+        for event in trained:
             supervision.gets_on()
             if isinstance(event, Checkpoint):
                 assert journal
@@ -710,7 +733,7 @@ def _started(job: Job, started: Started, group: Group | None) -> dict[str, objec
         "parameters": started.ledger.parameters,
         "ledger": [asdict(entry) for entry in started.ledger.entries],
         "anatomy": asdict(started.anatomy),
-        "environment": {**_environment(started.device_name), "arithmetic": asdict(started.arithmetic)},
+        "environment": {**started.environment, **_process(), "arithmetic": asdict(started.arithmetic)},
     }
 
 
@@ -718,7 +741,7 @@ def _environment(device: str) -> dict[str, Any]:
     return {
         "device": device,
         "threads": torch.get_num_threads(),
-        **_process(),
+        "machine": socket.gethostname(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "harness": __version__,
@@ -727,6 +750,7 @@ def _environment(device: str) -> dict[str, Any]:
 
 
 def _process() -> dict[str, Any]:
+    """Return who writes the journal, which is not always who trains."""
     return {"host": socket.gethostname(), "pid": os.getpid()}
 
 

@@ -41,7 +41,7 @@ from harness.training import derive_seed
 from harness.workers import News, Workers
 
 BATCH = 10
-"""Trials asked together. Part of what a study is: it must not depend on the machine."""
+"""Trials asked together, unless a study says otherwise. Part of what it is: it must not depend on the machine."""
 
 FIRST_SEED = 1_000_000
 """Trial n trains from seed `FIRST_SEED` + n, which no run begins with unless asked to."""
@@ -72,6 +72,7 @@ class Search:
         epochs: of every trial, unless the study suggests them; None for the architecture's own.
         dataset: with validation images held out; its name and digest are what counts.
         device: where trials train; the one field that is no part of the identity.
+        batch: how many trials are asked for together.
     """
 
     study: Study
@@ -81,6 +82,7 @@ class Search:
     sampler: str
     pruner: str
     device: str
+    batch: int = BATCH
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -97,6 +99,7 @@ class Search:
             "sampler": self.sampler,
             "pruner": self.pruner,
             "protocol": BUDGET.protocol,
+            **({} if self.batch == BATCH else {"batch": self.batch}),  # studies from before it could be chosen go on
         }
 
     @property
@@ -306,9 +309,9 @@ class _Batch:
     """The trials of one batch that are still to be told."""
 
     def __init__(self, search: Search, log: _Log, missing: int) -> None:
-        first = len(log.trials) // BATCH * BATCH
+        first = len(log.trials) // search.batch * search.batch
         told = len(log.trials) - first
-        asked = _ask(search, log.study.trials[:first], first, min(BATCH, told + missing))
+        asked = _ask(search, log.study.trials[:first], first, min(search.batch, told + missing))
         self._log = log
         self._asked = asked[told:]
         self._floor = _floor(log.trials[:first]) if search.pruner == "median" else {}

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
-import json
 import multiprocessing
 import os
+import pickle
 import signal
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import torch
 from pebble import ProcessExpired, ProcessPool
 
 from harness import supervision
-from harness.experiment import Attempt, attempt
-from harness.spec import Epoch, Trial
+from harness.experiment import Attempt, Started, attempt, train
+from harness.spec import Epoch, Job, Result, Trial
 
 THREADS = 1
 """Threads a trial trains with: another number could give other bits."""
@@ -28,17 +29,17 @@ THREADS = 1
 
 @dataclass(frozen=True)
 class News:
-    """How far a trial has come.
+    """How far a training has come.
 
     Attributes:
-        number: the trial's.
-        epoch: the last one it has finished.
+        number: the trial's, or of a run its seed.
+        event: what is known before its first step, or the epoch it has just finished.
         epochs: how many it is to train.
         worker: where, in words.
     """
 
     number: int
-    epoch: Epoch
+    event: Started | Epoch
     epochs: int
     worker: str
 
@@ -61,13 +62,13 @@ class Workers(Protocol):
     def submit(self, asked: Sequence[Attempt], floor: Mapping[int, float]) -> Future[list[Trial]]:
         """Have at most `together` trials trained, when somebody is free."""
 
-    def wait(self, running: Iterable[Future[list[Trial]]], seconds: float) -> set[Future[list[Trial]]]:
+    def wait(self, running: Iterable[Future[Any]], seconds: float) -> set[Future[Any]]:
         """Return what is done, as soon as there is any, or nothing after `seconds`."""
 
     def news(self) -> list[News]:
         """Return what has come in since the last call."""
 
-    def why_lost(self, done: Future[list[Trial]]) -> str | None:
+    def why_lost(self, done: Future[Any]) -> str | None:
         """Say what ended whoever was to train these trials; None where that ended in good order."""
 
 
@@ -108,7 +109,7 @@ class Processes:
             future: Future[list[Trial]] = self._pool.schedule(_attempt, args=(asked, floor, self._folder))
         return future
 
-    def wait(self, running: Iterable[Future[list[Trial]]], seconds: float) -> set[Future[list[Trial]]]:
+    def wait(self, running: Iterable[Future[Any]], seconds: float) -> set[Future[Any]]:
         """Return what is done first, or nothing after `seconds`, which end who gets no further."""
         done, _ = wait(running, timeout=min(seconds, supervision.SLICE), return_when=FIRST_COMPLETED)
         if not done:
@@ -118,8 +119,14 @@ class Processes:
                 self._clocks[log].tick()
         return done
 
+    def run(self, job: Job) -> Future[Result]:
+        """Train a run in one of the processes, when one is free."""
+        with _deaf_to_ctrl_c():
+            future: Future[Result] = self._pool.schedule(_run, args=(job, self._folder))
+        return future
+
     def news(self) -> list[News]:
-        """Return the epochs that have been finished since the last call."""
+        """Return what has happened since the last call."""
         found = []
         for file in self._folder.glob("*.news"):
             with open(file, "rb") as lines:
@@ -128,11 +135,11 @@ class Processes:
             if whole:
                 self._read[file] = self._read.get(file, 0) + len(whole) + 1
                 for line in whole.splitlines():
-                    number, epoch, epochs = json.loads(line)
-                    found.append(News(number, Epoch(**epoch), epochs, f"process {file.stem}"))
+                    number, event, epochs = pickle.loads(base64.b64decode(line))
+                    found.append(News(number, event, epochs, f"process {file.stem}"))
         return found
 
-    def why_lost(self, done: Future[list[Trial]]) -> str | None:
+    def why_lost(self, done: Future[Any]) -> str | None:
         """Say what ended the process, and end what it has left behind."""
         expired = done.exception()
         if not isinstance(expired, ProcessExpired):
@@ -169,16 +176,33 @@ def _begin(folder: Path) -> None:
 
 
 def _attempt(asked: Sequence[Attempt], floor: Mapping[int, float], folder: Path) -> list[Trial]:
-    """Train trials in a process, whose time is counted from here to their end."""
-
-    def tell(number: int, epoch: Epoch) -> None:
-        file.write(json.dumps([number, asdict(epoch), epochs[number]]) + "\n")
-
     epochs = {number: job.recipe.epochs for number, _, job in asked}
-    supervision.gets_on()
+    with _telling(folder) as tell:
+        return attempt(asked, floor, lambda number, epoch: tell(number, epoch, epochs[number]))
+
+
+def _run(job: Job, folder: Path) -> Result:
+    with _telling(folder) as tell:
+        for event in train(job):
+            supervision.gets_on()
+            if isinstance(event, Result):
+                return event
+            if isinstance(event, (Started, Epoch)):
+                tell(job.seed, event, job.recipe.epochs)
+    raise AssertionError("a training ends with its result")
+
+
+@contextlib.contextmanager
+def _telling(folder: Path) -> Iterator[Callable[[int, Started | Epoch, int], None]]:
+    """Hand out what writes down news: a file, as a process that is killed may not take a lock along."""
+    supervision.gets_on()  # its time is counted from here
     try:
-        with open(folder / f"{os.getpid()}.news", "a", buffering=1, encoding="utf-8") as file:
-            return attempt(asked, floor, tell)
+        with open(folder / f"{os.getpid()}.news", "ab", buffering=0) as file:
+
+            def tell(number: int, event: Started | Epoch, epochs: int) -> None:
+                file.write(base64.b64encode(pickle.dumps((number, event, epochs))) + b"\n")
+
+            yield tell
     finally:
         supervision.rest()
 

@@ -20,6 +20,7 @@ import torch
 from harness import cli, data, experiment, plugins
 from harness.backprop import COLUMNS, Problem, descend
 from harness.cli import live
+from harness.errors import UsageError
 from harness.journal import all_journals
 from harness.spec import PLAIN, Checkpoint, Epoch
 from harness.tracking import Tracker, tracking_uri
@@ -51,6 +52,19 @@ def test_check_loads_torch_and_nothing_else_heavy(workplace: Path) -> None:
     modules = loaded_by("check", "tiny.py")
     assert "torch" in modules
     assert not modules & set(HEAVY)
+
+
+def test_training_here_loads_no_dask(workplace: Path) -> None:
+    assert not loaded_by("run", "tiny.py", "--dataset", "digits") & {"dask", "distributed"}
+
+
+def test_a_cluster_without_dask_gets_a_message(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    monkeypatch.delitem(sys.modules, "harness.cluster", raising=False)
+    assert run("--cluster", "local:2") == UsageError.exit_code
+    assert "pip install 'harness[cluster]'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)

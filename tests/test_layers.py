@@ -28,7 +28,7 @@ FLOORS = (
     ),
     ("evaluation", "training", "page", "plots", "records", "exchange", "tracking"),
     ("experiment", "leaderboard", "report"),
-    ("workers", "tuning", "speed", "profiling", "doctor"),
+    ("workers", "cluster", "tuning", "speed", "profiling", "doctor"),
     ("cli",),
 )
 HEIGHT = {room: (floor, place) for floor, rooms in enumerate(FLOORS) for place, room in enumerate(rooms)}

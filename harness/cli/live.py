@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import importlib
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -12,14 +15,17 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from harness import data, experiment, journal, page, supervision
 from harness.cli import show
 from harness.cli.endings import exit_code, report
-from harness.errors import HarnessError, TrackerError
+from harness.errors import HarnessError, TrackerError, UsageError, WorkerLost
 from harness.evaluation import verdict
 from harness.experiment import Started
 from harness.journal import Journal, Record, journals
 from harness.profiling import Profile, profiled
-from harness.spec import BUDGET, PLAIN, Epoch, Job, Result
+from harness.spec import BUDGET, PLAIN, Epoch, HeldOut, Job, Result
 from harness.statistics import summarise
 from harness.tracking import Tracker
+
+if TYPE_CHECKING:
+    from harness.cluster import Cluster
 
 Events = Generator[experiment.Event | None]
 Turns = Generator[tuple[int, experiment.Event]]
@@ -39,8 +45,40 @@ def choose_dataset(asked: str) -> str:
     return name
 
 
+def connect(args: argparse.Namespace, dataset: str, held_out: HeldOut) -> tuple[Cluster, str, str]:
+    """Connect to ``--cluster``, send it the images; return it, the device trained on, and what it is in words.
+
+    Raises:
+        UsageError: Dask is not installed, nobody answers, or there is no such device.
+    """
+    try:
+        cluster = importlib.import_module("harness.cluster")
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"--cluster needs Dask, which is not installed here ({error.name}).",
+            mend="pip install 'harness[cluster]', or in a checkout pip install -e '.[cluster]'.",
+        ) from error
+    if not 0 < args.gpu_share <= 1:
+        raise UsageError(f"--gpu-share {args.gpu_share:g} is out of range.", legal="Legal: above 0, to 1.")
+    hired: Cluster = cluster.Cluster(args.cluster, args.patience)
+    device = ("cuda" if hired.gpus else "cpu") if args.device == "auto" else args.device
+    if device == "cuda" and not hired.gpus:
+        raise UsageError("No worker of the cluster announces a GPU.", mend="Use --device cpu, or leave it to auto.")
+    hired.hire(device, args.gpu_share)
+    hired.send(dataset, held_out)
+    has = f", {hired.gpus} GPU{'' if hired.gpus == 1 else 's'}" if hired.gpus else ""
+    count = len(hired.members)
+    show.console.print(f"cluster {args.cluster}: {count} worker{'' if count == 1 else 's'}{has}; {hired.dashboard}")
+    return hired, device, f"on {count} worker{'' if count == 1 else 's'}"
+
+
 def train_all(
-    jobs: Sequence[Job], tracker: Tracker, at_once: int = 1, profile: bool = False, again: bool = False
+    jobs: Sequence[Job],
+    tracker: Tracker,
+    at_once: int = 1,
+    profile: bool = False,
+    again: bool = False,
+    cluster: Cluster | None = None,
 ) -> list[float]:
     """Train and record jobs that differ by their seed, and return their scores.
 
@@ -50,15 +88,18 @@ def train_all(
         again: train all of them from the start.
         at_once: how many take turns on one GPU.
         profile: show where the time of the first one goes; of runs that take no turns.
+        cluster: who trains them, at once as many as it can, instead of this machine.
     """
-    found = experiment.Earlier({}, {}) if again else experiment.earlier(jobs)
+    found = experiment.Earlier({}, {}) if again else experiment.earlier(jobs, trained_here=cluster is None)
     known = {seed: _show_finished(seed, record, tracker) for seed, record in sorted(found.finished.items())}
     missing = [job for job in jobs if job.seed not in known]
     same_group = found.group is not None and found.group.size == len(jobs)
     group = found.group if same_group else experiment.new_group(len(missing))
     recorded = [experiment.record(job, tracker, group, found.unfinished.get(job.seed)) for job in missing]
-    if at_once > 1 and len(missing) > 1:
-        trained = _train_in_turns(missing, recorded, at_once)
+    if cluster:
+        trained = _train_in_turns(missing, [_there(job, tracker, group, cluster) for job in missing], len(missing))
+    elif at_once > 1 and len(missing) > 1:
+        trained = _train_in_turns(missing, recorded, at_once, missing[0].device)
     else:
         runs: list[Generator[experiment.Event | Profile | None]] = [*recorded]
         if profile and runs:
@@ -70,6 +111,15 @@ def train_all(
         by_seed = ", ".join(f"seed {job.seed} {100 * score:.2f} %" for job, score in zip(jobs, scores, strict=True))
         show.console.print(f"\n{jobs[0].name}: {by_seed}\n{page.spread(summarise(scores))}")
     return scores
+
+
+def _there(job: Job, tracker: Tracker, group: experiment.Group | None, cluster: Cluster) -> Events:
+    """Record what the cluster trains; of a worker that is lost the record ends there, and another begins."""
+    while True:
+        try:
+            return (yield from experiment.record(job, tracker, group, trainer=cluster.train))
+        except WorkerLost as lost:
+            show.console.print(lost.wrong)
 
 
 def resume(job: Job, journal: Journal, tracker: Tracker) -> float:
@@ -126,11 +176,11 @@ def _train(job: Job, events: Generator[experiment.Event | Profile | None], intro
     return score
 
 
-def _train_in_turns(jobs: Sequence[Job], runs: Sequence[Events], at_once: int) -> list[float]:
+def _train_in_turns(jobs: Sequence[Job], runs: Sequence[Events], at_once: int, device: str = "cpu") -> list[float]:
     """Print a line a seed and an epoch, and return the scores in the order of the jobs."""
     scores = [0.0] * len(jobs)
     epochs = jobs[0].recipe.epochs
-    turns: Turns = experiment.in_turns(runs, at_once, jobs[0].device)
+    turns: Turns = experiment.in_turns(runs, at_once, device)
     with _progress(jobs[0].name, epochs * len(jobs)) as progress, contextlib.closing(turns):
         for place, event in turns:
             seed = f"seed {jobs[place].seed:<4}"

@@ -61,6 +61,18 @@ def add_patience(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_cluster(parser: argparse.ArgumentParser) -> None:
+    """Add ``--cluster`` and ``--gpu-share``."""
+    parser.add_argument(
+        "--cluster",
+        metavar="ADDRESS",
+        help="train on a Dask cluster: tcp://HOST:PORT of its scheduler, or local:N for N workers here",
+    )
+    parser.add_argument(
+        "--gpu-share", type=float, default=1.0, metavar="G", help="share of a GPU that one training takes (default: 1)"
+    )
+
+
 def _seconds(text: str) -> float:
     seconds = float(text)
     if not 0 < seconds <= LONGEST:

@@ -8,12 +8,16 @@ The same command again shows what is finished and goes on with what was interrup
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from harness import data, experiment, plugins
 from harness.cli import live, options, show
 from harness.errors import UsageError
 from harness.spec import Job
 from harness.tracking import Tracker
+
+if TYPE_CHECKING:
+    from harness.cluster import Cluster
 
 MOST_SEEDS = 1_000
 
@@ -26,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_set(parser)
     parser.add_argument("--epochs", type=int, metavar="E", help="short for --set epochs=E")
     options.add_device(parser)
+    options.add_cluster(parser)
     options.add_patience(parser)
     parser.add_argument("--jobs", type=int, default=1, metavar="K", help="seeds to train at once on a GPU (default: 1)")
     parser.add_argument(
@@ -50,6 +55,8 @@ def main(args: argparse.Namespace) -> int:
     if not args.files:
         raise UsageError("No FILE to train.", mend="Example: python -m harness run architectures/s6_gap.py")
     given = _settings(args)
+    if args.cluster:
+        return _on_cluster(args, given)
     device = experiment.choose_device(args.device)
     if args.jobs < 1:
         raise UsageError(f"--jobs {args.jobs} is out of range.", legal="Legal: 1 or more.")
@@ -73,11 +80,30 @@ def main(args: argparse.Namespace) -> int:
 settle = live.settle
 
 
-def _train(args: argparse.Namespace, given: dict[str, str], dataset: str, device: str, tracker: Tracker) -> None:
+def _on_cluster(args: argparse.Namespace, given: dict[str, str]) -> int:
+    for option in ("plain", "profile"):
+        if getattr(args, option):
+            raise UsageError(f"--{option} and --cluster cannot go together.", mend=f"Leave --{option} out.")
+    if args.jobs > 1:
+        raise UsageError("--jobs and --cluster cannot go together.", mend="Leave --jobs out: the cluster has workers.")
+    name = live.choose_dataset(args.dataset)
+    hired, device, _ = live.connect(args, name, "test")
+    with hired:
+        return live.recorded(lambda tracker: _train(args, given, name, device, tracker, hired))
+
+
+def _train(
+    args: argparse.Namespace,
+    given: dict[str, str],
+    dataset: str,
+    device: str,
+    tracker: Tracker,
+    cluster: Cluster | None = None,
+) -> None:
     live.settle_left_overs(tracker)
     (path,) = args.files  # of several, each has a process of its own
     jobs = _jobs(path, given, dataset, range(args.seed, args.seed + args.seeds), device, args.plain)
-    live.train_all(jobs, tracker, args.jobs, args.profile, args.again or args.profile)
+    live.train_all(jobs, tracker, args.jobs, args.profile, args.again or args.profile, cluster)
 
 
 def _resume(args: argparse.Namespace) -> int:

@@ -19,11 +19,11 @@ from harness import data, experiment, page, plugins, tuning
 from harness.cli import live, options, show
 from harness.errors import UsageError, did_you_mean
 from harness.plugins import PRUNERS, SAMPLERS
-from harness.spec import StudyRecord, Trial
+from harness.spec import Epoch, StudyRecord, Trial
 from harness.statistics import luck, summarise
 from harness.tracking import Tracker
-from harness.tuning import Search
-from harness.workers import News, Processes
+from harness.tuning import BATCH, Search
+from harness.workers import News, Processes, Workers
 
 MOST_TRIALS = 10_000
 
@@ -39,6 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--jobs", type=int, metavar="K", help="trials at a time (default: as many as cores, one on a GPU)"
     )
+    parser.add_argument(
+        "--batch",
+        type=int,
+        default=BATCH,
+        metavar="B",
+        help=f"trials asked for together, before their scores are known: more for many workers (default: {BATCH})",
+    )
     parser.add_argument("--pruner", choices=PRUNERS, help="who stops hopeless trials (default: the study's)")
     parser.add_argument("--sampler", choices=SAMPLERS, help="who proposes settings (default: the study's)")
     parser.add_argument("--timeout", type=float, metavar="T", help="stop after T seconds; the same command goes on")
@@ -46,14 +53,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--confirm", type=int, default=0, metavar="N", help="then train winner and default recipe with N seeds each"
     )
     options.add_device(parser)
+    options.add_cluster(parser)
     options.add_patience(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     _refuse_numbers(args)
     study = plugins.load_study(_path(args.study))
-    device = experiment.choose_device(args.device)
-    dataset = data.load(live.choose_dataset(args.dataset), "validation")
+    name = live.choose_dataset(args.dataset)
+    dataset = data.load(name, "validation")
+    hired, device, said = _hire(args, name)
     search = Search(
         study,
         dataset,
@@ -62,9 +71,20 @@ def main(args: argparse.Namespace) -> int:
         args.sampler or study.sampler,
         args.pruner or study.pruner,
         device,
+        args.batch,
     )
-    workers = args.jobs or (1 if device == "cuda" else os.cpu_count() or 1)
-    return live.recorded(lambda tracker: _search(search, args, workers, tracker))
+    return live.recorded(lambda tracker: _search(search, args, hired, said, tracker))
+
+
+def _hire(args: argparse.Namespace, dataset: str) -> tuple[Workers, str, str]:
+    """Return who trains the trials, on what device, and who that is in words."""
+    if not args.cluster:
+        device = experiment.choose_device(args.device)
+        count = args.jobs or (1 if device == "cuda" else os.cpu_count() or 1)
+        return Processes(count, device, args.patience), device, f"{count} at a time"
+    if args.jobs:
+        raise UsageError("--jobs and --cluster cannot go together.", mend="Leave --jobs out: the cluster has workers.")
+    return live.connect(args, dataset, "validation")
 
 
 def settle(died: Mapping[int, str]) -> int:
@@ -78,9 +98,9 @@ def _settle_left_overs(tracker: Tracker, died: Mapping[int, str] | None = None) 
         tracker.notice(record)
 
 
-def _search(search: Search, args: argparse.Namespace, workers: int, tracker: Tracker) -> None:
+def _search(search: Search, args: argparse.Namespace, hired: Workers, said: str, tracker: Tracker) -> None:
     _settle_left_overs(tracker)
-    record = _tune(search, args, workers, tracker)
+    record = _tune(search, args, hired, said, tracker)
     if record and record.state == "finished":
         _conclude(search, record)
         if args.confirm:
@@ -92,6 +112,7 @@ def _refuse_numbers(args: argparse.Namespace) -> None:
         "trials": (1, MOST_TRIALS),
         "epochs": (1, 19),
         "jobs": (1, 256),
+        "batch": (1, MOST_TRIALS),
         "confirm": (0, 1_000),
         "seed": (0, 2**32),
     }
@@ -120,7 +141,7 @@ def _path(given: str) -> str:
     return str(named)
 
 
-def _tune(search: Search, args: argparse.Namespace, workers: int, tracker: Tracker) -> StudyRecord | None:
+def _tune(search: Search, args: argparse.Namespace, hired: Workers, said: str, tracker: Tracker) -> StudyRecord | None:
     """Print trials as they finish; return the study as last recorded."""
     architecture = search.study.architecture
     show.console.rule(search.study.name, align="left")
@@ -128,12 +149,12 @@ def _tune(search: Search, args: argparse.Namespace, workers: int, tracker: Track
     show.console.print(
         f"searches {architecture.path} on {search.dataset.name}: {len(search.dataset.train.labels):,} images to train "
         f"on, {len(search.dataset.held_out.labels):,} to score on, no test image\n"
-        f"{search.sampler} sampler, {search.pruner} pruner, seed {search.seed}, {workers} at a time; "
+        f"{search.sampler} sampler, {search.pruner} pruner, seed {search.seed}, {said}; "
         f"kept in mlruns/studies/{search.id}\n"
     )
     record: StudyRecord | None = None
     rows = _Rows(args.trials)
-    events = tuning.tune(search, args.trials, Processes(workers, search.device, args.patience), args.timeout)
+    events = tuning.tune(search, args.trials, hired, args.timeout)
     with _progress() as progress:
         task = progress.add_task("", total=args.trials)
         at_work = _AtWork(progress)
@@ -216,9 +237,10 @@ class _AtWork:
         """Move a trial's bar, which the first news of it makes."""
         if news.number not in self._bars:
             self._bars[news.number] = self._progress.add_task("", total=news.epochs)
-        accuracy = 100 * (news.epoch.held_out_accuracy or 0.0)
-        said = f"trial {news.number}, {news.worker}: epoch {news.epoch.number}/{news.epochs}, {accuracy:.2f} %"
-        self._progress.update(self._bars[news.number], completed=news.epoch.number, description=said)
+        assert isinstance(news.event, Epoch)
+        accuracy = 100 * (news.event.held_out_accuracy or 0.0)
+        said = f"trial {news.number}, {news.worker}: epoch {news.event.number}/{news.epochs}, {accuracy:.2f} %"
+        self._progress.update(self._bars[news.number], completed=news.event.number, description=said)
 
     def drop(self, number: int) -> None:
         """Take away the bar of a trial that has finished."""

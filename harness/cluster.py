@@ -1,0 +1,385 @@
+"""Trials on many machines: a Dask cluster answers to the names of `harness.workers`. The only room that knows dask.
+
+The driver keeps the study's log and the records. A worker is sent an architecture's text and its settings,
+trains in processes of its own as the driver would in this machine's, and sends plain data back. It needs the
+harness installed, and nothing else: images it does not have are sent to it once.
+
+What Dask does: it trains again elsewhere what a lost worker was at, and gives up what several workers died
+of. What it leaves to us: a worker that is there and does nothing, and a scheduler that is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import pickle
+import secrets
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from distributed import Client, KilledWorker, LocalCluster, Worker, WorkerPlugin, get_worker
+
+from harness import __version__, data, supervision
+from harness.errors import CrashedError, UsageError, WorkerLost
+from harness.experiment import Attempt, Event, Started
+from harness.spec import Epoch, HeldOut, Job, Result, Trial
+from harness.workers import News, Processes
+
+CONNECT_SECONDS = 10
+"""How long a scheduler may take to answer, and a worker to come."""
+
+HEARTBEAT_SECONDS = 2.0
+"""How often a worker that trains says that it is there."""
+
+SILENCE_SECONDS = 60.0
+"""How long it may say nothing, or there may be no worker at all, before the driver does something about it."""
+
+LOOK_SECONDS = 0.05
+"""How long each of several runs looks for news of its own before another has its turn."""
+
+MOST_HANGS = 5
+"""Workers that hang after which the driver gives up: something is wrong with all of them."""
+
+GPU = "GPU"
+"""The resource that workers announce, as Dask's own documentation calls it."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A worker, as it introduced itself."""
+
+    address: str
+    harness: str
+    torch: str
+    gpus: int
+
+
+class Cluster:
+    """Workers that a Dask scheduler knows.
+
+    Attributes:
+        dashboard: address of Dask's own page.
+        members: the workers that were there at the beginning; others may come and go.
+    """
+
+    together = 1
+
+    def __init__(self, address: str, patience: float) -> None:
+        """Connect to ``tcp://HOST:PORT``, or start workers here: ``local:4``.
+
+        Raises:
+            UsageError: nobody answers, no worker is there, or one of them has another harness or none.
+        """
+        self._closing = contextlib.ExitStack()
+        self._patience = patience
+        try:
+            self._client = self._connect(address)
+            self._address = self._client.scheduler_info()["address"]
+            self.dashboard: str = self._client.dashboard_link
+            self.members = self._introduced()
+        except BaseException:
+            self._closing.close()
+            raise
+        self._topic = f"harness-{os.getpid()}-{time.time_ns()}"
+        self._heard: deque[dict[str, Any]] = deque()
+        self._at_work: dict[int, tuple[str, float]] = {}
+        self._hangs = 0
+        self._last_seen = self._next_look = time.monotonic()
+        self._runs: dict[int, Future[tuple[str, list[Started | Epoch], Result]]] = {}
+        self._inboxes: dict[int, deque[tuple[str, Started | Epoch]]] = defaultdict(deque)
+        self._attempts: dict[int, str] = {}
+        self._given_up: set[str] = set()
+
+    def _connect(self, address: str) -> Client:
+        kind, _, count = address.partition(":")
+        if kind == "local":
+            if not count.isdigit() or not 1 <= int(count) <= 256:
+                raise UsageError(f"--cluster {address} is out of range.", legal="Legal: local:1 to local:256.")
+            here = LocalCluster(int(count), threads_per_worker=1, memory_limit=0, dashboard_address="127.0.0.1:0")
+            self._closing.callback(here.close)
+            return self._closing.enter_context(Client(here, set_as_default=False))
+        try:
+            return self._closing.enter_context(Client(address, timeout=CONNECT_SECONDS, set_as_default=False))
+        except (OSError, ValueError, TypeError) as error:
+            raise UsageError(
+                f"No Dask scheduler answers at {address} ({str(error).strip().splitlines()[0]}).",
+                legal="Legal: tcp://HOST:PORT of a running scheduler, or local:N for N workers here.",
+                mend="Start one: dask scheduler; and workers: dask worker tcp://HOST:8786 --nthreads 1",
+            ) from None
+
+    def _introduced(self) -> list[Member]:
+        with contextlib.suppress(TimeoutError):
+            self._client.wait_for_workers(1, timeout=CONNECT_SECONDS)
+        told = self._client.run(_introduce, on_error="return")
+        if not told:
+            raise UsageError(
+                f"The scheduler at {self._address} has no workers.",
+                mend=f"Start some: dask worker {self._address} --nthreads 1",
+            )
+        for address, said in told.items():
+            if not isinstance(said, Member):
+                raise UsageError(f"The worker at {address} cannot use the harness: {said}.", mend="Install it there.")
+            if said.harness != __version__:
+                raise UsageError(
+                    f"The worker at {address} has harness {said.harness}; here it is {__version__}.",
+                    mend="Install the same one on both.",
+                )
+        return [*told.values()]
+
+    @property
+    def gpus(self) -> int:
+        """How many the workers announce."""
+        return sum(member.gpus for member in self.members)
+
+    @property
+    def slots(self) -> int:
+        """How many trials are trained at a time on a CPU."""
+        return sum(self._client.nthreads().values())
+
+    def send(self, dataset: str, held_out: HeldOut) -> None:
+        """See to it that every worker, those that come later too, has the images it needs."""
+        self._client.register_plugin(_Images(data.files(dataset, held_out)), name=f"harness-{dataset}-{held_out}")
+
+    def hire(self, device: str, gpu_share: float) -> None:
+        """Say where training takes place: on CPUs, or on GPUs of which a trial takes a share."""
+        resources = {GPU: gpu_share} if device == "cuda" else {}
+        self._executor = self._client.get_executor(pure=False, resources=resources)
+
+    def __enter__(self) -> Self:
+        self._client.subscribe_topic(self._topic, lambda event: self._heard.append(event[1]))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(Exception):  # of a scheduler that is gone
+            self._executor.shutdown(wait=False)
+        self._closing.close()
+
+    def submit(self, asked: Sequence[Attempt], floor: Mapping[int, float]) -> Future[list[Trial]]:
+        """Have a trial trained by the next worker that is free."""
+        future: Future[list[Trial]] = self._executor.submit(_attempt, asked, floor, self._patience, self._topic)
+        return future
+
+    def train(self, job: Job) -> Iterator[Event | None]:
+        """Have a run trained by the next worker that is free, and yield its events; it is queued from the first.
+
+        Raises:
+            WorkerLost: another worker begins it anew; called again, this yields what that one does.
+            HarnessError: as `harness.experiment.train`.
+        """
+        if job.seed not in self._runs:
+            self._runs[job.seed] = self._executor.submit(_run, job, self._patience, self._topic)
+        running, inbox = self._runs[job.seed], self._inboxes[job.seed]
+        attempt, count = "", 0
+        while True:
+            is_done = bool(self.wait([running], LOOK_SECONDS))
+            self._sort()
+            while inbox:
+                told, event = inbox[0]
+                self._refuse_another(attempt := attempt or told, told, job)
+                inbox.popleft()
+                count += 1
+                yield event
+            if is_done:
+                if lost := self.why_lost(running):
+                    raise CrashedError(f"Seed {job.seed}: {lost}.", mend="Look at their logs.")
+                final, events, result = running.result()
+                self._refuse_another(attempt or final, final, job)
+                yield from events[count:]  # news may be slower than the result
+                yield result
+                return
+            yield None
+
+    def _sort(self) -> None:
+        for news in self.news():
+            if (attempt := self._attempts[news.number]) not in self._given_up:
+                self._inboxes[news.number].append((attempt, news.event))
+
+    def _refuse_another(self, attempt: str, told: str, job: Job) -> None:
+        if told != attempt:
+            self._given_up.add(attempt)
+            raise WorkerLost(f"The worker that trained seed {job.seed} was lost; another begins it anew.")
+
+    def wait(self, running: Iterable[Future[Any]], seconds: float) -> set[Future[Any]]:
+        """Return what is done first, or nothing after `seconds`.
+
+        Raises:
+            CrashedError: the scheduler is gone, or one worker after the other hangs.
+        """
+        running = list(running)
+        done, _ = wait(running, timeout=min(seconds, supervision.SLICE), return_when=FIRST_COMPLETED)
+        if self._client.status != "running" or any(future.cancelled() for future in done):
+            raise CrashedError(
+                f"The Dask scheduler at {self._address} is gone.",
+                legal="What is finished is kept.",
+                mend="Start it again, and its workers; the same command goes on.",
+            )
+        self._look_after_workers()
+        return done
+
+    def news(self) -> list[News]:
+        """Return what workers have told of since the last call."""
+        found = []
+        while self._heard:
+            said = self._heard.popleft()
+            self._at_work[said["number"]] = said["worker"], time.monotonic()
+            self._attempts[said["number"]] = said["attempt"]
+            if said["is_done"]:
+                del self._at_work[said["number"]]
+            elif news := pickle.loads(said["news"]):
+                found.append(news)
+        return found
+
+    def why_lost(self, done: Future[Any]) -> str | None:
+        """Say how many workers died of it."""
+        error = done.exception()
+        if not isinstance(error, KilledWorker):
+            return None
+        return f"{error.allowed_failures + 1} workers died while they trained it"
+
+    def _look_after_workers(self) -> None:
+        """Take away its work from a worker that says nothing; do not wait for ever where there is none."""
+        now = time.monotonic()
+        if now < self._next_look:
+            return
+        self._next_look = now + HEARTBEAT_SECONDS
+        for worker in {worker for worker, heard in self._at_work.values() if now - heard > SILENCE_SECONDS}:
+            self._at_work = {number: at for number, at in self._at_work.items() if at[0] != worker}
+            self._hangs += 1
+            self._client.retire_workers([worker], close_workers=True)
+            self._refuse(self._hangs >= MOST_HANGS, f"{self._hangs} workers said nothing for {SILENCE_SECONDS:g} s")
+        if self._client.nthreads():
+            self._last_seen = now
+        self._refuse(now - self._last_seen > SILENCE_SECONDS, f"{self._address} has had no worker for a minute")
+
+    def _refuse(self, is_over: bool, wrong: str) -> None:
+        if is_over:
+            raise CrashedError(
+                f"{wrong}.", legal="What is finished is kept.", mend="Look at their logs; the same command goes on."
+            )
+
+
+# --- on a worker ----------------------------------------------------------------------------------------
+
+
+def _introduce(dask_worker: Worker) -> Member:
+    """Called by Dask, which fills this argument in."""
+    gpus = dask_worker.state.total_resources.get(GPU, torch.cuda.device_count())
+    return Member(dask_worker.address, __version__, str(torch.__version__), int(gpus))
+
+
+class _Images(WorkerPlugin):
+    """Gives a worker the images it lacks, and lets it announce its GPUs where nobody did."""
+
+    def __init__(self, files: Mapping[str, bytes]) -> None:
+        self._files = files
+
+    async def setup(self, worker: Worker) -> None:
+        """Called by Dask when the worker hears of this, or comes."""
+        if GPU not in worker.state.total_resources and (count := torch.cuda.device_count()):
+            await worker.set_resources(**{GPU: count})
+        if not data.are_here(self._files):
+            folder = Path(worker.local_directory) / "harness-data"
+            for name, contents in self._files.items():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / name).write_bytes(contents)
+            os.environ["HARNESS_DATA"] = str(folder)  # the processes it starts are given it
+
+    def teardown(self, worker: Worker) -> None:
+        """Called by Dask when the worker ends."""
+        for hired in _everybodys:
+            hired.__exit__()
+
+
+_mine = threading.local()
+"""Of each of a worker's threads, which has one task at a time: the process that trains for it."""
+
+_everybodys: list[Processes] = []
+"""The processes of all threads."""
+
+
+def _attempt(asked: Sequence[Attempt], floor: Mapping[int, float], patience: float, topic: str) -> list[Trial]:
+    """Train a trial."""
+    ((number, settings, job),) = asked
+    watch = _Watch(number, job, patience, topic)
+    future = watch.until_done(watch.hired.submit(asked, floor))
+    if lost := watch.hired.why_lost(future):
+        return [Trial(number, "failed", None, settings, reason=lost)]
+    return future.result()
+
+
+def _run(job: Job, patience: float, topic: str) -> tuple[str, list[Started | Epoch], Result]:
+    """Train a run; return which attempt at it this was, its events and its result."""
+    watch = _Watch(job.seed, job, patience, topic)
+    future = watch.until_done(watch.hired.run(job))
+    if lost := watch.hired.why_lost(future):
+        raise CrashedError(lost)
+    return watch.attempt, watch.events, future.result()
+
+
+class _Watch:
+    """Lets the driver know how far a training in a process of this worker's has come."""
+
+    def __init__(self, number: int, job: Job, patience: float, topic: str) -> None:
+        self.attempt = secrets.token_hex(8)
+        self.events: list[Started | Epoch] = []
+        self._number, self._topic = number, topic
+        self._worker = get_worker()
+        self._task = self._worker.get_current_task()
+        self._tell(None)
+        self.hired = _hired(job.device, patience)
+
+    def until_done(self, future: Future[Any]) -> Future[Any]:
+        """Wait for the end.
+
+        Raises:
+            CrashedError: the driver has gone, or has given this to another worker.
+        """
+        is_done, heartbeat = False, time.monotonic()
+        while not is_done:
+            is_done = bool(self.hired.wait([future], supervision.SLICE))
+            for news in self.hired.news():
+                self.events.append(news.event)
+                self._tell(replace(news, worker=f"worker {self._worker.name}"))
+            if time.monotonic() - heartbeat > HEARTBEAT_SECONDS:
+                self._tell(None)
+                heartbeat = time.monotonic()
+            if not is_done and self._is_unwanted():
+                _dismiss()
+                raise CrashedError("Nobody waits for it any more.")
+        self._tell(None, is_done=True)
+        return future
+
+    def _tell(self, news: News | None, is_done: bool = False) -> None:
+        said = {"number": self._number, "attempt": self.attempt, "worker": self._worker.address, "is_done": is_done}
+        self._worker.log_event(self._topic, {**said, "news": pickle.dumps(news)})
+
+    def _is_unwanted(self) -> bool:
+        task = self._worker.state.tasks.get(self._task)
+        return task is None or task.state == "cancelled"
+
+
+def _hired(device: str, patience: float) -> Processes:
+    if getattr(_mine, "terms", None) != (device, patience):
+        _dismiss()
+        # Dask marks its workers as daemons, which may have no children. Ours end when the worker does.
+        multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
+        _mine.processes = Processes(1, device, patience).__enter__()
+        _mine.terms = device, patience
+        _everybodys.append(_mine.processes)
+    hired: Processes = _mine.processes
+    return hired
+
+
+def _dismiss() -> None:
+    if hasattr(_mine, "processes"):
+        _everybodys.remove(_mine.processes)
+        _mine.processes.__exit__()
+        del _mine.processes, _mine.terms

@@ -1,0 +1,234 @@
+"""A real cluster, with real kills: no trial lost or doubled, the same study, and a message where it cannot go on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dask_processes import DaskProcesses, dask_processes
+from processes import harness, until
+
+from harness import cli, data, experiment, plugins, tuning
+from harness.cluster import Cluster
+from harness.errors import BudgetError, CrashedError, UsageError, WorkerLost
+from harness.journal import all_journals
+from harness.spec import StudyRecord
+from harness.tuning import Search
+from harness.workers import News, Processes
+
+pytestmark = pytest.mark.slow
+
+STUDY = '''"""The learning rate of a linear layer."""
+ARCHITECTURE = "tiny.py"
+
+
+def suggest(trial):
+    return {"lr": trial.suggest_float("lr", 1e-3, 1.0, log=True), "batch_size": 8}
+'''
+TRIALS = 12
+EPOCHS = 8
+
+
+@pytest.fixture
+def workshop(workplace: Path) -> Path:
+    (workplace / "study.py").write_text(STUDY)
+    return workplace
+
+
+def search() -> Search:
+    study = plugins.load_study("study.py")
+    return Search(study, data.load("digits", "validation"), EPOCHS, 0, study.sampler, study.pruner, "cpu")
+
+
+def connect(begun: DaskProcesses, patience: float = 60) -> Cluster:
+    hired = Cluster(begun.address, patience)
+    hired.hire("cpu", 1.0)
+    hired.send("digits", "validation")
+    return hired
+
+
+def kept(record: StudyRecord) -> list[tuple[object, ...]]:
+    return [(trial.number, trial.state, trial.value, trial.settings, len(trial.epochs)) for trial in record.trials]
+
+
+def study(hired: Any, during: Callable[[News], object] = lambda news: None, trials: int = TRIALS) -> StudyRecord:
+    """Finish the study, and do something at the first news from a trial."""
+    is_first = True
+    for event in tuning.tune(search(), trials, hired):
+        if isinstance(event, News) and is_first:
+            is_first = False
+            during(event)
+    assert isinstance(event, StudyRecord)
+    assert not is_first, "no news came in"
+    return event
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[object, ...]]:
+    """The study as this machine's own processes train it."""
+    from conftest import TINY
+
+    place, before = tmp_path_factory.mktemp("alone"), Path.cwd()
+    (place / "tiny.py").write_text(TINY)
+    (place / "study.py").write_text(STUDY)
+    os.chdir(place)
+    try:
+        return kept(study(Processes(2, "cpu", 60)))
+    finally:
+        os.chdir(before)
+
+
+@pytest.fixture
+def two(workshop: Path) -> Iterator[DaskProcesses]:
+    with dask_processes(workshop / "dask", "one", "two") as begun:
+        yield begun
+
+
+def test_a_study_on_a_cluster_is_the_one_of_this_machine(two: DaskProcesses, alone: list[Any]) -> None:
+    assert kept(study(connect(two))) == alone
+
+
+def test_a_host_that_is_lost_loses_no_trial(two: DaskProcesses, alone: list[Any]) -> None:
+    def kill_it(news: News) -> None:
+        two.kill(news.worker.removeprefix("worker "))
+
+    assert kept(study(connect(two), kill_it)) == alone
+
+
+def test_a_worker_that_hangs_loses_its_work_to_another(
+    two: DaskProcesses, alone: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.cluster.SILENCE_SECONDS", 8.0)
+
+    def stop_it(news: News) -> None:
+        two.send(news.worker.removeprefix("worker "), signal.SIGSTOP)
+
+    assert kept(study(connect(two), stop_it)) == alone
+
+
+def test_without_its_scheduler_a_study_ends_with_a_message_and_the_next_one_goes_on(
+    two: DaskProcesses, alone: list[Any]
+) -> None:
+    with pytest.raises(CrashedError, match="is gone"):
+        study(connect(two), lambda news: two.kill("scheduler"))
+    two.begin_scheduler()
+    two.begin_worker("three")
+    assert kept(study(connect(two))) == alone
+
+
+def test_a_driver_that_is_killed_goes_on_with_the_same_study(
+    workshop: Path, two: DaskProcesses, alone: list[Any]
+) -> None:
+    command = ("tune", "study.py", "--dataset", "digits", "--epochs", str(EPOCHS), "--trials", str(TRIALS))
+    driver = harness(workshop, *command, "--cluster", two.address)
+    until(driver, "complete", 3)
+    os.killpg(driver.pid, signal.SIGKILL)
+    driver.wait()
+    assert harness(workshop, *command, "--cluster", two.address).wait(120) == 0
+    (record,) = tuning.records()
+    assert kept(record) == alone
+
+
+def test_a_trial_that_kills_its_process_is_lost_alone_and_several_in_a_row_end_the_study(
+    workshop: Path, two: DaskProcesses
+) -> None:
+    crash = "import os\nfrom torch import nn\n\ndef build(*, width: int = 2) -> nn.Module:\n    os._exit(3)\n"
+    (workshop / "tiny.py").write_text(f'"""It ends its process."""\n{crash}')
+    with pytest.raises(CrashedError, match=r"\d+ trials in a row were lost, the last one: its process ended itself"):
+        list(tuning.tune(search(), 20, connect(two)))
+
+
+def test_a_run_whose_worker_is_lost_is_trained_by_another(two: DaskProcesses) -> None:
+    architecture = plugins.load("tiny.py")
+    knobs, recipe = plugins.settle(architecture, {"epochs": 19, "batch_size": 5})
+    jobs = experiment.jobs(architecture, knobs, recipe, data.load("digits"), range(2), "cpu")
+    hired = connect(two)
+    lost = False
+    with hired:
+        waiting = {job.seed: (job, hired.train(job)) for job in jobs}
+        results = []
+        while waiting:
+            for seed, (job, events) in [*waiting.items()]:
+                try:
+                    event = next(events)
+                except WorkerLost:
+                    waiting[seed] = job, hired.train(job)
+                    continue
+                if isinstance(event, experiment.Epoch) and not lost:
+                    lost = True
+                    two.kill("one")
+                if isinstance(event, experiment.Result):
+                    results.append(event)
+                    del waiting[seed]
+    assert sorted(result.accuracy for result in results) == sorted(
+        event.accuracy for job in jobs for event in experiment.train(job) if isinstance(event, experiment.Result)
+    )
+
+
+def test_seeds_of_a_run_are_recorded_here_whoever_trains_them(two: DaskProcesses) -> None:
+    arguments = ["run", "tiny.py", "--dataset", "digits", "--seeds", "3", "--cluster", two.address]
+    assert cli.main(arguments) == 0
+    records = [journal.read() for journal in all_journals()]
+    assert sorted((record.job["seed"], record.state) for record in records if record) == [
+        (0, "finished"),
+        (1, "finished"),
+        (2, "finished"),
+    ]
+
+
+def test_what_a_worker_refuses_reaches_the_driver_in_its_own_words(
+    workshop: Path, two: DaskProcesses, capsys: pytest.CaptureFixture[str]
+) -> None:
+    large = (
+        (workshop / "tiny.py").read_text().replace("nn.Linear(", "nn.Linear(49, 999), nn.Linear(999, 49), nn.Linear(")
+    )
+    (workshop / "large.py").write_text(large)
+    assert cli.main(["run", "large.py", "--dataset", "digits", "--cluster", two.address]) == BudgetError.exit_code
+    assert "parameters" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("tcp://127.0.0.1:1", "No Dask scheduler answers at tcp://127.0.0.1:1"),
+        ("nowhere", "No Dask scheduler answers at nowhere"),
+        ("local:0", "Legal: local:1 to local:256."),
+    ],
+)
+def test_an_address_where_nobody_answers_gets_a_message(
+    workshop: Path, monkeypatch: pytest.MonkeyPatch, address: str, said: str
+) -> None:
+    monkeypatch.setattr("harness.cluster.CONNECT_SECONDS", 1)
+    with pytest.raises(UsageError) as caught:
+        Cluster(address, 60)
+    assert said in " ".join(caught.value.lines)
+
+
+def test_a_scheduler_without_workers_gets_a_message(workshop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.cluster.CONNECT_SECONDS", 2)
+    with dask_processes(workshop / "dask") as begun, pytest.raises(UsageError, match="has no workers"):
+        connect(begun)
+
+
+def test_gpus_are_shared_as_they_are_announced(workshop: Path) -> None:
+    with dask_processes(workshop / "dask") as begun:
+        begun.begin_worker("one", "--resources", "GPU=1", "--nthreads", "4")
+        hired = connect(begun)
+        assert hired.gpus == 1
+        hired.hire("cuda", 0.5)
+        with hired:
+            started = time.monotonic()
+            for future in [hired._executor.submit(time.sleep, 1) for _ in range(4)]:
+                future.result()
+            assert 2 <= time.monotonic() - started < 3.5
+
+
+def test_work_for_a_cpu_needs_no_gpu(workshop: Path, two: DaskProcesses) -> None:
+    hired = connect(two)
+    assert hired.gpus == 0
+    assert len(hired.members) == 2
