@@ -10,7 +10,7 @@
     ├── DivergedError            6   the loss became infinite or not a number
     ├── TrackerError             7   the result is safe in the journal; MLflow could not be reached
     └── CrashedError             8   a process broke down, or got no further
-        ├── WorkerLost           8   a machine of a cluster is gone; another takes over
+        ├── WorkerLost           8   a worker of a cluster is gone, and another begins its run anew
         └── OutOfMemory          8   there was not enough memory for it
 
 Each is raised anywhere and caught in one place, `harness.cli.main`, which prints its lines: what is

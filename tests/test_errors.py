@@ -1,4 +1,5 @@
 import inspect
+import pickle
 import re
 
 import pytest
@@ -12,7 +13,9 @@ CLASSES = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if is
 
 
 def test_the_tree_in_the_docstring_names_every_class_with_its_exit_code() -> None:
-    drawn = dict(re.findall(r"^\W*(\w+Error|Refusal|OutOfMemory) +(\d)? ", errors.__doc__ or "", re.MULTILINE))
+    drawn = dict(
+        re.findall(r"^\W*(\w+Error|Refusal|OutOfMemory|WorkerLost) +(\d)? ", errors.__doc__ or "", re.MULTILINE)
+    )
     assert set(drawn) == {kind.__name__ for kind in CLASSES}
     for kind in CLASSES:
         if kind is not errors.Refusal:
@@ -31,6 +34,7 @@ def test_exit_codes_are_the_ones_promised_to_scripts() -> None:
         "TrackerError": 7,
         "CrashedError": 8,
         "OutOfMemory": 8,
+        "WorkerLost": 8,
     }
     assert {kind.__name__: kind.exit_code for kind in CLASSES if kind is not errors.Refusal} == promised
 
@@ -74,3 +78,16 @@ def test_a_lack_of_memory_is_known_in_all_its_forms_and_behind_other_errors(erro
     behind.__cause__ = error
     assert errors.ran_out_of_memory(behind)
     assert not errors.ran_out_of_memory(RuntimeError("shapes cannot be multiplied"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.CrashedError("wrong", legal="legal", mend="mend"),
+        errors.BudgetError("parameters", "wrong", excess=7, where="net.py:3", mend="mend"),
+    ],
+)
+def test_an_error_comes_whole_out_of_another_process(error: errors.HarnessError) -> None:
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is type(error)
+    assert (again.lines, vars(again), str(again)) == (error.lines, vars(error), str(error))
