@@ -1,0 +1,102 @@
+"""The server of docs/deploy.md, started by its two commands, and several people who log to it at once."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import TINY
+from mlflow import MlflowClient
+
+DEPLOY = Path(__file__).parents[2] / "docs" / "deploy"
+PEOPLE = 4
+SEEDS = 2
+SLOWEST_START = 120
+"""Seconds in which the server makes its tables and answers, beside three other tests."""
+
+INITDB = shutil.which("initdb") or next(Path("/usr/lib/postgresql").glob("*/bin/initdb"), None)
+AS_ANOTHER = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+"""PostgreSQL refuses to run as root."""
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(INITDB is None, reason="PostgreSQL is not installed (Debian: apt-get install postgresql)"),
+    pytest.mark.skipif(importlib.util.find_spec("psycopg") is None, reason="needs pip install 'harness[server]'"),
+]
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder of the database's user, whose path is short enough for a socket."""
+    with tempfile.TemporaryDirectory(prefix="pg-", dir="/tmp") as made:
+        scripts = Path(shutil.copytree(DEPLOY, f"{made}/deploy"))
+        os.chmod(made, 0o755)
+        state = Path(made) / "state"
+        if AS_ANOTHER:
+            state.mkdir()
+            shutil.chown(state, "postgres")
+        subprocess.run([*AS_ANOTHER, "bash", str(scripts / "database.sh"), str(state)], check=True, cwd=made)
+        try:
+            yield state
+        finally:
+            leader = int((state / "database" / "postmaster.pid").read_text().split()[0])
+            os.kill(leader, signal.SIGQUIT)
+            while (state / "database" / "postmaster.pid").exists():
+                time.sleep(0.1)
+
+
+@pytest.fixture
+def server(folder: Path) -> Iterator[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    command = ["bash", str(DEPLOY / "server.sh"), str(folder), str(port)]
+    with open(folder.parent / "server.log", "wb") as log:
+        process = subprocess.Popen(command, cwd=folder.parent, env=environment, stdout=log, stderr=log, process_group=0)
+    address = f"http://127.0.0.1:{port}"
+    until = time.monotonic() + SLOWEST_START
+    while True:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{address}/health", timeout=5) as answer:
+            if answer.status == 200:
+                break
+        assert time.monotonic() < until, (folder.parent / "server.log").read_text()
+        time.sleep(0.5)
+    try:
+        yield address
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def test_several_people_log_at_once_and_nothing_is_missing(server: str, tmp_path: Path) -> None:
+    people = []
+    for number in range(PEOPLE):
+        place = tmp_path / str(number)
+        place.mkdir()
+        (place / "tiny.py").write_text(TINY)
+        command = ["-m", "harness", "run", "tiny.py", "--dataset", "digits", "--seed", str(number), "--seeds", "2"]
+        environment = {**os.environ, "MLFLOW_TRACKING_URI": server, "OMP_NUM_THREADS": "1"}
+        people.append(subprocess.Popen([sys.executable, *command], cwd=place, env=environment))
+    assert [person.wait() for person in people] == [0] * PEOPLE
+    client = MlflowClient(server)
+    experiment = client.get_experiment_by_name("digits")
+    assert experiment
+    runs = client.search_runs([experiment.experiment_id])
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    scored = [run for run in runs if "test/final_accuracy" in run.data.metrics and run.data.params.get("seed")]
+    assert len(scored) == PEOPLE * SEEDS
+    assert all(client.list_artifacts(run.info.run_id) for run in scored)
+    assert len(client.get_metric_history(scored[0].info.run_id, "test/accuracy")) == 2
