@@ -139,11 +139,6 @@ class Cluster:
         """How many the workers announce."""
         return sum(member.gpus for member in self.members)
 
-    @property
-    def slots(self) -> int:
-        """How many trials are trained at a time on a CPU."""
-        return sum(self._client.nthreads().values())
-
     def send(self, dataset: str, held_out: HeldOut) -> None:
         """See to it that every worker, those that come later too, has the images it needs."""
         self._client.register_plugin(_Images(data.files(dataset, held_out)), name=f"harness-{dataset}-{held_out}")
