@@ -228,7 +228,8 @@ def test_gpus_are_shared_as_they_are_announced(workshop: Path) -> None:
             assert 2 <= time.monotonic() - started < 3.5
 
 
-def test_work_for_a_cpu_needs_no_gpu(workshop: Path, two: DaskProcesses) -> None:
+def test_work_for_a_cpu_needs_no_gpu(two: DaskProcesses) -> None:
     hired = connect(two)
     assert hired.gpus == 0
-    assert len(hired.members) == 2
+    with hired:
+        assert hired._executor.submit(sum, [1, 2]).result(30) == 3
