@@ -95,15 +95,18 @@ def train_all(
     missing = [job for job in jobs if job.seed not in known]
     same_group = found.group is not None and found.group.size == len(jobs)
     group = found.group if same_group else experiment.new_group(len(missing))
-    recorded = [experiment.record(job, tracker, group, found.unfinished.get(job.seed)) for job in missing]
+
+    def here(job: Job) -> Events:
+        return experiment.record(job, tracker, group, found.unfinished.get(job.seed))
+
     if cluster:
         trained = _train_in_turns(missing, [_there(job, tracker, group, cluster) for job in missing], len(missing))
     elif at_once > 1 and len(missing) > 1:
-        trained = _train_in_turns(missing, recorded, at_once, missing[0].device)
+        trained = _train_in_turns(missing, [*map(here, missing)], at_once, missing[0].device)
     else:
-        runs: list[Generator[experiment.Event | Profile | None]] = [*recorded]
+        runs: list[Generator[experiment.Event | Profile | None]] = [*map(here, missing)]
         if profile and runs:
-            runs[0] = profiled(recorded[0], jobs[0].recipe.epochs)
+            runs[0] = profiled(here(missing[0]), jobs[0].recipe.epochs)
         trained = [_train(job, run, job is missing[0]) for job, run in zip(missing, runs, strict=True)]
     known.update(zip((job.seed for job in missing), trained, strict=True))
     scores = [known[job.seed] for job in jobs]

@@ -84,6 +84,11 @@ def _hire(args: argparse.Namespace, dataset: str) -> tuple[Workers, str, str]:
         return Processes(count, device, args.patience), device, f"{count} at a time"
     if args.jobs:
         raise UsageError("--jobs and --cluster cannot go together.", mend="Leave --jobs out: the cluster has workers.")
+    if args.confirm:
+        raise UsageError(
+            "--confirm and --cluster cannot go together.",
+            mend="Leave --confirm out, and give the run commands of winner and default --cluster.",
+        )
     return live.connect(args, dataset, "validation")
 
 

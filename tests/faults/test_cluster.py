@@ -233,3 +233,20 @@ def test_work_for_a_cpu_needs_no_gpu(two: DaskProcesses) -> None:
     assert hired.gpus == 0
     with hired:
         assert hired._executor.submit(sum, [1, 2]).result(30) == 3
+
+
+@pytest.mark.skipif("HARNESS_DATA" not in os.environ, reason="needs MNIST: set HARNESS_DATA")
+def test_a_worker_without_images_is_sent_them(workshop: Path) -> None:
+    (workshop / "nothing").mkdir()
+    with dask_processes(workshop / "dask") as begun:
+        begun.begin_worker("one", HARNESS_DATA=str(workshop / "nothing"))
+        assert cli.main(["run", "tiny.py", "--dataset", "mnist", "--cluster", begun.address]) == 0
+        (sent, *_) = (workshop / "dask").rglob("train-images-idx3-ubyte.gz")
+    assert sent.stat().st_size > 0
+
+
+@pytest.mark.parametrize("option", ["--jobs=2", "--confirm=2"])
+def test_what_a_cluster_does_not_do_is_said(workshop: Path, capsys: pytest.CaptureFixture[str], option: str) -> None:
+    command = ["tune", "study.py", "--dataset", "digits", option, "--cluster", "local:1"]
+    assert cli.main(command) == UsageError.exit_code
+    assert "cannot go together" in capsys.readouterr().err
