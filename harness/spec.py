@@ -360,7 +360,8 @@ class StudyRecord:
         state: ``finished`` once it has them (complete, pruned and infeasible ones count), ``running`` while a
             process is at work on it, else ``stopped``.
         trials: by number.
-        importances: share of the score's variation that each setting explains; empty while unknown.
+        importances: share of the score's variation that each setting explains; empty before the study is finished, or
+            where nobody can tell.
         confirmation: how the winner did against the default recipe on the test set; empty before.
     """
 

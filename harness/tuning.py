@@ -25,7 +25,6 @@ from typing import Any
 
 import filelock
 import optuna
-from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -125,19 +124,22 @@ def tune(
         CrashedError: `MOST_LOSSES` trials in a row were lost.
     """
     deadline = time.monotonic() + timeout if timeout is not None else None
-    if (error := _ask(search, [], 0, 1)[0].error) is not None:
+    if (error := _Asking(search, []).ask(1)[0].error) is not None:
         raise error
     with _alone(search), workers as hired:
         log = _Log.begin(search, trials)
+        asking = _Asking(search, log.study.trials)
         yield log.record(is_running=True)
         losses = 0
         while (missing := trials - sum(trial.state in COUNTED for trial in log.trials)) > 0:
-            batch = _Batch(search, log, missing)
+            told = len(log.trials) - asking.first
+            batch = _Batch(search, log, asking.ask(min(search.batch, told + missing))[told:], asking.first)
             yield from batch.train(hired, deadline)
             if batch.unfinished:
                 return
             for trial in batch.tell():
                 losses = 0 if trial.state in COUNTED else losses + 1
+            asking.tell(log.trials[asking.first :])
             yield log.record(is_running=True)
             if losses >= MOST_LOSSES:
                 raise CrashedError(
@@ -237,8 +239,7 @@ class _Asked:
     """A trial as asked: what Optuna drew, what the study made of it, and the job or why there is none."""
 
     number: int
-    params: dict[str, Any]
-    distributions: dict[str, BaseDistribution]
+    drawn: optuna.Trial
     settings: dict[str, Knob]
     job: Job | None
     error: HarnessError | None
@@ -249,14 +250,62 @@ class _Asked:
         return json.dumps([dict(self.job.knobs), asdict(self.job.recipe)], sort_keys=True) if self.job else ""
 
 
-def _ask(search: Search, earlier: Sequence[FrozenTrial], first: int, count: int) -> list[_Asked]:
-    """Ask for trials `first`, `first` + 1, ... of a batch that knows `earlier`.
+class _Asking:
+    """Asks for the trials of one batch after the other, of somebody who knows the scores of earlier batches alone.
 
     In memory: what is asked again gives the same answer, so only what is finished need be kept.
+
+    Attributes:
+        first: number of the batch's first trial.
     """
-    live = _create(InMemoryStorage(), "live")
-    live.add_trials(earlier)
-    return [_suggest(search, live, number) for number in range(first, first + count)]
+
+    def __init__(self, search: Search, told: Sequence[FrozenTrial]) -> None:
+        self._search = search
+        self._live = _create(InMemoryStorage(), "live")
+        self.first = len(told) // search.batch * search.batch
+        self._live.add_trials(_bare(trial) for trial in told[: self.first])
+        self._asked: list[_Asked] = []
+
+    def ask(self, count: int) -> list[_Asked]:
+        """Return the first `count` trials of this batch."""
+        while len(self._asked) < count:
+            self._asked.append(_suggest(self._search, self._live, self.first + len(self._asked)))
+        return self._asked[:count]
+
+    def tell(self, trials: Sequence[Trial]) -> None:
+        """Make a batch known, if it is whole, and turn to the next."""
+        if len(trials) < self._search.batch:
+            return
+        for asked, trial in zip(self._asked, trials, strict=True):
+            for epoch in trial.epochs:
+                asked.drawn.report(epoch.held_out_accuracy or 0.0, epoch.number)
+            for name, value in _constraints(trial).items():
+                asked.drawn.set_constraint(name, value)
+            self._live.tell(asked.drawn, _value(trial), _STATES[trial.state])
+        self.first += len(trials)
+        self._asked = []
+
+
+def _bare(told: FrozenTrial) -> FrozenTrial:
+    """Return what a sampler looks at: every trial that is added is copied whole."""
+    return create_trial(
+        state=told.state,
+        value=told.value,
+        params=told.params,
+        distributions=told.distributions,
+        intermediate_values=told.intermediate_values,
+        constraints=told.constraints,
+    )
+
+
+def _value(trial: Trial) -> float | None:
+    return trial.value if trial.state == "complete" else None
+
+
+def _constraints(trial: Trial) -> dict[str, float]:
+    """Return what must not be above zero; of a network that could not be counted, by how little it may have failed."""
+    untrained = trial.state == "infeasible"
+    return {"parameters": (trial.parameters or BUDGET.parameters + untrained) - BUDGET.parameters}
 
 
 def _suggest(search: Search, live: optuna.Study, number: int) -> _Asked:
@@ -274,8 +323,7 @@ def _suggest(search: Search, live: optuna.Study, number: int) -> _Asked:
         job = jobs(architecture, knobs, recipe, search.dataset, range(seed, seed + 1), search.device, "validation")[0]
     except HarnessError as caught:
         error = caught
-    drawn = (trial.params, trial.distributions) if job else ({}, {})
-    return _Asked(number, *drawn, settings, job, error)
+    return _Asked(number, trial, settings, job, error)
 
 
 def _refuse_choices(study: Study, trial: optuna.Trial) -> None:
@@ -308,14 +356,10 @@ def _create(storage: BaseStorage, name: str) -> optuna.Study:
 class _Batch:
     """The trials of one batch that are still to be told."""
 
-    def __init__(self, search: Search, log: _Log, missing: int) -> None:
-        first = len(log.trials) // search.batch * search.batch
-        told = len(log.trials) - first
-        asked = _ask(search, log.study.trials[:first], first, min(search.batch, told + missing))
+    def __init__(self, search: Search, log: _Log, asked: Sequence[_Asked], earlier: int) -> None:
         self._log = log
-        self._asked = asked[told:]
-        self._floor = _floor(log.trials[:first]) if search.pruner == "median" else {}
-        self._known = log.keys()
+        self._asked = asked
+        self._floor = _floor(log.trials[:earlier]) if search.pruner == "median" else {}
         self._done: dict[int, Trial] = {}
 
     @property
@@ -334,8 +378,8 @@ class _Batch:
             elif asked.job is None:
                 reason = " ".join(asked.error.lines) if asked.error else ""
                 yield self._finish(Trial(asked.number, "failed", None, asked.settings, reason=reason))
-            elif asked.key in self._known:
-                yield self._finish(_told(asked, self._known[asked.key]))
+            elif asked.key in self._log.known:
+                yield self._finish(_told(asked, self._log.known[asked.key]))
             elif asked.key in originals:
                 repeated.append(asked)
             else:
@@ -418,7 +462,14 @@ class _Log:
     def __init__(self, folder: Path, study: optuna.Study) -> None:
         self.folder = folder
         self.study = study
-        self.trials = [_parse(trial) for trial in study.trials]
+        self.trials: list[Trial] = []
+        self.known: dict[str, Trial] = {}
+        for frozen in study.trials:
+            self._add(frozen.user_attrs["key"], _trial(frozen.user_attrs["trial"]))
+
+    def _add(self, key: str, trial: Trial) -> None:
+        self.trials.append(trial)
+        self.known.setdefault(key, trial)
 
     @classmethod
     def read(cls, folder: Path) -> _Log:
@@ -458,11 +509,6 @@ class _Log:
             log.study.set_user_attr("started", round(time.time() * 1000))
         return log
 
-    def keys(self) -> dict[str, Trial]:
-        """Return the told trials by `_Asked.key`, the first of equals."""
-        frozen = reversed(self.study.trials)
-        return {known.user_attrs["key"]: _parse(known) for known in frozen}
-
     def keep(self, trial: Trial) -> None:
         """Keep a finished trial until its batch is told."""
         beside = self.folder / f"{trial.number}.part"
@@ -479,20 +525,18 @@ class _Log:
 
     def tell(self, asked: _Asked, trial: Trial) -> None:
         """Append a finished trial."""
-        untrained = trial.state == "infeasible"
-        curve = {epoch.number: epoch.held_out_accuracy or 0.0 for epoch in trial.epochs}
         self.study.add_trial(
             create_trial(
                 state=_STATES[trial.state],
-                value=trial.value if trial.state == "complete" else None,
-                params=asked.params,
-                distributions=asked.distributions,
-                intermediate_values=curve,
-                constraints={"parameters": (trial.parameters or BUDGET.parameters + untrained) - BUDGET.parameters},
+                value=_value(trial),
+                params=asked.drawn.params if asked.job else {},
+                distributions=asked.drawn.distributions if asked.job else {},
+                intermediate_values={epoch.number: epoch.held_out_accuracy or 0.0 for epoch in trial.epochs},
+                constraints=_constraints(trial),
                 user_attrs={"trial": asdict(trial), "key": asked.key},
             )
         )
-        self.trials.append(trial)
+        self._add(asked.key, trial)
         (self.folder / f"{trial.number}.json").unlink(missing_ok=True)
 
     def record(self, is_running: bool) -> StudyRecord:
@@ -506,7 +550,7 @@ class _Log:
             wanted=noted["wanted"],
             state="finished" if has_all else "running" if is_running else "stopped",
             trials=tuple(self.trials),
-            importances=_importances(self.study),
+            importances=_importances(self.study) if has_all else {},
             confirmation=noted.get("confirmation", {}),
         )
 
@@ -548,10 +592,6 @@ def _whole(lines: Sequence[bytes]) -> int:
 
 def _storage(folder: Path) -> JournalStorage:
     return JournalStorage(JournalFileBackend(str(folder / "study.log")))
-
-
-def _parse(frozen: FrozenTrial) -> Trial:
-    return _trial(frozen.user_attrs["trial"])
 
 
 def _trial(stored: Mapping[str, Any]) -> Trial:

@@ -257,7 +257,7 @@ def test_equal_settings_are_trained_once_and_told_again(workshop: Path, made_up:
 
 
 def test_trials_train_from_seeds_that_no_run_begins_with(workshop: Path) -> None:
-    asked = tuning._ask(search(), [], 0, 3)
+    asked = tuning._Asking(search(), []).ask(3)
     assert [trial.job.seed for trial in asked if trial.job] == [1_000_000, 1_000_001, 1_000_002]
 
 
@@ -331,7 +331,7 @@ def test_a_trial_that_hangs_is_given_up_with_its_children_and_the_study_goes_on(
     hang += "        while width: pass"
     (workshop / "breaks.py").write_text(BREAKS.replace("CRASH", hang).replace("width % 2", "width > 15"))
     (workshop / "study.py").write_text(WIDTHS.replace("LOW", "2"))
-    asked = tuning._ask(search(), [], 0, 20)
+    asked = tuning._Asking(search(), []).ask(20)
     hanging = next(one for one in asked if int(one.settings["width"]) > 15)
     fine = next(one for one in asked if int(one.settings["width"]) <= 15)
     with workers.Processes(1, "cpu", patience=8) as hired:
@@ -393,13 +393,13 @@ class TestLosses:
             '"lr":', '"weight_decay": 1.0, "epochs": 9, "lr":'
         )
         (workshop / "study.py").write_text(text)
-        asked = tuning._ask(search(), [], 0, 1)[0]
+        asked = tuning._Asking(search(), []).ask(1)[0]
         assert asked.job
         assert [trial.state for trial in experiment.attempt([(0, {}, asked.job)], {}, untold)] == ["diverged"]
 
 
 def test_trials_trained_in_turns_are_those_trained_alone(workshop: Path) -> None:
-    asked = [(one.number, one.settings, one.job) for one in tuning._ask(search(), [], 0, 4) if one.job]
+    asked = [(one.number, one.settings, one.job) for one in tuning._Asking(search(), []).ask(4) if one.job]
     assert len(asked) > 1
 
     def kept(trials: list[Trial]) -> list[tuple[object, ...]]:
@@ -435,7 +435,7 @@ class TestDamage:
 
     @pytest.mark.parametrize("change", [{"state": "bogus"}, {"value": "0.9"}, {"value": 7.5}, {"parameters": "x"}])
     def test_an_outcome_that_cannot_be_true_is_trained_again(self, log: Path, change: dict[str, Any]) -> None:
-        (asked,) = tuning._ask(search(), tuning._Log.read(log.parent).study.trials, 10, 1)
+        (asked,) = tuning._Asking(search(), tuning._Log.read(log.parent).study.trials).ask(1)
         trial = Trial(10, "complete", 0.5, asked.settings, parameters=10)
         reader = tuning._Log.read(log.parent)
         reader.keep(trial)
@@ -733,7 +733,7 @@ def test_killed_three_times_the_study_is_the_one_of_an_undisturbed_run(workshop:
 def test_a_study_suggests_what_its_architecture_knows(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(file.parent.parent)
     made = search(str(file.relative_to(Path.cwd())), epochs=None)
-    asked = tuning._ask(made, [], 0, 20)
+    asked = tuning._Asking(made, []).ask(20)
     assert not [trial.error.lines for trial in asked if trial.error]
     assert len({trial.key for trial in asked}) == 20
 
