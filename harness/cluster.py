@@ -68,6 +68,7 @@ class Cluster:
     Attributes:
         dashboard: address of Dask's own page.
         members: the workers that were there at the beginning; others may come and go.
+        at_once: how many trainings they could do at the same time when they were hired.
     """
 
     together = 1
@@ -103,7 +104,9 @@ class Cluster:
         if kind == "local":
             if not count.isdigit() or not 1 <= int(count) <= 256:
                 raise UsageError(f"--cluster {address} is out of range.", legal="Legal: local:1 to local:256.")
-            here = LocalCluster(int(count), threads_per_worker=1, memory_limit=0, dashboard_address="127.0.0.1:0")
+            here = LocalCluster(
+                n_workers=int(count), threads_per_worker=1, memory_limit=0, dashboard_address="127.0.0.1:0"
+            )
             self._closing.callback(here.close)
             return self._closing.enter_context(Client(here, set_as_default=False))
         try:
@@ -146,6 +149,7 @@ class Cluster:
     def hire(self, device: str, gpu_share: float) -> None:
         """Say where training takes place: on CPUs, or on GPUs of which a trial takes a share."""
         resources = {GPU: gpu_share} if device == "cuda" else {}
+        self.at_once = int(self.gpus / gpu_share) if resources else sum(self._client.nthreads().values())
         self._executor = self._client.get_executor(pure=False, resources=resources)
 
     def __enter__(self) -> Self:

@@ -89,7 +89,13 @@ def _hire(args: argparse.Namespace, dataset: str) -> tuple[Workers, str, str]:
             "--confirm and --cluster cannot go together.",
             mend="Leave --confirm out, and give the run commands of winner and default --cluster.",
         )
-    return live.connect(args, dataset, "validation")
+    cluster, device, said = live.connect(args, dataset, "validation")
+    if idle := -args.batch % cluster.at_once:
+        show.console.print(
+            f"{args.batch} trials are asked for together, {cluster.at_once} can be trained at once: {idle} of these "
+            f"will have nothing to do at the end of each batch. --batch {args.batch + idle} would be another study."
+        )
+    return cluster, device, said
 
 
 def settle(died: Mapping[int, str]) -> int:

@@ -215,6 +215,14 @@ def test_a_scheduler_without_workers_gets_a_message(workshop: Path, monkeypatch:
         connect(begun)
 
 
+def test_as_many_workers_are_started_here_as_were_asked_for(workshop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["tune", "study.py", "--dataset", "digits", "--epochs", "1", "--trials", "4", "--cluster", "local:3"]
+    assert cli.main(command) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "cluster local:3: 3 workers" in said
+    assert "2 of these will have nothing to do at the end of each batch. --batch 12 would be another study" in said
+
+
 def test_gpus_are_shared_as_they_are_announced(workshop: Path) -> None:
     with dask_processes(workshop / "dask") as begun:
         begun.begin_worker("one", "--resources", "GPU=1", "--nthreads", "4")
