@@ -150,7 +150,13 @@ class Stopwatch:
     def __init__(self) -> None:
         self.seconds = 0.0
         for sampler in (TPESampler, RandomSampler):
-            for name in ("sample_relative", "sample_independent", "before_trial", "after_trial"):
+            for name in (
+                "infer_relative_search_space",
+                "sample_relative",
+                "sample_independent",
+                "before_trial",
+                "after_trial",
+            ):
                 setattr(sampler, name, self._timed(getattr(sampler, name)))
         self._is_running = False
 

@@ -600,7 +600,7 @@ class Tracker:
         return TrackerError(
             f"MLflow at {_without_password(self.uri)} could not be brought up to date: {reason}.",
             legal=_safe(),
-            mend=_advice(self.uri, "python -m harness sync"),
+            mend=_advice(self.uri, "python -m harness sync", reason),
         )
 
     def _work(self) -> None:
@@ -719,18 +719,30 @@ def _reaching(uri: str, command: str = "python -m harness sync") -> Iterator[Non
     except HarnessError:
         raise
     except Exception as error:  # mlflow raises whatever its store raises
+        reason = _gist(error)
         raise TrackerError(
-            f"MLflow at {_without_password(uri)} cannot be used: {_gist(error)}.",
-            mend=_advice(uri, command),
+            f"MLflow at {_without_password(uri)} cannot be used: {reason}.",
+            mend=_advice(uri, command, reason),
         ) from error
 
 
-def _advice(uri: str, command: str) -> str:
+_AT_THE_DOOR = {
+    "error code 401": ("it does not let you in", "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"),
+    "CERTIFICATE_VERIFY_FAILED": (
+        "its certificate is not trusted here",
+        "Set MLFLOW_TRACKING_SERVER_CERT_PATH to a copy of it",
+    ),
+}
+"""By what an error says: why a server cannot be used, and what to do about it before the next try."""
+
+
+def _advice(uri: str, command: str, reason: str) -> str:
     if uri.startswith("sqlite:"):
         if uri == _own_uri():
             return f"If {_database(uri)} is damaged, python -m harness doctor makes it anew; else run {command}"
         return f"Move {_database(uri)} away if it is damaged, and run {command}"
-    return f"When it is back, run {command}"
+    mend = dict(_AT_THE_DOOR.values()).get(reason)
+    return f"{mend}, and run {command}" if mend else f"When it is back, run {command}"
 
 
 def _safe() -> str:
@@ -740,6 +752,9 @@ def _safe() -> str:
 def _gist(error: Exception) -> str:
     if re.search("Connection refused|Name or service not known|nodename nor servname|No route to host", str(error)):
         return "nobody answers there"
+    for sign, (reason, _) in _AT_THE_DOOR.items():
+        if sign in str(error):
+            return reason
     return f"{type(error).__name__}: {_without_password(str(error).strip().partition(chr(10))[0][:300])}"
 
 

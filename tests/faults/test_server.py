@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import importlib.util
 import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import TINY
 from mlflow import MlflowClient
 
+from harness.errors import TrackerError
+
 DEPLOY = Path(__file__).parents[2] / "docs" / "deploy"
+PASSWORD = "secret"
 PEOPLE = 4
 SEEDS = 2
 SLOWEST_START = 120
@@ -37,7 +44,13 @@ pytestmark = [
 ]
 
 
-@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
     """A folder of the database's user, whose path is short enough for a socket."""
     with tempfile.TemporaryDirectory(prefix="pg-", dir="/tmp") as made:
@@ -57,11 +70,9 @@ def folder() -> Iterator[Path]:
                 time.sleep(0.1)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     command = ["bash", str(DEPLOY / "server.sh"), str(folder), str(port)]
     with open(folder.parent / "server.log", "wb") as log:
@@ -78,6 +89,29 @@ def server(folder: Path) -> Iterator[str]:
         yield address
     finally:
         os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.fixture
+def front(folder: Path, server: str) -> Iterator[str]:
+    """The address of the door in front of the server, to which anna has a password."""
+    if not all(shutil.which(needed, path=f"{os.environ['PATH']}:/usr/sbin") for needed in ("nginx", "openssl")):
+        pytest.skip("nginx or openssl is not installed (Debian: apt-get install nginx-light openssl)")
+    port = free_port()
+    hashed = subprocess.run(["openssl", "passwd", "-6", PASSWORD], capture_output=True, text=True, check=True).stdout
+    (folder / "passwords").write_text(f"anna:{hashed}")
+    if AS_ANOTHER:
+        shutil.chown(folder / "passwords", "postgres")
+    command = ["bash", str(folder.parent / "deploy" / "front.sh"), str(folder), str(port), server.rpartition(":")[2]]
+    process = subprocess.Popen([*AS_ANOTHER, *command], cwd=folder.parent, process_group=0)
+    try:
+        until = time.monotonic() + 20
+        while not (folder / "nginx" / "pid").exists():
+            assert time.monotonic() < until, "nginx did not start"
+            time.sleep(0.1)
+        yield f"https://127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
         process.wait()
 
 
@@ -100,3 +134,38 @@ def test_several_people_log_at_once_and_nothing_is_missing(server: str, tmp_path
     assert len(scored) == PEOPLE * SEEDS
     assert all(client.list_artifacts(run.info.run_id) for run in scored)
     assert len(client.get_metric_history(scored[0].info.run_id, "test/accuracy")) == 2
+
+
+def test_behind_its_door_the_server_lets_in_who_knows_a_password(front: str, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "tiny.py").write_text(TINY)
+    certificate = folder / "certificate.pem"
+    distrusting = {**os.environ, "MLFLOW_TRACKING_URI": front, "OMP_NUM_THREADS": "1"}
+    stranger = {**distrusting, "MLFLOW_TRACKING_SERVER_CERT_PATH": str(certificate)}
+    anna = {**stranger, "MLFLOW_TRACKING_USERNAME": "anna", "MLFLOW_TRACKING_PASSWORD": PASSWORD}
+
+    def harness(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "harness", *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, **options)
+
+    outside = harness("run", "tiny.py", "--dataset", "digits", env=stranger)
+    assert outside.returncode == TrackerError.exit_code
+    assert "it does not let you in" in outside.stderr
+    assert "MLFLOW_TRACKING_PASSWORD" in outside.stderr
+    assert "its certificate is not trusted here" in harness("sync", env=distrusting).stderr
+    inside = harness("sync", env=anna)
+    assert inside.returncode == 0, inside.stderr
+    trusting = ssl.create_default_context(cafile=str(certificate))
+    token = base64.b64encode(f"anna:{PASSWORD}".encode()).decode()
+
+    def answer(**headers: str) -> int:
+        asked = urllib.request.Request(f"{front}/health", headers=headers)
+        try:
+            with urllib.request.urlopen(asked, context=trusting) as answered:
+                return int(answered.status)
+        except urllib.error.HTTPError as refused:
+            return refused.code
+
+    assert answer() == 401
+    assert answer(Authorization=f"Basic {token}") == 200
+    assert answer(Authorization=f"Basic {token}", Origin=front) == 200
+    assert answer(Authorization=f"Basic {token}", Origin="https://another.example") == 403
