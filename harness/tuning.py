@@ -17,6 +17,7 @@ import shutil
 import statistics
 import time
 import warnings
+from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, replace
@@ -130,23 +131,20 @@ def tune(
         log = _Log.begin(search, trials)
         asking = _Asking(search, log.study.trials)
         yield log.record(is_running=True)
-        losses = 0
         while (missing := trials - sum(trial.state in COUNTED for trial in log.trials)) > 0:
             told = len(log.trials) - asking.first
             batch = _Batch(search, log, asking.ask(min(search.batch, told + missing))[told:], asking.first)
             yield from batch.train(hired, deadline)
-            if batch.unfinished:
-                return
-            for trial in batch.tell():
-                losses = 0 if trial.state in COUNTED else losses + 1
             asking.tell(log.trials[asking.first :])
             yield log.record(is_running=True)
-            if losses >= MOST_LOSSES:
+            if log.losses == MOST_LOSSES:
                 raise CrashedError(
-                    f"{losses} trials in a row were lost, the last one: {trial.reason}",
+                    f"{log.losses} trials in a row were lost, the last one: {log.trials[-1].reason}",
                     legal=f"The study is kept in {log.folder}.",
                     mend="Mend the architecture or the ranges of the study; the same command goes on.",
                 )
+            if batch.untold:
+                return
 
 
 def names() -> list[str]:
@@ -354,25 +352,27 @@ def _create(storage: BaseStorage, name: str) -> optuna.Study:
 
 
 class _Batch:
-    """The trials of one batch that are still to be told."""
+    """The trials of one batch that are still to be told.
+
+    Attributes:
+        untold: those that are not finished, and those after them.
+    """
 
     def __init__(self, search: Search, log: _Log, asked: Sequence[_Asked], earlier: int) -> None:
+        self.untold = deque(asked)
         self._log = log
-        self._asked = asked
         self._floor = _floor(log.trials[:earlier]) if search.pruner == "median" else {}
         self._done: dict[int, Trial] = {}
 
-    @property
-    def unfinished(self) -> list[_Asked]:
-        """What is neither trained nor known."""
-        return [asked for asked in self._asked if asked.number not in self._done]
-
     def train(self, workers: Workers, deadline: float | None) -> Iterator[News | Trial]:
-        """Have trained what is not known yet, yielding epochs and trials as they finish; stop at the deadline."""
+        """Have trained what is not known yet, yielding epochs and trials as they finish.
+
+        Stop at the deadline, and at `MOST_LOSSES`.
+        """
         originals: dict[str, int] = {}
         fresh: list[tuple[_Asked, Job]] = []
         repeated: list[_Asked] = []
-        for asked in self._asked:
+        for asked in [*self.untold]:
             if (kept := self._log.kept(asked)) is not None:
                 yield self._finish(kept)
             elif asked.job is None:
@@ -404,20 +404,18 @@ class _Batch:
                     waiting += [[one] for one in group]  # one took the others along: alone it takes itself
                 else:
                     yield from (self._finish(trial) for trial in _outcomes([asked for asked, _ in group], future, lost))
-            if not done and left == 0:
+            if (not done and left == 0) or self._log.losses == MOST_LOSSES:
                 return
         for asked in repeated:
             yield self._finish(_told(asked, self._done[originals[asked.key]]))
 
-    def tell(self) -> list[Trial]:
-        """Write all trials to the log, in the order of their numbers."""
-        for asked in self._asked:
-            self._log.tell(asked, self._done[asked.number])
-        return [self._done[asked.number] for asked in self._asked]
-
     def _finish(self, trial: Trial) -> Trial:
+        """Keep a trial, and tell what is finished in the order of the numbers: the log has no gaps."""
         self._log.keep(trial)
         self._done[trial.number] = trial
+        while self.untold and self.untold[0].number in self._done and self._log.losses < MOST_LOSSES:
+            asked = self.untold.popleft()
+            self._log.tell(asked, self._done[asked.number])
         return trial
 
 
@@ -457,12 +455,18 @@ class _Log:
 
     mlruns/studies/ID/study.log   one line a trial, written whole: a kill leaves a trial or none
     mlruns/studies/ID/N.json      a finished trial of the batch at work
+
+    Attributes:
+        trials: the told ones, by number.
+        losses: how many of the last ones were lost while this process was at work.
+        known: the first trial of each `_Asked.key`.
     """
 
     def __init__(self, folder: Path, study: optuna.Study) -> None:
         self.folder = folder
         self.study = study
         self.trials: list[Trial] = []
+        self.losses = 0
         self.known: dict[str, Trial] = {}
         for frozen in study.trials:
             self._add(frozen.user_attrs["key"], _trial(frozen.user_attrs["trial"]))
@@ -537,6 +541,7 @@ class _Log:
             )
         )
         self._add(asked.key, trial)
+        self.losses = 0 if trial.state in COUNTED else self.losses + 1
         (self.folder / f"{trial.number}.json").unlink(missing_ok=True)
 
     def record(self, is_running: bool) -> StudyRecord:

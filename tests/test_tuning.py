@@ -388,6 +388,23 @@ class TestLosses:
         with pytest.raises(CrashedError, match=r"\d+ trials in a row were lost, the last one: .*division by zero"):
             finish(search(), 50)
 
+    def test_losses_in_a_row_stop_a_large_batch_before_its_end(
+        self, workshop: Path, made_up: type[MadeUpWorkers], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def attempt(_: object, number: int, settings: Mapping[str, Knob], *__: object) -> Trial:
+            lost = "failed" if number >= 3 else "complete"
+            return Trial(number, lost, 0.5 if lost == "complete" else None, settings, reason="odd")
+
+        def first_alone(_: object, running: Iterable[Future[list[Trial]]], __: float) -> set[Future[list[Trial]]]:
+            return {next(iter(running))}
+
+        monkeypatch.setattr(made_up, "attempt", attempt)
+        monkeypatch.setattr(made_up, "wait", first_alone)
+        with pytest.raises(CrashedError, match="5 trials in a row were lost"):
+            list(tune(search(batch=1_000), 1_000, made_up()))
+        (record,) = tuning.records()
+        assert [trial.state for trial in record.trials] == ["complete"] * 3 + ["failed"] * 5
+
     def test_a_divergence_is_a_row(self, workshop: Path) -> None:
         text = STUDY.replace("1e-3, 1.0, log=True", "99.0, 100.0").replace(
             '"lr":', '"weight_decay": 1.0, "epochs": 9, "lr":'
@@ -436,11 +453,11 @@ class TestDamage:
     @pytest.mark.parametrize("change", [{"state": "bogus"}, {"value": "0.9"}, {"value": 7.5}, {"parameters": "x"}])
     def test_an_outcome_that_cannot_be_true_is_trained_again(self, log: Path, change: dict[str, Any]) -> None:
         (asked,) = tuning._Asking(search(), tuning._Log.read(log.parent).study.trials).ask(1)
-        trial = Trial(10, "complete", 0.5, asked.settings, parameters=10)
+        trial = Trial(asked.number, "complete", 0.5, asked.settings, parameters=10)
         reader = tuning._Log.read(log.parent)
         reader.keep(trial)
         assert reader.kept(asked) == trial
-        file = log.parent / "10.json"
+        file = log.parent / f"{asked.number}.json"
         file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
         assert reader.kept(asked) is None
 
