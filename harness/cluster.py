@@ -11,6 +11,7 @@ of. What it leaves to us: a worker that is there and does nothing, and a schedul
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import pickle
@@ -105,7 +106,11 @@ class Cluster:
             if not count.isdigit() or not 1 <= int(count) <= 256:
                 raise UsageError(f"--cluster {address} is out of range.", legal="Legal: local:1 to local:256.")
             here = LocalCluster(
-                n_workers=int(count), threads_per_worker=1, memory_limit=0, dashboard_address="127.0.0.1:0"
+                n_workers=int(count),
+                threads_per_worker=1,
+                memory_limit=0,
+                dashboard_address="127.0.0.1:0",
+                silence_logs=logging.ERROR,  # at the end its nannies are impatient with workers that have children
             )
             self._closing.callback(here.close)
             return self._closing.enter_context(Client(here, set_as_default=False))
