@@ -1,4 +1,4 @@
-"""Measure what docs/scale.md says: python docs/scale.py workers|driver|mlflow [--trials N --sampler S --batch B]
+"""Measure what docs/scale.md says: python docs/scale.py workers|driver|mlflow [--trials N --batch B]
 
 Trials are made up, everything else is the harness: the driver asks, keeps, tells and records as in `tune`.
 """
@@ -11,14 +11,14 @@ import os
 import resource
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
 from distributed import LocalCluster
-from optuna.samplers import RandomSampler, TPESampler
+from optuna.trial import FrozenTrial
 
 from harness import data, plugins, tuning, workers
 from harness.cluster import Cluster
@@ -30,6 +30,8 @@ from harness.workers import News
 
 SECONDS = 1.0
 """What a trial sleeps."""
+
+THOUSAND = 1_000
 
 FILES = {
     "asleep.py": '''"""A linear layer nobody trains."""
@@ -144,44 +146,34 @@ class NoWorkers:
         """Nothing is lost."""
 
 
-class Stopwatch:
-    """Adds up the time that Optuna's samplers take."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        for sampler in (TPESampler, RandomSampler):
-            for name in (
-                "infer_relative_search_space",
-                "sample_relative",
-                "sample_independent",
-                "before_trial",
-                "after_trial",
-            ):
-                setattr(sampler, name, self._timed(getattr(sampler, name)))
-        self._is_running = False
-
-    def _timed(self, step: Callable[..., Any]) -> Callable[..., Any]:
-        def timed(*args: Any, **options: Any) -> Any:
-            if self._is_running:  # one of them asks another
-                return step(*args, **options)
-            self._is_running, began = True, time.perf_counter()
-            try:
-                return step(*args, **options)
-            finally:
-                self._is_running = False
-                self.seconds += time.perf_counter() - began
-
-        return timed
-
-
-def measure_driver(trials: int, sampler: str, batch: int) -> None:
-    """Print, by the thousand, what a trial costs the driver."""
-    stopwatch = Stopwatch()
+def measure_driver(trials: int, batch: int) -> None:
+    """Print, by the thousand, what a trial costs the driver; then how long each sampler ponders over the next one."""
     before = _memory()
-    print(f"{sampler} sampler, batch {batch}\ntrials  driver a trial  sampler a trial  memory so far")
-    for done, seconds, slept in _thousands(tuning.tune(search(sampler, batch), trials, NoWorkers()), stopwatch):
-        each = 1000 * (seconds - slept)
-        print(f"{done:>6}  {each:>11.1f} ms  {1000 * slept:>12.1f} ms  {_memory() - before:>9,} MiB", flush=True)
+    print(f"random sampler, batch {batch}\n  trials  driver a trial  memory of the study so far")
+    done, began = 0, time.perf_counter()
+    for event in tuning.tune(search("random", batch), trials, NoWorkers()):
+        done += isinstance(event, Trial)
+        if isinstance(event, Trial) and done % THOUSAND == 0:
+            each = 1000 * (time.perf_counter() - began) / THOUSAND
+            print(f"{done:>8,}  {each:>11.1f} ms  {_memory() - before:>22,} MiB", flush=True)
+            began = time.perf_counter()
+    (log,) = Path("mlruns/studies").glob("*/study.log")
+    began = time.perf_counter()
+    told = tuning._Log.read(log.parent.absolute()).study.trials
+    print(f"to read the log again, as a command does that goes on: {time.perf_counter() - began:.1f} s")
+    print("   known  tpe, a trial  random, a trial")
+    for known in (100, THOUSAND, 2 * THOUSAND, 5 * THOUSAND, 10 * THOUSAND):
+        if known <= trials:
+            tpe, drawn = (_pondering(sampler, told[:known]) for sampler in ("tpe", "random"))
+            print(f"{known:>8,}  {tpe:>9.1f} ms  {drawn:>12.1f} ms", flush=True)
+
+
+def _pondering(sampler: str, told: Sequence[FrozenTrial]) -> float:
+    """Return the milliseconds it takes to ask for a trial by somebody who knows `told`."""
+    asking = tuning._Asking(search(sampler), told)
+    began = time.perf_counter()
+    asking.ask(tuning.BATCH)
+    return 1000 * (time.perf_counter() - began) / tuning.BATCH
 
 
 def measure_mlflow(trials: int, batch: int) -> None:
@@ -196,17 +188,6 @@ def measure_mlflow(trials: int, batch: int) -> None:
         print(f"{more} trials more: {1000 * (time.perf_counter() - began) / more:.1f} ms a trial", flush=True)
 
 
-def _thousands(events: Iterable[object], stopwatch: Stopwatch) -> Iterator[tuple[int, float, float]]:
-    """Yield, every thousand trials, how many there are, and of each of the last ones the seconds and the sampler's."""
-    done, began, slept = 0, time.perf_counter(), 0.0
-    for event in events:
-        done += isinstance(event, Trial)
-        if isinstance(event, Trial) and done % 1_000 == 0:
-            now = time.perf_counter()
-            yield done, (now - began) / 1_000, (stopwatch.seconds - slept) / 1_000
-            began, slept = now, stopwatch.seconds
-
-
 def _memory() -> int:
     """Return the most memory this process has had so far, in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
@@ -217,7 +198,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=("workers", "driver", "mlflow"))
     parser.add_argument("--trials", type=int, default=10_000)
-    parser.add_argument("--sampler", choices=plugins.SAMPLERS, default="tpe")
     parser.add_argument("--batch", type=int, default=tuning.BATCH)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -227,7 +207,7 @@ def main() -> None:
         elif args.what == "mlflow":
             measure_mlflow(args.trials, args.batch)
         else:
-            measure_driver(args.trials, args.sampler, args.batch)
+            measure_driver(args.trials, args.batch)
 
 
 if __name__ == "__main__":
