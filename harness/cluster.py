@@ -26,10 +26,10 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from distributed import Client, KilledWorker, LocalCluster, Worker, WorkerPlugin, get_worker
+from distributed import Client, KilledWorker, LocalCluster, Status, Worker, WorkerPlugin, get_worker
 
 from harness import __version__, data, supervision
-from harness.errors import CrashedError, UsageError, WorkerLost
+from harness.errors import ClusterLost, CrashedError, UsageError, WorkerLost
 from harness.experiment import Attempt, Event, Started
 from harness.spec import Epoch, HeldOut, Job, Result, Trial
 from harness.workers import News, Processes
@@ -104,7 +104,9 @@ class Cluster:
         kind, _, count = address.partition(":")
         if kind == "local":
             if not count.isdigit() or not 1 <= int(count) <= 256:
-                raise UsageError(f"--cluster {address} is out of range.", legal="Legal: local:1 to local:256.")
+                raise UsageError(
+                    f"--cluster {address} says no number of workers.", legal="Legal: local:1 to local:256."
+                )
             here = LocalCluster(
                 n_workers=int(count),
                 threads_per_worker=1,
@@ -215,12 +217,12 @@ class Cluster:
         """Return what is done first, or nothing after `seconds`.
 
         Raises:
-            CrashedError: the scheduler is gone, or one worker after the other hangs.
+            ClusterLost: the scheduler is gone, or one worker after the other hangs.
         """
         running = list(running)
         done, _ = wait(running, timeout=min(seconds, supervision.SLICE), return_when=FIRST_COMPLETED)
         if self._client.status != "running" or any(future.cancelled() for future in done):
-            raise CrashedError(
+            raise ClusterLost(
                 f"The Dask scheduler at {self._address} is gone.",
                 legal="What is finished is kept.",
                 mend="Start it again, and its workers; the same command goes on.",
@@ -265,7 +267,7 @@ class Cluster:
 
     def _refuse(self, is_over: bool, wrong: str) -> None:
         if is_over:
-            raise CrashedError(
+            raise ClusterLost(
                 f"{wrong}.", legal="What is finished is kept.", mend="Look at their logs; the same command goes on."
             )
 
@@ -297,9 +299,10 @@ class _Images(WorkerPlugin):
             os.environ["HARNESS_DATA"] = str(folder)  # the processes it starts are given it
 
     def teardown(self, worker: Worker) -> None:
-        """Called by Dask when the worker ends."""
-        for hired in _everybodys:
-            hired.__exit__()
+        """Called by Dask when the worker ends, and when another driver sends the same images: then all work on."""
+        if worker.status != Status.running:
+            for hired in _everybodys:
+                hired.__exit__()
 
 
 _mine = threading.local()

@@ -10,7 +10,8 @@
     ├── DivergedError            6   the loss became infinite or not a number
     ├── TrackerError             7   the result is safe in the journal; MLflow could not be reached
     └── CrashedError             8   a process broke down, or got no further
-        ├── WorkerLost           8   a worker of a cluster is gone, and another begins its run anew
+        ├── ClusterLost          8   whoever was to train is gone
+        │   └── WorkerLost       8   a worker of a cluster is gone, and another begins its run anew
         └── OutOfMemory          8   there was not enough memory for it
 
 Each is raised anywhere and caught in one place, `harness.cli.main`, which prints its lines: what is
@@ -127,7 +128,11 @@ class CrashedError(HarnessError):
     exit_code = 8
 
 
-class WorkerLost(CrashedError):
+class ClusterLost(CrashedError):
+    """Whoever was to train is gone, for which no network can be blamed."""
+
+
+class WorkerLost(ClusterLost):
     """A worker of a cluster that had begun a run is gone, and another begins it anew."""
 
 

@@ -33,6 +33,7 @@ from harness import __version__, arithmetic, audit, data, page, plugins, records
 from harness.anatomy import Anatomy, describe
 from harness.errors import (
     BudgetError,
+    ClusterLost,
     CrashedError,
     DataError,
     DivergedError,
@@ -344,6 +345,9 @@ def attempt(asked: Sequence[Attempt], floor: Mapping[int, float], tell: Tell) ->
     Args:
         floor: by epoch, the accuracy below which a trial is stopped.
         tell: called after every epoch.
+
+    Raises:
+        DataError: this machine has not the images, which is not held against a trial.
     """
     trials = in_turns([_attempt(*one, floor, tell) for one in asked], len(asked), asked[0][2].device)
     return [trial for _, trial in sorted(trials, key=lambda found: found[0])]
@@ -379,6 +383,8 @@ def _attempt(
         yield ended("infeasible", error.wrong)
     except DivergedError as error:
         yield ended("diverged", error.wrong)
+    except DataError:
+        raise
     except HarnessError as error:
         yield ended("failed", " ".join(error.lines))
     except Exception as error:
@@ -665,7 +671,8 @@ def _record(
 
 def _state(error: HarnessError) -> str:
     """Return the state of a run that ended with `error`."""
-    if isinstance(error, UsageError):  # the command line was legal when it began: what is wrong by now is a disk
+    # The command line was legal when the run began: what is wrong by now is a disk.
+    if isinstance(error, (UsageError, ClusterLost)):
         return "interrupted"
     if isinstance(error, OutOfMemory):
         return "out of memory"

@@ -560,9 +560,14 @@ def _prepare(database: Path) -> None:
 class Tracker:
     """Projects journals into a store on a thread of its own."""
 
-    def __init__(self, uri: str | None = None) -> None:
-        """Start the thread; the store is opened by it, with the first journal."""
+    def __init__(self, uri: str | None = None, warn: Callable[[str], None] | None = None) -> None:
+        """Start the thread; the store is opened by it, with the first journal.
+
+        Args:
+            warn: told, once, what keeps the store from following while training goes on.
+        """
         self.uri = uri or tracking_uri()
+        self._warn = warn
         self._queue: queue.Queue[Source | None] = queue.Queue()
         self._behind: dict[str, Exception] = {}
         self._store: Store | None = None
@@ -610,7 +615,10 @@ class Tracker:
             waiting, closing = self._take_all()
             for source in waiting:
                 seen[source.run_id] = source
-                self._attempt(Store.project, source)
+                if not self._attempt(Store.project, source) and self._warn and not closing:
+                    reason = _gist(self._behind[source.run_id])
+                    self._warn(f"MLflow at {_without_password(self.uri)} does not follow: {reason}. Training goes on.")
+                    self._warn = None
         for source in seen.values():  # now nothing trains, and what failed may have come back
             if self._attempt(Store.project, source) and self._adds_models:
                 self._attempt(Store.add_model, source)
@@ -727,10 +735,13 @@ def _reaching(uri: str, command: str = "python -m harness sync") -> Iterator[Non
 
 
 _AT_THE_DOOR = {
-    "error code 401": ("it does not let you in", "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"),
+    "error code 401": (
+        "it does not let you in",
+        "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to what it knows",
+    ),
     "CERTIFICATE_VERIFY_FAILED": (
         "its certificate is not trusted here",
-        "Set MLFLOW_TRACKING_SERVER_CERT_PATH to a copy of it",
+        "Set MLFLOW_TRACKING_SERVER_CERT_PATH to a copy of it, use the name it was made for",
     ),
 }
 """By what an error says: why a server cannot be used, and what to do about it before the next try."""

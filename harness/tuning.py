@@ -424,12 +424,23 @@ def _told(asked: _Asked, known: Trial) -> Trial:
 
 
 def _outcomes(group: Sequence[_Asked], future: Future[list[Trial]], lost: str | None) -> list[Trial]:
-    if not lost:
-        try:
-            return future.result()
-        except Exception as error:  # whatever a worker could not send back
-            lost = f"{type(error).__name__}: {error}"
-    return [Trial(asked.number, "failed", None, asked.settings, reason=lost) for asked in group]
+    """Return how these trials ended.
+
+    Raises:
+        HarnessError: something is wrong with the machine, not with the trials: nothing of it is kept.
+    """
+    if lost:
+        return [Trial(asked.number, "failed", None, asked.settings, reason=lost) for asked in group]
+    try:
+        return future.result()
+    except HarnessError:
+        raise
+    except Exception as error:  # whatever a worker could not do, or not send back
+        raise CrashedError(
+            f"Trial {group[0].number} could not be trained: {type(error).__name__}: {error}.",
+            legal="That is not held against its settings. What is finished is kept.",
+            mend="Look at the machine that was to train it; the same command goes on.",
+        ) from error
 
 
 def _floor(trials: Sequence[Trial]) -> dict[int, float]:

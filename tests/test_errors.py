@@ -14,7 +14,9 @@ CLASSES = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if is
 
 def test_the_tree_in_the_docstring_names_every_class_with_its_exit_code() -> None:
     drawn = dict(
-        re.findall(r"^\W*(\w+Error|Refusal|OutOfMemory|WorkerLost) +(\d)? ", errors.__doc__ or "", re.MULTILINE)
+        re.findall(
+            r"^\W*(\w+Error|Refusal|OutOfMemory|ClusterLost|WorkerLost) +(\d)? ", errors.__doc__ or "", re.MULTILINE
+        )
     )
     assert set(drawn) == {kind.__name__ for kind in CLASSES}
     for kind in CLASSES:
@@ -34,6 +36,7 @@ def test_exit_codes_are_the_ones_promised_to_scripts() -> None:
         "TrackerError": 7,
         "CrashedError": 8,
         "OutOfMemory": 8,
+        "ClusterLost": 8,
         "WorkerLost": 8,
     }
     assert {kind.__name__: kind.exit_code for kind in CLASSES if kind is not errors.Refusal} == promised

@@ -2,7 +2,9 @@
 # nginx in front of the server: lets in who knows a password, over TLS: docs/deploy/front.sh FOLDER PORT [SERVER_PORT]
 set -euo pipefail
 umask 077
-folder=$(cd "$1" && pwd)
+usage="usage: docs/deploy/front.sh FOLDER PORT [SERVER_PORT]"
+folder=$(cd "${1:?$usage}" && pwd)
+port=${2:?$usage}
 PATH="$PATH:/usr/sbin"
 if [ ! -s "$folder/passwords" ]; then
     echo "Nobody may come in yet. Add each person, who is then asked for a password:" >&2
@@ -10,10 +12,12 @@ if [ ! -s "$folder/passwords" ]; then
     exit 2
 fi
 name=$(hostname -f)
+addresses=$(for address in 127.0.0.1 $(hostname -I); do printf ',IP:%s' "$address"; done)
 if [ ! -f "$folder/certificate.pem" ]; then # put the lab's own there instead, if it has one
     openssl req -x509 -newkey rsa:3072 -nodes -days 800 -subj "/CN=$name" \
-        -addext "subjectAltName=DNS:$name,DNS:localhost,IP:127.0.0.1" \
+        -addext "subjectAltName=DNS:$name,DNS:localhost$addresses" \
         -keyout "$folder/key.pem" -out "$folder/certificate.pem" 2>/dev/null
+    chmod 644 "$folder/certificate.pem" # it is no secret
 fi
 mkdir -p "$folder/nginx"
 cat >"$folder/nginx.conf" <<EOF
@@ -33,7 +37,7 @@ http {
         "~^(.+) \1\$" 0;
     }
     server {
-        listen $2 ssl;
+        listen $port ssl;
         ssl_certificate $folder/certificate.pem;
         ssl_certificate_key $folder/key.pem;
         auth_basic "MLflow";
@@ -48,5 +52,5 @@ http {
     }
 }
 EOF
-echo "https://$name:$2 (certificate: $folder/certificate.pem)"
+echo "https://$name:$port (certificate: $folder/certificate.pem)"
 exec nginx -c "$folder/nginx.conf" -e "$folder/nginx/error.log" -g "daemon off;"

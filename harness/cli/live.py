@@ -99,7 +99,7 @@ def train_all(
     def here(job: Job) -> Events:
         return experiment.record(job, tracker, group, found.unfinished.get(job.seed))
 
-    if cluster:
+    if cluster and missing:
         trained = _train_in_turns(missing, [_there(job, tracker, group, cluster) for job in missing], len(missing))
     elif at_once > 1 and len(missing) > 1:
         trained = _train_in_turns(missing, [*map(here, missing)], at_once, missing[0].device)
@@ -182,14 +182,16 @@ def _train(job: Job, events: Generator[experiment.Event | Profile | None], intro
 def _train_in_turns(jobs: Sequence[Job], runs: Sequence[Events], at_once: int, device: str = "cpu") -> list[float]:
     """Print a line a seed and an epoch, and return the scores in the order of the jobs."""
     scores = [0.0] * len(jobs)
+    introduces = True
     epochs = jobs[0].recipe.epochs
     turns: Turns = experiment.in_turns(runs, at_once, device)
     with _progress(jobs[0].name, epochs * len(jobs)) as progress, contextlib.closing(turns):
         for place, event in turns:
             seed = f"seed {jobs[place].seed:<4}"
             if isinstance(event, Started):
-                if place == 0:
+                if introduces:
                     _introduce(event)
+                    introduces = False
                 used = f"{event.device_name}, {event.arithmetic.words}"
                 begins = f"goes on after epoch {event.epochs_before}" if event.epochs_before else "begins"
                 progress.console.print(f"{seed}  {begins} on {jobs[0].dataset}, {used}: {journals() / event.run_id}")
@@ -260,7 +262,7 @@ def _conclude(job: Job, started: Started, result: Result) -> None:
 
 def recorded(work: Callable[[Tracker], object]) -> int:
     """Do something that is recorded, let MLflow catch up, and return the exit code, also where it was stopped."""
-    tracker = Tracker()
+    tracker = Tracker(warn=lambda said: show.console.print(said, style="yellow", markup=False))
     code, stopped = 0, False
     try:
         work(tracker)

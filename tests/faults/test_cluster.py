@@ -15,7 +15,7 @@ from processes import harness, until
 
 from harness import cli, data, experiment, plugins, tuning
 from harness.cluster import Cluster
-from harness.errors import BudgetError, CrashedError, UsageError, WorkerLost
+from harness.errors import BudgetError, ClusterLost, CrashedError, UsageError, WorkerLost
 from harness.journal import all_journals
 from harness.spec import StudyRecord
 from harness.tuning import Search
@@ -114,7 +114,7 @@ def test_a_worker_that_hangs_loses_its_work_to_another(
 def test_without_its_scheduler_a_study_ends_with_a_message_and_the_next_one_goes_on(
     two: DaskProcesses, alone: list[Any]
 ) -> None:
-    with pytest.raises(CrashedError, match="is gone"):
+    with pytest.raises(ClusterLost, match="is gone"):
         study(connect(two), lambda news: two.kill("scheduler"))
     two.begin_scheduler()
     two.begin_worker("three")
@@ -179,6 +179,22 @@ def test_seeds_of_a_run_are_recorded_here_whoever_trains_them(two: DaskProcesses
         (1, "finished"),
         (2, "finished"),
     ]
+
+
+def test_workers_serve_one_command_after_the_other(two: DaskProcesses, capsys: pytest.CaptureFixture[str]) -> None:
+    for seeds in ("2", "4", "4"):
+        arguments = ["run", "tiny.py", "--dataset", "digits", "--seeds", seeds, "--cluster", two.address]
+        assert cli.main(arguments) == 0
+        assert f"n = {seeds}" in capsys.readouterr().out
+    records = [journal.read() for journal in all_journals()]
+    assert sorted(record.job["seed"] for record in records if record) == [0, 1, 2, 3]
+
+
+def test_two_studies_at_once_do_not_disturb_each_other(two: DaskProcesses, workshop: Path) -> None:
+    command = ("tune", "study.py", "--dataset", "digits", "--epochs", "2", "--trials", "4", "--cluster", two.address)
+    both = [harness(workshop, *command, "--seed", seed) for seed in ("1", "2")]
+    assert [driver.wait(180) for driver in both] == [0, 0]
+    assert [trial.state for record in tuning.records() for trial in record.trials].count("failed") == 0
 
 
 def test_what_a_worker_refuses_reaches_the_driver_in_its_own_words(
