@@ -27,6 +27,7 @@ from typing import Any, Self
 
 import torch
 from distributed import Client, KilledWorker, LocalCluster, Status, Worker, WorkerPlugin, get_worker
+from pebble import concurrent
 
 from harness import __version__, data, supervision
 from harness.errors import ClusterLost, CrashedError, UsageError, WorkerLost
@@ -103,7 +104,7 @@ class Cluster:
     def _connect(self, address: str) -> Client:
         kind, _, count = address.partition(":")
         if kind == "local":
-            if not count.isdigit() or not 1 <= int(count) <= 256:
+            if not count.isdecimal() or not 1 <= int(count) <= 256:
                 raise UsageError(
                     f"--cluster {address} says no number of workers.", legal="Legal: local:1 to local:256."
                 )
@@ -112,15 +113,17 @@ class Cluster:
                 threads_per_worker=1,
                 memory_limit=0,
                 dashboard_address="127.0.0.1:0",
-                silence_logs=logging.ERROR,  # at the end its nannies are impatient with workers that have children
+                silence_logs=logging.CRITICAL,  # what is wrong is said by us, once
             )
             self._closing.callback(here.close)
             return self._closing.enter_context(Client(here, set_as_default=False))
         try:
-            return self._closing.enter_context(Client(address, timeout=CONNECT_SECONDS, set_as_default=False))
+            # Dask itself waits for ever for who takes a connection and then says nothing.
+            return self._closing.enter_context(_reach(address).result(2 * CONNECT_SECONDS))
         except (OSError, ValueError, TypeError) as error:
+            (reason, *_) = str(error).strip().splitlines() or ["it says nothing"]
             raise UsageError(
-                f"No Dask scheduler answers at {address} ({str(error).strip().splitlines()[0]}).",
+                f"No Dask scheduler answers at {address} ({reason}).",
                 legal="Legal: tcp://HOST:PORT of a running scheduler, or local:N for N workers here.",
                 mend="Start one: dask scheduler; and workers: dask worker tcp://HOST:8786 --nthreads 1",
             ) from None
@@ -270,6 +273,11 @@ class Cluster:
             raise ClusterLost(
                 f"{wrong}.", legal="What is finished is kept.", mend="Look at their logs; the same command goes on."
             )
+
+
+@concurrent.thread
+def _reach(address: str) -> Client:
+    return Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
 
 
 # --- on a worker ----------------------------------------------------------------------------------------

@@ -344,7 +344,8 @@ class Store:
             if child.info.status == "FINISHED"
         }
         size = record.started["group"]["size"]
-        if len(ended) < size and record.state == "finished":
+        seeds = {child.data.params["seed"] for child in ended}  # one that lost its worker is begun anew
+        if len(seeds) < size and record.state == "finished":
             return  # more are to come; a seed that did not finish ends the command
         tags = {"verdict": f"{len(scores)} of {size} seeds finished"}
         metrics = [Metric("parameters", record.started["parameters"], time, 0)]
@@ -360,7 +361,8 @@ class Store:
             }
             metrics += [Metric(key, value, time, 0) for key, value in values.items() if value is not None]
         self._client.log_batch(parent, metrics=metrics, tags=[RunTag(key, value) for key, value in tags.items()])
-        self._client.set_terminated(parent, _STATUS[record.state], end_time=time)
+        status = "FINISHED" if len(scores) == size else _STATUS[record.state]
+        self._client.set_terminated(parent, status, end_time=max([time, *(child.info.end_time for child in ended)]))
 
     # --- runs of other machines ---
 

@@ -19,6 +19,7 @@ import mlflow.pytorch
 import numpy as np
 import pytest
 import torch
+from made_up import finished
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
@@ -497,6 +498,20 @@ def test_a_group_that_is_stopped_ends_with_its_last_child(workplace: Path, monke
         "tiny seed 1": "FINISHED",
         "tiny seed 2": "FINISHED",
     }
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (1, 2, 0)], ids=lambda order: "".join(map(str, order)))
+def test_a_seed_that_was_begun_anew_is_one_seed_of_its_group(workplace: Path, order: tuple[int, ...]) -> None:
+    group = {"started": {"group": {"id": "g", "size": 2}}}
+    lost = finished(seed=0, dataset="digits", end="interrupted", **group)
+    anew, other = (finished(seed=seed, dataset="digits", **group) for seed in (0, 1))
+    store = Store(tracking_uri())
+    for place in order:
+        store.project((lost, anew, other)[place])
+    (parent,) = (run for run in runs() if "seeds" in run.info.run_name)
+    assert parent.info.status == "FINISHED"
+    assert parent.data.metrics["n"] == 2
+    assert parent.data.tags["verdict"] == "2 of 2 seeds finished"
 
 
 def test_seeds_added_later_are_a_group_of_their_own_that_ends(workplace: Path) -> None:

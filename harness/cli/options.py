@@ -69,8 +69,19 @@ def add_cluster(parser: argparse.ArgumentParser) -> None:
         help="train on a Dask cluster: tcp://HOST:PORT of its scheduler, or local:N for N workers here",
     )
     parser.add_argument(
-        "--gpu-share", type=float, default=1.0, metavar="G", help="share of a GPU that one training takes (default: 1)"
+        "--gpu-share", type=float, metavar="G", help="share of a worker's GPU that one training takes (default: 1)"
     )
+
+
+def uses_cluster(args: argparse.Namespace) -> bool:
+    """Return whether ``--cluster`` was given.
+
+    Raises:
+        UsageError: what only a cluster understands was given without it.
+    """
+    if args.cluster is None and args.gpu_share is not None:
+        raise UsageError("--gpu-share is for --cluster.", mend="On one GPU, run --jobs K trains K seeds at once.")
+    return args.cluster is not None
 
 
 def _seconds(text: str) -> float:

@@ -55,7 +55,7 @@ def main(args: argparse.Namespace) -> int:
     if not args.files:
         raise UsageError("No FILE to train.", mend="Example: python -m harness run architectures/s6_gap.py")
     given = _settings(args)
-    if args.cluster:
+    if options.uses_cluster(args):
         return _on_cluster(args, given)
     device = experiment.choose_device(args.device)
     if args.jobs < 1:
@@ -84,7 +84,7 @@ def _on_cluster(args: argparse.Namespace, given: dict[str, str]) -> int:
     for option in ("plain", "profile"):
         if getattr(args, option):
             raise UsageError(f"--{option} and --cluster cannot go together.", mend=f"Leave --{option} out.")
-    if args.jobs > 1:
+    if args.jobs != 1:
         raise UsageError("--jobs and --cluster cannot go together.", mend="Leave --jobs out: the cluster has workers.")
     name = live.choose_dataset(args.dataset)
     hired, device, _ = live.connect(args, name, "test")

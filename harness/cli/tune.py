@@ -44,7 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=BATCH,
         metavar="B",
-        help=f"trials asked for together, before their scores are known: more for many workers (default: {BATCH})",
+        help=f"trials asked for together, before their scores are known: more for many workers; another number is "
+        f"another study (default: {BATCH})",
     )
     parser.add_argument("--pruner", choices=PRUNERS, help="who stops hopeless trials (default: the study's)")
     parser.add_argument("--sampler", choices=SAMPLERS, help="who proposes settings (default: the study's)")
@@ -78,11 +79,11 @@ def main(args: argparse.Namespace) -> int:
 
 def _hire(args: argparse.Namespace, dataset: str) -> tuple[Workers, str, str]:
     """Return who trains the trials, on what device, and who that is in words."""
-    if not args.cluster:
+    if not options.uses_cluster(args):
         device = experiment.choose_device(args.device)
         count = args.jobs or (1 if device == "cuda" else os.cpu_count() or 1)
         return Processes(count, device, args.patience), device, f"{count} at a time"
-    if args.jobs:
+    if args.jobs is not None:
         raise UsageError("--jobs and --cluster cannot go together.", mend="Leave --jobs out: the cluster has workers.")
     if args.confirm:
         raise UsageError(
