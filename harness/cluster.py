@@ -308,7 +308,7 @@ class _Images(WorkerPlugin):
 
     def teardown(self, worker: Worker) -> None:
         """Called by Dask when the worker ends, and when another driver sends the same images: then all work on."""
-        if worker.status != Status.running:
+        if worker.status in (Status.closing, Status.closing_gracefully, Status.closed, Status.failed):
             for hired in _everybodys:
                 hired.__exit__()
 

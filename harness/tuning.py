@@ -389,6 +389,8 @@ class _Batch:
         together = workers.together
         waiting = [fresh[first : first + together] for first in range(0, len(fresh), together)]
         while running or waiting:
+            if self._log.losses == MOST_LOSSES:
+                return
             for group in waiting:
                 given = [(asked.number, asked.settings, job) for asked, job in group]
                 running[workers.submit(given, self._floor)] = group
@@ -404,7 +406,7 @@ class _Batch:
                     waiting += [[one] for one in group]  # one took the others along: alone it takes itself
                 else:
                     yield from (self._finish(trial) for trial in _outcomes([asked for asked, _ in group], future, lost))
-            if (not done and left == 0) or self._log.losses == MOST_LOSSES:
+            if not done and left == 0:
                 return
         for asked in repeated:
             yield self._finish(_told(asked, self._done[originals[asked.key]]))

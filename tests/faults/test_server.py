@@ -34,7 +34,10 @@ SLOWEST_START = 120
 """Seconds in which the server makes its tables and answers, beside three other tests."""
 
 INITDB = shutil.which("initdb") or next(Path("/usr/lib/postgresql").glob("*/bin/initdb"), None)
-AS_ANOTHER = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+EVERYWHERE = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+AS_ANOTHER = (
+    [shutil.which("runuser", path=EVERYWHERE) or "runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+)
 """PostgreSQL refuses to run as root."""
 
 pytestmark = [
@@ -94,7 +97,7 @@ def server(folder: Path) -> Iterator[str]:
 @pytest.fixture
 def front(folder: Path, server: str) -> Iterator[str]:
     """The address of the door in front of the server, to which anna has a password."""
-    if not all(shutil.which(needed, path=f"{os.environ['PATH']}:/usr/sbin") for needed in ("nginx", "openssl")):
+    if not all(shutil.which(needed, path=EVERYWHERE) for needed in ("nginx", "openssl")):
         pytest.skip("nginx or openssl is not installed (Debian: apt-get install nginx-light openssl)")
     port = free_port()
     hashed = subprocess.run(["openssl", "passwd", "-6", PASSWORD], capture_output=True, text=True, check=True).stdout
