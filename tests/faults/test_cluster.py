@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -214,6 +215,8 @@ def test_what_a_worker_refuses_reaches_the_driver_in_its_own_words(
         ("tcp://127.0.0.1:1", "No Dask scheduler answers at tcp://127.0.0.1:1"),
         ("nowhere", "No Dask scheduler answers at nowhere"),
         ("local:0", "Legal: local:1 to local:256."),
+        ("local:²", "Legal: local:1 to local:256."),
+        ("", "No Dask scheduler answers at"),
     ],
 )
 def test_an_address_where_nobody_answers_gets_a_message(
@@ -267,6 +270,17 @@ def test_a_worker_without_images_is_sent_them(workshop: Path) -> None:
         assert cli.main(["run", "tiny.py", "--dataset", "mnist", "--cluster", begun.address]) == 0
         (sent, *_) = (workshop / "dask").rglob("train-images-idx3-ubyte.gz")
     assert sent.stat().st_size > 0
+
+
+def test_who_takes_a_connection_and_says_nothing_is_given_up(workshop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.cluster.CONNECT_SECONDS", 1)
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(UsageError, match="it says nothing"):
+        Cluster(f"tcp://127.0.0.1:{silent.getsockname()[1]}", 60)
+
+
+def test_a_share_of_a_gpu_is_a_cluster_s(workshop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", "tiny.py", "--dataset", "digits", "--gpu-share", "0.5"]) == UsageError.exit_code
+    assert "--gpu-share is for --cluster" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", ["--jobs=2", "--confirm=2"])
