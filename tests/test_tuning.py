@@ -345,6 +345,24 @@ def test_a_trial_that_hangs_is_given_up_with_its_children_and_the_study_goes_on(
     assert not is_alive(int((workshop / "child").read_text()))
 
 
+def test_what_a_machine_cannot_do_is_not_held_against_a_trial(
+    workshop: Path, made_up: type[MadeUpWorkers], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = kept(finish(search(), 4))
+    (workshop / "mlruns" / "studies").rename(workshop / "elsewhere")
+
+    def no_room(*_: object) -> Future[list[Trial]]:
+        future: Future[list[Trial]] = Future()
+        future.set_exception(OSError("No space left on device"))
+        return future
+
+    with monkeypatch.context() as patch:
+        patch.setattr(made_up, "submit", no_room)
+        with pytest.raises(CrashedError, match="could not be trained: OSError: No space"):
+            finish(search(), 4)
+    assert kept(finish(search(), 4)) == whole
+
+
 def test_trials_that_shared_the_process_of_one_that_died_are_trained_again(
     workshop: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
