@@ -619,7 +619,10 @@ class Tracker:
                 seen[source.run_id] = source
                 if not self._attempt(Store.project, source) and self._warn and not closing:
                     reason = _gist(self._behind[source.run_id])
-                    self._warn(f"MLflow at {_without_password(self.uri)} does not follow: {reason}. Training goes on.")
+                    with contextlib.suppress(OSError):  # of a terminal that is gone: this thread has work to do
+                        self._warn(
+                            f"MLflow at {_without_password(self.uri)} does not follow: {reason}. Training goes on."
+                        )
                     self._warn = None
         for source in seen.values():  # now nothing trains, and what failed may have come back
             if self._attempt(Store.project, source) and self._adds_models:
