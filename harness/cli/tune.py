@@ -114,7 +114,7 @@ def _search(search: Search, args: argparse.Namespace, hired: Workers, said: str,
     _settle_left_overs(tracker)
     record = _tune(search, args, hired, said, tracker)
     if record and record.state == "finished":
-        _conclude(search, record)
+        _conclude(search, record, " and without --cluster" if args.cluster else "")
         if args.confirm:
             _confirm(search, record, args.confirm, tracker)
 
@@ -275,8 +275,8 @@ def _progress() -> Progress:
 # --- the end --------------------------------------------------------------------------------------------
 
 
-def _conclude(search: Search, record: StudyRecord) -> None:
-    """Print the counts, the winner, how much of its score may be luck, and the command that confirms it."""
+def _conclude(search: Search, record: StudyRecord, here: str) -> None:
+    """Print the counts, the winner, how much of its score may be luck, and the command that confirms it, `here`."""
     show.console.print(f"\n{page.counts(record.trials)}")
     best = tuning.winner(record.trials)
     if best is None or best.value is None:
@@ -292,7 +292,7 @@ def _conclude(search: Search, record: StudyRecord) -> None:
         f"above their mean by luck alone ({images:,} images); confirm it on the test set"
         f"{own_epochs}:\n"
         f"  python -m harness run {_command(search, best)} --seeds 5\n"
-        f"or, beside the default recipe and with the paired difference: the same tune command with --confirm 5\n"
+        f"or, beside the default recipe and with the paired difference: the same tune command with --confirm 5{here}\n"
         f"look at it: python -m harness ui, experiment tune/{search.dataset.name}/{search.study.name}"
     )
 
