@@ -36,7 +36,10 @@ from harness.spec import Epoch, HeldOut, Job, Result, Trial
 from harness.workers import News, Processes
 
 CONNECT_SECONDS = 10
-"""How long a scheduler may take to answer, and a worker to come."""
+"""How long a scheduler may take to answer."""
+
+ARRIVAL_SECONDS = 10
+"""How long a first worker may take to come."""
 
 HEARTBEAT_SECONDS = 2.0
 """How often a worker that trains says that it is there."""
@@ -130,7 +133,7 @@ class Cluster:
 
     def _introduced(self) -> list[Member]:
         with contextlib.suppress(TimeoutError):
-            self._client.wait_for_workers(1, timeout=CONNECT_SECONDS)
+            self._client.wait_for_workers(1, timeout=ARRIVAL_SECONDS)
         told = self._client.run(_introduce, on_error="return")
         if not told:
             raise UsageError(

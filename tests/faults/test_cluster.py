@@ -229,7 +229,7 @@ def test_an_address_where_nobody_answers_gets_a_message(
 
 
 def test_a_scheduler_without_workers_gets_a_message(workshop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.cluster.CONNECT_SECONDS", 2)
+    monkeypatch.setattr("harness.cluster.ARRIVAL_SECONDS", 1)
     with dask_processes(workshop / "dask") as begun, pytest.raises(UsageError, match="has no workers"):
         connect(begun)
 
@@ -243,16 +243,19 @@ def test_as_many_workers_are_started_here_as_were_asked_for(workshop: Path, caps
 
 
 def test_gpus_are_shared_as_they_are_announced(workshop: Path) -> None:
+    def busy() -> tuple[float, float]:  # within, as workers cannot import this file
+        started = time.monotonic()  # the clock of the whole machine
+        time.sleep(1)
+        return started, time.monotonic()
+
     with dask_processes(workshop / "dask") as begun:
         begun.begin_worker("one", "--resources", "GPU=1", "--nthreads", "4")
         hired = connect(begun)
         assert hired.gpus == 1
         hired.hire("cuda", 0.5)
         with hired:
-            started = time.monotonic()
-            for future in [hired._executor.submit(time.sleep, 1) for _ in range(4)]:
-                future.result()
-            assert 2 <= time.monotonic() - started < 3.5
+            times = [future.result() for future in [hired._executor.submit(busy) for _ in range(4)]]
+        assert max(sum(begin <= start < end for begin, end in times) for start, _ in times) == 2
 
 
 def test_work_for_a_cpu_needs_no_gpu(two: DaskProcesses) -> None:
