@@ -81,6 +81,7 @@ class Started:
 
     Attributes:
         environment: of the process that trains: device, threads, versions.
+        slow_because: why it is not computed in the fastest way this machine has; empty where it is.
         epochs_before: that it was trained before it was interrupted.
         run_id: its journal's, once it has one.
     """
@@ -91,6 +92,7 @@ class Started:
     arithmetic: Arithmetic
     is_benchmark: bool
     environment: Mapping[str, Any]
+    slow_because: str = ""
     epochs_before: int = 0
     run_id: str = ""
 
@@ -224,27 +226,26 @@ def train(job: Job, progress: Progress | None = None, keep: bool = False) -> Ite
     architecture = plugins.from_source(job.source, job.path)
     found, anatomy = inspect(architecture, job.knobs, job.device)
     audit.enforce(found.ledger, job.recipe, BUDGET)
-    chosen = progress.arithmetic if progress else choose_arithmetic(job, dataset, found)
-    before = progress.checkpoint if progress else None
+    wanted = progress.arithmetic if progress else choose_arithmetic(job, dataset, found)
+    begun = begin(job, dataset, found, wanted, progress.checkpoint if progress else None, keep)
     epochs = [*progress.epochs[: progress.checkpoint.epoch]] if progress else []
     yield Started(
         found.ledger,
         anatomy,
         device_name(device),
-        chosen,
+        begun.arithmetic,
         dataset.is_benchmark,
         _environment(device_name(device)),
+        _why_slow(job, wanted, begun.arithmetic),
         len(epochs),
     )
 
-    trained, scored = found.train.module(), found.evaluation.module()  # two graphs over the same tensors
-    average = None
-    if job.recipe.ema:
-        average = training.Average(trained, job.recipe.ema)
-        scored.load_state_dict(average.state, assign=True)
+    scored = found.evaluation.module()  # over the tensors that are trained
+    if begun.average:
+        scored.load_state_dict(begun.average.state, assign=True)
     checkpoint: Checkpoint | None = None
     seconds = sum(epoch.seconds for epoch in epochs)
-    for event in training.fit(trained, dataset, job.recipe, job.seed, chosen, average, before, keep):
+    for event in begun.epochs:
         if event is None:
             yield None
         elif isinstance(event, Checkpoint):
@@ -260,6 +261,42 @@ def train(job: Job, progress: Progress | None = None, keep: bool = False) -> Ite
     _ask_again(scored, logits, dataset, job.path)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in scored.state_dict().items()}
     yield _result(epochs, seconds, logits, dataset, weights)
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A training before its first epoch: how its steps are computed, its average if it has one, and its epochs."""
+
+    arithmetic: Arithmetic
+    average: training.Average | None
+    epochs: Iterator[Epoch | Checkpoint | None]
+
+
+def begin(
+    job: Job,
+    dataset: data.Dataset,
+    found: audit.Audit,
+    wanted: Arithmetic,
+    checkpoint: Checkpoint | None = None,
+    keep: bool = False,
+) -> Begun:
+    """Make ready to train the audited network, in half a minute where it is compiled for the first time.
+
+    Code that torch.compile gets wrong is not used: the network is then trained one operator after the other.
+    """
+    trained = found.train.module()
+    average = training.Average(trained, job.recipe.ema) if job.recipe.ema else None
+    try:
+        epochs = training.fit(trained, dataset, job.recipe, job.seed, wanted, average, checkpoint, keep)
+    except training.Miscompiled:
+        return begin(job, dataset, found, replace(wanted, execution="eager"), checkpoint, keep)
+    return Begun(wanted, average, epochs)
+
+
+def _why_slow(job: Job, wanted: Arithmetic, used: Arithmetic) -> str:
+    if used != wanted:
+        return "torch.compile computes other gradients than this network has"
+    return "" if job.plain or used != PLAIN else "a faster layout would not suit this network"
 
 
 def choose_arithmetic(job: Job, dataset: data.Dataset, found: audit.Audit) -> Arithmetic:

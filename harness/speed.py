@@ -24,7 +24,7 @@ from harness import arithmetic, data, plugins, training
 from harness.audit import Audit
 from harness.data import SIDE
 from harness.errors import HarnessError
-from harness.experiment import broke_down, choose_arithmetic, inspect, refuse_single_image
+from harness.experiment import begin, broke_down, choose_arithmetic, inspect, refuse_single_image
 from harness.graph import operators, short_name
 from harness.spec import Arithmetic, Epoch, Job, Recipe
 
@@ -119,7 +119,8 @@ def measure(job: Job, epochs: int, workers: int) -> Iterator[tuple[str, float] |
     floor = measure_floor(found, chosen, device)
 
     arithmetic.settle()
-    ours = _harness_epochs(found, dataset.to(device), job, chosen)
+    begun = begin(job, dataset.to(device), found, chosen)
+    ours = (epoch.seconds for epoch in begun.epochs if isinstance(epoch, Epoch))
     theirs = _reference_epochs(network, dataset, job.recipe, device, workers)
     speeds: dict[str, list[float]] = {"reference": [], "harness": []}
     with contextlib.closing(ours), contextlib.closing(theirs):
@@ -129,7 +130,7 @@ def measure(job: Job, epochs: int, workers: int) -> Iterator[tuple[str, float] |
             yield "reference", speeds["reference"][-1]
             speeds["harness"].append(count / _next(ours, job))
             yield "harness", speeds["harness"][-1]
-    yield Speed(count, chosen, tuple(speeds["reference"]), tuple(speeds["harness"]), floor)
+    yield Speed(count, begun.arithmetic, tuple(speeds["reference"]), tuple(speeds["harness"]), floor)
 
 
 def _next(epochs: Generator[float], job: Job) -> float:
@@ -151,16 +152,6 @@ def _as_in_a_script() -> Iterator[None]:
         yield
     finally:
         arithmetic.settle()
-
-
-def _harness_epochs(found: Audit, dataset: data.Dataset, job: Job, chosen: Arithmetic) -> Generator[float]:
-    """Yield the seconds of each epoch."""
-    network = found.train.module()
-    average = training.Average(network, job.recipe.ema) if job.recipe.ema else None
-    epochs = training.fit(network, dataset, job.recipe, job.seed, chosen, average)
-    for epoch in epochs:
-        if isinstance(epoch, Epoch):
-            yield epoch.seconds
 
 
 # --- the plain loop ---------------------------------------------------------------------------------------

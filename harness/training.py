@@ -1,4 +1,4 @@
-"""The training loop. `fit` is a generator: it yields one `Epoch` at a time and leaves the rest to its caller.
+"""The training loop. `fit` returns a generator: it yields one `Epoch` at a time and leaves the rest to its caller.
 
 Reads top to bottom: random numbers, learning rates, optimiser, averaging, training. It knows no
 tracker and no file. Every random number is a pure function of (seed, epoch, purpose), so an epoch can
@@ -7,6 +7,7 @@ be run again, or resumed at, with nothing saved but weights, buffers, averages a
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import random
@@ -124,6 +125,10 @@ class Average:
 # --- steps ------------------------------------------------------------------------------------------------
 
 
+class Miscompiled(Exception):
+    """torch.compile has made code of a network that computes other gradients than the network has."""
+
+
 class _Steps:
     """The steps of one training.
 
@@ -227,10 +232,8 @@ class _Steps:
         pixels = to_float(train.images[rows])
         if augments:
             pixels = augment(pixels, self._draws[rows], recipe, self._strength)
-        network = self._whole_batch if size == recipe.batch_size else self._network
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._arithmetic.precision == "bfloat16"):
-            logits = network(self._dataset.normalise(pixels)).float()
-        loss = F.cross_entropy(logits, train.labels[rows], label_smoothing=recipe.label_smoothing)
+        logits = self._logits(self._whole_batch if size == recipe.batch_size else self._network, pixels)
+        loss = self._loss(logits, rows)
         self._optimizer.zero_grad()
         loss.backward()
         self._rate.copy_(self._rates[self._position].view(()))
@@ -241,22 +244,61 @@ class _Steps:
         self.correct += logits.argmax(1).eq(train.labels[rows]).sum()
         self._position += 1
 
+    def _logits(self, network: Callable[[Tensor], Tensor], pixels: Tensor, rounds: bool = True) -> Tensor:
+        rounds = rounds and self._arithmetic.precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=rounds):
+            return network(self._dataset.normalise(pixels)).float()
+
+    def _loss(self, logits: Tensor, rows: Tensor) -> Tensor:
+        labels = self._dataset.train.labels[rows]
+        return F.cross_entropy(logits, labels, label_smoothing=self._recipe.label_smoothing)
+
     def _compile(self, kinds: Sequence[tuple[int, bool]]) -> None:
         while True:
             try:
-                return self._rehearse(kinds, times=1)
+                self._rehearse(kinds, times=1)
+                break
             except RuntimeError as error:  # what torch.compile raises is one
                 if not drop_torn_code(error):
                     raise
+        if self.sizes[0] < self._recipe.batch_size:
+            return  # there is no whole batch, and no code for one
+        with self._leaving_no_trace():
+            is_well = self._is_compiled_well()
+        if not is_well:
+            raise Miscompiled
 
-    def _rehearse(self, kinds: Sequence[tuple[int, bool]], times: int) -> None:
-        """Take steps that leave no trace: what is set up in the first ones is then there."""
+    def _is_compiled_well(self) -> bool:
+        """Whether each gradient of a batch is as near to the exact one as that of the same network uncompiled.
+
+        Rounding takes the gradient of a norm of two channels a quarter of its length away, compiled or not. So four
+        times as far is well, and so are half of a gradient's own length and three thousandths of that of all together.
+        """
+        exact = self._gradients(self._network, rounds=False)
+        if not all(gradient.isfinite().all() for gradient in exact):
+            return True  # a broken network is not the compiler's fault
+        rounded = self._gradients(self._network, rounds=True)
+        compiled = self._gradients(self._whole_batch, rounds=True)
+        slack = 3e-3 * float(torch.cat(exact).norm())
+        return all(
+            float((c - e).norm()) <= max(4 * float((r - e).norm()), 0.5 * float(e.norm()), slack)
+            for e, r, c in zip(exact, rounded, compiled, strict=True)
+        )
+
+    def _gradients(self, network: Callable[[Tensor], Tensor], rounds: bool) -> list[Tensor]:
+        """Return the gradient of each parameter, flat, on the first images."""
+        rows = torch.arange(self._recipe.batch_size, device=self.device)
+        seed_everything(0, 0, "network")  # dropout's masks are the same each time
+        self._optimizer.zero_grad()
+        self._loss(self._logits(network, to_float(self._dataset.train.images[rows]), rounds), rows).backward()
+        return [torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in self._trained]
+
+    @contextlib.contextmanager
+    def _leaving_no_trace(self) -> Iterator[None]:
+        """Put back what steps have moved."""
         moved = [*self._network.parameters(), *self._network.buffers(), *self._averages.values()]
         before = [tensor.detach().clone() for tensor in moved]
-        for kind in kinds:
-            for _ in range(times):
-                self._position.zero_()
-                self._step(*kind)
+        yield
         with torch.no_grad():
             for tensor, kept in zip(moved, before, strict=True):
                 tensor.copy_(kept)
@@ -264,6 +306,14 @@ class _Steps:
                 for tensor in state.values():
                     if isinstance(tensor, Tensor):
                         tensor.zero_()
+
+    def _rehearse(self, kinds: Sequence[tuple[int, bool]], times: int) -> None:
+        """Take steps that leave no trace: what is set up in the first ones is then there."""
+        with self._leaving_no_trace():
+            for kind in kinds:
+                for _ in range(times):
+                    self._position.zero_()
+                    self._step(*kind)
 
     def _capture(self, kinds: Sequence[tuple[int, bool]]) -> None:
         """Capture a step of each kind as a CUDA graph, with a state of random numbers of its own."""
@@ -326,9 +376,16 @@ def fit(
         keep: yield a `Checkpoint` before every `Epoch` but the last.
 
     Raises:
+        Miscompiled: at once; the network is laid out anew by then, and its weights are as they were.
         DivergedError: the loss of a step was infinite or not a number; found at the epoch's end.
     """
     steps = _Steps(network, dataset, recipe, arithmetic, average)
+    return _epochs(steps, recipe, seed, start, keep)
+
+
+def _epochs(
+    steps: _Steps, recipe: Recipe, seed: int, start: Checkpoint | None, keep: bool
+) -> Iterator[Epoch | Checkpoint | None]:
     sizes = torch.tensor(steps.sizes, dtype=torch.float64)
     count, total = sum(steps.sizes), len(steps.sizes)
     rates = learning_rates(recipe, total)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from harness import arithmetic, training
 from harness.arithmetic import WORTH_COMPILING, choose, rule
 from harness.audit import audit
 from harness.layout import arrange
-from harness.spec import PLAIN, Arithmetic, Recipe
+from harness.spec import PLAIN, Arithmetic, Precision, Recipe
 from harness.training import fit
 
 # --- the rule ---------------------------------------------------------------------------------------------
@@ -219,3 +221,44 @@ class TestCompiled:
         rehearsed = after(used, replace(self.RECIPE, weight_decay=0.01, optimizer="adamw"))
         monkeypatch.setattr("harness.training._Steps._rehearse", lambda *_, **__: None)
         assert same_bits(after(used, replace(self.RECIPE, weight_decay=0.01, optimizer="adamw")), rehearsed)
+
+
+# --- a compiler that is wrong -----------------------------------------------------------------------------
+
+Wrong = Callable[[GraphModule, Tensor], Tensor]
+"""What maps a network and images to its very answers, with other gradients."""
+
+
+def no_gradient(network: GraphModule, images: Tensor) -> Tensor:
+    logits = network(images)
+    return logits + (logits - logits.detach()).abs().sqrt()  # the slope of a root at 0 is infinite
+
+
+def a_third_of_the_gradient(network: GraphModule, images: Tensor) -> Tensor:
+    logits = network(images)
+    return (logits + 2 * logits.detach()) / 3
+
+
+def another_gradient_of_one_weight(network: GraphModule, images: Tensor) -> Tensor:
+    weight = network.get_parameter("second.weight")
+    return torch.func.functional_call(network, {"second.weight": 2 * weight - weight.detach()}, images)
+
+
+@pytest.mark.parametrize("wrong", [no_gradient, a_third_of_the_gradient, another_gradient_of_one_weight])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_code_with_other_gradients_than_the_network_is_refused_and_leaves_no_trace(
+    wrong: Wrong, precision: Precision, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", lambda network, **_: partial(wrong, network))
+    trained = graph()
+    with pytest.raises(training.Miscompiled):
+        fit(trained, DATASET, RECIPE, 0, Arithmetic(precision, execution="compiled"))
+    assert same_bits(trained, graph())
+
+
+def test_code_of_a_network_whose_own_gradient_is_broken_is_not_to_blame(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda network, **_: network)
+    broken = graph()
+    with torch.no_grad():
+        broken.get_parameter("second.weight").fill_(torch.nan)
+    fit(broken, DATASET, RECIPE, 0, Arithmetic(execution="compiled"))

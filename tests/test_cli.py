@@ -48,12 +48,14 @@ def test_help_names_every_command_and_loads_nothing_heavy() -> None:
     assert not loaded_by("--help") & {*HEAVY, "torch", "numpy", "rich"}
 
 
+@pytest.mark.slow
 def test_check_loads_torch_and_nothing_else_heavy(workplace: Path) -> None:
     modules = loaded_by("check", "tiny.py")
     assert "torch" in modules
     assert not modules & set(HEAVY)
 
 
+@pytest.mark.slow
 def test_training_here_loads_no_dask(workplace: Path) -> None:
     assert not loaded_by("run", "tiny.py", "--dataset", "digits") & {"dask", "distributed"}
 
@@ -116,6 +118,7 @@ class TestRun:
         assert "A profile is of one run" in capsys.readouterr().err
         assert nothing_recorded()
 
+    @pytest.mark.slow
     def test_seeds_in_turns_print_a_line_each_and_score_as_one_after_the_other(
         self, workplace: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -209,6 +212,7 @@ class TestRun:
         run("--set", "step_gamma=0.5")
         assert "step_gamma is set, but nothing in this recipe uses it" in capsys.readouterr().out
 
+    @pytest.mark.slow
     def test_several_seeds_end_with_mean_spread_and_interval(
         self, workplace: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -218,12 +222,14 @@ class TestRun:
         assert "95 % interval" in printed
         assert sorted(journal.read().job["seed"] for journal in all_journals()) == [3, 4]  # type: ignore[union-attr]
 
+    @pytest.mark.slow
     def test_a_seed_trained_after_others_gives_the_same_bits_as_alone(self, workplace: Path) -> None:
         assert run("--seeds", "3") == 0
         assert run("--seed", "2", "--again") == 0
         among, alone = (journal for journal in all_journals() if "-s2-" in journal.run_id)
         assert all(torch.equal(among.weights()[name], tensor) for name, tensor in alone.weights().items())
 
+    @pytest.mark.slow
     def test_the_same_command_again_shows_what_is_finished_and_trains_the_rest(
         self, workplace: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -383,6 +389,7 @@ def test_a_port_that_cannot_be_is_refused(workplace: Path, port: str) -> None:
     assert cli.main(["ui", f"--port={port}"]) == 2
 
 
+@pytest.mark.slow
 def test_the_ui_answers_on_this_machine_alone_and_ends_with_ctrl_c(workplace: Path) -> None:
     command = [sys.executable, "-m", "harness", "ui", "--port", "5173"]
     ui = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -440,6 +447,7 @@ class TestStreams:
     def test_a_reader_that_goes_away_is_no_error(self, workplace: Path) -> None:
         assert self.shell("harness list | head -1; echo ${PIPESTATUS[0]}").stdout.split()[-1] == "0"
 
+    @pytest.mark.slow
     def test_a_run_whose_reader_goes_away_is_trained_to_its_end(self, workplace: Path) -> None:
         done = self.shell("harness run tiny.py --dataset digits | head -1; echo ${PIPESTATUS[0]}")
         assert done.stdout.split()[-1] == "0"
@@ -501,6 +509,7 @@ class TestBackprop:
         assert lines[0].startswith("lr,step,w1,w2")
         assert len(lines) == 1 + 2 * 4
 
+    @pytest.mark.slow
     def test_it_needs_neither_torchvision_nor_sklearn(self, workplace: Path) -> None:
         assert not loaded_by("backprop", "--steps", "2") & {"torchvision", "sklearn", "optuna"}
 
@@ -564,6 +573,7 @@ class TestLeaderboard:
         assert "protocol 0; the rules are now" in printed
         assert len(printed.splitlines()) <= 3
 
+    @pytest.mark.slow
     def test_runs_go_out_and_come_in(
         self, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:

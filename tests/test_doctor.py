@@ -149,6 +149,7 @@ def names_in_the_store() -> list[str]:
     return [run.info.run_name for run in client.search_runs([e.experiment_id for e in client.search_experiments()])]
 
 
+@pytest.mark.slow
 def test_a_store_that_is_behind_is_brought_up_to_the_journals(workplace: Path) -> None:
     finished()
     assert wrong() == [("MLflow", TrackerError.exit_code)]
@@ -202,6 +203,7 @@ class Terminal:
         return True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("answer", "code"), [("y", 0), ("", TrackerError.exit_code), ("no", TrackerError.exit_code)])
 def test_on_a_terminal_it_asks(workplace: Path, monkeypatch: pytest.MonkeyPatch, answer: str, code: int) -> None:
     finished()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY
+from torch import Tensor, nn
 
 from harness import arithmetic, data, experiment, plugins
 from harness.errors import AuditError, CrashedError, DataError, DivergedError, OutOfMemory, UsageError
 from harness.evaluation import predict
 from harness.experiment import Started
 from harness.journal import all_journals
-from harness.spec import PLAIN, Epoch, Job, Result
+from harness.spec import PLAIN, Arithmetic, Epoch, Job, Result
 from harness.tracking import Tracker
 
 
@@ -221,6 +222,27 @@ def test_a_job_is_computed_as_the_rule_says_and_a_plain_one_plainly() -> None:
         assert started.arithmetic == expected
 
 
+def test_a_run_that_the_compiler_gets_wrong_is_the_one_that_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_gradient(network: nn.Module, **_: object) -> Callable[[Tensor], Tensor]:
+        return lambda images: network(images).detach().requires_grad_()
+
+    def trained(wanted: Arithmetic) -> tuple[Started, Result]:
+        monkeypatch.setattr(arithmetic, "choose", lambda *_: wanted)
+        started, *_, scored = (event for event in experiment.train(job(ema=0.9)) if event)
+        assert isinstance(started, Started)
+        assert isinstance(scored, Result)
+        return started, scored
+
+    monkeypatch.setattr(torch, "compile", no_gradient)
+    eager, scored = trained(Arithmetic(channels_last=True))
+    assert not eager.slow_because
+    found, scored_again = trained(Arithmetic(channels_last=True, execution="compiled"))
+    assert found.arithmetic == eager.arithmetic
+    assert "torch.compile" in found.slow_because
+    assert same(scored_again, scored)
+
+
+@pytest.mark.slow
 def test_jobs_in_turns_give_the_bits_of_one_after_the_other() -> None:
     jobs = [job(seed=seed, rotation=10.0) for seed in (1, 2, 3)]
     turns: Iterator[tuple[int, experiment.Event]] = experiment.in_turns(

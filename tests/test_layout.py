@@ -256,6 +256,7 @@ def test_channels_are_rounded_up_to_whole_vectors_where_a_third_more_is_enough(
     assert widths(network) == expected
 
 
+@pytest.mark.slow
 @given(inputs=st.integers(1, 40), outputs=st.integers(1, 40))
 @settings(max_examples=12)
 def test_a_convolution_is_padded_by_at_most_a_third(inputs: int, outputs: int) -> None:

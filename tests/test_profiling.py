@@ -40,6 +40,7 @@ def test_the_second_epoch_is_profiled_and_of_one_the_first(
     assert called.count("aten::nll_loss_backward") == batches
 
 
+@pytest.mark.slow
 def test_the_trace_is_an_artifact_in_mlflow(workplace: Path) -> None:
     import mlflow
 

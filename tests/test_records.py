@@ -47,6 +47,7 @@ def test_a_run_that_holds_is_believed(journal: Journal) -> None:
     assert (records.outcome(journal, record).answers == records.outcome(journal, record).labels).mean() == 0.994
 
 
+@pytest.mark.slow
 def test_a_fact_that_is_missing_or_junk_is_refused_or_does_no_harm_to_the_board(journal: Journal) -> None:
     text = journal.events_file.read_text()
     whole = [json.loads(line) for line in text.splitlines()]

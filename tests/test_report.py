@@ -167,6 +167,7 @@ class TestPage:
             assert f"{row.architecture} in a line." in page
             assert row.commands[0] in page
 
+    @pytest.mark.slow
     def test_the_same_board_gives_the_same_page(self, board: Board, page: str) -> None:
         assert report.to_html(board) == page
 

@@ -153,6 +153,7 @@ def test_projecting_again_changes_nothing(trained: Run) -> None:
     assert history(after) == seen
 
 
+@pytest.mark.slow
 def test_a_lost_store_is_made_again_from_the_journals(
     trained: Run, workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,6 +192,7 @@ def test_a_half_written_journal_shows_as_running_and_is_completed_later(trained:
     assert history(ended) == history(trained)
 
 
+@pytest.mark.slow
 def test_seeds_stand_under_one_parent_with_mean_spread_and_interval(workplace: Path) -> None:
     assert run("--seeds", "3") == 0
     found = runs()
@@ -268,6 +270,7 @@ def test_a_server_that_is_down_costs_nothing_and_exit_7_says_the_result_is_safe(
     assert [shown.info.status for shown in runs()] == ["FINISHED"]
 
 
+@pytest.mark.slow
 def test_recording_draws_no_random_number_while_training_may_run_and_adds_the_model_at_the_end(
     workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -290,6 +293,7 @@ def test_recording_draws_no_random_number_while_training_may_run_and_adds_the_mo
     assert "model/MLmodel" in files(found[0])
 
 
+@pytest.mark.slow
 def test_several_first_opens_at_once_all_succeed(tmp_path: Path) -> None:
     code = f"from harness.tracking import Store; Store('sqlite:///{tmp_path / 'runs' / 'mlflow.db'}')"
     started = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(3)]
@@ -297,6 +301,7 @@ def test_several_first_opens_at_once_all_succeed(tmp_path: Path) -> None:
     assert {file.name for file in (tmp_path / "runs").iterdir()} == {"mlflow.db", "mlflow.lock"}
 
 
+@pytest.mark.slow
 def test_a_first_open_that_is_killed_leaves_no_half_of_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     with monkeypatch.context() as patch:
@@ -307,6 +312,7 @@ def test_a_first_open_that_is_killed_leaves_no_half_of_a_store(tmp_path: Path, m
     assert Store(uri).experiments() == {}
 
 
+@pytest.mark.slow
 def test_a_damaged_store_is_named_and_can_be_made_anew(
     trained: Run, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -341,6 +347,7 @@ def test_what_a_person_wrote_on_a_finished_run_stays(trained: Run) -> None:
     assert runs()[0].data.tags["mlflow.note.content"] == "my own words"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ['{"event": "failed", "state": "failed", "time": 0}\n', "{}\n", "no JSON\n{}\n"])
 def test_a_damaged_journal_is_named_and_stops_no_other(
     trained: Run, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], damage: str
@@ -470,6 +477,7 @@ class TestSweep:
         assert "run the same command again" in printed.err
 
 
+@pytest.mark.slow
 def test_a_group_that_is_stopped_ends_with_its_last_child(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained: list[int] = []
 
@@ -500,6 +508,7 @@ def test_a_group_that_is_stopped_ends_with_its_last_child(workplace: Path, monke
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (1, 2, 0)], ids=lambda order: "".join(map(str, order)))
 def test_a_seed_that_was_begun_anew_is_one_seed_of_its_group(workplace: Path, order: tuple[int, ...]) -> None:
     group = {"started": {"group": {"id": "g", "size": 2}}}
@@ -514,6 +523,7 @@ def test_a_seed_that_was_begun_anew_is_one_seed_of_its_group(workplace: Path, or
     assert parent.data.tags["verdict"] == "2 of 2 seeds finished"
 
 
+@pytest.mark.slow
 def test_seeds_added_later_are_a_group_of_their_own_that_ends(workplace: Path) -> None:
     assert run("--seeds", "2") == 0
     assert run("--seeds", "4") == 0
@@ -523,6 +533,7 @@ def test_seeds_added_later_are_a_group_of_their_own_that_ends(workplace: Path) -
     assert sorted(by_parent.values()) == [2, 2, 2]  # two parents, and two seeds under each
 
 
+@pytest.mark.slow
 def test_pull_brings_home_what_others_sent_to_a_shared_store_and_nothing_twice(
     workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

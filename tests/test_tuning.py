@@ -433,6 +433,7 @@ class TestLosses:
         assert [trial.state for trial in experiment.attempt([(0, {}, asked.job)], {}, untold)] == ["diverged"]
 
 
+@pytest.mark.slow
 def test_trials_trained_in_turns_are_those_trained_alone(workshop: Path) -> None:
     asked = [(one.number, one.settings, one.job) for one in tuning._Asking(search(), []).ask(4) if one.job]
     assert len(asked) > 1
@@ -599,6 +600,7 @@ def test_numbers_out_of_range_are_refused(
     assert arguments[0].partition("=")[0] in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("direct")
 class TestCommand:
     def test_it_ends_with_counts_winner_luck_and_the_command_that_confirms(

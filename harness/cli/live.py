@@ -20,7 +20,7 @@ from harness.evaluation import verdict
 from harness.experiment import Started
 from harness.journal import Journal, Record, journals
 from harness.profiling import Profile, profiled
-from harness.spec import BUDGET, PLAIN, Epoch, HeldOut, Job, Result
+from harness.spec import BUDGET, Epoch, HeldOut, Job, Result
 from harness.statistics import summarise
 from harness.tracking import Tracker
 
@@ -153,7 +153,9 @@ def _introduce(started: Started) -> None:
 def _train(job: Job, events: Generator[experiment.Event | Profile | None], introduces: bool) -> float:
     """Print events as they come and return the score; first the network, where it was not shown yet."""
     score = 0.0
-    with _progress(f"{job.name} seed {job.seed}", job.recipe.epochs) as progress, contextlib.closing(events):
+    name = f"{job.name} seed {job.seed}"
+    getting_ready = f"{name}: audit and compiler, at first up to a minute"
+    with _progress(getting_ready, job.recipe.epochs) as progress, contextlib.closing(events):
         for event in events:
             if isinstance(event, Started):
                 started = event
@@ -161,13 +163,12 @@ def _train(job: Job, events: Generator[experiment.Event | Profile | None], intro
                     _introduce(started)
                 used = f"{started.device_name}, {started.arithmetic.words}"
                 progress.console.print(f"\nseed {job.seed} on {job.dataset}, {used}")
-                if started.arithmetic == PLAIN and not job.plain:
-                    progress.console.print("trained plainly and slower: a faster layout would not suit this network")
+                if started.slow_because:
+                    progress.console.print(f"trained more slowly: {started.slow_because}")
                 if started.epochs_before:
                     progress.console.print(f"goes on after epoch {started.epochs_before}, where it was interrupted")
                     progress.advance(TaskID(0), started.epochs_before)
-                if started.arithmetic.execution == "compiled":
-                    progress.console.print("compiling; the first time this takes up to half a minute")
+                progress.update(TaskID(0), description=name)
             elif isinstance(event, Epoch):
                 progress.console.print(_line(event, job.recipe.epochs))
                 progress.advance(TaskID(0))

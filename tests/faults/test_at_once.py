@@ -18,8 +18,9 @@ from harness.journal import all_journals
 from harness.spec import Job
 from harness.tracking import Tracker, tracking_uri
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 @pytest.mark.parametrize("count", [4, pytest.param(8, marks=pytest.mark.soak)])
 def test_all_of_them_train_and_are_recorded_also_two_of_one_seed(
     count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -32,7 +32,7 @@ def suggest(trial):
     return {"lr": trial.suggest_float("lr", 1e-3, 1.0, log=True), "batch_size": 8}
 '''
 TRIALS = 12
-EPOCHS = 8
+EPOCHS = 4
 
 
 @pytest.fixture

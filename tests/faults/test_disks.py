@@ -13,6 +13,8 @@ import pytest
 from harness.errors import UsageError
 from harness.journal import Journal
 
+pytestmark = pytest.mark.slow
+
 NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]
 
 
@@ -24,7 +26,6 @@ def has_namespaces() -> bool:
         return False
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not has_namespaces(), reason="this machine lets nobody mount a small disk of their own")
 @pytest.mark.parametrize(("fault", "named"), [("full", "No space left"), ("read-only", "Read-only file system")])
 def test_a_run_goes_on_when_its_disk_can_be_written_again(fault: str, named: str, tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from processes import harness, start, until
 
 from harness.journal import Journal, Record, all_journals
 
+pytestmark = pytest.mark.slow
+
 TRAINER = str(Path(__file__).with_name("trainer.py"))
 RECIPE = ("ema=0.9", "rotation=10", "momentum=0.9", "batch_size=16")
 EPOCHS = 19
@@ -66,7 +68,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.soak)])
 def test_a_run_that_is_killed_at_random_moments_ends_with_the_bits_of_one_that_was_not(
     kills: int, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
@@ -86,7 +87,6 @@ def test_a_run_that_is_killed_at_random_moments_ends_with_the_bits_of_one_that_w
     assert_same_run(tmp_path, whole, monkeypatch)
 
 
-@pytest.mark.slow
 def test_a_run_that_is_killed_while_it_writes_loses_no_more_than_that(
     tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,7 +117,6 @@ def stopped(process: subprocess.Popen[str], number: signal.Signals) -> tuple[int
     return process.wait(), said, time.monotonic() - asked
 
 
-@pytest.mark.slow
 def test_a_run_that_gets_sigterm_ends_in_good_order_and_the_same_command_goes_on(workplace: Path) -> None:
     code, said, seconds = stopped(harness(workplace, *RUN), signal.SIGTERM)
     assert code == 143
@@ -160,7 +159,6 @@ def test_a_second_ctrl_c_ends_a_run_at_once(workplace: Path) -> None:
     assert journal.checkpoint(8)
 
 
-@pytest.mark.slow
 def test_a_run_whose_process_was_killed_is_said_to_be_interrupted_by_the_next_command(workplace: Path) -> None:
     process = harness(workplace, *RUN)
     until(process, "epoch  2/8")

@@ -12,6 +12,8 @@ from processes import harness, until
 
 from harness.journal import all_journals
 
+pytestmark = pytest.mark.slow
+
 LINE = TINY.splitlines().index("    return nn.Sequential(") + 1
 CHILD = "import subprocess; print('child', subprocess.Popen(['sleep', '600']).pid, flush=True)"
 
@@ -31,7 +33,6 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.wait(), said
 
 
-@pytest.mark.slow
 def test_files_that_break_their_process_do_not_stop_the_others(workplace: Path) -> None:
     write("segfault.py", "import ctypes; ctypes.string_at(0)")
     write("exits.py", "import os; os._exit(0)")
@@ -96,7 +97,6 @@ def test_what_a_plug_in_leaves_running_ends_with_its_run(workplace: Path) -> Non
     assert not is_alive(child)
 
 
-@pytest.mark.slow
 def test_a_run_whose_process_dies_in_training_says_at_once_what_ended_it(workplace: Path) -> None:
     process = harness(workplace, "run", "tiny.py", "--dataset", "digits", "--epochs", "19", "--set", "batch_size=3")
     until(process, "epoch  1/19")

@@ -15,6 +15,8 @@ from processes import harness, until
 from harness import tuning
 from harness.tracking import tracking_uri
 
+pytestmark = pytest.mark.slow
+
 STUDY = '''"""The learning rate of a linear layer."""
 ARCHITECTURE = "tiny.py"
 
@@ -37,7 +39,6 @@ def descendants(pid: int) -> list[int]:
     return found + [deeper for child in found for deeper in descendants(child)]
 
 
-@pytest.mark.slow
 def test_a_study_that_is_killed_is_said_to_be_by_the_next_command_and_leaves_no_process(workplace: Path) -> None:
     (workplace / "study.py").write_text(STUDY)
     arguments = (

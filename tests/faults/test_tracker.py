@@ -25,6 +25,8 @@ from harness.journal import Journal, Record, all_journals
 from harness.spec import Epoch, Job
 from harness.tracking import Store, Tracker, tracking_uri
 
+pytestmark = pytest.mark.slow
+
 METRICS = {"train_loss": "train/loss", "train_accuracy": "train/accuracy", "held_out_loss": "test/loss", "lr": "lr"}
 
 
@@ -115,7 +117,6 @@ def assert_mlflow_says_what_the_journal_says() -> None:
     assert {"tiny.py", "test.npz", "journal.jsonl", "figures", "model"} <= files
 
 
-@pytest.mark.slow
 def test_a_server_that_dies_in_mid_run_and_comes_back_has_every_step_once(server: Server) -> None:
     server.start()
     tracker = Tracker()
@@ -252,7 +253,6 @@ def test_a_server_that_dies_between_a_run_and_its_params_is_given_them_later(
     assert_mlflow_says_what_the_journal_says()
 
 
-@pytest.mark.slow
 def test_two_that_bring_the_same_run_to_mlflow_at_once_make_one_of_it(workplace: Path) -> None:
     assert cli.main(["run", "tiny.py", "--dataset", "digits"]) == 0
     code = "import sys; from harness.cli import main; sys.exit(main(['sync']))"
