@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from harness import plugins
 from harness.audit import audit, enforce, refuse_trained_start
@@ -38,14 +40,26 @@ PARAMETERS = {"s6_gap": 19_698, "conv_transition": 12_234, "gap_dropout": 16_858
 DROPOUT = {"s6_gap": 0.0, "conv_transition": 0.1, "gap_dropout": 0.1, "wide_stem": 0.25, "slim": 0.05}
 
 
+SIZES = {
+    ("p4m_convolution", "1,1,1,1,1,2", 2): 997,
+    ("p4m_convolution", "2,2,2,2,2,2", 1): 1_782,
+    ("p4m_convolution", "3,3,3,3,4,4", 1): 4_601,
+    ("depthwise_head", "4,5,5,6,6,7", None): 1_980,
+    ("depthwise_head", "6,8,8,10,10,12", None): 4_708,
+    ("depthwise_head", "8,12,12,16,16,16", None): 9_842,
+    ("depthwise_head", "16,16,20,20,22,24", None): 19_606,
+}
+"""Counted numbers of the networks of the records, by file, channels and filters over the places."""
+
+
 def reference(name: str) -> Architecture:
     return plugins.load(FOLDER / f"{name}.py")
 
 
 @functools.cache
-def ledger(file: Path, width: int | None = None) -> Ledger:
+def ledger(file: Path, **turned: Knob) -> Ledger:
     architecture = plugins.load(file)
-    knobs: dict[str, Knob] = {**architecture.knobs, **({} if width is None else {"width": width})}
+    knobs = {**architecture.knobs, **turned}
     torch.manual_seed(0)
     network = plugins.build_network(architecture, knobs)
     found = audit(network, str(file))
@@ -95,7 +109,7 @@ def test_the_knobs_are_width_and_dropout_with_the_published_rate(name: str) -> N
 def test_half_the_width_is_about_a_quarter_of_the_parameters_and_passes(name: str) -> None:
     width = reference(name).knobs["width"]
     assert isinstance(width, int)
-    whole, half = ledger(FOLDER / f"{name}.py"), ledger(FOLDER / f"{name}.py", width // 2)
+    whole, half = ledger(FOLDER / f"{name}.py"), ledger(FOLDER / f"{name}.py", width=width // 2)
     assert 0.2 < half.parameters / whole.parameters < 0.4
 
 
@@ -128,3 +142,32 @@ def test_the_average_of_slim_sees_only_the_top_left_corner_as_published() -> Non
         maps[:, :, 2, :] = 9.0
         maps[:, :, :, 2] = 9.0
         assert torch.equal(head(maps), before)
+
+
+@pytest.mark.parametrize(("name", "channels", "filters"), SIZES)
+def test_the_audit_counts_what_the_records_claim(name: str, channels: str, filters: int | None) -> None:
+    knobs: dict[str, Knob] = {"channels": channels} if filters is None else {"channels": channels, "filters": filters}
+    assert ledger(FOLDER / f"{name}.py", **knobs).parameters == SIZES[name, channels, filters]
+
+
+@pytest.mark.parametrize("filters", [1, 2])
+@pytest.mark.parametrize(
+    ("move", "poses"),
+    [
+        pytest.param(lambda images: images.rot90(1, (2, 3)), [3, 0, 1, 2, 5, 6, 7, 4], id="a quarter turn"),
+        pytest.param(lambda images: images.flip(3), [4, 5, 6, 7, 0, 1, 2, 3], id="a mirror image"),
+    ],
+)
+def test_what_p4m_sees_in_a_moved_image_is_what_it_saw_in_other_poses(
+    move: Callable[[Tensor], Tensor], poses: list[int], filters: int
+) -> None:
+    torch.manual_seed(0)
+    network = reference("p4m_convolution").build(channels="1,2,2,2,3,3", filters=filters, shifts=False).eval()
+    seen: list[Tensor] = []
+    network.head[0].register_forward_hook(lambda _module, _inputs, features: seen.append(features.view(4, 8, -1)))
+    images = torch.randn(4, 1, 28, 28)
+    with torch.no_grad():
+        network(images)
+        network(move(images))
+    torch.testing.assert_close(seen[1], seen[0][:, poses])
+    assert not torch.allclose(seen[1], seen[0])
