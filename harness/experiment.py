@@ -71,6 +71,8 @@ FEW = 37
 ASKED_IN_PAIRS = 1_000
 """Of these, as many are asked two at a time as well, which is slow."""
 
+MISCOMPILED = "torch.compile gets the gradients of this network wrong"
+
 HARDEST = 25
 """How many of the most confidently wrong images a run keeps."""
 
@@ -81,7 +83,7 @@ class Started:
 
     Attributes:
         environment: of the process that trains: device, threads, versions.
-        slow_because: why it is not computed in the fastest way this machine has; empty where it is.
+        slow_because: why it is not computed as the rule says for this machine; empty where it is or goes on.
         epochs_before: that it was trained before it was interrupted.
         run_id: its journal's, once it has one.
     """
@@ -215,6 +217,7 @@ def train(job: Job, progress: Progress | None = None, keep: bool = False) -> Ite
         Refusal: the plug-in is not legal, or over the budget.
         DataError: the dataset is not the one the job names.
         DivergedError: a loss became infinite or not a number.
+        CrashedError: it cannot go on with `progress`, as torch.compile turns out to get its network wrong.
     """
     device = torch.device(job.device)
     dataset = data.load(job.dataset, job.held_out).to(device)
@@ -228,6 +231,11 @@ def train(job: Job, progress: Progress | None = None, keep: bool = False) -> Ite
     audit.enforce(found.ledger, job.recipe, BUDGET)
     wanted = progress.arithmetic if progress else choose_arithmetic(job, dataset, found)
     begun = begin(job, dataset, found, wanted, progress.checkpoint if progress else None, keep)
+    if progress and begun.arithmetic != wanted:
+        raise CrashedError(
+            f"Seed {job.seed} cannot go on: {MISCOMPILED}, and its first epochs were trained by such code.",
+            mend="Train it anew: the same command with --again.",
+        )
     epochs = [*progress.epochs[: progress.checkpoint.epoch]] if progress else []
     yield Started(
         found.ledger,
@@ -257,6 +265,7 @@ def train(job: Job, progress: Progress | None = None, keep: bool = False) -> Ite
             seconds += event.seconds + time.perf_counter() - started
             if checkpoint:
                 yield checkpoint
+                checkpoint = None
             yield epochs[-1]
     _ask_again(scored, logits, dataset, job.path)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in scored.state_dict().items()}
@@ -280,22 +289,21 @@ def begin(
     checkpoint: Checkpoint | None = None,
     keep: bool = False,
 ) -> Begun:
-    """Make ready to train the audited network, in half a minute where it is compiled for the first time.
+    """Make ready to train the audited network, in up to a minute where it is compiled for the first time.
 
     Code that torch.compile gets wrong is not used: the network is then trained one operator after the other.
     """
     trained = found.train.module()
     average = training.Average(trained, job.recipe.ema) if job.recipe.ema else None
-    try:
+    with contextlib.suppress(training.Miscompiled):
         epochs = training.fit(trained, dataset, job.recipe, job.seed, wanted, average, checkpoint, keep)
-    except training.Miscompiled:
-        return begin(job, dataset, found, replace(wanted, execution="eager"), checkpoint, keep)
-    return Begun(wanted, average, epochs)
+        return Begun(wanted, average, epochs)
+    return begin(job, dataset, found, replace(wanted, execution="eager"), checkpoint, keep)
 
 
 def _why_slow(job: Job, wanted: Arithmetic, used: Arithmetic) -> str:
     if used != wanted:
-        return "torch.compile computes other gradients than this network has"
+        return MISCOMPILED
     return "" if job.plain or used != PLAIN else "a faster layout would not suit this network"
 
 

@@ -119,23 +119,27 @@ def measure(job: Job, epochs: int, workers: int) -> Iterator[tuple[str, float] |
     floor = measure_floor(found, chosen, device)
 
     arithmetic.settle()
-    begun = begin(job, dataset.to(device), found, chosen)
+    with _told_of(job):
+        begun = begin(job, dataset.to(device), found, chosen)
     ours = (epoch.seconds for epoch in begun.epochs if isinstance(epoch, Epoch))
     theirs = _reference_epochs(network, dataset, job.recipe, device, workers)
     speeds: dict[str, list[float]] = {"reference": [], "harness": []}
     with contextlib.closing(ours), contextlib.closing(theirs):
         for _ in range(epochs):
-            with _as_in_a_script():
-                speeds["reference"].append(count / _next(theirs, job))
+            with _as_in_a_script(), _told_of(job):
+                speeds["reference"].append(count / next(theirs))
             yield "reference", speeds["reference"][-1]
-            speeds["harness"].append(count / _next(ours, job))
+            with _told_of(job):
+                speeds["harness"].append(count / next(ours))
             yield "harness", speeds["harness"][-1]
     yield Speed(count, begun.arithmetic, tuple(speeds["reference"]), tuple(speeds["harness"]), floor)
 
 
-def _next(epochs: Generator[float], job: Job) -> float:
+@contextlib.contextmanager
+def _told_of(job: Job) -> Iterator[None]:
+    """Say where the network broke down."""
     try:
-        return next(epochs)
+        yield
     except HarnessError:
         raise
     except Exception as error:

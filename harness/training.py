@@ -126,7 +126,7 @@ class Average:
 
 
 class Miscompiled(Exception):
-    """torch.compile has made code of a network that computes other gradients than the network has."""
+    """torch.compile has made code of a network that trains another network than this."""
 
 
 class _Steps:
@@ -263,49 +263,55 @@ class _Steps:
                     raise
         if self.sizes[0] < self._recipe.batch_size:
             return  # there is no whole batch, and no code for one
-        with self._leaving_no_trace():
-            is_well = self._is_compiled_well()
-        if not is_well:
+        if not self._is_compiled_well():
             raise Miscompiled
 
     def _is_compiled_well(self) -> bool:
-        """Whether each gradient of a batch is as near to the exact one as that of the same network uncompiled.
+        """Whether rounding explains how far what compiled code does with a batch is from the exact.
 
-        Rounding takes the gradient of a norm of two channels a quarter of its length away, compiled or not. So four
-        times as far is well, and so are half of a gradient's own length and three thousandths of that of all together.
+        Rounding alone takes the gradient of a norm of two channels a quarter of its length away. So each gradient, and
+        the way of each buffer, may be four times as far off as those of the same network uncompiled, or half of their
+        own length, or three thousandths of the length of all gradients together.
         """
-        exact = self._gradients(self._network, rounds=False)
-        if not all(gradient.isfinite().all() for gradient in exact):
-            return True  # a broken network is not the compiler's fault
-        rounded = self._gradients(self._network, rounds=True)
-        compiled = self._gradients(self._whole_batch, rounds=True)
-        slack = 3e-3 * float(torch.cat(exact).norm())
+        exact = self._moves(self._network, rounds=False)
+        rounded = self._moves(self._network, rounds=True)
+        if not all(move.isfinite().all() for move in (*exact, *rounded)):
+            return True  # a broken network, or one that breaks in bfloat16, is not the compiler's fault
+        compiled = self._moves(self._whole_batch, rounds=True)
+        slack = 3e-3 * float(torch.cat(exact[: len(self._trained)]).norm())
         return all(
             float((c - e).norm()) <= max(4 * float((r - e).norm()), 0.5 * float(e.norm()), slack)
             for e, r, c in zip(exact, rounded, compiled, strict=True)
         )
 
-    def _gradients(self, network: Callable[[Tensor], Tensor], rounds: bool) -> list[Tensor]:
-        """Return the gradient of each parameter, flat, on the first images."""
+    def _moves(self, network: Callable[[Tensor], Tensor], rounds: bool) -> list[Tensor]:
+        """Return, flat, the gradient of each parameter and the way of each buffer on the first images."""
         rows = torch.arange(self._recipe.batch_size, device=self.device)
-        seed_everything(0, 0, "network")  # dropout's masks are the same each time
-        self._optimizer.zero_grad()
-        self._loss(self._logits(network, to_float(self._dataset.train.images[rows]), rounds), rows).backward()
-        return [torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in self._trained]
+        buffers = [buffer for buffer in self._network.buffers() if buffer.is_floating_point()]
+        before = [buffer.clone() for buffer in buffers]
+        with self._leaving_no_trace():
+            seed_everything(0, 0, "network")  # dropout's masks are the same each time
+            self._optimizer.zero_grad()
+            self._loss(self._logits(network, to_float(self._dataset.train.images[rows]), rounds), rows).backward()
+            gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._trained]
+            ways = [buffer - start for buffer, start in zip(buffers, before, strict=True)]
+        return [move.flatten() for move in (*gradients, *ways)]
 
     @contextlib.contextmanager
     def _leaving_no_trace(self) -> Iterator[None]:
-        """Put back what steps have moved."""
+        """Put back what steps have moved, also where one of them fails."""
         moved = [*self._network.parameters(), *self._network.buffers(), *self._averages.values()]
         before = [tensor.detach().clone() for tensor in moved]
-        yield
-        with torch.no_grad():
-            for tensor, kept in zip(moved, before, strict=True):
-                tensor.copy_(kept)
-            for state in self._optimizer.state.values():
-                for tensor in state.values():
-                    if isinstance(tensor, Tensor):
-                        tensor.zero_()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for tensor, kept in zip(moved, before, strict=True):
+                    tensor.copy_(kept)
+                for state in self._optimizer.state.values():
+                    for tensor in state.values():
+                        if isinstance(tensor, Tensor):
+                            tensor.zero_()
 
     def _rehearse(self, kinds: Sequence[tuple[int, bool]], times: int) -> None:
         """Take steps that leave no trace: what is set up in the first ones is then there."""

@@ -163,6 +163,9 @@ def test_what_p4m_sees_in_a_moved_image_is_what_it_saw_in_other_poses(
 ) -> None:
     torch.manual_seed(0)
     network = reference("p4m_convolution").build(channels="1,2,2,2,3,3", filters=filters, shifts=False).eval()
+    for name, parameter in network.named_parameters():
+        if name.startswith("norms"):
+            torch.nn.init.uniform_(parameter, 0.5, 1.5)  # each channel its own scale and offset
     seen: list[Tensor] = []
     network.head[0].register_forward_hook(lambda _module, _inputs, features: seen.append(features.view(4, 8, -1)))
     images = torch.randn(4, 1, 28, 28)

@@ -17,7 +17,7 @@ from harness.errors import AuditError, CrashedError, DataError, DivergedError, O
 from harness.evaluation import predict
 from harness.experiment import Started
 from harness.journal import all_journals
-from harness.spec import PLAIN, Arithmetic, Epoch, Job, Result
+from harness.spec import PLAIN, Arithmetic, Checkpoint, Epoch, Job, Result
 from harness.tracking import Tracker
 
 
@@ -222,10 +222,12 @@ def test_a_job_is_computed_as_the_rule_says_and_a_plain_one_plainly() -> None:
         assert started.arithmetic == expected
 
 
-def test_a_run_that_the_compiler_gets_wrong_is_the_one_that_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_gradient(network: nn.Module, **_: object) -> Callable[[Tensor], Tensor]:
-        return lambda images: network(images).detach().requires_grad_()
+def no_gradient(network: nn.Module, **_: object) -> Callable[[Tensor], Tensor]:
+    """A compiler that is wrong."""
+    return lambda images: network(images).detach().requires_grad_()
 
+
+def test_a_run_that_the_compiler_gets_wrong_is_the_one_that_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     def trained(wanted: Arithmetic) -> tuple[Started, Result]:
         monkeypatch.setattr(arithmetic, "choose", lambda *_: wanted)
         started, *_, scored = (event for event in experiment.train(job(ema=0.9)) if event)
@@ -240,6 +242,20 @@ def test_a_run_that_the_compiler_gets_wrong_is_the_one_that_is_not_compiled(monk
     assert found.arithmetic == eager.arithmetic
     assert "torch.compile" in found.slow_because
     assert same(scored_again, scored)
+
+
+def test_a_run_whose_first_epochs_were_trained_by_wrong_code_does_not_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = Arithmetic(execution="compiled")
+    monkeypatch.setattr(arithmetic, "choose", lambda *_: compiled)
+    monkeypatch.setattr(torch, "compile", lambda network, **_: network)
+    events = [event for event in experiment.train(job(), keep=True) if event]
+    [checkpoint] = (event for event in events if isinstance(event, Checkpoint))
+    first = next(event for event in events if isinstance(event, Epoch))
+    progress = experiment.Progress(checkpoint, (first,), compiled)
+    assert same(result(experiment.train(job(), progress)), result(experiment.train(job())))
+    monkeypatch.setattr(torch, "compile", no_gradient)
+    with pytest.raises(CrashedError, match="cannot go on"):
+        next(experiment.train(job(), progress))
 
 
 @pytest.mark.slow

@@ -11,7 +11,8 @@ from torchvision import transforms
 
 from harness import arithmetic, cli, data, experiment, plugins, speed
 from harness.audit import audit
-from harness.spec import Job, Recipe
+from harness.errors import CrashedError
+from harness.spec import Arithmetic, Job, Recipe
 from harness.speed import Floor, Speed
 
 S6_GAP = Path(__file__).parent.parent / "architectures" / "s6_gap.py"
@@ -38,6 +39,16 @@ def test_worker_processes_load_the_same_images(workplace: Path) -> None:
     *_, whole = speed.measure(job(), epochs=1, workers=2)
     assert isinstance(whole, Speed)
     assert len(whole.reference) == 1
+
+
+def test_a_network_that_breaks_the_compiler_gets_a_message(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("no such instruction")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    monkeypatch.setattr(arithmetic, "choose", lambda *_: Arithmetic(execution="compiled"))
+    with pytest.raises(CrashedError, match="no such instruction"):
+        list(speed.measure(job(), epochs=1, workers=0))
 
 
 def test_the_plain_loop_has_torchs_own_settings_and_the_harness_its_own() -> None:

@@ -197,6 +197,8 @@ def _train_in_turns(jobs: Sequence[Job], runs: Sequence[Events], at_once: int, d
                 used = f"{event.device_name}, {event.arithmetic.words}"
                 begins = f"goes on after epoch {event.epochs_before}" if event.epochs_before else "begins"
                 progress.console.print(f"{seed}  {begins} on {jobs[0].dataset}, {used}: {journals() / event.run_id}")
+                if event.slow_because:
+                    progress.console.print(f"{seed}  trained more slowly: {event.slow_because}")
                 progress.advance(TaskID(0), event.epochs_before)
             elif isinstance(event, Epoch):
                 progress.console.print(f"{seed}  {_line(event, epochs)}")
