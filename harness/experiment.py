@@ -83,6 +83,7 @@ class Started:
 
     Attributes:
         environment: of the process that trains: device, threads, versions.
+        untrained: share of the untrained network in the average that is scored after the last step.
         slow_because: why it is not computed as the rule says for this machine; empty where it is or goes on.
         epochs_before: that it was trained before it was interrupted.
         run_id: its journal's, once it has one.
@@ -94,6 +95,7 @@ class Started:
     arithmetic: Arithmetic
     is_benchmark: bool
     environment: Mapping[str, Any]
+    untrained: float = 0.0
     slow_because: str = ""
     epochs_before: int = 0
     run_id: str = ""
@@ -244,6 +246,7 @@ def train(job: Job, progress: Progress | None = None, keep: bool = False) -> Ite
         begun.arithmetic,
         dataset.is_benchmark,
         _environment(device_name(device)),
+        _untrained(job.recipe, len(dataset.train.labels)),
         _why_slow(job, wanted, begun.arithmetic),
         len(epochs),
     )
@@ -299,6 +302,11 @@ def begin(
         epochs = training.fit(trained, dataset, job.recipe, job.seed, wanted, average, checkpoint, keep)
         return Begun(wanted, average, epochs)
     return begin(job, dataset, found, replace(wanted, execution="eager"), checkpoint, keep)
+
+
+def _untrained(recipe: Recipe, images: int) -> float:
+    steps = recipe.epochs * math.ceil(images / recipe.batch_size)
+    return recipe.ema**steps if recipe.ema else 0.0
 
 
 def _why_slow(job: Job, wanted: Arithmetic, used: Arithmetic) -> str:

@@ -102,6 +102,17 @@ class TestRun:
         assert record.arithmetic == PLAIN
         assert record.device.endswith(", float32")
 
+    @pytest.mark.parametrize(
+        ("ema", "said"), [("0.999", "96 % of the averaged network that is scored is the untrained one"), ("0.9", "")]
+    )
+    def test_an_average_over_more_than_the_training_is_remarked_on(
+        self, ema: str, said: str, workplace: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run("--set", f"ema={ema}", "--set", "batch_size=64") == 0  # 2 epochs of 23 steps: 0.999 ** 46 = 0.9550
+        printed = " ".join(capsys.readouterr().out.split())
+        assert said in printed
+        assert ("untrained" in printed) == bool(said)
+
     @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
     def test_several_at_once_are_refused_on_a_cpu_that_gains_nothing_from_it(
         self, workplace: Path, capsys: pytest.CaptureFixture[str]

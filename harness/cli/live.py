@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import importlib
 import sys
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -150,6 +150,14 @@ def _introduce(started: Started) -> None:
     show.warn_of_softmax(started.anatomy)
 
 
+def _remarks(started: Started) -> Iterator[str]:
+    """What a user should know of how this run trains and is scored."""
+    if started.slow_because:
+        yield f"trained more slowly: {started.slow_because}"
+    if started.untrained > 0.05:
+        yield f"{100 * started.untrained:.0f} % of the averaged network that is scored is the untrained one: lower ema"
+
+
 def _train(job: Job, events: Generator[experiment.Event | Profile | None], introduces: bool) -> float:
     """Print events as they come and return the score; first the network, where it was not shown yet."""
     score = 0.0
@@ -163,8 +171,8 @@ def _train(job: Job, events: Generator[experiment.Event | Profile | None], intro
                     _introduce(started)
                 used = f"{started.device_name}, {started.arithmetic.words}"
                 progress.console.print(f"\nseed {job.seed} on {job.dataset}, {used}")
-                if started.slow_because:
-                    progress.console.print(f"trained more slowly: {started.slow_because}")
+                for remark in _remarks(started):
+                    progress.console.print(remark)
                 if started.epochs_before:
                     progress.console.print(f"goes on after epoch {started.epochs_before}, where it was interrupted")
                     progress.advance(TaskID(0), started.epochs_before)
@@ -197,8 +205,8 @@ def _train_in_turns(jobs: Sequence[Job], runs: Sequence[Events], at_once: int, d
                 used = f"{event.device_name}, {event.arithmetic.words}"
                 begins = f"goes on after epoch {event.epochs_before}" if event.epochs_before else "begins"
                 progress.console.print(f"{seed}  {begins} on {jobs[0].dataset}, {used}: {journals() / event.run_id}")
-                if event.slow_because:
-                    progress.console.print(f"{seed}  trained more slowly: {event.slow_because}")
+                for remark in _remarks(event):
+                    progress.console.print(f"{seed}  {remark}")
                 progress.advance(TaskID(0), event.epochs_before)
             elif isinstance(event, Epoch):
                 progress.console.print(f"{seed}  {_line(event, epochs)}")
