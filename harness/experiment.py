@@ -233,11 +233,6 @@ def train(job: Job, progress: Progress | None = None, keep: bool = False) -> Ite
     audit.enforce(found.ledger, job.recipe, BUDGET)
     wanted = progress.arithmetic if progress else choose_arithmetic(job, dataset, found)
     begun = begin(job, dataset, found, wanted, progress.checkpoint if progress else None, keep)
-    if progress and begun.arithmetic != wanted:
-        raise CrashedError(
-            f"Seed {job.seed} cannot go on: {MISCOMPILED}, and its first epochs were trained by such code.",
-            mend="Train it anew: the same command with --again.",
-        )
     epochs = [*progress.epochs[: progress.checkpoint.epoch]] if progress else []
     yield Started(
         found.ledger,
@@ -295,13 +290,22 @@ def begin(
     """Make ready to train the audited network, in up to a minute where it is compiled for the first time.
 
     Code that torch.compile gets wrong is not used: the network is then trained one operator after the other.
+
+    Raises:
+        CrashedError: `checkpoint` comes from such code.
     """
     trained = found.train.module()
     average = training.Average(trained, job.recipe.ema) if job.recipe.ema else None
-    with contextlib.suppress(training.Miscompiled):
+    try:
         epochs = training.fit(trained, dataset, job.recipe, job.seed, wanted, average, checkpoint, keep)
         return Begun(wanted, average, epochs)
-    return begin(job, dataset, found, replace(wanted, execution="eager"), checkpoint, keep)
+    except training.Miscompiled:
+        if checkpoint:
+            raise CrashedError(
+                f"Seed {job.seed} cannot go on: {MISCOMPILED}, and its first epochs were trained by such code.",
+                mend="Train it anew: the same command with --again.",
+            ) from None
+    return begin(job, dataset, found, replace(wanted, execution="eager"), keep=keep)
 
 
 def _untrained(recipe: Recipe, images: int) -> float:
