@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import logging
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -95,6 +96,21 @@ def choose_suitable(wanted: Arithmetic, train: GraphModule, evaluation: GraphMod
         if _suits(candidate, train, evaluation, images):
             return candidate
     return PLAIN
+
+
+def unrepeatable(chosen: Arithmetic, train: GraphModule, images: Tensor) -> tuple[str, ...]:
+    """Return the names of operators that may give other bits each time, as torch calls them; after `arithmetic.settle`.
+
+    Args:
+        chosen: how the network will be trained.
+        train: the graph that is trained, untouched.
+        images: (N, 1, 28, 28) normalised images, a few, on the device that trains.
+    """
+    with torch.random.fork_rng(), warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        _step(train, True, replace(chosen, execution="eager"), images)
+    named = (re.match(r"(\S+) does not have a deterministic implementation", str(each.message)) for each in said)
+    return tuple(sorted({found[1] for found in named if found}))
 
 
 def _suits(candidate: Arithmetic, train: GraphModule, evaluation: GraphModule, images: Tensor) -> bool:

@@ -77,6 +77,7 @@ _EPOCH_METRICS = {
     "held_out_accuracy": "{held_out}/accuracy",
     "lr": "lr",
     "seconds": "epoch_seconds",
+    "wall_seconds": "epoch_wall_seconds",
     "images_per_second": "images_per_second",
 }
 _KIND = ("mlflow.experimentKind", "custom_model_development")  # the UI's view for training rather than for chat
@@ -834,7 +835,7 @@ def _epoch_metrics(event: Event, held_out: HeldOut) -> list[Metric]:
     values = {
         metric.format(held_out=held_out): event[name]
         for name, metric in _EPOCH_METRICS.items()
-        if event[name] is not None
+        if event.get(name) is not None
     }
     return [Metric(key, float(value), event["time"], event["number"]) for key, value in values.items()]
 
@@ -849,6 +850,7 @@ def _final_metrics(record: Record) -> list[Metric]:
         "test/best_accuracy": ended["best_accuracy"],
         "parameters": record.started["parameters"],
         "seconds": ended["seconds"],
+        "wall_seconds": ended.get("wall_seconds"),
         "epochs_to_target": ended["epochs_to_target"],
     }
     return [Metric(key, float(value), ended["time"], 0) for key, value in values.items() if value is not None]

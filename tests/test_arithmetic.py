@@ -88,7 +88,7 @@ def test_a_compiler_without_pythons_headers_is_none(tmp_path: Path, monkeypatch:
 FAULTS = """
 import resource, torch
 from harness import arithmetic, training
-arithmetic.settle()
+arithmetic.settle("cpu")
 def step():
     return [torch.ones(5_000_000) for _ in range(8)]
 for _ in range(5):

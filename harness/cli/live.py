@@ -150,10 +150,12 @@ def _introduce(started: Started) -> None:
     show.warn_of_softmax(started.anatomy)
 
 
-def _remarks(started: Started) -> Iterator[str]:
+def remarks(started: Started) -> Iterator[str]:
     """What a user should know of how this run trains and is scored."""
     if started.slow_because:
         yield f"trained more slowly: {started.slow_because}"
+    if started.unrepeatable:
+        yield page.unrepeatable_line(started.unrepeatable)
     if started.untrained > 0.05:
         yield f"{100 * started.untrained:.0f} % of the averaged network that is scored is the untrained one: lower ema"
 
@@ -171,7 +173,7 @@ def _train(job: Job, events: Generator[experiment.Event | Profile | None], intro
                     _introduce(started)
                 used = f"{started.device_name}, {started.arithmetic.words}"
                 progress.console.print(f"\nseed {job.seed} on {job.dataset}, {used}")
-                for remark in _remarks(started):
+                for remark in remarks(started):
                     progress.console.print(remark)
                 if started.epochs_before:
                     progress.console.print(f"goes on after epoch {started.epochs_before}, where it was interrupted")
@@ -205,7 +207,7 @@ def _train_in_turns(jobs: Sequence[Job], runs: Sequence[Events], at_once: int, d
                 used = f"{event.device_name}, {event.arithmetic.words}"
                 begins = f"goes on after epoch {event.epochs_before}" if event.epochs_before else "begins"
                 progress.console.print(f"{seed}  {begins} on {jobs[0].dataset}, {used}: {journals() / event.run_id}")
-                for remark in _remarks(event):
+                for remark in remarks(event):
                     progress.console.print(f"{seed}  {remark}")
                 progress.advance(TaskID(0), event.epochs_before)
             elif isinstance(event, Epoch):
