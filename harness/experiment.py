@@ -149,29 +149,36 @@ def choose_device(name: str) -> str:
     Raises:
         UsageError: ``cuda`` was asked for and there is none.
     """
-    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+    if name == "cpu" or (name == "auto" and (not torch.cuda.is_available() or gpu_without_code())):
         return "cpu"
     if not torch.cuda.is_available():
         raise UsageError("There is no CUDA device here.", mend="Use --device cpu, or leave it to auto.")
-    if has_code_for(torch.cuda.get_device_capability(), torch.cuda.get_arch_list()):
-        return "cuda"
-    if name == "auto":
-        return "cpu"
+    if missing := gpu_without_code():
+        raise UsageError(
+            f"{missing}.",
+            legal=f"It has code for {', '.join(torch.cuda.get_arch_list())}.",
+            mend="Use --device cpu, or install a torch that was built for this GPU.",
+        )
+    return "cuda"
+
+
+def gpu_without_code() -> str:
+    """Say which GPU is here that this torch has no code for; empty where there is none such."""
+    if not torch.cuda.is_available() or _has_code_for(torch.cuda.get_device_capability(), torch.cuda.get_arch_list()):
+        return ""
     major, minor = torch.cuda.get_device_capability()
-    raise UsageError(
-        f"torch {torch.__version__} has no code for {torch.cuda.get_device_name()} (sm_{major}{minor}).",
-        legal=f"It has code for {', '.join(torch.cuda.get_arch_list())}.",
-        mend="Use --device cpu, or install a torch that was built for this GPU.",
-    )
+    return f"torch {torch.__version__} has no code for {torch.cuda.get_device_name()} (sm_{major}{minor})"
 
 
-def has_code_for(capability: tuple[int, int], built_for: Sequence[str]) -> bool:
+def _has_code_for(capability: tuple[int, int], built_for: Sequence[str]) -> bool:
     """Whether a GPU runs what torch was built for: code of its own generation up to its own version, or older PTX."""
     for name in built_for:
         kind, _, number = name.partition("_")
-        built = (int(number.rstrip("af")[:-1]), int(number.rstrip("af")[-1]))
-        if built <= capability and (kind == "compute" or built[0] == capability[0]):
-            return True
+        if kind in ("sm", "compute"):  # of AMD's it is none
+            number = number.rstrip("af")
+            built = (int(number[:-1]), int(number[-1]))
+            if built <= capability and (kind == "compute" or built[0] == capability[0]):
+                return True
     return False
 
 

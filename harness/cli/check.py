@@ -54,7 +54,7 @@ def _check(path: str, given: dict[str, str], device: str | None) -> None:
     show.warn_of_softmax(anatomy)
     audit.enforce(found.ledger, recipe, BUDGET)
     if device:
-        _rehearse(architecture, knobs, recipe, experiment.choose_device(device))
+        _rehearse(architecture, knobs, recipe, live.choose_device(device))
     show.console.print("passes", style="green", end="")
     show.console.print(
         f": {found.ledger.parameters:,} parameters of {BUDGET.parameters:,}, "

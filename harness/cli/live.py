@@ -45,6 +45,14 @@ def choose_dataset(asked: str) -> str:
     return name
 
 
+def choose_device(asked: str) -> str:
+    """Resolve ``auto``, and say so where a GPU is left alone."""
+    device = experiment.choose_device(asked)
+    if asked == "auto" and (missing := experiment.gpu_without_code()):
+        show.console.print(f"Training on the CPU: {missing}.", style="bold yellow")
+    return device
+
+
 def connect(args: argparse.Namespace, dataset: str, held_out: HeldOut) -> tuple[Cluster, str, str]:
     """Connect to ``--cluster``, send it the images; return it, the device trained on, and what it is in words.
 

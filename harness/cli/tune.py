@@ -80,7 +80,7 @@ def main(args: argparse.Namespace) -> int:
 def _hire(args: argparse.Namespace, dataset: str) -> tuple[Workers, str, str]:
     """Return who trains the trials, on what device, and who that is in words."""
     if not options.uses_cluster(args):
-        device = experiment.choose_device(args.device)
+        device = live.choose_device(args.device)
         count = args.jobs or (1 if device == "cuda" else os.cpu_count() or 1)
         return Processes(count, device, args.patience), device, f"{count} at a time"
     if args.jobs is not None:
