@@ -45,7 +45,7 @@ from harness.errors import (
 )
 from harness.evaluation import class_accuracy, confusion, hardest, predict, score, softmax
 from harness.journal import DAMAGE, Journal, Outcome, Record, all_journals, journals
-from harness.layout import choose_suitable
+from harness.layout import arrange_scoring, choose_suitable
 from harness.ledger import Ledger
 from harness.spec import (
     BUDGET,
@@ -246,9 +246,10 @@ def train(job: Job, progress: Progress | None = None, keep: bool = False) -> Ite
         len(epochs),
     )
 
-    scored = found.evaluation.module()  # over the tensors that are trained
+    graph = found.evaluation.module()  # over the tensors that are trained
     if begun.average:
-        scored.load_state_dict(begun.average.state, assign=True)
+        graph.load_state_dict(begun.average.state, assign=True)
+    scored = arrange_scoring(graph, begun.arithmetic)
     checkpoint: Checkpoint | None = None
     seconds = sum(epoch.seconds for epoch in epochs)
     for event in begun.epochs:
@@ -266,7 +267,7 @@ def train(job: Job, progress: Progress | None = None, keep: bool = False) -> Ite
                 checkpoint = None
             yield epochs[-1]
     _ask_again(scored, logits, dataset, job.path)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in scored.state_dict().items()}
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in graph.state_dict().items()}
     yield _result(epochs, seconds, logits, dataset, weights)
 
 
