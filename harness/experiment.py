@@ -47,7 +47,7 @@ from harness.errors import (
 from harness.evaluation import class_accuracy, confusion, hardest, predict, score, softmax
 from harness.graph import over_the_same_tensors
 from harness.journal import DAMAGE, Journal, Outcome, Record, all_journals, journals
-from harness.layout import choose_suitable, unrepeatable
+from harness.layout import arrange_scoring, choose_suitable, unrepeatable
 from harness.ledger import Ledger
 from harness.spec import (
     BUDGET,
@@ -257,9 +257,10 @@ def train(job: Job, progress: Progress | None = None, keep: bool = False) -> Gen
         len(epochs),
     )
 
-    scored = graphs.evaluation  # over the tensors that are trained
+    graph = graphs.evaluation  # over the tensors that are trained
     if begun.average:
-        scored.load_state_dict(begun.average.state, assign=True)
+        graph.load_state_dict(begun.average.state, assign=True)
+    scored = arrange_scoring(graph, begun.arithmetic)
     checkpoint: Checkpoint | None = None
     seconds = sum(epoch.seconds for epoch in epochs)
     wall_seconds = sum(epoch.wall_seconds or epoch.seconds for epoch in epochs)
@@ -280,7 +281,7 @@ def train(job: Job, progress: Progress | None = None, keep: bool = False) -> Gen
                 checkpoint = None
             yield epochs[-1]
     _ask_again(scored, logits, dataset, job.path)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in scored.state_dict().items()}
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in graph.state_dict().items()}
     yield _result(epochs, seconds, wall_seconds, logits, dataset, weights)
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 from torch.nn import functional as F
 
+from harness.folding import CONVOLUTIONS, fold
 from harness.graph import arguments
 from harness.spec import PLAIN, Arithmetic
 
@@ -43,6 +44,8 @@ def arrange(network: nn.Module, arithmetic: Arithmetic) -> Callable[[Tensor], Te
         for parameter in network.parameters():
             if parameter.ndim == 4:  # contiguous() would leave a weight of one channel, and all maps after it
                 parameter.data = parameter.data.to(memory_format=torch.channels_last)
+        if isinstance(network, GraphModule):
+            fold(network)
     compiled = arithmetic.execution == "compiled"
     if isinstance(network, GraphModule) and (compiled or arithmetic.padded):
         _replace_batch_norm(network.graph, batch_norm_in_sums if compiled else batch_norm)
@@ -57,6 +60,25 @@ def arrange(network: nn.Module, arithmetic: Arithmetic) -> Callable[[Tensor], Te
     if arithmetic.padded:
         options["cpp.simdlen"] = 16 * VECTOR  # of the 32 that fit into 512 bits, half would be left to a slow rest
     return torch.compile(network, dynamic=False, options=options)
+
+
+def arrange_scoring(network: GraphModule, arithmetic: Arithmetic) -> Callable[[Tensor], Tensor]:
+    """Lay out a graph that is scored, in place, and return what maps a batch of any size to logits, in float32.
+
+    Its parameters and buffers stay the same tensors, laid out as they are: they may be another's, who moves them.
+    """
+    if arithmetic.channels_last:
+        fold(network)
+        for node in list(network.graph.nodes):
+            if node.target in CONVOLUTIONS and arguments(node)["weight"].meta["val"].ndim == 4:
+                with network.graph.inserting_before(node):
+                    node.update_arg(1, network.graph.call_function(_channels_last, (node.args[1],)))
+        network.recompile()
+    return network
+
+
+def _channels_last(weight: Tensor) -> Tensor:
+    return weight.to(memory_format=torch.channels_last)
 
 
 def drop_torn_code(error: Exception) -> bool:
@@ -117,8 +139,9 @@ def _suits(candidate: Arithmetic, train: GraphModule, evaluation: GraphModule, i
     layout = replace(candidate, precision="float32", execution="eager")
     try:
         with torch.random.fork_rng():
+            exact = _most_exact(train, images)
             for graph, learns in ((train, True), (evaluation, False)):
-                expected, found = _step(graph, learns, PLAIN, images), _step(graph, learns, layout, images)
+                expected, found = _step(graph, learns, PLAIN, exact), _step(graph, learns, layout, exact)
                 if any(_far(*both) for both in zip(found, expected, strict=True)):
                     return False
             _step(train, True, replace(candidate, execution="eager"), images)
@@ -127,14 +150,27 @@ def _suits(candidate: Arithmetic, train: GraphModule, evaluation: GraphModule, i
     return True
 
 
+def _most_exact(graph: GraphModule, images: Tensor) -> Tensor:
+    """Return the images in float64 where a network can learn from them.
+
+    In float32, rounding takes a few numbers to the other side of a ReLU or to another place of a max pooling, and
+    of few images a gradient is then off by a hundredth.
+    """
+    try:
+        _step(graph, True, PLAIN, images.double())
+    except Exception:  # whatever an operator says that wants float32
+        return images
+    return images.double()
+
+
 def _step(graph: GraphModule, learns: bool, layout: Arithmetic, images: Tensor) -> list[Tensor]:
-    """Return answers, gradients and moved buffers of one step of a copy, without its dropout."""
-    copied = copy.deepcopy(graph)
+    """Return answers, gradients and moved buffers of one step of a copy in the images' precision, without dropout."""
+    copied = copy.deepcopy(graph).to(images.dtype)
     for node in copied.graph.nodes:
         if node.target in _DROPOUTS:
             node.update_arg(1, 0.0)
     copied.recompile()
-    arranged = arrange(copied, layout)
+    arranged = arrange(copied, layout) if learns else arrange_scoring(copied, layout)
     torch.manual_seed(0)
     with torch.set_grad_enabled(learns):
         with torch.autocast(images.device.type, torch.bfloat16, enabled=layout.precision == "bfloat16"):
@@ -153,8 +189,6 @@ def _far(found: Tensor, expected: Tensor) -> bool:
 
 
 # --- whole vectors ----------------------------------------------------------------------------------------
-
-_CONVOLUTIONS = (aten.conv2d.default, aten.conv2d.padding)
 
 _SAME_CHANNELS = tuple(
     getattr(aten, name).default
@@ -179,7 +213,7 @@ def _pad_channels(graph: Graph) -> None:
     """
     own: dict[Node, int] = {}  # maps with more channels than the network's own, and how many these are
     for node in list(graph.nodes):
-        if node.target in _CONVOLUTIONS:
+        if node.target in CONVOLUTIONS:
             _pad_convolution(node, own)
             continue
         read = node.all_input_nodes

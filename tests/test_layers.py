@@ -19,6 +19,7 @@ FLOORS = (
         "audit",
         "anatomy",
         "arithmetic",
+        "folding",
         "layout",
         "data",
         "augment",
