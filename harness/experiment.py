@@ -271,6 +271,7 @@ def train(job: Job, progress: Progress | None = None, keep: bool = False) -> Gen
             checkpoint = event  # handed on with its epoch: one without the other is worth nothing
         else:
             started = time.perf_counter()
+            scored.refresh()
             logits = predict(scored, dataset, dataset.held_out)
             epochs.append(_scored(event, logits, dataset))
             scoring = time.perf_counter() - started

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 from torch.nn import functional as F
 
-from harness.folding import CONVOLUTIONS, fold
+from harness.folding import CONVOLUTIONS, Scoring, fold
 from harness.graph import arguments
 from harness.spec import PLAIN, Arithmetic
 
@@ -62,10 +62,10 @@ def arrange(network: nn.Module, arithmetic: Arithmetic) -> Callable[[Tensor], Te
     return torch.compile(network, dynamic=False, options=options)
 
 
-def arrange_scoring(network: GraphModule, arithmetic: Arithmetic) -> Callable[[Tensor], Tensor]:
+def arrange_scoring(network: GraphModule, arithmetic: Arithmetic) -> Scoring:
     """Lay out a graph that is scored, in place, and return what maps a batch of any size to logits, in float32.
 
-    Its parameters and buffers stay the same tensors, laid out as they are: they may be another's, who moves them.
+    Its parameters and buffers stay the same tensors, laid out as they are; once they have moved, `refresh` it.
     """
     if arithmetic.channels_last:
         fold(network)
@@ -73,8 +73,7 @@ def arrange_scoring(network: GraphModule, arithmetic: Arithmetic) -> Callable[[T
             if node.target in CONVOLUTIONS and arguments(node)["weight"].meta["val"].ndim == 4:
                 with network.graph.inserting_before(node):
                     node.update_arg(1, network.graph.call_function(_channels_last, (node.args[1],)))
-        network.recompile()
-    return network
+    return Scoring(network)
 
 
 def _channels_last(weight: Tensor) -> Tensor:
@@ -170,7 +169,11 @@ def _step(graph: GraphModule, learns: bool, layout: Arithmetic, images: Tensor) 
         if node.target in _DROPOUTS:
             node.update_arg(1, 0.0)
     copied.recompile()
-    arranged = arrange(copied, layout) if learns else arrange_scoring(copied, layout)
+    if learns:
+        arranged = arrange(copied, layout)
+    else:
+        arranged = arrange_scoring(copied, layout)
+        arranged.refresh()
     torch.manual_seed(0)
     with torch.set_grad_enabled(learns):
         with torch.autocast(images.device.type, torch.bfloat16, enabled=layout.precision == "bfloat16"):
