@@ -21,6 +21,7 @@ FLOORS = (
         "arithmetic",
         "folding",
         "layout",
+        "capture",
         "data",
         "augment",
         "statistics",
@@ -28,7 +29,7 @@ FLOORS = (
         "backprop",
     ),
     ("evaluation", "training", "page", "plots", "records", "exchange", "tracking"),
-    ("experiment", "leaderboard", "report"),
+    ("inspection", "experiment", "leaderboard", "report"),
     ("workers", "cluster", "tuning", "speed", "profiling", "doctor"),
     ("cli",),
 )
