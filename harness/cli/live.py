@@ -90,6 +90,8 @@ def train_all(
         profile: show where the time of the first one goes; of runs that take no turns.
         cluster: who trains them, at once as many as it can, instead of this machine.
     """
+    if len(jobs) > 1:
+        importlib.import_module("scipy")  # of the mean and its interval: better missed now than in the end
     found = experiment.Earlier({}, {}) if again else experiment.earlier(jobs, trained_here=cluster is None)
     known = {seed: _show_finished(seed, record, tracker) for seed, record in sorted(found.finished.items())}
     missing = [job for job in jobs if job.seed not in known]
