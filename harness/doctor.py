@@ -151,11 +151,12 @@ def _store() -> Iterator[Finding]:
     try:
         behind = tracking.behind(_sources())
     except TrackerError as error:
-        if database and database.exists():
+        is_installed = not isinstance(error.__cause__, ModuleNotFoundError)
+        if database and database.exists() and is_installed:
             offer = "move it away, and make it anew from the journals"
             yield Finding("MLflow", error.wrong, error.exit_code, offer, partial(_make_anew, database))
         else:
-            yield Finding("MLflow", error.wrong, error.exit_code)
+            yield Finding("MLflow", f"{error.wrong} {error.mend}", error.exit_code)
         return
     if behind:
         yield Finding(

@@ -66,16 +66,15 @@ def connect(args: argparse.Namespace, dataset: str, held_out: HeldOut) -> tuple[
             f"--cluster needs Dask, which is not installed here ({error.name}).",
             mend="pip install 'harness[cluster]', or in a checkout pip install -e '.[cluster]'.",
         ) from error
-    share = 1.0 if args.gpu_share is None else args.gpu_share
-    if not 0 < share <= 1:
-        raise UsageError(f"--gpu-share {share:g} is out of range.", legal="Legal: above 0, to 1.")
+    if args.gpu_share is not None and not 0 < args.gpu_share <= 1:
+        raise UsageError(f"--gpu-share {args.gpu_share:g} is out of range.", legal="Legal: above 0, to 1.")
     hired: Cluster = cluster.Cluster(args.cluster, args.patience)
     device = ("cuda" if hired.gpus else "cpu") if args.device == "auto" else args.device
     if device == "cuda" and not hired.gpus:
         raise UsageError("No worker of the cluster announces a GPU.", mend="Use --device cpu, or leave it to auto.")
-    hired.hire(device, share)
+    hired.hire(device, args.gpu_share)
     hired.send(dataset, held_out)
-    has = f", {hired.gpus} GPU{'' if hired.gpus == 1 else 's'}" if hired.gpus else ""
+    has = f", {hired.gpus:g} GPU{'' if hired.gpus == 1 else 's'}" if hired.gpus else ""
     count = len(hired.members)
     show.console.print(f"cluster {args.cluster}: {count} worker{'' if count == 1 else 's'}{has}; {hired.dashboard}")
     return hired, device, f"on {count} worker{'' if count == 1 else 's'}"
@@ -99,6 +98,8 @@ def train_all(
         profile: show where the time of the first one goes; of runs that take no turns.
         cluster: who trains them, at once as many as it can, instead of this machine.
     """
+    if len(jobs) > 1:
+        importlib.import_module("scipy")  # of the mean and its interval: better missed now than in the end
     found = experiment.Earlier({}, {}) if again else experiment.earlier(jobs, trained_here=cluster is None)
     known = {seed: _show_finished(seed, record, tracker) for seed, record in sorted(found.finished.items())}
     missing = [job for job in jobs if job.seed not in known]
