@@ -260,6 +260,7 @@ def train(job: Job, progress: Progress | None = None, keep: bool = False) -> Gen
     graph = graphs.evaluation  # over the tensors that are trained
     if begun.average:
         graph.load_state_dict(begun.average.state, assign=True)
+    numbers = graph.state_dict(keep_vars=True)  # without what scoring makes of them
     scored = arrange_scoring(graph, begun.arithmetic)
     checkpoint: Checkpoint | None = None
     seconds = sum(epoch.seconds for epoch in epochs)
@@ -282,7 +283,7 @@ def train(job: Job, progress: Progress | None = None, keep: bool = False) -> Gen
                 checkpoint = None
             yield epochs[-1]
     _ask_again(scored, logits, dataset, job.path)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in graph.state_dict().items()}
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in numbers.items()}
     yield _result(epochs, seconds, wall_seconds, logits, dataset, weights)
 
 

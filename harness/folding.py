@@ -59,7 +59,7 @@ class Scoring:
         """Compute it from the numbers as they are by now."""
         with torch.no_grad():
             for place, value in enumerate(self._of_numbers()):
-                setattr(self._network, _READY.format(place), value)
+                setattr(self._network, _READY.format(place), value.detach())  # where it is a parameter itself
 
     def __call__(self, images: Tensor) -> Tensor:
         """Map (N, 1, 28, 28) images to (N, 10) logits."""

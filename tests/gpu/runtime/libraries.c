@@ -268,13 +268,15 @@ cudnnStatus_t cudnnBackendGetAttribute(cudnnBackendDescriptor_t const descriptor
     return CUDNN_STATUS_SUCCESS;
 }
 
-cudnnStatus_t cudnnBackendExecute(cudnnHandle_t handle, cudnnBackendDescriptor_t handed, cudnnBackendDescriptor_t pack) {
+cudnnStatus_t cudnnBackendExecute(cudnnHandle_t handle, cudnnBackendDescriptor_t handed,
+                                  cudnnBackendDescriptor_t variables) {
     const Descriptor *plan = (const Descriptor *)handed;
     if (!plan->has_operation)
         return dnn("cudnn: another operation");
     switch (plan->operation) {
     case CUDNN_BACKEND_OPERATION_CONVOLUTION_FORWARD_DESCRIPTOR: return dnn("cudnn: convolution, forward");
-    case CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_FILTER_DESCRIPTOR: return dnn("cudnn: convolution, backward, weight");
+    case CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_FILTER_DESCRIPTOR:
+        return dnn("cudnn: convolution, backward, weight");
     default: return dnn("cudnn: convolution, backward, input");
     }
 }
