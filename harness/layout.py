@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from harness.folding import CONVOLUTIONS, fold
 from harness.graph import arguments
+from harness.opaque import OPAQUE
 from harness.spec import PLAIN, Arithmetic
 
 VECTOR = 16
@@ -49,8 +50,8 @@ def arrange(network: nn.Module, arithmetic: Arithmetic) -> Callable[[Tensor], Te
     if isinstance(network, GraphModule) and (compiled or arithmetic.padded):
         _replace_batch_norm(network.graph, batch_norm_in_sums if compiled else batch_norm)
         if compiled:
-            for node in network.graph.find_nodes(op="call_function", target=aten.max_pool2d.default):
-                node.target = max_pool
+            for node in network.graph.nodes:
+                node.target = OPAQUE.get(node.target, node.target)
         if arithmetic.padded:
             _pad_channels(network.graph)
         network.recompile()
@@ -204,7 +205,7 @@ def _pad_channels(graph: Graph) -> None:
             _pad_convolution(node, own)
             continue
         read = node.all_input_nodes
-        passes_on = node.target in (*_SAME_CHANNELS, batch_norm, batch_norm_in_sums, max_pool) and node.args[0] in own
+        passes_on = node.target in (*_SAME_CHANNELS, batch_norm, batch_norm_in_sums, *OPAQUE.values()) and node.args[0] in own
         if passes_on or (node.target in _TERM_BY_TERM and len(read) == 2 and all(maps in own for maps in read)):
             own[node] = own[read[0]]
         else:
@@ -227,6 +228,9 @@ def _pad_convolution(node: Node, own: dict[Node, int]) -> None:
         more_inputs = 0
     elif outputs + more > WORTH_PADDING * outputs or node.meta["val"].ndim != 4:
         more = 0
+    if inputs == 1 and (outputs + more) % VECTOR:
+        node.args = tuple(given[name] for name in ("input", "weight", "bias", "stride", "padding", "dilation", "groups"))
+        node.target, node.kwargs = convolve_in_float32, {}
     with node.graph.inserting_before(node):
         if more or more_inputs:
             node.update_arg(1, node.graph.call_function(_pad_weight, (weight, more, more_inputs)))
@@ -246,6 +250,14 @@ def _cut(maps: Node, before: Node, own: dict[Node, int]) -> None:
 
 def _pad_weight(weight: Tensor, outputs: int, inputs: int) -> Tensor:
     return F.pad(weight, [0, 0, 0, 0, 0, inputs, 0, outputs]).contiguous(memory_format=torch.channels_last)
+
+
+def convolve_in_float32(maps: Tensor, weight: Tensor, *settings: Any) -> Tensor:
+    """Convolve maps of one channel; to parts of a vector, the weight's gradient takes four times as long in bfloat16."""
+    device = maps.device.type
+    with torch.autocast(device, enabled=False):
+        convolved = F.conv2d(maps.to(weight.dtype), weight, *settings)
+    return convolved.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else convolved
 
 
 # --- batch norm -------------------------------------------------------------------------------------------
@@ -347,69 +359,3 @@ class _BatchNorm(torch.autograd.Function):
 
 def _over_maps(per_channel: Tensor) -> Tensor:
     return per_channel.view(1, -1, 1, 1)
-
-
-# --- max pooling ------------------------------------------------------------------------------------------
-
-
-def max_pool(
-    maps: Tensor,
-    kernel_size: Sequence[int],
-    stride: Sequence[int] = (),
-    padding: Sequence[int] = (0, 0),
-    dilation: Sequence[int] = (1, 1),
-    ceil_mode: bool = False,
-) -> Tensor:
-    """Pool (N, C, H, W) maps by torch's own operators: what torch.compile makes of them backward takes longer."""
-    return _pool(maps, kernel_size, stride or kernel_size, padding, dilation, ceil_mode)[0]
-
-
-@torch.library.custom_op("harness::max_pool", mutates_args=())
-def _pool(
-    maps: Tensor,
-    kernel_size: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    ceil_mode: bool,
-) -> tuple[Tensor, Tensor]:
-    return aten.max_pool2d_with_indices(maps, kernel_size, stride, padding, dilation, ceil_mode)
-
-
-@torch.library.custom_op("harness::max_pool_backward", mutates_args=())
-def _pool_backward(
-    gradient: Tensor,
-    maps: Tensor,
-    kernel_size: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    ceil_mode: bool,
-    places: Tensor,
-) -> Tensor:
-    settings = (kernel_size, stride, padding, dilation, ceil_mode)
-    return aten.max_pool2d_with_indices_backward(gradient, maps, *settings, places)
-
-
-@_pool.register_fake
-def _(maps: Tensor, *settings: Any) -> tuple[Tensor, Tensor]:
-    return aten.max_pool2d_with_indices(maps, *settings)
-
-
-@_pool_backward.register_fake
-def _(gradient: Tensor, maps: Tensor, *settings: Any) -> Tensor:
-    return torch.empty_like(maps)
-
-
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    maps, *ctx.settings = inputs
-    ctx.save_for_backward(maps, output[1])
-    ctx.mark_non_differentiable(output[1])
-
-
-def _spread(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    maps, places = ctx.saved_tensors
-    return _pool_backward(gradient, maps, *ctx.settings, places), *[None] * 5
-
-
-_pool.register_autograd(_spread, setup_context=_keep)
