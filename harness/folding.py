@@ -203,12 +203,35 @@ class _Gather(torch.autograd.Function):
     def forward(ctx: Any, numbers: Tensor, origins: Tensor, copies: Tensor) -> Tensor:
         ctx.save_for_backward(copies)
         ctx.shape = numbers.shape
-        return numbers.flatten()[origins]
+        return _take(numbers.flatten(), origins)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (copies,) = ctx.saved_tensors
-        return gradient[copies].sum(1).view(ctx.shape), None, None
+        return _sum_copies(gradient, copies).view(ctx.shape), None, None
+
+
+# The compiler would look numbers up wherever they are used: a channel's scale again for every pixel.
+
+
+@torch.library.custom_op("harness::take", mutates_args=())
+def _take(numbers: Tensor, places: Tensor) -> Tensor:
+    return numbers.index_select(0, places)
+
+
+@_take.register_fake
+def _(numbers: Tensor, places: Tensor) -> Tensor:
+    return numbers.new_empty(places.shape)
+
+
+@torch.library.custom_op("harness::sum_copies", mutates_args=())
+def _sum_copies(gradient: Tensor, copies: Tensor) -> Tensor:
+    return gradient[copies].sum(1)
+
+
+@_sum_copies.register_fake
+def _(gradient: Tensor, copies: Tensor) -> Tensor:
+    return gradient.new_empty(len(copies))
 
 
 # --- batch norm -------------------------------------------------------------------------------------------

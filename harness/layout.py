@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from harness.folding import CONVOLUTIONS, Scoring, fold
 from harness.graph import arguments
+from harness.opaque import OPAQUE
 from harness.spec import PLAIN, Arithmetic
 
 VECTOR = 16
@@ -49,6 +50,9 @@ def arrange(network: nn.Module, arithmetic: Arithmetic) -> Callable[[Tensor], Te
     compiled = arithmetic.execution == "compiled"
     if isinstance(network, GraphModule) and (compiled or arithmetic.padded):
         _replace_batch_norm(network.graph, batch_norm_in_sums if compiled else batch_norm)
+        if compiled:
+            for node in network.graph.nodes:
+                node.target = OPAQUE.get(node.target, node.target)
         if arithmetic.padded:
             _pad_channels(network.graph)
         network.recompile()
@@ -220,7 +224,7 @@ def _pad_channels(graph: Graph) -> None:
             _pad_convolution(node, own)
             continue
         read = node.all_input_nodes
-        passes_on = node.target in (*_SAME_CHANNELS, batch_norm, batch_norm_in_sums) and node.args[0] in own
+        passes_on = node.target in (*_SAME_CHANNELS, batch_norm, batch_norm_in_sums, *OPAQUE.values()) and node.args[0] in own
         if passes_on or (node.target in _TERM_BY_TERM and len(read) == 2 and all(maps in own for maps in read)):
             own[node] = own[read[0]]
         else:
@@ -243,6 +247,9 @@ def _pad_convolution(node: Node, own: dict[Node, int]) -> None:
         more_inputs = 0
     elif outputs + more > WORTH_PADDING * outputs or node.meta["val"].ndim != 4:
         more = 0
+    if inputs == 1 and (outputs + more) % VECTOR:
+        node.args = tuple(given[name] for name in ("input", "weight", "bias", "stride", "padding", "dilation", "groups"))
+        node.target, node.kwargs = convolve_in_float32, {}
     with node.graph.inserting_before(node):
         if more or more_inputs:
             node.update_arg(1, node.graph.call_function(_pad_weight, (weight, more, more_inputs)))
@@ -262,6 +269,14 @@ def _cut(maps: Node, before: Node, own: dict[Node, int]) -> None:
 
 def _pad_weight(weight: Tensor, outputs: int, inputs: int) -> Tensor:
     return F.pad(weight, [0, 0, 0, 0, 0, inputs, 0, outputs]).contiguous(memory_format=torch.channels_last)
+
+
+def convolve_in_float32(maps: Tensor, weight: Tensor, *settings: Any) -> Tensor:
+    """Convolve maps of one channel; to parts of a vector, the weight's gradient takes four times as long in bfloat16."""
+    device = maps.device.type
+    with torch.autocast(device, enabled=False):
+        convolved = F.conv2d(maps.to(weight.dtype), weight, *settings)
+    return convolved.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else convolved
 
 
 # --- batch norm -------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ FLOORS = (
         "anatomy",
         "arithmetic",
         "folding",
+        "opaque",
         "layout",
         "capture",
         "data",
