@@ -224,7 +224,8 @@ def _pad_channels(graph: Graph) -> None:
             _pad_convolution(node, own)
             continue
         read = node.all_input_nodes
-        passes_on = node.target in (*_SAME_CHANNELS, batch_norm, batch_norm_in_sums, *OPAQUE.values()) and node.args[0] in own
+        keeps_channels = node.target in (*_SAME_CHANNELS, *OPAQUE.values(), batch_norm, batch_norm_in_sums)
+        passes_on = keeps_channels and node.args[0] in own
         if passes_on or (node.target in _TERM_BY_TERM and len(read) == 2 and all(maps in own for maps in read)):
             own[node] = own[read[0]]
         else:
@@ -248,8 +249,8 @@ def _pad_convolution(node: Node, own: dict[Node, int]) -> None:
     elif outputs + more > WORTH_PADDING * outputs or node.meta["val"].ndim != 4:
         more = 0
     if inputs == 1 and (outputs + more) % VECTOR:
-        node.args = tuple(given[name] for name in ("input", "weight", "bias", "stride", "padding", "dilation", "groups"))
-        node.target, node.kwargs = convolve_in_float32, {}
+        names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+        node.target, node.args, node.kwargs = convolve_in_float32, tuple(given[name] for name in names), {}
     with node.graph.inserting_before(node):
         if more or more_inputs:
             node.update_arg(1, node.graph.call_function(_pad_weight, (weight, more, more_inputs)))
@@ -272,7 +273,7 @@ def _pad_weight(weight: Tensor, outputs: int, inputs: int) -> Tensor:
 
 
 def convolve_in_float32(maps: Tensor, weight: Tensor, *settings: Any) -> Tensor:
-    """Convolve maps of one channel; to parts of a vector, the weight's gradient takes four times as long in bfloat16."""
+    """Convolve maps of one channel to parts of a vector: in bfloat16 the weight's gradient takes four times as long."""
     device = maps.device.type
     with torch.autocast(device, enabled=False):
         convolved = F.conv2d(maps.to(weight.dtype), weight, *settings)
