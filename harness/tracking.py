@@ -689,10 +689,7 @@ def sync(found: Iterable[Source]) -> int:
             supervision.gets_on()
             try:
                 step(source)
-            except (
-                MlflowException,
-                ModuleNotFoundError,
-            ):  # the store is damaged or gone, or cannot be filled from here
+            except (MlflowException, ModuleNotFoundError):  # the store is damaged or gone, or mlflow lacks a package
                 raise
             except Exception as error:  # whatever a damaged journal leads to
                 store.experiments()  # a store may also raise what its database or the network raises
