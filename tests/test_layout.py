@@ -16,7 +16,15 @@ from torch.nn import functional as F
 
 from harness import arithmetic
 from harness.audit import audit
-from harness.layout import VECTOR, arrange, batch_norm, batch_norm_in_sums, choose_suitable, unrepeatable
+from harness.layout import (
+    VECTOR,
+    arrange,
+    batch_norm,
+    batch_norm_in_sums,
+    choose_suitable,
+    convolve_in_float32,
+    unrepeatable,
+)
 from harness.spec import PLAIN, Arithmetic, Execution
 
 PADDED = Arithmetic(channels_last=True, padded=True)
@@ -238,7 +246,7 @@ def widths(network: GraphModule) -> list[int]:
     class Seen(torch.fx.Interpreter):
         def call_function(self, target: object, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
             result = super().call_function(target, args, kwargs)  # type: ignore[arg-type]
-            if target in (torch.ops.aten.conv2d.default, torch.ops.aten.conv2d.padding):
+            if target in (torch.ops.aten.conv2d.default, torch.ops.aten.conv2d.padding, convolve_in_float32):
                 made.append(result.shape[1])
             return result
 
