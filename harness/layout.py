@@ -206,7 +206,9 @@ def _pad_channels(graph: Graph) -> None:
             _pad_convolution(node, own)
             continue
         read = node.all_input_nodes
-        passes_on = node.target in (*_SAME_CHANNELS, batch_norm, batch_norm_in_sums, *OPAQUE.values()) and node.args[0] in own
+        passes_on = (
+            node.target in (*_SAME_CHANNELS, batch_norm, batch_norm_in_sums, *OPAQUE.values()) and node.args[0] in own
+        )
         if passes_on or (node.target in _TERM_BY_TERM and len(read) == 2 and all(maps in own for maps in read)):
             own[node] = own[read[0]]
         else:
@@ -230,7 +232,9 @@ def _pad_convolution(node: Node, own: dict[Node, int]) -> None:
     elif outputs + more > WORTH_PADDING * outputs or node.meta["val"].ndim != 4:
         more = 0
     if inputs == 1 and (outputs + more) % VECTOR:
-        node.args = tuple(given[name] for name in ("input", "weight", "bias", "stride", "padding", "dilation", "groups"))
+        node.args = tuple(
+            given[name] for name in ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+        )
         node.target, node.kwargs = convolve_in_float32, {}
     with node.graph.inserting_before(node):
         if more or more_inputs:
