@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import warnings
 
 import torch
 
@@ -71,12 +72,24 @@ def has_compiler() -> bool:
 # --- the process ------------------------------------------------------------------------------------------
 
 
-def settle() -> None:
-    """Choose kernels that give the same bits each time; a plug-in operator that has none only warns."""
-    torch.backends.cudnn.allow_tf32 = False  # by default convolutions would round to 10 bits on a GPU
-    torch.backends.cudnn.deterministic = True
-    torch.backends.cudnn.benchmark = False
+def settle(device: str) -> None:
+    """Choose kernels that give the same bits each time; `layout.unrepeatable` names what has none."""
     keep_memory(2**31 - 1)
+    if device != "cuda":
+        return
+    torch.backends.cudnn.allow_tf32 = False  # by default convolutions would round to 10 bits
+    torch.backends.cudnn.benchmark = False
+    repeat(True)
+
+
+def repeat(bits: bool) -> None:
+    """Say whether operators on a GPU must give the same bits each time, where they can; torch's default is not."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS may choose, and torch warns of it
+    torch.backends.cudnn.deterministic = bits
+    torch.use_deterministic_algorithms(bits, warn_only=True)
+    # Else torch fills every new tensor, a kernel for each, which is of no use here.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    warnings.filterwarnings("ignore", "(?s).*does not have a deterministic implementation")
 
 
 def keep_memory(limit: int) -> None:

@@ -4,6 +4,9 @@ A network is exported twice with `torch.export`, in training and in evaluation m
 what these two graphs hold, and they alone are then trained and scored: after the audit none of the
 plug-in's Python runs any more, so a number that is not in the ledger cannot help the score. Every
 refusal names its rule, the line that causes it and the mend.
+
+A network is audited on the CPU, whatever trains it, so that its ledger is the same on every machine. One
+audit serves every seed: `Audit.graphs` fills the two graphs with the numbers of a network built anew.
 """
 
 from __future__ import annotations
@@ -16,18 +19,18 @@ import secrets
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
-from torch.fx import Node
+from torch.fx import GraphModule, Node
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from harness.errors import AuditError, BudgetError, ContractError, UsageError
-from harness.graph import cause, operators, where
+from harness.graph import cause, on_device, operators, where
 from harness.ledger import Ledger, count, refuse_odd_tensor
 from harness.spec import Budget, Recipe
 
@@ -47,7 +50,10 @@ MOST_CHANGED = 2
 """Most scored images that may be given another class in other company: so many that lie on the edge by rounding."""
 
 CROWD = 1_000
-"""Images in the largest batch the audit asks about; as many as are scored at a time."""
+"""Images in the largest batch the audit asks about; as many as are scored at a time on a GPU."""
+
+MOST_IMAGES = 65_535
+"""Images in the largest batch that a graph is exported for: up to so many cuDNN normalises, and any recipe trains."""
 
 GUARDED_METHODS = (
     "parameters", "named_parameters", "buffers", "named_buffers", "modules", "named_modules", "children",
@@ -58,31 +64,85 @@ GUARDED_METHODS = (
 
 
 @dataclass(frozen=True, eq=False)
+class Graphs:
+    """The two graphs of an audited network, with numbers of their own on one device: training one moves the other."""
+
+    train: GraphModule
+    evaluation: GraphModule
+
+
+@dataclass(frozen=True, eq=False)
 class Audit:
     """A network that passed, as the two graphs that are trained and scored, and its ledger.
 
-    Both graphs hold the very parameters and buffers of the network, so training one moves the other.
+    It can be pickled, for another process of the same user.
     """
 
     ledger: Ledger
     train: ExportedProgram
     evaluation: ExportedProgram
 
+    @property
+    def serves_every_seed(self) -> bool:
+        """Whether all numbers of the graphs are parameters and buffers: a constant may be drawn for one seed alone."""
+        programs = (self.train, self.evaluation)
+        return not any(program.graph_signature.inputs_to_lifted_tensor_constants for program in programs)
+
+    def graphs(self, network: nn.Module, device: torch.device) -> Graphs:
+        """Return the two graphs on `device`, with copies of the numbers of `network`, which passed `refuse_another`."""
+        numbers = _copies(network, device)
+        graphs = (on_device(program.module(), device) for program in (self.train, self.evaluation))
+        return Graphs(*(_filled(graph, numbers) for graph in graphs))
+
+    def __reduce__(self) -> tuple[Callable[..., Self], tuple[Ledger, bytes, bytes]]:
+        return type(self)._loaded, (self.ledger, _saved(self.train), _saved(self.evaluation))
+
+    @classmethod
+    def _loaded(cls, ledger: Ledger, *programs: bytes) -> Self:
+        return cls(ledger, *(torch.export.load(io.BytesIO(program)) for program in programs))
+
+
+def _saved(program: ExportedProgram) -> bytes:
+    stream = io.BytesIO()
+    torch.export.save(program, stream)
+    return stream.getvalue()
+
+
+def _copies(network: nn.Module, device: torch.device) -> dict[str, Tensor]:
+    """Copy every parameter and buffer, by all of its names; what is one tensor there is one tensor here."""
+    found: dict[str, Tensor] = {}
+    made: dict[int, Tensor] = {}
+    for named in (network.named_parameters(remove_duplicate=False), network.named_buffers(remove_duplicate=False)):
+        for name, tensor in named:
+            if id(tensor) not in made:
+                copied = tensor.detach().to(device, copy=True)
+                is_parameter = isinstance(tensor, nn.Parameter)
+                made[id(tensor)] = nn.Parameter(copied, tensor.requires_grad) if is_parameter else copied
+            found[name] = made[id(tensor)]
+    return found
+
+
+def _filled(graph: GraphModule, numbers: Mapping[str, Tensor]) -> GraphModule:
+    own = (*graph.named_parameters(remove_duplicate=False), *graph.named_buffers(remove_duplicate=False))
+    for name, _ in own:
+        if name in numbers:  # what a graph holds beside them are its constants
+            layer, _, short = name.rpartition(".")
+            setattr(graph.get_submodule(layer), short, numbers[name])
+    return graph
+
 
 def audit(network: nn.Module, path: str) -> Audit:
     """Export `network`, built by the plug-in at `path`, and count what it stores.
 
     Args:
-        network: maps (N, 1, 28, 28) float images to (N, 10) logits; on any device.
+        network: maps (N, 1, 28, 28) float images to (N, 10) logits; on the CPU.
         path: file name for messages.
 
     Raises:
         ContractError: a wrong output, or a `forward` that raises.
         AuditError: the network hides state, draws lots, changes when scored, or cannot be exported.
     """
-    _refuse_overrides(network, path)
-    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
-        refuse_odd_tensor(name, tensor, path)
+    _refuse_odd(network, path)
     _probe(network, path)
     train = _export(network, True, path)
     _refuse_foreign_operators(train, path)
@@ -91,12 +151,32 @@ def audit(network: nn.Module, path: str) -> Audit:
     _refuse_change_at_evaluation(evaluation, path)
     found = Audit(count(network, train, evaluation, path), train, evaluation)
     _refuse_unfaithful(network, found, path)
-    scored, images = evaluation.module(), _images(network, 12)
+    scored, images = evaluation.module(), _images(12)
     refuse_batch_dependence(scored, images, path)
     for direction in (1, -1):  # with every gate that starts near zero opened and closed
         with _nudged(network, direction):
             refuse_batch_dependence(scored, images, path, crowd=100)
     return found
+
+
+def refuse_another(found: Audit, network: nn.Module, path: str) -> None:
+    """Refuse a `network`, built anew from the file and knobs of an audit that serves every seed, if it is another one.
+
+    Raises:
+        AuditError: it stores other numbers, hides some, or has a weight that is not finite.
+    """
+    _refuse_odd(network, path)
+    if count(network, found.train, found.evaluation, path) != found.ledger:
+        raise _another_network(path)
+    for name, parameter in network.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            raise AuditError(
+                "not-finite",
+                f"The network is built with a {name} that is not finite.",
+                where=path,
+                legal="The weights of every seed are finite.",
+                mend="Look for a division by zero, or a power, where build draws them.",
+            )
 
 
 def enforce(ledger: Ledger, recipe: Recipe, budget: Budget) -> None:
@@ -142,19 +222,13 @@ def refuse_trained_start(network: nn.Module, found: Audit, build: Callable[[], n
     """
     with torch.random.fork_rng():
         torch.manual_seed(secrets.randbits(63))  # a seed that no plug-in can know
-        again = build().to(_device(network))
+        again = build()
     first, second = (
         {name: tensor.detach() for name, tensor in (*made.named_parameters(), *made.named_buffers())}
         for made in (network, again)
     )
     if {name: t.shape for name, t in first.items()} != {name: t.shape for name, t in second.items()}:
-        raise AuditError(
-            "another-network",
-            "Built again with the same knobs, the network has other parameters.",
-            where=path,
-            legal="The same knobs build the same layers; only their first numbers are drawn by lot.",
-            mend="Take lots and counters out of build, but for weights.",
-        )
+        raise _another_network(path)
     tables = [tensor for tensor in found.evaluation.constants.values() if isinstance(tensor, Tensor)]
     fixed = sum(_alike(tensor, tensor) for tensor in tables)
     fixed += sum(_alike(first[name], second[name]) for name in first)
@@ -166,6 +240,16 @@ def refuse_trained_start(network: nn.Module, found: Audit, build: Callable[[], n
             legal=f"Weights start by lot or constant; up to {FREE_START:,} may start as a pattern of your own.",
             mend="Draw them with torch.nn.init or torch.randn, without manual_seed; all training happens here.",
         )
+
+
+def _another_network(path: str) -> AuditError:
+    return AuditError(
+        "another-network",
+        "Built again with the same knobs, the network has other parameters.",
+        where=path,
+        legal="The same knobs build the same layers; only their first numbers are drawn by lot.",
+        mend="Take lots and counters out of build, but for weights.",
+    )
 
 
 def _alike(first: Tensor, second: Tensor) -> int:
@@ -205,6 +289,13 @@ def refuse_changed_classes(answers: Tensor, others: Tensor, company: str, path: 
 # --- the plug-in's own Python, run for the last time -------------------------------------------------
 
 
+def _refuse_odd(network: nn.Module, path: str) -> None:
+    """Refuse what would keep the harness from finding a network's numbers."""
+    _refuse_overrides(network, path)
+    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+        refuse_odd_tensor(name, tensor, path)
+
+
 def _refuse_overrides(network: nn.Module, path: str) -> None:
     for name, module in nn.Module.named_modules(network):
         for method in GUARDED_METHODS:
@@ -226,14 +317,10 @@ def _is_torchs_own(kind: type) -> bool:
     return named_so and getattr(home, kind.__qualname__, None) is kind
 
 
-def _images(network: nn.Module, count: int) -> Tensor:
-    """Made-up images (N, 1, 28, 28) on the network's device, in the range of normalised digits."""
+def _images(count: int) -> Tensor:
+    """Made-up images (N, 1, 28, 28), in the range of normalised digits."""
     generator = torch.Generator().manual_seed(count)
-    return torch.rand(count, 1, 28, 28, generator=generator).mul(3.2).sub(0.4).to(_device(network))
-
-
-def _device(network: nn.Module) -> torch.device:
-    return next((tensor.device for tensor in network.parameters()), torch.device("cpu"))
+    return torch.rand(count, 1, 28, 28, generator=generator).mul(3.2).sub(0.4)
 
 
 def _probe(network: nn.Module, path: str) -> None:
@@ -279,7 +366,7 @@ def _probe(network: nn.Module, path: str) -> None:
 
 
 def _answer(network: nn.Module, training: bool, path: str) -> Tensor:
-    images = _images(network, 6)
+    images = _images(6)
     network.train(training)
     try:
         with _kept(network), _quiet():
@@ -373,7 +460,8 @@ def _export(network: nn.Module, training: bool, path: str) -> ExportedProgram:
     try:
         with _quiet():
             # A dynamic batch: a branch on the number of images cannot hide a second network.
-            program = torch.export.export(network, (_images(network, 3),), dynamic_shapes=({0: Dim("batch", min=2)},))
+            batch = Dim("batch", min=2, max=MOST_IMAGES)
+            program = torch.export.export(network, (_images(3),), dynamic_shapes=({0: batch},))
     except OSError as error:
         raise UsageError(
             f"torch cannot write {error.filename}: {error.strerror}.",
@@ -472,7 +560,7 @@ def _refuse_change_at_evaluation(evaluation: ExportedProgram, path: str) -> None
 
 def _refuse_unfaithful(network: nn.Module, found: Audit, path: str) -> None:
     """What is trained and scored is the graph: it must answer and learn as the network itself does."""
-    images = _images(network, 7)
+    images = _images(7)
     network.eval()
     with torch.no_grad(), _quiet():
         scored = _apart(network(images), found.evaluation.module()(images))
@@ -499,7 +587,7 @@ def _refuse_unfaithful(network: nn.Module, found: Audit, path: str) -> None:
             legal="What trains and is scored is the graph: no Python randomness, counters or custom gradients.",
             mend="Use torch operators for randomness and detach() for gradients; keep no state in Python.",
         )
-    if not torch.equal(images, _images(network, 7)):
+    if not torch.equal(images, _images(7)):
         raise AuditError(
             "writes-on-images",
             "The network writes on the images it is given.",

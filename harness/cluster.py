@@ -12,16 +12,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import multiprocessing
 import os
 import pickle
 import secrets
+import socket
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Self
 
@@ -59,12 +62,40 @@ GPU = "GPU"
 
 @dataclass(frozen=True)
 class Member:
-    """A worker, as it introduced itself."""
+    """A worker, as it introduced itself.
+
+    Attributes:
+        host: the machine it is on.
+        sees: the GPUs there that it may use, as CUDA_VISIBLE_DEVICES names them; it trains on the first.
+        gpus: how much of a GPU it announces, or None where nothing was said: the driver deals it a share.
+        is_dealt: a driver dealt it what it announces.
+    """
 
     address: str
     harness: str
     torch: str
-    gpus: int
+    host: str
+    sees: tuple[str, ...]
+    gpus: float | None
+    is_dealt: bool
+
+
+def shared_out(members: Collection[Member]) -> list[Member]:
+    """Return the members that announce nothing, each with one of its GPUs and an equal part of what is left of it."""
+    left: dict[tuple[str, str], Fraction] = defaultdict(lambda: Fraction(1))
+    takers: dict[tuple[str, str], list[Member]] = defaultdict(list)
+    for member in members:
+        if member.gpus is not None and member.sees:
+            left[member.host, member.sees[0]] -= Fraction(member.gpus).limit_denominator(1_000)
+    for member in sorted(members, key=lambda member: len(member.sees)):  # who has no choice goes first
+        if member.gpus is None:
+            gpus = [(member.host, name) for name in member.sees]
+            takers[max(gpus, key=lambda gpu: left[gpu] / (len(takers[gpu]) + 1))].append(member)
+    return [
+        replace(member, sees=(name,), gpus=max(0.0, float(left[host, name] / len(sharers))), is_dealt=True)
+        for (host, name), sharers in takers.items()
+        for member in sharers
+    ]
 
 
 class Cluster:
@@ -72,7 +103,7 @@ class Cluster:
 
     Attributes:
         dashboard: address of Dask's own page.
-        members: the workers that were there at the beginning; others may come and go.
+        members: the workers that are there, by their addresses; they may come and go.
         at_once: how many trainings they could do at the same time when they were hired.
     """
 
@@ -91,6 +122,7 @@ class Cluster:
             self._address = self._client.scheduler_info()["address"]
             self.dashboard: str = self._client.dashboard_link
             self.members = self._introduced()
+            self._deal()
         except BaseException:
             self._closing.close()
             raise
@@ -131,7 +163,7 @@ class Cluster:
                 mend="Start one: dask scheduler; and workers: dask worker tcp://HOST:8786 --nthreads 1",
             ) from None
 
-    def _introduced(self) -> list[Member]:
+    def _introduced(self) -> dict[str, Member]:
         with contextlib.suppress(TimeoutError):
             self._client.wait_for_workers(1, timeout=ARRIVAL_SECONDS)
         told = self._client.run(_introduce, on_error="return")
@@ -148,21 +180,50 @@ class Cluster:
                     f"The worker at {address} has harness {said.harness}; here it is {__version__}.",
                     mend="Install the same one on both.",
                 )
-        return [*told.values()]
+        if not any(self._client.processing().values()):  # no other driver counts on what was dealt before
+            told = {address: replace(said, gpus=None) if said.is_dealt else said for address, said in told.items()}
+        return dict(told)
+
+    def _deal(self) -> None:
+        """Share out the GPUs of each machine among those of its workers that announce none."""
+        dealt = {member.address: member for member in shared_out(self.members.values())}
+        if dealt:
+            self._client.run(_take, dealt, workers=[*dealt], on_error="ignore")
+        self.members |= dealt
 
     @property
-    def gpus(self) -> int:
+    def gpus(self) -> float:
         """How many the workers announce."""
-        return sum(member.gpus for member in self.members)
+        return round(sum(member.gpus or 0 for member in self.members.values()), 6)
 
     def send(self, dataset: str, held_out: HeldOut) -> None:
         """See to it that every worker, those that come later too, has the images it needs."""
         self._client.register_plugin(_Images(data.files(dataset, held_out)), name=f"harness-{dataset}-{held_out}")
 
-    def hire(self, device: str, gpu_share: float) -> None:
-        """Say where training takes place: on CPUs, or on GPUs of which a trial takes a share."""
-        resources = {GPU: gpu_share} if device == "cuda" else {}
-        self.at_once = int(self.gpus / gpu_share) if resources else sum(self._client.nthreads().values())
+    def hire(self, device: str, gpu_share: float | None = None) -> None:
+        """Say where training takes place: on CPUs, or on GPUs, of which each training takes a share.
+
+        Args:
+            gpu_share: by default what the worker with the smallest share has, and at most a whole GPU.
+
+        Raises:
+            UsageError: no worker has so large a share.
+        """
+        threads = self._client.nthreads()
+        announced = {address: member.gpus for address, member in self.members.items() if member.gpus}
+        resources = {}
+        self.at_once = sum(threads.values())
+        if device == "cuda":
+            share = gpu_share or min(1.0, *announced.values())
+            share *= 1 - 1e-9  # so that 0.2 fits five times into 1, which it does not in floats
+            if share > (most := max(announced.values())):
+                raise UsageError(
+                    f"--gpu-share {gpu_share:g} is more of a GPU than any worker has.",
+                    legal=f"Legal: above 0, to {math.floor(10_000 * most) / 10_000:g}.",
+                    mend="Leave it out: a training takes what its worker has. Fewer workers on a GPU have more of it.",
+                )
+            resources = {GPU: share}
+            self.at_once = sum(min(threads[address], int(gpus / share)) for address, gpus in announced.items())
         self._executor = self._client.get_executor(pure=False, resources=resources)
 
     def __enter__(self) -> Self:
@@ -267,8 +328,14 @@ class Cluster:
             self._hangs += 1
             self._client.retire_workers([worker], close_workers=True)
             self._refuse(self._hangs >= MOST_HANGS, f"{self._hangs} workers said nothing for {SILENCE_SECONDS:g} s")
-        if self._client.nthreads():
+        there = self._client.nthreads()
+        if there:
             self._last_seen = now
+        self.members = {address: member for address, member in self.members.items() if address in there}
+        if came := [address for address in there if address not in self.members]:
+            told = self._client.run(_introduce, workers=came, on_error="return")
+            self.members |= {address: said for address, said in told.items() if isinstance(said, Member)}
+            self._deal()
         self._refuse(now - self._last_seen > SILENCE_SECONDS, f"{self._address} has had no worker for a minute")
 
     def _refuse(self, is_over: bool, wrong: str) -> None:
@@ -288,20 +355,45 @@ def _reach(address: str) -> Client:
 
 def _introduce(dask_worker: Worker) -> Member:
     """Called by Dask, which fills this argument in."""
-    gpus = dask_worker.state.total_resources.get(GPU, torch.cuda.device_count())
-    return Member(dask_worker.address, __version__, str(torch.__version__), int(gpus))
+    sees = _gpus()
+    announced = dask_worker.state.total_resources.get(GPU, None if sees else 0.0)
+    return Member(
+        dask_worker.address,
+        __version__,
+        str(torch.__version__),
+        socket.gethostname(),
+        sees,
+        announced,
+        _was_dealt.is_set(),
+    )
+
+
+def _gpus() -> tuple[str, ...]:
+    count = torch.cuda.device_count()
+    names = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",")
+    return tuple(name.strip() for name in names[:count])
+
+
+_was_dealt = threading.Event()
+"""Whether a driver gave this worker the share of a GPU that it announces."""
+
+
+async def _take(dealt: Mapping[str, Member], dask_worker: Worker) -> None:
+    """Announce the share that was dealt, and train on that GPU alone; called by Dask."""
+    mine = dealt[dask_worker.address]
+    os.environ["CUDA_VISIBLE_DEVICES"] = mine.sees[0]  # the processes it starts are given it
+    await dask_worker.set_resources(**{GPU: mine.gpus or 0.0})
+    _was_dealt.set()
 
 
 class _Images(WorkerPlugin):
-    """Gives a worker the images it lacks, and lets it announce its GPUs where nobody did."""
+    """Gives a worker the images it lacks."""
 
     def __init__(self, files: Mapping[str, bytes]) -> None:
         self._files = files
 
     async def setup(self, worker: Worker) -> None:
         """Called by Dask when the worker hears of this, or comes."""
-        if GPU not in worker.state.total_resources and (count := torch.cuda.device_count()):
-            await worker.set_resources(**{GPU: count})
         if not data.are_here(self._files):
             folder = Path(worker.local_directory) / "harness-data"
             for name, contents in self._files.items():

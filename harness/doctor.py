@@ -60,7 +60,8 @@ def _device() -> Iterator[Finding]:
     device = experiment.choose_device("auto")
     compiler = "a C++ compiler" if arithmetic.has_compiler() else "no C++ compiler: long runs are not compiled"
     bfloat16 = "bfloat16" if arithmetic.has_bfloat16(device) else "no bfloat16 of its own"
-    yield Finding("device", f"{experiment.device_name(torch.device(device))}, {bfloat16}, {compiler}")
+    unused = f"; {missing}" if (missing := experiment.gpu_without_code()) else ""
+    yield Finding("device", f"{experiment.device_name(torch.device(device))}, {bfloat16}, {compiler}{unused}")
     if ROOT.exists() and not ROOT.is_dir():
         yield Finding("disk", f"{ROOT.absolute()} is no folder: nothing can be recorded", 2)
     free = shutil.disk_usage(ROOT.absolute().parent).free
@@ -150,11 +151,12 @@ def _store() -> Iterator[Finding]:
     try:
         behind = tracking.behind(_sources())
     except TrackerError as error:
-        if database and database.exists():
+        is_installed = not isinstance(error.__cause__, ModuleNotFoundError)
+        if database and database.exists() and is_installed:
             offer = "move it away, and make it anew from the journals"
             yield Finding("MLflow", error.wrong, error.exit_code, offer, partial(_make_anew, database))
         else:
-            yield Finding("MLflow", error.wrong, error.exit_code)
+            yield Finding("MLflow", f"{error.wrong} {error.mend}", error.exit_code)
         return
     if behind:
         yield Finding(

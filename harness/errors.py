@@ -151,6 +151,16 @@ class OutOfMemory(CrashedError):
         )
 
 
+_PACKAGES = {"sklearn": "scikit-learn", "PIL": "pillow"}
+"""Modules whose package has another name."""
+
+
+def not_installed(error: ModuleNotFoundError) -> UsageError:
+    """Say which of the packages that the harness needs is missing, and how to get it."""
+    name = str(error.name).partition(".")[0]
+    return UsageError(f"{name} is not installed here.", mend=f"pip install {_PACKAGES.get(name, name)}")
+
+
 def ran_out_of_memory(error: BaseException | None) -> bool:
     """Whether an error, or one that led to it, says that memory could not be had; torch has no one type for it."""
     while error:

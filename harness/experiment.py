@@ -29,8 +29,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness import __version__, arithmetic, audit, data, page, plugins, records, supervision, training
-from harness.anatomy import Anatomy, describe
+from harness import __version__, arithmetic, audit, data, inspection, page, plugins, records, supervision, training
+from harness.anatomy import Anatomy
+from harness.capture import Uncapturable
 from harness.errors import (
     BudgetError,
     ClusterLost,
@@ -44,8 +45,9 @@ from harness.errors import (
     ran_out_of_memory,
 )
 from harness.evaluation import class_accuracy, confusion, hardest, predict, score, softmax
+from harness.graph import over_the_same_tensors
 from harness.journal import DAMAGE, Journal, Outcome, Record, all_journals, journals
-from harness.layout import arrange_scoring, choose_suitable
+from harness.layout import arrange_scoring, choose_suitable, unrepeatable
 from harness.ledger import Ledger
 from harness.spec import (
     BUDGET,
@@ -65,13 +67,18 @@ from harness.spec import (
 )
 from harness.tracking import Tracker
 
-FEW = 37
+FEW = {"cpu": 37, "cuda": 613}
 """Images asked at a time when all held-out images are asked once more; far from `evaluation.BATCH`."""
 
-ASKED_IN_PAIRS = 1_000
+ASKED_IN_PAIRS = {"cpu": 1_000, "cuda": 200}
 """Of these, as many are asked two at a time as well, which is slow."""
 
 MISCOMPILED = "torch.compile gets the gradients of this network wrong"
+
+UNCAPTURED = "a CUDA graph cannot hold a step of this network"
+
+LOOK_SECONDS = 0.002
+"""How long a trial that waits for its audit lets the others wait, each time it looks."""
 
 HARDEST = 25
 """How many of the most confidently wrong images a run keeps."""
@@ -85,6 +92,7 @@ class Started:
         environment: of the process that trains: device, threads, versions.
         untrained: share of the untrained network in the average that is scored after the last step.
         slow_because: why it is not computed as the rule says for this machine; empty where it is or goes on.
+        unrepeatable: operators of the network that may give other bits each time on this device.
         epochs_before: that it was trained before it was interrupted.
         run_id: its journal's, once it has one.
     """
@@ -97,6 +105,7 @@ class Started:
     environment: Mapping[str, Any]
     untrained: float = 0.0
     slow_because: str = ""
+    unrepeatable: tuple[str, ...] = ()
     epochs_before: int = 0
     run_id: str = ""
 
@@ -135,40 +144,42 @@ class Progress:
 
 
 def choose_device(name: str) -> str:
-    """Resolve ``auto`` to ``cuda`` where there is a GPU, else ``cpu``.
+    """Resolve ``auto`` to ``cuda`` where there is a GPU that this torch has code for, else ``cpu``.
 
     Raises:
         UsageError: ``cuda`` was asked for and there is none.
     """
-    if name == "cuda" and not torch.cuda.is_available():
+    if name == "cpu" or (name == "auto" and (not torch.cuda.is_available() or gpu_without_code())):
+        return "cpu"
+    if not torch.cuda.is_available():
         raise UsageError("There is no CUDA device here.", mend="Use --device cpu, or leave it to auto.")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
-
-
-def inspect(architecture: Architecture, knobs: Mapping[str, Knob], device: str = "cpu") -> tuple[audit.Audit, Anatomy]:
-    """Build a network, audit it and describe it.
-
-    Raises:
-        Refusal: it is not legal.
-        OutOfMemory: it does not fit into the memory there is.
-    """
-    try:
-        return _inspect(architecture, knobs, device)
-    except Exception as error:
-        if ran_out_of_memory(error):
-            raise OutOfMemory.of(architecture.path, error) from error
-        raise
-
-
-def _inspect(architecture: Architecture, knobs: Mapping[str, Knob], device: str) -> tuple[audit.Audit, Anatomy]:
-    network = plugins.build_network(architecture, knobs).to(device)
-    with plugins.in_one_process(architecture.path):
-        found = audit.audit(network, architecture.path)
-    if found.ledger.parameters <= BUDGET.parameters:  # else it is refused anyway, and for a plainer reason
-        audit.refuse_trained_start(
-            network, found, lambda: plugins.build_network(architecture, knobs), architecture.path
+    if missing := gpu_without_code():
+        raise UsageError(
+            f"{missing}.",
+            legal=f"It has code for {', '.join(torch.cuda.get_arch_list())}.",
+            mend="Use --device cpu, or install a torch that was built for this GPU.",
         )
-    return found, describe(network, found)
+    return "cuda"
+
+
+def gpu_without_code() -> str:
+    """Say which GPU is here that this torch has no code for; empty where there is none such."""
+    if not torch.cuda.is_available() or _has_code_for(torch.cuda.get_device_capability(), torch.cuda.get_arch_list()):
+        return ""
+    major, minor = torch.cuda.get_device_capability()
+    return f"torch {torch.__version__} has no code for {torch.cuda.get_device_name()} (sm_{major}{minor})"
+
+
+def _has_code_for(capability: tuple[int, int], built_for: Sequence[str]) -> bool:
+    """Whether a GPU runs what torch was built for: code of its own generation up to its own version, or older PTX."""
+    for name in built_for:
+        kind, _, number = name.partition("_")
+        if kind in ("sm", "compute"):  # of AMD's it is none
+            number = number.rstrip("af")
+            built = (int(number[:-1]), int(number[-1]))
+            if built <= capability and (kind == "compute" or built[0] == capability[0]):
+                return True
+    return False
 
 
 def jobs(
@@ -205,7 +216,7 @@ def new_group(size: int) -> Group | None:
     return Group(secrets.token_hex(8), size) if size > 1 else None
 
 
-def train(job: Job, progress: Progress | None = None, keep: bool = False) -> Iterator[Event | Checkpoint | None]:
+def train(job: Job, progress: Progress | None = None, keep: bool = False) -> Generator[Event | Checkpoint | None]:
     """Train one job, yielding `Started`, for each epoch None and then an `Epoch`, and a `Result`.
 
     What is trained and scored are the two exported graphs that the audit counted, not the plug-in's
@@ -226,13 +237,12 @@ def train(job: Job, progress: Progress | None = None, keep: bool = False) -> Ite
     if dataset.digest != job.dataset_digest:
         raise DataError(f"{job.dataset} here is another one ({dataset.digest}) than the job's ({job.dataset_digest}).")
     refuse_single_image(len(dataset.train.labels), job.recipe)
-    arithmetic.settle()
-    training.seed_everything(job.seed, 0, "weights")  # before the file runs: it may draw at its top level
-    architecture = plugins.from_source(job.source, job.path)
-    found, anatomy = inspect(architecture, job.knobs, job.device)
+    arithmetic.settle(job.device)
+    network, found, anatomy = inspection.build(job)
     audit.enforce(found.ledger, job.recipe, BUDGET)
-    wanted = progress.arithmetic if progress else choose_arithmetic(job, dataset, found)
-    begun = begin(job, dataset, found, wanted, progress.checkpoint if progress else None, keep)
+    graphs = found.graphs(network, device)
+    wanted = progress.arithmetic if progress else choose_arithmetic(job, dataset, graphs)
+    begun = begin(job, dataset, graphs, wanted, progress.checkpoint if progress else None, keep)
     epochs = [*progress.epochs[: progress.checkpoint.epoch]] if progress else []
     yield Started(
         found.ledger,
@@ -243,15 +253,18 @@ def train(job: Job, progress: Progress | None = None, keep: bool = False) -> Ite
         _environment(device_name(device)),
         _untrained(job.recipe, len(dataset.train.labels)),
         _why_slow(job, wanted, begun.arithmetic),
+        unrepeatable(begun.arithmetic, graphs.train, _few(dataset)) if job.device == "cuda" else (),
         len(epochs),
     )
 
-    graph = found.evaluation.module()  # over the tensors that are trained
+    graph = graphs.evaluation  # over the tensors that are trained
     if begun.average:
         graph.load_state_dict(begun.average.state, assign=True)
+    numbers = graph.state_dict(keep_vars=True)  # without what scoring makes of them
     scored = arrange_scoring(graph, begun.arithmetic)
     checkpoint: Checkpoint | None = None
     seconds = sum(epoch.seconds for epoch in epochs)
+    wall_seconds = sum(epoch.wall_seconds or epoch.seconds for epoch in epochs)
     for event in begun.epochs:
         if event is None:
             yield None
@@ -259,16 +272,19 @@ def train(job: Job, progress: Progress | None = None, keep: bool = False) -> Ite
             checkpoint = event  # handed on with its epoch: one without the other is worth nothing
         else:
             started = time.perf_counter()
+            scored.refresh()
             logits = predict(scored, dataset, dataset.held_out)
             epochs.append(_scored(event, logits, dataset))
-            seconds += event.seconds + time.perf_counter() - started
+            scoring = time.perf_counter() - started
+            seconds += event.seconds + scoring
+            wall_seconds += (event.wall_seconds or 0.0) + scoring
             if checkpoint:
                 yield checkpoint
                 checkpoint = None
             yield epochs[-1]
     _ask_again(scored, logits, dataset, job.path)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in graph.state_dict().items()}
-    yield _result(epochs, seconds, logits, dataset, weights)
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in numbers.items()}
+    yield _result(epochs, seconds, wall_seconds, logits, dataset, weights)
 
 
 @dataclass(frozen=True)
@@ -283,30 +299,33 @@ class Begun:
 def begin(
     job: Job,
     dataset: data.Dataset,
-    found: audit.Audit,
+    graphs: audit.Graphs,
     wanted: Arithmetic,
     checkpoint: Checkpoint | None = None,
     keep: bool = False,
 ) -> Begun:
     """Make ready to train the audited network, in up to a minute where it is compiled for the first time.
 
-    Code that torch.compile gets wrong is not used: the network is then trained one operator after the other.
+    Code that torch.compile gets wrong is not used, and what cannot be captured is not: the network is then
+    trained one operator after the other.
 
     Raises:
         CrashedError: `checkpoint` comes from such code.
     """
-    trained = found.train.module()
-    average = training.Average(trained, job.recipe.ema) if job.recipe.ema else None
+    average = training.Average(graphs.train, job.recipe.ema) if job.recipe.ema else None
+    trained = over_the_same_tensors(graphs.train)
     try:
         epochs = training.fit(trained, dataset, job.recipe, job.seed, wanted, average, checkpoint, keep)
         return Begun(wanted, average, epochs)
+    except Uncapturable:
+        return begin(job, dataset, graphs, replace(wanted, execution="eager"), checkpoint, keep)
     except training.Miscompiled:
         if checkpoint:
             raise CrashedError(
                 f"Seed {job.seed} cannot go on: {MISCOMPILED}, and its first epochs were trained by such code.",
                 mend="Train it anew: the same command with --again.",
             ) from None
-    return begin(job, dataset, found, replace(wanted, execution="eager"), keep=keep)
+    return begin(job, dataset, graphs, replace(wanted, execution="eager"), keep=keep)
 
 
 def _untrained(recipe: Recipe, images: int) -> float:
@@ -316,26 +335,29 @@ def _untrained(recipe: Recipe, images: int) -> float:
 
 def _why_slow(job: Job, wanted: Arithmetic, used: Arithmetic) -> str:
     if used != wanted:
-        return MISCOMPILED
+        return UNCAPTURED if wanted.execution == "captured" else MISCOMPILED
     return "" if job.plain or used != PLAIN else "a faster layout would not suit this network"
 
 
-def choose_arithmetic(job: Job, dataset: data.Dataset, found: audit.Audit) -> Arithmetic:
+def choose_arithmetic(job: Job, dataset: data.Dataset, graphs: audit.Graphs) -> Arithmetic:
     """Return how a job's steps are computed on this machine: as the rule says, where that suits the network."""
     if job.plain:
         return PLAIN
     wanted = arithmetic.choose(job.device, len(dataset.train.labels) * job.recipe.epochs)
-    few = dataset.normalise(data.to_float(dataset.train.images[:12]))
-    return choose_suitable(wanted, found.train.module(), found.evaluation.module(), few)
+    return choose_suitable(wanted, graphs.train, graphs.evaluation, _few(dataset))
+
+
+def _few(dataset: data.Dataset) -> Tensor:
+    return dataset.normalise(data.to_float(dataset.train.images[:12]))
 
 
 def _ask_again(scored: Callable[[Tensor], Tensor], logits: Tensor, dataset: data.Dataset, path: str) -> None:
     """What was learned may have opened a gate to the rest of the batch that was shut when the network was audited."""
-    few = dataset.normalise(data.to_float(dataset.held_out.images[:12]))
-    audit.refuse_batch_dependence(scored, few, path)
+    audit.refuse_batch_dependence(scored, dataset.normalise(data.to_float(dataset.held_out.images[:12])), path)
     # A gate may open to real images alone: the very answers that are scored must come again in other company.
     order = torch.randperm(len(logits), generator=torch.Generator().manual_seed(0)).to(logits.device)
-    for batch, asked in ((FEW, order), (2, order[:ASKED_IN_PAIRS])):
+    device = logits.device.type
+    for batch, asked in ((FEW[device], order), (2, order[: ASKED_IN_PAIRS[device]])):
         again = predict(scored, dataset, dataset.held_out.at(asked), batch)
         audit.refuse_changed_classes(logits[asked], again, f"shuffled and {batch} at a time", path)
 
@@ -364,6 +386,7 @@ def _scored(epoch: Epoch, logits: Tensor, dataset: data.Dataset) -> Epoch:
 def _result(
     epochs: Sequence[Epoch],
     seconds: float,
+    wall_seconds: float,
     logits: Tensor,
     dataset: data.Dataset,
     weights: Mapping[str, Tensor],
@@ -381,6 +404,7 @@ def _result(
         best_epoch=curve.index(max(curve)) + 1,
         epochs_to_target=reached[0] if reached and dataset.is_benchmark else None,
         seconds=seconds,
+        wall_seconds=wall_seconds,
         logits=answers,
         labels=labels,
         images=dataset.held_out.images.cpu().numpy()[wrong],
@@ -397,22 +421,25 @@ Tell = Callable[[int, Epoch], None]
 """Takes the number of a trial and an epoch that it has finished."""
 
 
-def attempt(asked: Sequence[Attempt], floor: Mapping[int, float], tell: Tell) -> list[Trial]:
+def attempt(
+    asked: Sequence[Attempt], floor: Mapping[int, float], tell: Tell, audits: Path | None = None
+) -> list[Trial]:
     """Train a study's trials, in turns; whatever goes wrong in one becomes its state and reason.
 
     Args:
         floor: by epoch, the accuracy below which a trial is stopped.
         tell: called after every epoch.
+        audits: the folder where other processes leave the audits of trials; the others train meanwhile.
 
     Raises:
         DataError: this machine has not the images, which is not held against a trial.
     """
-    trials = in_turns([_attempt(*one, floor, tell) for one in asked], len(asked), asked[0][2].device)
+    trials = in_turns([_attempt(*one, floor, tell, audits) for one in asked], len(asked), asked[0][2].device)
     return [trial for _, trial in sorted(trials, key=lambda found: found[0])]
 
 
 def _attempt(
-    number: int, settings: Mapping[str, Knob], job: Job, floor: Mapping[int, float], tell: Tell
+    number: int, settings: Mapping[str, Knob], job: Job, floor: Mapping[int, float], tell: Tell, audits: Path | None
 ) -> Iterator[Trial | None]:
     """Yield None where others may have a turn, and last the trial."""
     started = _now()
@@ -424,6 +451,11 @@ def _attempt(
         return Trial(number, state, value, settings, tuple(epochs), parameters, reason, started, _now())
 
     try:
+        if audits:
+            while inspection.is_awaited(audits, job):
+                time.sleep(LOOK_SECONDS)
+                yield None
+            inspection.take(audits, job)
         for event in train(job):
             supervision.gets_on()
             if event is None:
@@ -673,8 +705,8 @@ def _take_up(journal: Journal, held: contextlib.ExitStack) -> Progress | None:
 
 
 def _progress(journal: Journal, record: Record) -> Progress | None:
-    names = [declared.name for declared in fields(Epoch)]
-    epochs = tuple(Epoch(**{name: event[name] for name in names}) for event in record.epochs)
+    names = {declared.name for declared in fields(Epoch)}
+    epochs = tuple(Epoch(**{name: event[name] for name in names & event.keys()}) for event in record.epochs)
     checkpoint = journal.checkpoint(len(epochs))
     return Progress(checkpoint, epochs, record.arithmetic) if checkpoint else None
 
@@ -689,6 +721,7 @@ def _record(
     held: contextlib.ExitStack,
 ) -> Generator[Event | None]:
     known = progress.epochs if progress else ()
+    repeats = True
     try:
         for event in trained:
             supervision.gets_on()
@@ -705,10 +738,11 @@ def _record(
                     journal.store(job.source)
                     journal.append("started", **_started(job, event, group))
                 event = replace(event, run_id=journal.run_id)
+                repeats = not event.unrepeatable
             elif isinstance(event, Epoch) and journal:
                 if event.number > len(known):
                     journal.append("epoch", **asdict(event))
-                else:
+                elif repeats:
                     _refuse_other_bits(event, known[event.number - 1])
             elif isinstance(event, Result) and journal:
                 _finish(journal, event)
@@ -750,7 +784,7 @@ def broke_down(job: Job, error: Exception) -> CrashedError:
 
 def _refuse_other_bits(again: Epoch, known: Epoch) -> None:
     """An epoch that was recorded without its checkpoint is trained again, and must come out as it did."""
-    read_off_a_clock = ("seconds", "images_per_second")
+    read_off_a_clock = ("seconds", "images_per_second", "wall_seconds")
     if any(
         getattr(again, declared.name) != getattr(known, declared.name)
         for declared in fields(Epoch)
@@ -773,7 +807,8 @@ def _finish(journal: Journal, result: Result) -> None:
         images=result.images,
     )
     journal.store_outcome(outcome, result.logits, result.weights)
-    names = ("accuracy", "class_accuracy", "loss", "best_accuracy", "best_epoch", "epochs_to_target", "seconds")
+    arrays = ("logits", "labels", "images", "hardest", "weights")
+    names = [declared.name for declared in fields(Result) if declared.name not in arrays]
     journal.append("finished", **{name: getattr(result, name) for name in names})
     journal.drop_checkpoints()
 
@@ -798,7 +833,12 @@ def _started(job: Job, started: Started, group: Group | None) -> dict[str, objec
         "parameters": started.ledger.parameters,
         "ledger": [asdict(entry) for entry in started.ledger.entries],
         "anatomy": asdict(started.anatomy),
-        "environment": {**started.environment, **_process(), "arithmetic": asdict(started.arithmetic)},
+        "environment": {
+            **started.environment,
+            **_process(),
+            "arithmetic": asdict(started.arithmetic),
+            "unrepeatable": list(started.unrepeatable),
+        },
     }
 
 

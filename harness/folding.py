@@ -47,6 +47,53 @@ def _replace(node: Node, by: Node) -> None:
     node.graph.erase_node(node)
 
 
+class Scoring:
+    """A graph that is scored: what follows from its numbers alone is computed once for all images."""
+
+    def __init__(self, network: GraphModule) -> None:
+        """Take the graph apart, in place; `refresh` it before it is called."""
+        self._network = network
+        self._of_numbers = GraphModule(network, _taken_out(network))
+        network.recompile()
+
+    def refresh(self) -> None:
+        """Compute it from the numbers as they are by now."""
+        with torch.no_grad():
+            for place, value in enumerate(self._of_numbers()):
+                setattr(self._network, _READY.format(place), value.detach())  # where it is a parameter itself
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Map (N, 1, 28, 28) images to (N, 10) logits."""
+        logits: Tensor = self._network(images)
+        return logits
+
+
+_READY = "_ready_{}"
+
+
+def _taken_out(network: GraphModule) -> Graph:
+    """Move what depends on no image to a graph of its own, which returns the values that the network then reads."""
+    of_numbers, moved = Graph(), dict[Node, Node]()
+    overwritten = _overwritten(network.graph)
+    for node in network.graph.nodes:
+        read = node.all_input_nodes
+        is_theirs = node.op == "get_attr" or (
+            node.op == "call_function" and read and all(each in moved for each in read)
+        )
+        if is_theirs and node not in overwritten:
+            moved[node] = of_numbers.node_copy(node, moved.__getitem__)
+    ready = [node for node in moved if node.op != "get_attr" and any(user not in moved for user in node.users)]
+    of_numbers.output([moved[node] for node in ready])
+    for place, node in enumerate(ready):
+        setattr(network, _READY.format(place), torch.empty(0))
+        with network.graph.inserting_before(node):
+            value = network.graph.create_node("get_attr", _READY.format(place))
+        value.meta = dict(node.meta)
+        node.replace_all_uses_with(value)
+    network.graph.eliminate_dead_code(lambda node: node not in moved)
+    return of_numbers
+
+
 # --- numbers of one parameter that only change places -----------------------------------------------------
 
 _VIEWS = (
@@ -122,7 +169,7 @@ def _shared(node: Node, writes: bool) -> list[Node]:
 
 
 def _gather(network: GraphModule, exits: list[tuple[Node, Node, Tensor]], times: int) -> None:
-    """Let nodes be parts of one gather: each with its parameter and where its numbers stand there, each `times` times."""
+    """Let nodes be parts of one gather: each with its parameter and where its numbers, each `times` times, are from."""
     graph, start = network.graph, 0
     orders, shapes = [], []
     for _, parameter, places in exits:
@@ -131,12 +178,13 @@ def _gather(network: GraphModule, exits: list[tuple[Node, Node, Tensor]], times:
         shapes.append(list(lies.shape))
         start += parameter.meta["val"].numel()
     order = torch.cat(orders)
-    device = exits[0][1].meta["val"].device
+    first = _attribute(network, exits[0][1])
+    assert isinstance(first, Tensor)
     with graph.inserting_before(exits[0][0]):
         read = []
         for name, table in (("origins", order), ("copies", order.argsort(stable=True).view(-1, times))):
             attribute = f"_{name}_{exits[0][0].name}"
-            setattr(network, attribute, table.to(device))  # a plain tensor: no number of the network's own
+            setattr(network, attribute, table.to(first.device))  # a plain tensor: no number of the network's own
             read.append(graph.create_node("get_attr", attribute))
         numbers = [graph.get_attr(str(parameter.target)) for _, parameter, _ in exits]
         gathered = graph.call_function(gather, (numbers, *read, shapes))
@@ -170,7 +218,7 @@ class _Gather(torch.autograd.Function):
         return _take(numbers, origins)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (copies,) = ctx.saved_tensors
         return _sum_copies(gradient, copies), None, None
 
@@ -209,12 +257,12 @@ def _take_in_scale_and_offset(node: Node) -> None:
         return
     multiplied, scale = _applied(node, aten.mul.Tensor)
     shifted, offset = _applied(multiplied, aten.add.Tensor) if multiplied else (None, None)
-    if not shifted or arguments(shifted)["alpha"] != 1:
+    if not (multiplied and scale and shifted and offset) or arguments(shifted)["alpha"] != 1:
         return
     channels = maps.meta["val"].shape[1]
     with node.graph.inserting_before(shifted):
         flat = [node.graph.call_function(aten.reshape.default, (each, [channels])) for each in (scale, offset)]
-        folded = node.graph.call_function(node.target, (maps, *flat, *node.args[3:]))
+        folded = node.graph.call_function(aten.batch_norm.default, (maps, *flat, *node.args[3:]))
     for made, of in zip(flat, (scale, offset), strict=True):
         made.meta = {"val": of.meta["val"].reshape(channels)}
     _replace(shifted, folded)
@@ -243,8 +291,8 @@ def _take_into_convolution(node: Node) -> None:
     with node.graph.inserting_before(node):
         scaled = node.graph.call_function(normalised, (of["weight"], of["bias"], *(given[name] for name in names)))
         weight, bias = (node.graph.call_function(operator.getitem, (scaled, place)) for place in (0, 1))
-        replaced = node.graph.call_function(
-            convolution.target, (of["input"], weight, bias, *convolution.args[3:]), convolution.kwargs
+        replaced = node.graph.create_node(
+            "call_function", convolution.target, (of["input"], weight, bias, *convolution.args[3:]), convolution.kwargs
         )
     weight.meta = dict(of["weight"].meta)
     _replace(node, replaced)
@@ -271,7 +319,7 @@ def normalised(
 
 
 def _multiply_whole_maps(node: Node) -> None:
-    """Let a depthwise convolution with one place to go be a product: backward, in bfloat16, it takes 15 times as long."""
+    """Let a depthwise convolution with one place to go be a product: backward in bfloat16 it takes a fifteenth."""
     given = arguments(node)
     maps, weight = given["input"].meta["val"], given["weight"].meta["val"]
     is_depthwise = weight.shape[1] == 1 and maps.ndim == 4 and given["groups"] == maps.shape[1] > 1
@@ -282,7 +330,7 @@ def _multiply_whole_maps(node: Node) -> None:
 
 
 def whole_maps(maps: Tensor, filters: Tensor, bias: Tensor | None) -> Tensor:
-    """Return (N, C * k, 1, 1) sums of (N, C, H, W) maps, each times its (C * k, 1, H, W) filters, plus (C * k,) bias."""
+    """Return (N, C * k, 1, 1) sums of (N, C, H, W) maps times their (C * k, 1, H, W) filters, plus (C * k,) bias."""
     each = filters.view(maps.shape[1], -1, *filters.shape[2:])
     sums = torch.einsum("nchw,ckhw->nck", maps, each).flatten(1)
     return (sums if bias is None else sums + bias)[:, :, None, None]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.export import ExportedProgram
-from torch.fx import Node
+from torch.fx import GraphModule, Node
 
 
 def where(text: str, path: str) -> str:
@@ -38,3 +40,28 @@ def arguments(node: Node) -> dict[str, Any]:
 def short_name(node: Node) -> str:
     """Return an operator's name without namespace and overload, such as ``conv2d``; empty for plain Python."""
     return node.target._schema.name.partition("::")[2] if isinstance(node.target, torch._ops.OpOverload) else ""
+
+
+def over_the_same_tensors(graph: GraphModule) -> GraphModule:
+    """Return a copy whose operators may be changed; its parameters and buffers are those of `graph`."""
+    copied = GraphModule(graph, copy.deepcopy(graph.graph))
+    copied.train(graph.training)
+    return copied
+
+
+def on_device(graph: GraphModule, device: torch.device) -> GraphModule:
+    """Move a graph that was exported on the CPU, in place: its tensors, and those that its operators make."""
+    for node in graph.graph.nodes if device.type != "cpu" else ():
+        if isinstance(node.target, torch._ops.OpOverload):
+            names = [argument.name for argument in node.target._schema.arguments]
+            if "device" in names[: len(node.args)]:
+                node.update_arg(names.index("device"), device)
+            elif "device" in names:
+                node.update_kwarg("device", device)
+        elif node.op == "get_attr":  # a table is no buffer
+            layer, _, short = str(node.target).rpartition(".")
+            holder = graph.get_submodule(layer)
+            if type(tensor := getattr(holder, short)) is Tensor and short not in holder._buffers:
+                setattr(holder, short, tensor.to(device))
+    graph.recompile()
+    return graph.to(device)

@@ -9,6 +9,7 @@ import copy
 import logging
 import math
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 from torch.nn import functional as F
 
-from harness.folding import CONVOLUTIONS, fold
+from harness.folding import CONVOLUTIONS, Scoring, fold
 from harness.graph import arguments
 from harness.opaque import OPAQUE
 from harness.spec import PLAIN, Arithmetic
@@ -66,10 +67,10 @@ def arrange(network: nn.Module, arithmetic: Arithmetic) -> Callable[[Tensor], Te
     return torch.compile(network, dynamic=False, options=options)
 
 
-def arrange_scoring(network: GraphModule, arithmetic: Arithmetic) -> Callable[[Tensor], Tensor]:
+def arrange_scoring(network: GraphModule, arithmetic: Arithmetic) -> Scoring:
     """Lay out a graph that is scored, in place, and return what maps a batch of any size to logits, in float32.
 
-    Its parameters and buffers stay the same tensors, laid out as they are: they may be another's, who moves them.
+    Its parameters and buffers stay the same tensors, laid out as they are; once they have moved, `refresh` it.
     """
     if arithmetic.channels_last:
         fold(network)
@@ -77,8 +78,7 @@ def arrange_scoring(network: GraphModule, arithmetic: Arithmetic) -> Callable[[T
             if node.target in CONVOLUTIONS and arguments(node)["weight"].meta["val"].ndim == 4:
                 with network.graph.inserting_before(node):
                     node.update_arg(1, network.graph.call_function(_channels_last, (node.args[1],)))
-        network.recompile()
-    return network
+    return Scoring(network)
 
 
 def _channels_last(weight: Tensor) -> Tensor:
@@ -124,6 +124,21 @@ def choose_suitable(wanted: Arithmetic, train: GraphModule, evaluation: GraphMod
     return PLAIN
 
 
+def unrepeatable(chosen: Arithmetic, train: GraphModule, images: Tensor) -> tuple[str, ...]:
+    """Return the names of operators that may give other bits each time, as torch calls them; after `arithmetic.settle`.
+
+    Args:
+        chosen: how the network will be trained.
+        train: the graph that is trained, untouched.
+        images: (N, 1, 28, 28) normalised images, a few, on the device that trains.
+    """
+    with torch.random.fork_rng(), warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        _step(train, True, replace(chosen, execution="eager"), images)
+    named = (re.match(r"(\S+) does not have a deterministic implementation", str(each.message)) for each in said)
+    return tuple(sorted({found[1] for found in named if found}))
+
+
 def _suits(candidate: Arithmetic, train: GraphModule, evaluation: GraphModule, images: Tensor) -> bool:
     layout = replace(candidate, precision="float32", execution="eager")
     try:
@@ -159,7 +174,11 @@ def _step(graph: GraphModule, learns: bool, layout: Arithmetic, images: Tensor) 
         if node.target in _DROPOUTS:
             node.update_arg(1, 0.0)
     copied.recompile()
-    arranged = arrange(copied, layout) if learns else arrange_scoring(copied, layout)
+    if learns:
+        arranged = arrange(copied, layout)
+    else:
+        arranged = arrange_scoring(copied, layout)
+        arranged.refresh()
     torch.manual_seed(0)
     with torch.set_grad_enabled(learns):
         with torch.autocast(images.device.type, torch.bfloat16, enabled=layout.precision == "bfloat16"):
@@ -206,9 +225,8 @@ def _pad_channels(graph: Graph) -> None:
             _pad_convolution(node, own)
             continue
         read = node.all_input_nodes
-        passes_on = (
-            node.target in (*_SAME_CHANNELS, batch_norm, batch_norm_in_sums, *OPAQUE.values()) and node.args[0] in own
-        )
+        keeps_channels = node.target in (*_SAME_CHANNELS, *OPAQUE.values(), batch_norm, batch_norm_in_sums)
+        passes_on = keeps_channels and node.args[0] in own
         if passes_on or (node.target in _TERM_BY_TERM and len(read) == 2 and all(maps in own for maps in read)):
             own[node] = own[read[0]]
         else:
@@ -232,10 +250,8 @@ def _pad_convolution(node: Node, own: dict[Node, int]) -> None:
     elif outputs + more > WORTH_PADDING * outputs or node.meta["val"].ndim != 4:
         more = 0
     if inputs == 1 and (outputs + more) % VECTOR:
-        node.args = tuple(
-            given[name] for name in ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
-        )
-        node.target, node.kwargs = convolve_in_float32, {}
+        names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+        node.target, node.args, node.kwargs = convolve_in_float32, tuple(given[name] for name in names), {}
     with node.graph.inserting_before(node):
         if more or more_inputs:
             node.update_arg(1, node.graph.call_function(_pad_weight, (weight, more, more_inputs)))
@@ -258,7 +274,7 @@ def _pad_weight(weight: Tensor, outputs: int, inputs: int) -> Tensor:
 
 
 def convolve_in_float32(maps: Tensor, weight: Tensor, *settings: Any) -> Tensor:
-    """Convolve maps of one channel; to parts of a vector, the weight's gradient takes four times as long in bfloat16."""
+    """Convolve maps of one channel to parts of a vector: in bfloat16 the weight's gradient takes four times as long."""
     device = maps.device.type
     with torch.autocast(device, enabled=False):
         convolved = F.conv2d(maps.to(weight.dtype), weight, *settings)

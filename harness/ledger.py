@@ -85,8 +85,9 @@ def count(network: nn.Module, train: ExportedProgram, evaluation: ExportedProgra
     counted: set[object] = set()
     for name, tensor in registered.items():
         layer, _, short = name.rpartition(".")
-        # What is free is not marked as counted: a weight in the same memory counts for itself.
-        numbers = tensor.numel() if name in free else _units(tensor, counted)
+        # What is free is not marked as counted: a weight in the same memory counts for itself. So does a second
+        # tensor in the memory of a first: each run trains a copy of either.
+        numbers = tensor.numel() if name in free else _units(tensor, counted) or _own_units(tensor)
         kind, holder = _kind(name, tensor, statistics), layer or type(network).__name__
         entries.append(Entry(holder, short, kind, tuple(tensor.shape), numbers, name not in free))
     for program in (train, evaluation):
@@ -113,7 +114,15 @@ def _units(tensor: Tensor, counted: set[object]) -> int:
         return 0
     counted.add(memory)
     elements = max(tensor.numel(), math.ceil(storage.nbytes() / tensor.element_size()))
-    return elements * max(1, math.ceil(tensor.element_size() / 4))
+    return elements * _units_each(tensor)
+
+
+def _own_units(tensor: Tensor) -> int:
+    return tensor.numel() * _units_each(tensor)
+
+
+def _units_each(tensor: Tensor) -> int:
+    return max(1, math.ceil(tensor.element_size() / 4))
 
 
 def _batch_norm_statistics(network: nn.Module, train: ExportedProgram, evaluation: ExportedProgram) -> set[str]:

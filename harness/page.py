@@ -60,9 +60,19 @@ def markdown(record: Record) -> str:
         parts += _outcome(record)
     elif record.ended:
         parts.append(f"### {record.state}: {record.ended['reason']}")
+    if operators := record.started["environment"].get("unrepeatable"):
+        parts.append(unrepeatable_line(operators))
     if record.epochs:
         parts.append("### Curve\n" + _curve(record))
     return "\n\n".join([*parts, "### Layers\n" + _layers(record), _summary_of_parts(record)])
+
+
+def unrepeatable_line(operators: Sequence[str]) -> str:
+    """Say what follows from operators that may give other bits each time."""
+    return (
+        f"The same seed does not give the same bits on this device: {', '.join(operators)} may compute other last "
+        "digits each time. A run that is resumed may end a little otherwise."
+    )
 
 
 def group_markdown(scores: dict[int, float], summary: Summary) -> str:

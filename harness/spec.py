@@ -286,11 +286,13 @@ class Epoch:
         lr: learning rate of the epoch's last step.
         train_loss: mean training loss per image, in train mode, while the weights moved.
         train_accuracy: likewise, as a fraction of 1.
-        seconds: wall-clock time of the training steps alone; of runs in turns, the others' turns are in it.
+        seconds: that the device took for the training steps, without what others had between them.
         images_per_second: training images a second over that time.
         held_out_loss: mean cross-entropy on the test set, in a study on its validation images; None where it
             was not scored.
         held_out_accuracy: likewise, as a fraction of 1.
+        wall_seconds: that passed meanwhile; of runs in turns, the others' audits and turns are in it. None in records
+            from before it was kept apart: there `seconds` are these.
     """
 
     number: int
@@ -301,6 +303,7 @@ class Epoch:
     images_per_second: float
     held_out_loss: float | None = None
     held_out_accuracy: float | None = None
+    wall_seconds: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -386,7 +389,8 @@ class Result:
         best_accuracy: highest held-out accuracy of any epoch, picked on the test set; never ranks.
         best_epoch: the first epoch that reached it.
         epochs_to_target: first epoch at or above the budget's accuracy, or None.
-        seconds: wall-clock time from the first training step to the final score.
+        seconds: that training and scoring took.
+        wall_seconds: that passed meanwhile; of runs in turns, the others' audits and turns are in it.
         logits: (N, 10) float32, the scored network's answers on the held-out images.
         labels: (N,) int64.
         images: (K, 28, 28) uint8, the most confidently wrong held-out images.
@@ -401,6 +405,7 @@ class Result:
     best_epoch: int
     epochs_to_target: int | None
     seconds: float
+    wall_seconds: float
     logits: np.ndarray
     labels: np.ndarray
     images: np.ndarray

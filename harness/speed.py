@@ -20,11 +20,11 @@ from torch.fx import Node
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from harness import arithmetic, data, plugins, training
+from harness import arithmetic, data, inspection, training
 from harness.audit import Audit
 from harness.data import SIDE
 from harness.errors import HarnessError
-from harness.experiment import begin, broke_down, choose_arithmetic, inspect, refuse_single_image
+from harness.experiment import begin, broke_down, choose_arithmetic, refuse_single_image
 from harness.graph import operators, short_name
 from harness.spec import Arithmetic, Epoch, Job, Recipe
 
@@ -110,23 +110,20 @@ def measure(job: Job, epochs: int, workers: int) -> Iterator[tuple[str, float] |
     dataset = data.load(job.dataset, job.held_out)
     count = len(dataset.train.labels)
     refuse_single_image(count, job.recipe)
-    architecture = plugins.from_source(job.source, job.path)
-    training.seed_everything(job.seed, 0, "weights")
-    found, _ = inspect(architecture, job.knobs, job.device)
-    training.seed_everything(job.seed, 0, "weights")
-    network = plugins.build_network(architecture, job.knobs).to(device)
-    chosen = choose_arithmetic(job, dataset.to(device), found)
+    arithmetic.settle(job.device)
+    network, found, _ = inspection.build(job)
+    graphs, on_device = found.graphs(network, device), dataset.to(device)
+    chosen = choose_arithmetic(job, on_device, graphs)
     floor = measure_floor(found, chosen, device)
 
-    arithmetic.settle()
     with _told_of(job):
-        begun = begin(job, dataset.to(device), found, chosen)
-    ours = (epoch.seconds for epoch in begun.epochs if isinstance(epoch, Epoch))
-    theirs = _reference_epochs(network, dataset, job.recipe, device, workers)
+        begun = begin(job, on_device, graphs, chosen)
+    ours = (epoch.wall_seconds or epoch.seconds for epoch in begun.epochs if isinstance(epoch, Epoch))
+    theirs = _reference_epochs(network.to(device), dataset, job.recipe, device, workers)
     speeds: dict[str, list[float]] = {"reference": [], "harness": []}
     with contextlib.closing(ours), contextlib.closing(theirs):
         for _ in range(epochs):
-            with _as_in_a_script(), _told_of(job):
+            with _as_in_a_script(job.device), _told_of(job):
                 speeds["reference"].append(count / next(theirs))
             yield "reference", speeds["reference"][-1]
             with _told_of(job):
@@ -147,15 +144,16 @@ def _told_of(job: Job) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _as_in_a_script() -> Iterator[None]:
+def _as_in_a_script(device: str) -> Iterator[None]:
     """Give the plain loop what a script of its own would have: torch's and glibc's defaults."""
-    torch.backends.cudnn.allow_tf32 = True
-    torch.backends.cudnn.deterministic = False
+    if device == "cuda":
+        torch.backends.cudnn.allow_tf32 = True
+        arithmetic.repeat(False)
     arithmetic.keep_memory(TRIM_THRESHOLD)
     try:
         yield
     finally:
-        arithmetic.settle()
+        arithmetic.settle(device)
 
 
 # --- the plain loop ---------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ from filelock import FileLock
 from harness import data, exchange, page, plots, plugins, supervision
 from harness import journal as journals
 from harness.backprop import WEIGHTS, Problem, Trajectory, fastest_stable, write_csv
-from harness.errors import HarnessError, TrackerError, UsageError
+from harness.errors import HarnessError, TrackerError, UsageError, not_installed
 from harness.evaluation import confusion
 from harness.exchange import Arrival
 from harness.journal import Event, Journal, Record
@@ -55,6 +55,7 @@ PATIENCE_SECONDS = 60.0
 HASTE_SECONDS = 6.0
 """How long it waits when the command was stopped: the whole of its end may take ten."""
 
+_SYNC = "python -m harness sync"
 _BATCH = 1_000  # the most metrics mlflow takes at a time
 _STATUS = {
     "finished": "FINISHED",
@@ -77,6 +78,7 @@ _EPOCH_METRICS = {
     "held_out_accuracy": "{held_out}/accuracy",
     "lr": "lr",
     "seconds": "epoch_seconds",
+    "wall_seconds": "epoch_wall_seconds",
     "images_per_second": "images_per_second",
 }
 _KIND = ("mlflow.experimentKind", "custom_model_development")  # the UI's view for training rather than for chat
@@ -120,7 +122,8 @@ class Store:
         """Connect; a local store is made on first use.
 
         Raises:
-            TrackerError: mlflow is not installed, or the local store was made for another folder.
+            ModuleNotFoundError: mlflow is not installed.
+            TrackerError: the local store was made for another folder.
         """
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         # With mlflow's own defaults one call to a server that is down blocks for four minutes.
@@ -129,13 +132,8 @@ class Store:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-        try:
-            from mlflow import MlflowClient
-        except ImportError as error:
-            raise TrackerError(
-                "MLflow is not installed here.",
-                mend="Copy mlruns/journal/ to a machine that has it and run there: python -m harness sync",
-            ) from error
+        from mlflow import MlflowClient
+
         logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # what is wrong is raised, too
         self._is_local = uri.startswith("sqlite:")
         self._experiments: dict[str, str] = {}
@@ -597,6 +595,8 @@ class Tracker:
             raise self._unreached("it does not answer")
         if self._behind:
             run_id, error = next(iter(self._behind.items()))
+            if isinstance(error, ModuleNotFoundError):
+                raise _lacking(error, _SYNC)
             if isinstance(error, TrackerError):
                 raise TrackerError(error.wrong, legal=_safe(), mend=error.mend)
             if isinstance(error, HarnessError):  # of the plug-in, asked for its network once more
@@ -607,7 +607,7 @@ class Tracker:
         return TrackerError(
             f"MLflow at {_without_password(self.uri)} could not be brought up to date: {reason}.",
             legal=_safe(),
-            mend=_advice(self.uri, "python -m harness sync", reason),
+            mend=_advice(self.uri, _SYNC, reason),
         )
 
     def _work(self) -> None:
@@ -618,7 +618,10 @@ class Tracker:
             for source in waiting:
                 seen[source.run_id] = source
                 if not self._attempt(Store.project, source) and self._warn and not closing:
-                    reason = _gist(self._behind[source.run_id])
+                    error = self._behind[source.run_id]
+                    if isinstance(error, ModuleNotFoundError):  # for good: the end says so, and what to do
+                        continue
+                    reason = _gist(error)
                     with contextlib.suppress(OSError):  # of a terminal that is gone: this thread has work to do
                         self._warn(
                             f"MLflow at {_without_password(self.uri)} does not follow: {reason}. Training goes on."
@@ -674,11 +677,11 @@ def sync(found: Iterable[Source]) -> int:
     Raises:
         TrackerError: the store cannot be reached, or a journal cannot be read.
     """
-    from mlflow.exceptions import MlflowException
-
     uri = tracking_uri()
     done, failed = list[Source](), dict[str, Exception]()
     with _reaching(uri):
+        from mlflow.exceptions import MlflowException
+
         store = Store(uri)
         store.experiments()  # a server that is gone shows here, also where there is nothing to bring
 
@@ -686,7 +689,7 @@ def sync(found: Iterable[Source]) -> int:
             supervision.gets_on()
             try:
                 step(source)
-            except MlflowException:  # it is the store that is damaged or gone
+            except (MlflowException, ModuleNotFoundError):  # the store is damaged or gone, or mlflow lacks a package
                 raise
             except Exception as error:  # whatever a damaged journal leads to
                 store.experiments()  # a store may also raise what its database or the network raises
@@ -726,11 +729,13 @@ def own_database() -> Path | None:
 
 
 @contextlib.contextmanager
-def _reaching(uri: str, command: str = "python -m harness sync") -> Iterator[None]:
+def _reaching(uri: str, command: str = _SYNC) -> Iterator[None]:
     try:
         yield
     except HarnessError:
         raise
+    except ModuleNotFoundError as error:
+        raise _lacking(error, command) from error
     except Exception as error:  # mlflow raises whatever its store raises
         reason = _gist(error)
         raise TrackerError(
@@ -752,6 +757,15 @@ _AT_THE_DOOR = {
 """By what an error says: why a server cannot be used, and what to do about it before the next try."""
 
 
+def _lacking(error: ModuleNotFoundError, command: str) -> TrackerError:
+    missing = not_installed(error)
+    wrong = f"MLflow cannot be used: {missing.wrong}"
+    if command != _SYNC:
+        return TrackerError(wrong, mend=f"{missing.mend}, and run {command}")
+    elsewhere = "copy journal/ and studies/ from there into the mlruns/ of a machine that has it"
+    return TrackerError(wrong, legal=_safe(), mend=f"{missing.mend}, or {elsewhere}; then run {command}")
+
+
 def _advice(uri: str, command: str, reason: str) -> str:
     if uri.startswith("sqlite:"):
         if uri == _own_uri():
@@ -771,6 +785,8 @@ def _gist(error: Exception) -> str:
     for sign, (reason, _) in _AT_THE_DOOR.items():
         if sign in str(error):
             return reason
+    if isinstance(error, HarnessError):
+        return error.wrong.removesuffix(".")
     return f"{type(error).__name__}: {_without_password(str(error).strip().partition(chr(10))[0][:300])}"
 
 
@@ -834,7 +850,7 @@ def _epoch_metrics(event: Event, held_out: HeldOut) -> list[Metric]:
     values = {
         metric.format(held_out=held_out): event[name]
         for name, metric in _EPOCH_METRICS.items()
-        if event[name] is not None
+        if event.get(name) is not None
     }
     return [Metric(key, float(value), event["time"], event["number"]) for key, value in values.items()]
 
@@ -849,6 +865,7 @@ def _final_metrics(record: Record) -> list[Metric]:
         "test/best_accuracy": ended["best_accuracy"],
         "parameters": record.started["parameters"],
         "seconds": ended["seconds"],
+        "wall_seconds": ended.get("wall_seconds"),
         "epochs_to_target": ended["epochs_to_target"],
     }
     return [Metric(key, float(value), ended["time"], 0) for key, value in values.items() if value is not None]

@@ -8,20 +8,24 @@ be run again, or resumed at, with nothing saved but weights, buffers, averages a
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 from torch.nn import functional as F
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from harness import capture
 from harness.augment import DRAWS, augment, strength
-from harness.data import Dataset, to_float
+from harness.data import SIDE, Dataset, to_float
 from harness.errors import DivergedError
 from harness.layout import arrange, drop_torn_code
 from harness.spec import PLAIN, Arithmetic, Checkpoint, Epoch, Recipe
@@ -84,13 +88,13 @@ def _one_cycle(peak: float, step: int, rising: float, total: int) -> float:
 def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """Make the recipe's optimiser; tensors of one axis or none (norms, biases) do not decay.
 
-    On a GPU its update is one kernel, which reads the learning rate from the device.
+    On a GPU its update is one kernel for each group, which reads the learning rate from the device.
     """
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    decaying, others = [p for p in trained if p.ndim > 1], [p for p in trained if p.ndim <= 1]
+    groups: list[dict[str, Any]] = [{"params": decaying + others, "weight_decay": 0.0}]
+    if recipe.weight_decay:
+        groups = [{"params": decaying, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
     on_gpu = any(parameter.is_cuda for parameter in trained)
     fused = True if on_gpu else None
     if recipe.optimizer == "adamw":
@@ -106,20 +110,27 @@ class Average:
     """An exponential moving average of a network's parameters and buffers, by name; counts are copied."""
 
     def __init__(self, network: nn.Module, decay: float) -> None:
-        current = network.state_dict(keep_vars=True)  # stay the network's own, also when laid out anew
-        self.state = {name: tensor.detach().clone() for name, tensor in current.items()}
+        self._current = network.state_dict(keep_vars=True)  # stay the network's own, also when laid out anew
+        self.state = {name: tensor.detach().clone() for name, tensor in self._current.items()}
         self._blend = get_ema_multi_avg_fn(decay)
-        pairs = [(self.state[name], tensor) for name, tensor in current.items()]
-        self._floating = [pair for pair in pairs if pair[0].is_floating_point()]
-        self._counts = [pair for pair in pairs if not pair[0].is_floating_point()]
+
+    def lie_as_the_network(self) -> None:
+        """Lie in memory as the network does by now: then all of it moves in one kernel."""
+        for name, tensor in self._current.items():
+            self.state[name].data = torch.empty_like(tensor).copy_(self.state[name]).detach()
 
     @torch.no_grad()
     def update(self) -> None:
         """Move the average one step towards the network."""
-        averages, current = zip(*self._floating, strict=True)
+        averages, current = self._pairs(floating=True)
         self._blend(averages, current, 0)
-        for average, count in self._counts:
-            average.copy_(count)
+        kept, counts = self._pairs(floating=False)
+        if kept:
+            torch._foreach_copy_(kept, counts)
+
+    def _pairs(self, floating: bool) -> tuple[list[Tensor], list[Tensor]]:
+        names = [name for name, tensor in self.state.items() if tensor.is_floating_point() is floating]
+        return [self.state[name] for name in names], [self._current[name] for name in names]
 
 
 # --- steps ------------------------------------------------------------------------------------------------
@@ -127,6 +138,10 @@ class Average:
 
 class Miscompiled(Exception):
     """torch.compile has made code of a network that trains another network than this."""
+
+
+AUGMENTED_TOGETHER = 10_000
+"""Images that a GPU augments at a time: a whole epoch in few kernels, in memory that twenty runs have side by side."""
 
 
 class _Steps:
@@ -143,51 +158,71 @@ class _Steps:
         self.device = device = images.device
         self.sizes = [min(batch, len(images) - start) for start in range(0, len(images), batch)]
         self.losses = torch.zeros(len(self.sizes), device=device)
-        self.correct = torch.zeros((), dtype=torch.int64, device=device)
 
         self._dataset, self._recipe, self._arithmetic = dataset, recipe, arithmetic
         self._network, self._average = network, average
         self._whole_batch = arrange(network, arithmetic)
-        self._rate = torch.zeros((), device=device)
+        self._lean: capture.Lean | None = None
+        if average:
+            average.lie_as_the_network()
+        self._rate = torch.zeros(1, device=device)
         self._optimizer = make_optimizer(network, recipe)
         for group in self._optimizer.param_groups:
-            group["lr"] = self._rate
+            group["lr"] = self._rate.view(())
 
         self._order = torch.zeros(len(images), dtype=torch.int64, device=device)
+        self._labels = torch.zeros_like(self._order)  # in the order of the epoch, as are the answers
+        self._answers = torch.zeros_like(self._order)
         self._draws = torch.zeros(len(images), DRAWS, device=device)
         self._strength = torch.ones((), device=device)
         self._rates = torch.zeros(len(self.sizes), device=device)
-        self._position = torch.zeros(1, dtype=torch.int64, device=device)
-        self._within = torch.arange(max(self.sizes), device=device)
+        # The number of the step, and the places of its images in the order; a step moves all of them on.
+        self._start = torch.cat([torch.zeros(1), torch.arange(max(self.sizes))]).to(device, torch.int64)
+        self._stride = torch.cat([torch.ones(1), torch.full((max(self.sizes),), batch)]).to(device, torch.int64)
+        self._cursor = self._start.clone()
+        self._position, self._places = self._cursor[:1], self._cursor[1:]
+        self._augments = False
+        self._pixels = torch.zeros(0, device=device)
 
         self._randomness: torch.Generator | None = None
-        self._steps: dict[tuple[int, bool], Callable[[], None]] = {}
-        kinds = sorted({(size, self._augments(epoch)) for size in self.sizes for epoch in range(1, recipe.epochs + 1)})
+        self._replays: dict[int, Callable[[], None]] = {}
         if arithmetic.execution == "compiled":
-            self._compile(kinds)
+            self._compile()
         elif arithmetic.execution == "captured":
-            self._capture(kinds)
+            assert isinstance(network, GraphModule)
+            self._pixels = torch.zeros(len(images), 1, SIDE, SIDE, device=device)
+            self._lean = capture.Lean(network, arithmetic.precision == "bfloat16")
+            self._capture()
+
+    @property
+    def correct(self) -> int:
+        """Images of the last epoch that were classified rightly, in training mode, while the weights moved."""
+        return int(self._answers.eq(self._labels).sum())
 
     def queue(self, seed: int, epoch: int, rates: Sequence[float]) -> None:
         """Take the steps of an epoch; on a GPU they are queued, and this returns long before they are done."""
         order, augmentation = (derive_seed(seed, epoch, purpose) for purpose in ("order", "augment"))
         generator = torch.Generator(self.device)
         self._order.copy_(torch.randperm(len(self._order), generator=generator.manual_seed(order), device=self.device))
+        self._labels.copy_(self._dataset.train.labels[self._order])
         self._draws.uniform_(generator=generator.manual_seed(augmentation))
+        self._augments = self._recipe.augments and strength(self._recipe, epoch) > 0
         self._strength.fill_(strength(self._recipe, epoch))
         self._rates.copy_(torch.tensor(rates))
-        self._position.zero_()
-        self.correct.zero_()
+        self._cursor.copy_(self._start)
+        if len(self._pixels):
+            parts = zip(self._pixels.split(AUGMENTED_TOGETHER), self._order.split(AUGMENTED_TOGETHER), strict=True)
+            for part, rows in parts:
+                part.copy_(self._normalised(rows))
         if self._randomness is None:
             seed_everything(seed, epoch, "network")  # dropout and whatever else the network draws
         else:
             self._randomness.manual_seed(derive_seed(seed, epoch, "network"))
-        augments = self._augments(epoch)
         for size in self.sizes:
-            if replay := self._steps.get((size, augments)):
+            if replay := self._replays.get(size):
                 replay()
             else:
-                self._step(size, augments)
+                self._step(size)
 
     def checkpoint(self, epoch: int) -> Checkpoint:
         """Return a copy, on the CPU, of everything that the steps have moved."""
@@ -213,7 +248,7 @@ class _Steps:
                 if name in state:
                     state[name].copy_(kept_value)
                 else:
-                    state[name] = kept_value.clone()
+                    state[name] = kept_value.to(parameter.device, copy=True)
 
     @property
     def _averages(self) -> dict[str, Tensor]:
@@ -223,40 +258,46 @@ class _Steps:
     def _trained(self) -> list[Tensor]:
         return [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
 
-    def _augments(self, epoch: int) -> bool:
-        return self._recipe.augments and strength(self._recipe, epoch) > 0
-
-    def _step(self, size: int, augments: bool) -> None:
-        train, recipe = self._dataset.train, self._recipe
-        rows = self._order[self._position * recipe.batch_size + self._within[:size]]
-        pixels = to_float(train.images[rows])
-        if augments:
-            pixels = augment(pixels, self._draws[rows], recipe, self._strength)
-        logits = self._logits(self._whole_batch if size == recipe.batch_size else self._network, pixels)
-        loss = self._loss(logits, rows)
+    def _step(self, size: int) -> None:
+        places = self._places[:size]
+        pixels = self._pixels.index_select(0, places) if len(self._pixels) else self._normalised(self._order[places])
+        labels = self._labels[places]
+        by_size = self._whole_batch if size == self._recipe.batch_size else self._network
+        logits = self._logits(self._lean or by_size, pixels)
+        loss = self._loss(logits, labels)
         self._optimizer.zero_grad()
         loss.backward()
-        self._rate.copy_(self._rates[self._position].view(()))
+        if self._lean:
+            self._lean.widen_gradients()
+        torch.index_select(self._rates, 0, self._position, out=self._rate)
         self._optimizer.step()
         if self._average is not None:
             self._average.update()
-        self.losses.index_copy_(0, self._position, loss.detach().view(1))
-        self.correct += logits.argmax(1).eq(train.labels[rows]).sum()
-        self._position += 1
+        with capture.in_any_order():
+            self.losses.index_copy_(0, self._position, loss.detach().view(1))
+            self._answers.index_copy_(0, places, logits.argmax(1))
+        self._cursor += self._stride
+
+    def _normalised(self, rows: Tensor) -> Tensor:
+        """Return training images (N, 1, 28, 28) as the network sees them, augmented by the draws of the epoch."""
+        pixels = to_float(self._dataset.train.images[rows])
+        if self._augments:
+            pixels = augment(pixels, self._draws[rows], self._recipe, self._strength)
+        return self._dataset.normalise(pixels)
 
     def _logits(self, network: Callable[[Tensor], Tensor], pixels: Tensor, rounds: bool = True) -> Tensor:
         rounds = rounds and self._arithmetic.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=rounds):
-            return network(self._dataset.normalise(pixels)).float()
+            return network(pixels).float()
 
-    def _loss(self, logits: Tensor, rows: Tensor) -> Tensor:
-        labels = self._dataset.train.labels[rows]
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits, labels, label_smoothing=self._recipe.label_smoothing)
 
-    def _compile(self, kinds: Sequence[tuple[int, bool]]) -> None:
+    def _compile(self) -> None:
         while True:
             try:
-                self._rehearse(kinds, times=1)
+                with self._leaving_no_trace():
+                    self._rehearse()
                 break
             except RuntimeError as error:  # what torch.compile raises is one
                 if not drop_torn_code(error):
@@ -292,7 +333,8 @@ class _Steps:
         with self._leaving_no_trace():
             seed_everything(0, 0, "network")  # dropout's masks are the same each time
             self._optimizer.zero_grad()
-            self._loss(self._logits(network, to_float(self._dataset.train.images[rows]), rounds), rows).backward()
+            pixels = self._dataset.normalise(to_float(self._dataset.train.images[rows]))
+            self._loss(self._logits(network, pixels, rounds), self._dataset.train.labels[rows]).backward()
             gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._trained]
             ways = [buffer - start for buffer, start in zip(buffers, before, strict=True)]
         return [move.flatten() for move in (*gradients, *ways)]
@@ -313,47 +355,27 @@ class _Steps:
                         if isinstance(tensor, Tensor):
                             tensor.zero_()
 
-    def _rehearse(self, kinds: Sequence[tuple[int, bool]], times: int) -> None:
-        """Take steps that leave no trace: what is set up in the first ones is then there."""
-        with self._leaving_no_trace():
-            for kind in kinds:
-                for _ in range(times):
-                    self._position.zero_()
-                    self._step(*kind)
+    def _rehearse(self) -> None:
+        """Take a step of each size: what is set up in the first ones is then there."""
+        for size in sorted({*self.sizes}):
+            self._cursor.copy_(self._start)
+            self._step(size)
 
-    def _capture(self, kinds: Sequence[tuple[int, bool]]) -> None:
-        """Capture a step of each kind as a CUDA graph, with a state of random numbers of its own."""
-        self._randomness = torch.Generator(self.device)
-        everybodys = torch.cuda.default_generators[torch.cuda.current_device()]
-        kept = everybodys.graphsafe_get_state()
-        everybodys.graphsafe_set_state(self._randomness)  # dropout knows no other generator than the default one
-        try:
-            own = _own_stream()
-            own.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(own):
-                self._rehearse(kinds, times=3)  # as many as torch's own notes on CUDA graphs take
-            torch.cuda.current_stream().wait_stream(own)
-            for kind in kinds:
+    def _capture(self) -> None:
+        """Capture a step of each size as a CUDA graph, with random numbers of its own."""
+        with capture.own_randomness(self.device) as self._randomness, capture.own_stream() as stream:
+            with self._leaving_no_trace():
+                for _ in range(2):
+                    self._rehearse()
+                with capture.refusing_to_wait():
+                    self._rehearse()  # the third time: as many as torch's own notes on CUDA graphs take
+            for size in sorted({*self.sizes}):
                 self._optimizer.zero_grad()
-                graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(graph, stream=own):
-                    self._step(*kind)
-                self._steps[kind] = graph.replay
-        finally:
-            everybodys.graphsafe_set_state(kept)
+                self._replays[size] = capture.capture(functools.partial(self._step, size), stream)
 
 
 def _copied(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", copy=True)
-
-
-def _own_stream() -> torch.cuda.Stream:
-    """Return the current stream, or a new one where that is everybody's.
-
-    cuBLAS keeps a workspace a stream: graphs captured on one stream and replayed on several would share it.
-    """
-    current = torch.cuda.current_stream()
-    return torch.cuda.Stream() if current == torch.cuda.default_stream() else current
 
 
 # --- training ---------------------------------------------------------------------------------------------
@@ -376,13 +398,13 @@ def fit(
 
     Args:
         network: maps normalised (N, 1, 28, 28) images to (N, 10) logits or log-probabilities; on the
-            dataset's device and in training mode. An exported graph where `arithmetic` is compiled or padded.
+            dataset's device and in training mode. An exported graph where `arithmetic` is compiled, captured or padded.
         average: moved after every step where given.
         start: a checkpoint of the same training, to go on from.
         keep: yield a `Checkpoint` before every `Epoch` but the last.
 
     Raises:
-        Miscompiled: at once; the network is laid out anew by then, and its weights are as they were.
+        Miscompiled, Uncapturable: at once; the network is laid out anew by then, and its weights are as they were.
         DivergedError: the loss of a step was infinite or not a number; found at the epoch's end.
     """
     steps = _Steps(network, dataset, recipe, arithmetic, average)
@@ -401,12 +423,11 @@ def _epochs(
     last_loss = math.nan
     for epoch in range(start.epoch + 1 if start else 1, recipe.epochs + 1):
         now = rates[(epoch - 1) * total : epoch * total]
-        _wait(steps.device)
-        started = time.perf_counter()
+        clock = _Clock(steps.device)
         steps.queue(seed, epoch, now)
+        clock.stop()
         yield None
-        _wait(steps.device)
-        seconds = time.perf_counter() - started
+        seconds, wall_seconds = clock.read()
 
         losses = steps.losses.cpu()
         _refuse_divergence(losses, now, epoch, last_loss)
@@ -417,16 +438,36 @@ def _epochs(
             number=epoch,
             lr=now[-1],
             train_loss=float((losses.double() * sizes).sum() / count),
-            train_accuracy=int(steps.correct) / count,
+            train_accuracy=steps.correct / count,
             seconds=seconds,
             images_per_second=count / seconds,
+            wall_seconds=wall_seconds,
         )
 
 
-def _wait(device: torch.device) -> None:
-    """Let queued work of our own finish, so that the clock measures it."""
-    if device.type == "cuda":
-        torch.cuda.current_stream(device).synchronize()
+class _Clock:
+    """Times an epoch, from when it is made: the work that is queued until `stop`, and what passes until `read`."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        if device.type == "cuda":
+            torch.cuda.current_stream(device).synchronize()
+            self._events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+            self._events[0].record()
+        self._started = time.perf_counter()
+
+    def stop(self) -> None:
+        """Say that all work is queued; on a CPU it is done."""
+        if self._device.type == "cuda":
+            self._events[1].record()
+        self._stopped = time.perf_counter()
+
+    def read(self) -> tuple[float, float]:
+        """Wait for the work, and return the seconds that the device took for it, and those on the wall's clock."""
+        if self._device.type != "cuda":
+            return self._stopped - self._started, time.perf_counter() - self._started
+        self._events[1].synchronize()
+        return self._events[0].elapsed_time(self._events[1]) / 1000, time.perf_counter() - self._started
 
 
 def _refuse_divergence(losses: Tensor, rates: Sequence[float], epoch: int, last_loss: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import multiprocessing
 import os
 import pickle
@@ -19,7 +20,7 @@ from typing import Any, Protocol, Self
 import torch
 from pebble import ProcessExpired, ProcessPool
 
-from harness import supervision
+from harness import inspection, supervision
 from harness.experiment import Attempt, Started, attempt, train
 from harness.spec import Epoch, Job, Result, Trial
 
@@ -76,12 +77,14 @@ class Processes:
     """Processes of this machine.
 
     On a CPU each trains one trial at a time: one that dies takes its own trial with it and no other. A GPU
-    is used by one process that trains several in turns, as processes of their own would wait for each other.
+    is used by one process that trains several in turns, as processes of their own would wait for each other;
+    the other cores audit the networks of trials meanwhile.
     """
 
     def __init__(self, count: int, device: str, patience: float) -> None:
         self.together = count if device == "cuda" else 1
         self._count = count // self.together
+        self._auditors = max(1, (os.cpu_count() or 1) - 1) if device == "cuda" else 0
         self._patience = patience
 
     def __enter__(self) -> Self:
@@ -90,24 +93,37 @@ class Processes:
         self._clocks: dict[Path, supervision.Clock] = {}
         self._read: dict[Path, int] = {}
         resource_tracker.ensure_running()  # its start would make this thread hear again
-        self._pool = ProcessPool(
-            max_workers=self._count,
-            context=multiprocessing.get_context("spawn"),  # torch's threads and CUDA do not survive a fork
-            initializer=_begin,
-            initargs=[self._folder],
-        )
+        self._pool = _pool(self._count, self._folder)
+        self._audits = self._folder / "audits"
+        self._audits.mkdir()
+        self._audit_pool = _pool(self._auditors, self._folder) if self._auditors else None
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._pool.stop()
-        self._pool.join()
+        for pool in (self._pool, self._audit_pool):
+            if pool:
+                pool.stop()
+                pool.join()
         self._kept.cleanup()
 
     def submit(self, asked: Sequence[Attempt], floor: Mapping[int, float]) -> Future[list[Trial]]:
         """Train at most `together` trials in one of the processes, when one is free."""
         with _deaf_to_ctrl_c():
-            future: Future[list[Trial]] = self._pool.schedule(_attempt, args=(asked, floor, self._folder))
+            for _, _, job in asked if self._audit_pool else ():
+                self._audit(job)
+            future: Future[list[Trial]] = self._pool.schedule(_attempt, args=(asked, floor, self._folder, self._audits))
         return future
+
+    def _audit(self, job: Job) -> None:
+        assert self._audit_pool
+        if inspection.expect(self._audits, job):
+            audited = self._audit_pool.schedule(_audit, args=(job, self._audits))
+            audited.add_done_callback(functools.partial(self._note_audited, job))
+
+    def _note_audited(self, job: Job, audited: Future[None]) -> None:
+        if not audited.cancelled():
+            self.why_lost(audited)  # its process may have left others behind
+            inspection.leave_nothing(self._audits, job)
 
     def wait(self, running: Iterable[Future[Any]], seconds: float) -> set[Future[Any]]:
         """Return what is done first, or nothing after `seconds`, which end who gets no further."""
@@ -152,6 +168,15 @@ class Processes:
         return told
 
 
+def _pool(count: int, folder: Path) -> ProcessPool:
+    return ProcessPool(
+        max_workers=count,
+        context=multiprocessing.get_context("spawn"),  # torch's threads and CUDA do not survive a fork
+        initializer=_begin,
+        initargs=[folder],
+    )
+
+
 @contextlib.contextmanager
 def _deaf_to_ctrl_c() -> Iterator[None]:
     """Threads and processes begun here never hear Ctrl-C: it is the driver's, which ends its workers."""
@@ -175,10 +200,18 @@ def _begin(folder: Path) -> None:
     supervision.rest()
 
 
-def _attempt(asked: Sequence[Attempt], floor: Mapping[int, float], folder: Path) -> list[Trial]:
+def _attempt(asked: Sequence[Attempt], floor: Mapping[int, float], folder: Path, audits: Path) -> list[Trial]:
     epochs = {number: job.recipe.epochs for number, _, job in asked}
     with _telling(folder) as tell:
-        return attempt(asked, floor, lambda number, epoch: tell(number, epoch, epochs[number]))
+        return attempt(asked, floor, lambda number, epoch: tell(number, epoch, epochs[number]), audits)
+
+
+def _audit(job: Job, audits: Path) -> None:
+    supervision.gets_on()  # its time is counted from here
+    try:
+        inspection.leave(audits, job)
+    finally:
+        supervision.rest()
 
 
 def _run(job: Job, folder: Path) -> Result:

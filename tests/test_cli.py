@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 import signal
 import subprocess
@@ -20,7 +21,7 @@ import torch
 from harness import cli, data, experiment, plugins
 from harness.backprop import COLUMNS, Problem, descend
 from harness.cli import live
-from harness.errors import UsageError
+from harness.errors import TrackerError, UsageError
 from harness.journal import all_journals
 from harness.spec import PLAIN, Checkpoint, Epoch
 from harness.tracking import Tracker, tracking_uri
@@ -53,6 +54,64 @@ def test_check_loads_torch_and_nothing_else_heavy(workplace: Path) -> None:
     modules = loaded_by("check", "tiny.py")
     assert "torch" in modules
     assert not modules & set(HEAVY)
+
+
+@pytest.mark.slow
+def test_what_trains_is_imported_without_anything_heavy() -> None:
+    rooms = "cli.run", "cli.check", "cluster", "experiment", "leaderboard", "plots", "report", "tracking", "workers"
+    code = f"import sys\nimport {', '.join(f'harness.{room}' for room in rooms)}\nprint(*sys.modules)"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert not set(printed.split()) & set(HEAVY)
+
+
+WITHOUT = """import sys
+from importlib.machinery import PathFinder
+
+
+class Finder(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.partition(".")[0] in {missing} else PathFinder.find_spec(name, path, target)
+
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = Finder
+"""
+"""A sitecustomize.py that hides packages."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "missing", "package"),
+    [
+        ("run tiny.py --dataset digits", "sklearn", "scikit-learn"),
+        ("run tiny.py --dataset digits --seeds 2", "scipy", "scipy"),
+        ("tune study.py", "optuna", "optuna"),
+        ("doctor", "optuna", "optuna"),
+        ("speed tiny.py", "PIL", "pillow"),
+    ],
+)
+def test_a_package_that_is_missing_is_named_before_training(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, command: str, missing: str, package: str
+) -> None:
+    (workplace / "sitecustomize.py").write_text(WITHOUT.format(missing=[missing]))
+    monkeypatch.setenv("PYTHONPATH", str(workplace), prepend=os.pathsep)
+    done = subprocess.run([sys.executable, "-m", "harness", *command.split()], capture_output=True, text=True)
+    assert done.returncode == UsageError.exit_code
+    assert done.stderr.splitlines() == [f"error: {missing} is not installed here.", f"       pip install {package}"]
+    assert not all_journals()
+
+
+@pytest.mark.slow
+def test_a_gpu_machine_needs_only_what_trains(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (workplace / "sitecustomize.py").write_text(WITHOUT.format(missing=[*{*HEAVY} - {"sklearn", "scipy"}, "jinja2"]))
+    monkeypatch.setenv("PYTHONPATH", str(workplace), prepend=os.pathsep)
+    command = [sys.executable, "-m", "harness", "run", "tiny.py", "--dataset", "digits", "--seeds", "2"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == TrackerError.exit_code
+    assert [line for line in done.stderr.splitlines() if line.startswith("error")] == [
+        "error: MLflow cannot be used: mlflow is not installed here."
+    ]
+    assert len(all_journals()) == 2
 
 
 @pytest.mark.slow

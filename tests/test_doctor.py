@@ -189,6 +189,16 @@ def test_a_server_that_is_down_is_said_to_be_and_nothing_is_moved(
     assert (workplace / "mlruns" / "mlflow.db").exists()
 
 
+def test_without_mlflow_its_store_is_left_alone(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finished()
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    assert doctor("--yes") == TrackerError.exit_code
+    assert "pip install mlflow" in capsys.readouterr().out
+    assert (workplace / "mlruns" / "mlflow.db").exists()
+
+
 def test_without_leave_nothing_is_touched(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     finished()
     Store(tracking_uri())

@@ -85,13 +85,13 @@ class Flat:
 
 
 def test_predictions_are_made_on_normalised_images_in_order_and_in_float32() -> None:
-    count = 2 * BATCH + 7
+    count = 2 * BATCH["cpu"] + 7
     pixels = torch.randint(0, 256, (count, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     split = Split(pixels, torch.zeros(count, dtype=torch.int64))
     dataset = Dataset("made up", "", 0.2, 0.4, False, split, split)
     network = Flat()
     logits = predict(network, dataset, split)
-    assert [len(batch) for batch in network.batches] == [BATCH, BATCH, 7]
+    assert [len(batch) for batch in network.batches] == [BATCH["cpu"], BATCH["cpu"], 7]
     assert torch.equal(torch.cat(network.batches), (to_float(pixels) - 0.2) / 0.4)
     assert torch.equal(logits, ((pixels.flatten(1)[:, :10].float() / 255 - 0.2) / 0.4).bfloat16().float())
     assert not logits.requires_grad

@@ -22,6 +22,7 @@ FLOORS = (
         "folding",
         "opaque",
         "layout",
+        "capture",
         "data",
         "augment",
         "statistics",
@@ -29,7 +30,7 @@ FLOORS = (
         "backprop",
     ),
     ("evaluation", "training", "page", "plots", "records", "exchange", "tracking"),
-    ("experiment", "leaderboard", "report"),
+    ("inspection", "experiment", "leaderboard", "report"),
     ("workers", "cluster", "tuning", "speed", "profiling", "doctor"),
     ("cli",),
 )

@@ -14,8 +14,17 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.nn import functional as F
 
+from harness import arithmetic
 from harness.audit import audit
-from harness.layout import VECTOR, arrange, batch_norm, batch_norm_in_sums, choose_suitable
+from harness.layout import (
+    VECTOR,
+    arrange,
+    batch_norm,
+    batch_norm_in_sums,
+    choose_suitable,
+    convolve_in_float32,
+    unrepeatable,
+)
 from harness.spec import PLAIN, Arithmetic, Execution
 
 PADDED = Arithmetic(channels_last=True, padded=True)
@@ -237,7 +246,7 @@ def widths(network: GraphModule) -> list[int]:
     class Seen(torch.fx.Interpreter):
         def call_function(self, target: object, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
             result = super().call_function(target, args, kwargs)  # type: ignore[arg-type]
-            if target in (torch.ops.aten.conv2d.default, torch.ops.aten.conv2d.padding):
+            if target in (torch.ops.aten.conv2d.default, torch.ops.aten.conv2d.padding, convolve_in_float32):
                 made.append(result.shape[1])
             return result
 
@@ -328,3 +337,28 @@ def test_batch_norm_right_after_batch_norm_is_spelled_out_too(monkeypatch: pytes
     images = torch.rand(5, 1, 28, 28)
     before = network(images)
     assert torch.allclose(arrange(network, Arithmetic(execution="compiled"))(images), before, atol=1e-4)
+
+
+# --- what repeats -----------------------------------------------------------------------------------------
+
+
+class Puts(nn.Module):
+    """Writes numbers to places that may be the same: on any device torch has no order for that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(784, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        answers = self.head(images.flatten(1))
+        places = torch.arange(images.shape[0], device=images.device) * 10
+        return answers.put(places, answers.select(1, 0))
+
+
+def test_operators_that_do_not_repeat_are_named_by_torch() -> None:
+    arithmetic.repeat(True)
+    try:
+        for network, expected in ((Puts(), ("put_",)), (Plain(), ())):
+            assert unrepeatable(PLAIN, exported(network), IMAGES) == expected
+    finally:
+        arithmetic.repeat(False)

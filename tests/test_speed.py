@@ -9,7 +9,7 @@ import pytest
 import torch
 from torchvision import transforms
 
-from harness import arithmetic, cli, data, experiment, plugins, speed
+from harness import arithmetic, cli, data, experiment, inspection, plugins, speed
 from harness.audit import audit
 from harness.errors import CrashedError
 from harness.spec import Arithmetic, Job, Recipe
@@ -52,12 +52,19 @@ def test_a_network_that_breaks_the_compiler_gets_a_message(workplace: Path, monk
 
 
 def test_the_plain_loop_has_torchs_own_settings_and_the_harness_its_own() -> None:
-    arithmetic.settle()
-    with speed._as_in_a_script():
-        assert torch.backends.cudnn.allow_tf32
-        assert not torch.backends.cudnn.deterministic
-    assert not torch.backends.cudnn.allow_tf32
-    assert torch.backends.cudnn.deterministic
+    arithmetic.settle("cuda")
+    try:
+        with speed._as_in_a_script("cuda"):
+            assert torch.backends.cudnn.allow_tf32
+            assert not torch.backends.cudnn.deterministic
+            assert not torch.are_deterministic_algorithms_enabled()
+        assert not torch.backends.cudnn.allow_tf32
+        assert not torch.backends.cudnn.benchmark
+        assert torch.backends.cudnn.deterministic
+        assert torch.are_deterministic_algorithms_enabled()
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        arithmetic.repeat(False)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +104,7 @@ def test_the_least_work_of_a_network_is_counted_as_by_hand() -> None:
 
 
 def test_the_least_work_of_s6_gap_is_three_passes_but_for_the_first_layer() -> None:
-    found, anatomy = experiment.inspect(plugins.load(S6_GAP), plugins.load(S6_GAP).knobs)
+    found, anatomy = inspection.inspect(plugins.load(S6_GAP), plugins.load(S6_GAP).knobs)
     first = 16 * 26 * 26 * 9
     assert speed.work(found)[0] == 6 * anatomy.multiply_adds - 2 * first
 

@@ -411,6 +411,81 @@ def test_a_store_that_lacks_a_table_is_blamed_and_no_journal(
     assert f"Move {database} away" in capsys.readouterr().err
 
 
+class TestWithoutMlflow:
+    @pytest.fixture(autouse=True)
+    def missing(self, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        """Let mlflow be missing until the test installs it."""
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, "mlflow", None)
+            self.install = patch.undo
+            yield
+
+    def read_of_it(self, capsys: pytest.CaptureFixture[str]) -> list[str]:
+        printed = capsys.readouterr()
+        assert "Traceback" not in printed.err
+        return [line for line in (printed.out + printed.err).splitlines() if "not installed" in line]
+
+    @pytest.mark.parametrize("seeds", ["1", "3"])
+    def test_runs_end_with_one_sentence_and_sync_brings_them(
+        self, seeds: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run("--seeds", seeds) == 7
+        assert self.read_of_it(capsys) == ["error: MLflow cannot be used: mlflow is not installed here."]
+        assert [journal.read().state for journal in all_journals()] == ["finished"] * int(seeds)  # type: ignore[union-attr]
+        self.install()
+        assert cli.main(["sync"]) == 0
+        assert {shown.info.status for shown in runs()} == {"FINISHED"}
+
+    def test_the_sentence_says_where_results_are_and_what_next(
+        self, workplace: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run() == 7
+        said = capsys.readouterr().err
+        assert f"Every result is safe in {workplace / 'mlruns'}." in said
+        assert "pip install mlflow, or copy journal/ and studies/ from there" in said
+        assert "then run python -m harness sync" in said
+
+    @pytest.mark.parametrize("command", ["sync", "sync --pull", "ui", "backprop"])
+    def test_commands_about_mlflow_end_with_the_same_sentence(
+        self, command: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert cli.main(command.split()) == 7
+        assert self.read_of_it(capsys) == ["error: MLflow cannot be used: mlflow is not installed here."]
+
+    @pytest.mark.slow
+    def test_a_study_is_kept_and_another_machine_syncs_it(
+        self, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        study = (
+            '"""A rate."""\nARCHITECTURE = "tiny.py"\n\n\ndef suggest(trial):\n    return {"lr": 0.1 + trial.number}\n'
+        )
+        (workplace / "study.py").write_text(study)
+        arguments = ["tune", "study.py", "--dataset", "digits", "--trials", "2", "--epochs", "1", "--jobs", "2"]
+        assert cli.main(arguments) == 7
+        assert self.read_of_it(capsys) == ["error: MLflow cannot be used: mlflow is not installed here."]
+        assert run() == 7
+        self.install()
+        for folder in ("journal", "studies"):
+            shutil.copytree(workplace / "mlruns" / folder, workplace / "another" / "mlruns" / folder)
+        monkeypatch.chdir(workplace / "another")
+        assert cli.main(["sync"]) == 0
+        assert [shown.info.status for shown in runs()] == ["FINISHED"]
+        assert len(runs("tune/digits/study")) == 3
+
+
+def test_a_missing_drawing_package_is_named_once(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "seaborn", None)
+        for command in (run, lambda: cli.main(["sync"])):
+            assert command() == 7
+            printed = capsys.readouterr()
+            assert (printed.out + printed.err).count("seaborn is not installed here") == 1
+            assert "pip install seaborn" in printed.err
+    assert cli.main(["sync"]) == 0
+
+
 def test_a_tracker_without_work_closes_at_once_and_opens_no_store(tmp_path: Path) -> None:
     tracker = Tracker(f"sqlite:///{tmp_path / 'never.db'}")
     tracker.close()

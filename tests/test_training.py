@@ -79,7 +79,7 @@ def same_bits(left: nn.Module | Mapping[str, Tensor], right: nn.Module | Mapping
 
 def numbers(epochs: list[Epoch]) -> list[Epoch]:
     """Return epochs without their times."""
-    return [replace(epoch, seconds=0, images_per_second=0) for epoch in epochs]
+    return [replace(epoch, seconds=0, images_per_second=0, wall_seconds=None) for epoch in epochs]
 
 
 class Recorder(nn.Module):

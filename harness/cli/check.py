@@ -2,23 +2,32 @@
 
 Counts every number the exported network stores, says which of batch norm, dropout, fully connected
 layer, global average pooling and 1x1 convolution it uses, and refuses what the budget does not allow.
+With --device it says too how the network trains there, and which of its operators may give other bits each time.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+from dataclasses import replace
 
-from harness import audit, plugins
-from harness.cli import options, show
+from harness import audit, data, experiment, plugins
+from harness.cli import live, options, show
 from harness.cli.endings import report
 from harness.errors import HarnessError
-from harness.experiment import inspect
-from harness.spec import BUDGET
+from harness.inspection import inspect
+from harness.spec import BUDGET, Architecture, Knob, Recipe
+
+BATCH = 128
+"""Images in a batch of the rehearsal."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_files(parser)
     options.add_set(parser)
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), help="say how it trains there too (default: the audit alone)"
+    )
     options.add_patience(parser)
 
 
@@ -26,14 +35,14 @@ def main(args: argparse.Namespace) -> int:
     given = options.settings(args.settings)
     (path,) = args.files  # of several, each has a process of its own
     try:
-        _check(path, given)
+        _check(path, given, args.device)
     except HarnessError as error:  # about this file: others may be as they should
         report(error)
         return error.exit_code
     return 0
 
 
-def _check(path: str, given: dict[str, str]) -> None:
+def _check(path: str, given: dict[str, str], device: str | None) -> None:
     architecture = plugins.load(path)
     knobs, recipe = options.settle(architecture, given)
     found, anatomy = inspect(architecture, knobs)
@@ -44,8 +53,23 @@ def _check(path: str, given: dict[str, str]) -> None:
     show.anatomy(anatomy)
     show.warn_of_softmax(anatomy)
     audit.enforce(found.ledger, recipe, BUDGET)
+    if device:
+        _rehearse(architecture, knobs, recipe, live.choose_device(device))
     show.console.print("passes", style="green", end="")
     show.console.print(
         f": {found.ledger.parameters:,} parameters of {BUDGET.parameters:,}, "
         f"{recipe.epochs} epochs of {BUDGET.epochs} (protocol {BUDGET.protocol})"
     )
+
+
+def _rehearse(architecture: Architecture, knobs: dict[str, Knob], recipe: Recipe, device: str) -> None:
+    """Get ready to train, on the images that are always there, and say how."""
+    ready = experiment.jobs(
+        architecture, knobs, replace(recipe, batch_size=BATCH), data.load("digits"), range(1), device
+    )
+    with contextlib.closing(experiment.train(ready[0])) as events:
+        started = next(events)
+    assert isinstance(started, experiment.Started)
+    show.console.print(f"trains on {started.device_name}, {started.arithmetic.words}")
+    for remark in live.remarks(started):
+        show.console.print(remark)

@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 
-from harness.errors import HarnessError, UsageError, printable
+from harness.errors import HarnessError, UsageError, not_installed, printable
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -39,6 +39,11 @@ def in_good_order(command: Callable[[], int]) -> int:
     except HarnessError as error:
         report(error)
         return error.exit_code
+    except ModuleNotFoundError as error:  # a plug-in's own is a ContractError
+        if str(error.name).startswith("harness"):
+            raise
+        report(not_installed(error))
+        return UsageError.exit_code
     except KeyboardInterrupt as stop:
         print(f"{_about}Stopped.", file=sys.stderr)
         return exit_code(stop)

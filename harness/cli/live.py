@@ -45,6 +45,14 @@ def choose_dataset(asked: str) -> str:
     return name
 
 
+def choose_device(asked: str) -> str:
+    """Resolve ``auto``, and say so where a GPU is left alone."""
+    device = experiment.choose_device(asked)
+    if asked == "auto" and (missing := experiment.gpu_without_code()):
+        show.console.print(f"Training on the CPU: {missing}.", style="bold yellow")
+    return device
+
+
 def connect(args: argparse.Namespace, dataset: str, held_out: HeldOut) -> tuple[Cluster, str, str]:
     """Connect to ``--cluster``, send it the images; return it, the device trained on, and what it is in words.
 
@@ -58,16 +66,15 @@ def connect(args: argparse.Namespace, dataset: str, held_out: HeldOut) -> tuple[
             f"--cluster needs Dask, which is not installed here ({error.name}).",
             mend="pip install 'harness[cluster]', or in a checkout pip install -e '.[cluster]'.",
         ) from error
-    share = 1.0 if args.gpu_share is None else args.gpu_share
-    if not 0 < share <= 1:
-        raise UsageError(f"--gpu-share {share:g} is out of range.", legal="Legal: above 0, to 1.")
+    if args.gpu_share is not None and not 0 < args.gpu_share <= 1:
+        raise UsageError(f"--gpu-share {args.gpu_share:g} is out of range.", legal="Legal: above 0, to 1.")
     hired: Cluster = cluster.Cluster(args.cluster, args.patience)
     device = ("cuda" if hired.gpus else "cpu") if args.device == "auto" else args.device
     if device == "cuda" and not hired.gpus:
         raise UsageError("No worker of the cluster announces a GPU.", mend="Use --device cpu, or leave it to auto.")
-    hired.hire(device, share)
+    hired.hire(device, args.gpu_share)
     hired.send(dataset, held_out)
-    has = f", {hired.gpus} GPU{'' if hired.gpus == 1 else 's'}" if hired.gpus else ""
+    has = f", {hired.gpus:g} GPU{'' if hired.gpus == 1 else 's'}" if hired.gpus else ""
     count = len(hired.members)
     show.console.print(f"cluster {args.cluster}: {count} worker{'' if count == 1 else 's'}{has}; {hired.dashboard}")
     return hired, device, f"on {count} worker{'' if count == 1 else 's'}"
@@ -91,6 +98,8 @@ def train_all(
         profile: show where the time of the first one goes; of runs that take no turns.
         cluster: who trains them, at once as many as it can, instead of this machine.
     """
+    if len(jobs) > 1:
+        importlib.import_module("scipy")  # of the mean and its interval: better missed now than in the end
     found = experiment.Earlier({}, {}) if again else experiment.earlier(jobs, trained_here=cluster is None)
     known = {seed: _show_finished(seed, record, tracker) for seed, record in sorted(found.finished.items())}
     missing = [job for job in jobs if job.seed not in known]
@@ -150,10 +159,12 @@ def _introduce(started: Started) -> None:
     show.warn_of_softmax(started.anatomy)
 
 
-def _remarks(started: Started) -> Iterator[str]:
+def remarks(started: Started) -> Iterator[str]:
     """What a user should know of how this run trains and is scored."""
     if started.slow_because:
         yield f"trained more slowly: {started.slow_because}"
+    if started.unrepeatable:
+        yield page.unrepeatable_line(started.unrepeatable)
     if started.untrained > 0.05:
         yield f"{100 * started.untrained:.0f} % of the averaged network that is scored is the untrained one: lower ema"
 
@@ -171,7 +182,7 @@ def _train(job: Job, events: Generator[experiment.Event | Profile | None], intro
                     _introduce(started)
                 used = f"{started.device_name}, {started.arithmetic.words}"
                 progress.console.print(f"\nseed {job.seed} on {job.dataset}, {used}")
-                for remark in _remarks(started):
+                for remark in remarks(started):
                     progress.console.print(remark)
                 if started.epochs_before:
                     progress.console.print(f"goes on after epoch {started.epochs_before}, where it was interrupted")
@@ -205,7 +216,7 @@ def _train_in_turns(jobs: Sequence[Job], runs: Sequence[Events], at_once: int, d
                 used = f"{event.device_name}, {event.arithmetic.words}"
                 begins = f"goes on after epoch {event.epochs_before}" if event.epochs_before else "begins"
                 progress.console.print(f"{seed}  {begins} on {jobs[0].dataset}, {used}: {journals() / event.run_id}")
-                for remark in _remarks(event):
+                for remark in remarks(event):
                     progress.console.print(f"{seed}  {remark}")
                 progress.advance(TaskID(0), event.epochs_before)
             elif isinstance(event, Epoch):

@@ -69,7 +69,7 @@ def add_cluster(parser: argparse.ArgumentParser) -> None:
         help="train on a Dask cluster: tcp://HOST:PORT of its scheduler, or local:N for N workers here",
     )
     parser.add_argument(
-        "--gpu-share", type=float, metavar="G", help="share of a worker's GPU that one training takes (default: 1)"
+        "--gpu-share", type=float, metavar="G", help="share of a GPU that one training takes (default: its worker's)"
     )
 
 

@@ -57,7 +57,7 @@ def main(args: argparse.Namespace) -> int:
     given = _settings(args)
     if options.uses_cluster(args):
         return _on_cluster(args, given)
-    device = experiment.choose_device(args.device)
+    device = live.choose_device(args.device)
     if args.jobs < 1:
         raise UsageError(f"--jobs {args.jobs} is out of range.", legal="Legal: 1 or more.")
     if args.jobs > 1 and device == "cpu":

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    device = experiment.choose_device(args.device)
+    device = live.choose_device(args.device)
     name = live.choose_dataset(args.dataset)
     architecture = plugins.load(args.file)
     knobs, recipe = options.settle(architecture, options.settings(args.settings))

@@ -7,6 +7,7 @@ goes on where it stopped, and gives the same trials again, whatever --jobs is.
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import time
 from collections.abc import Mapping
@@ -60,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     _refuse_numbers(args)
+    importlib.import_module("scipy")  # of what the winner is worth: better missed now than in the end
     study = plugins.load_study(_path(args.study))
     name = live.choose_dataset(args.dataset)
     dataset = data.load(name, "validation")
@@ -80,7 +82,7 @@ def main(args: argparse.Namespace) -> int:
 def _hire(args: argparse.Namespace, dataset: str) -> tuple[Workers, str, str]:
     """Return who trains the trials, on what device, and who that is in words."""
     if not options.uses_cluster(args):
-        device = experiment.choose_device(args.device)
+        device = live.choose_device(args.device)
         count = args.jobs or (1 if device == "cuda" else os.cpu_count() or 1)
         return Processes(count, device, args.patience), device, f"{count} at a time"
     if args.jobs is not None:

@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import dask
 import pytest
 from dask_processes import DaskProcesses, dask_processes
+from distributed import Client
 from processes import harness, until
 
 from harness import cli, data, experiment, plugins, tuning
-from harness.cluster import Cluster
+from harness.cluster import Cluster, Member, shared_out
 from harness.errors import BudgetError, ClusterLost, CrashedError, UsageError, WorkerLost
 from harness.journal import all_journals
 from harness.spec import StudyRecord
@@ -256,6 +258,116 @@ def test_gpus_are_shared_as_they_are_announced(workshop: Path) -> None:
         with hired:
             times = [future.result() for future in [hired._executor.submit(busy) for _ in range(4)]]
         assert max(sum(begin <= start < end for begin, end in times) for start, _ in times) == 2
+
+
+PRETEND = """import os
+
+import torch
+
+torch.cuda.device_count = lambda: len(os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(","))
+"""
+
+
+@pytest.fixture
+def pretended(workshop: Path) -> str:
+    """Return a file that makes a worker which loads it see one GPU, or those of CUDA_VISIBLE_DEVICES."""
+    (workshop / "pretend.py").write_text(PRETEND)
+    return str(workshop / "pretend.py")
+
+
+@pytest.fixture
+def local(pretended: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let the workers of local:N see two GPUs."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-a1")
+    with dask.config.set({"distributed.worker.preload": [pretended]}):
+        yield
+
+
+def announced(hired: Cluster) -> list[float]:
+    resources = [worker["resources"] for worker in hired._client.scheduler_info()["workers"].values()]
+    return sorted(found.get("GPU", 0.0) for found in resources)
+
+
+def connect_to(begun: DaskProcesses, workers: int) -> Cluster:
+    with Client(begun.address, set_as_default=False) as waiting:
+        waiting.wait_for_workers(workers)
+    return connect(begun)
+
+
+def look_until(hired: Cluster, is_so: Callable[[], bool]) -> None:
+    for _ in range(600):
+        hired.wait([], 0.1)
+        if is_so():
+            return
+        time.sleep(0.1)
+    raise AssertionError("it never was")
+
+
+def test_local_workers_share_out_the_gpus_they_see(local: None) -> None:
+    hired = Cluster("local:3", 60)
+    assert (hired.gpus, announced(hired)) == (2, [0.5, 0.5, 1])
+    hired.hire("cuda")
+    assert hired.at_once == 3
+    with hired:
+        trained_on = hired._client.run(os.getenv, "CUDA_VISIBLE_DEVICES").values()
+        assert sorted(trained_on) in (["4", "4", "GPU-a1"], ["4", "GPU-a1", "GPU-a1"])
+        assert [future.result(30) for future in [hired._executor.submit(abs, -1) for _ in range(6)]] == [1] * 6
+
+
+def test_a_larger_share_than_any_worker_has_is_refused(local: None, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["run", "tiny.py", "--dataset", "digits", "--cluster", "local:4", "--gpu-share", "0.6"]
+    assert cli.main(arguments) == UsageError.exit_code
+    said = capsys.readouterr().err
+    assert "--gpu-share 0.6 is more of a GPU than any worker has." in said
+    assert "Legal: above 0, to 0.5." in said
+
+
+def test_workers_started_by_hand_announce_one_gpu_once(workshop: Path, pretended: str) -> None:
+    with dask_processes(workshop / "dask") as begun:
+        begun.begin_worker("one", "--preload", pretended)
+        begun.begin_worker("two", "--preload", pretended)
+        begun.begin_worker("three", "--preload", pretended, "--resources", "GPU=2", CUDA_VISIBLE_DEVICES="1")
+        with connect_to(begun, 3) as hired:
+            assert announced(hired) == [0.5, 0.5, 2]
+
+
+def test_a_worker_that_comes_later_announces_what_is_left(
+    workshop: Path, pretended: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.cluster.HEARTBEAT_SECONDS", 0.1)
+    with dask_processes(workshop / "dask") as begun:
+        begun.begin_worker("one", "--preload", pretended)
+        begun.begin_worker("two", "--preload", pretended)
+        with connect_to(begun, 2) as hired:
+            begun.kill("one")
+            begun.begin_worker("three", "--preload", pretended)
+            begun.begin_worker("four", "--preload", pretended)
+            look_until(hired, lambda: len(hired.members) == 3)
+            assert sum(announced(hired)) == 1
+        with connect_to(begun, 3) as hired:  # where no other driver is at work
+            assert announced(hired) == [1 / 3] * 3
+
+
+def member(address: str, sees: str = "0", gpus: float | None = None, host: str = "here") -> Member:
+    return Member(address, "1", "2", host, tuple(sees.split()), gpus, is_dealt=False)
+
+
+@pytest.mark.parametrize(
+    ("members", "gets"),
+    [
+        ([member("a"), member("b"), member("c")], {"a": ("0", 1 / 3), "b": ("0", 1 / 3), "c": ("0", 1 / 3)}),
+        ([member("a"), member("b", host="there")], {"a": ("0", 1), "b": ("0", 1)}),
+        ([member("a", "0 1"), member("b", "0 1"), member("c", "0")], {"a": ("1", 1), "b": ("0", 0.5), "c": ("0", 0.5)}),
+        ([member("a", "0 1", 1.0), member("b", "0 1")], {"b": ("1", 1)}),
+        ([member("a", "0", 1 / 7), member("b"), member("c")], {"b": ("0", 3 / 7), "c": ("0", 3 / 7)}),
+        ([member("a", "0", 8.0), member("b")], {"b": ("0", 0)}),
+        ([member("a", "", 0.0)], {}),
+    ],
+)
+def test_what_is_left_of_a_gpu_is_dealt_in_equal_parts(
+    members: list[Member], gets: dict[str, tuple[str, float]]
+) -> None:
+    assert {dealt.address: (*dealt.sees, dealt.gpus) for dealt in shared_out(members)} == gets
 
 
 def test_work_for_a_cpu_needs_no_gpu(two: DaskProcesses) -> None:

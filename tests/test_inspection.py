@@ -1,0 +1,198 @@
+"""One audit serves every seed of a file and its knobs, in this process and in others."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY
+
+from harness import audit, cli, data, experiment, inspection, plugins, workers
+from harness.audit import Audit
+from harness.errors import AuditError, ContractError
+from harness.spec import Job, Trial
+
+TABLE = '''"""A linear layer, and what is added to its answers: drawn for each seed, and never trained."""
+import torch
+from torch import nn
+
+RECIPE = {"batch_size": 64, "epochs": 1}
+
+
+class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.added = torch.randn(10)
+        self.head = nn.Linear(784, 10)
+
+    def forward(self, images):
+        return self.head(images.flatten(1)) + self.added
+
+
+def build():
+    return Network()
+'''
+
+SOME_SEEDS_DIVERGE = '''"""A linear layer whose first weight is infinite in seeds that draw so."""
+import torch
+from torch import nn
+
+
+def build():
+    linear = nn.Linear(784, 10)
+    if torch.initial_seed() == SEED:
+        with torch.no_grad():
+            linear.weight[0, 0] = torch.inf
+    return nn.Sequential(nn.Flatten(), linear)
+'''
+
+
+def job(source: str = TINY, seed: int = 0, **settings: bool | int | float | str) -> Job:
+    architecture = plugins.from_source(source, "tiny.py")
+    knobs, recipe = plugins.settle(architecture, settings)
+    return experiment.jobs(architecture, knobs, recipe, data.load("digits"), range(seed, seed + 1), "cpu")[0]
+
+
+@pytest.fixture
+def audits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Forget what was audited before, and note the files that are audited from here on."""
+    made: list[str] = []
+    original = audit.audit
+
+    def noted(network: torch.nn.Module, path: str) -> Audit:
+        made.append(path)
+        return original(network, path)
+
+    monkeypatch.setattr(audit, "audit", noted)
+    monkeypatch.setattr(inspection, "_kept", type(inspection._kept)())
+    return made
+
+
+# --- in this process --------------------------------------------------------------------------------------
+
+
+def test_twenty_seeds_are_audited_once(workplace: Path, audits: list[str]) -> None:
+    assert cli.main(["run", "tiny.py", "--dataset", "digits", "--epochs", "1", "--seeds", "20"]) == 0
+    assert audits == ["tiny.py"]
+    weights = [torch.load(file)["4.bias"] for file in Path("mlruns/journal").glob("*/weights.pt")]
+    assert len({tuple(bias.tolist()) for bias in weights}) == 20
+
+
+def test_a_recipe_needs_no_audit_of_its_own_and_a_knob_does(audits: list[str]) -> None:
+    for one in (job(), job(lr=0.2, seed=1), job(dropout=0.2), job(dropout=0.2, seed=2)):
+        inspection.build(one)
+    assert len(audits) == 2
+
+
+def test_a_network_with_a_table_is_audited_for_every_seed(audits: list[str]) -> None:
+    found = [inspection.build(job(TABLE, seed))[1] for seed in range(2)]
+    assert len(audits) == 2
+    tables = [next(iter(each.evaluation.constants.values())) for each in found]
+    assert not torch.equal(*tables)
+
+
+def test_the_numbers_of_a_seed_do_not_depend_on_who_was_audited(audits: list[str]) -> None:
+    after_another = [inspection.build(job(seed=seed))[0] for seed in (0, 1)][1]
+    inspection._kept.clear()
+    alone = inspection.build(job(seed=1))[0]
+    assert all(map(torch.equal, after_another.state_dict().values(), alone.state_dict().values()))
+
+
+def test_a_weight_that_is_not_finite_is_refused_in_a_later_seed(audits: list[str]) -> None:
+    from harness.training import derive_seed
+
+    source = SOME_SEEDS_DIVERGE.replace("SEED", str(derive_seed(1, 0, "weights")))
+    inspection.build(job(source, 0))
+    with pytest.raises(AuditError, match="not finite"):
+        inspection.build(job(source, 1))
+
+
+def test_only_the_audits_used_last_are_kept(audits: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inspection, "MOST_KEPT", 2)
+    for dropout in (0.1, 0.2, 0.1, 0.3, 0.1, 0.2):
+        inspection.build(job(dropout=dropout))
+    assert len(audits) == 4  # 0.1, 0.2, 0.3, and 0.2 again
+
+
+# --- from process to process ------------------------------------------------------------------------------
+
+
+def test_an_audit_that_was_left_is_taken_and_made_no_more(tmp_path: Path, audits: list[str]) -> None:
+    one = job(seed=3)
+    assert inspection.expect(tmp_path, one)
+    assert not inspection.expect(tmp_path, replace(one, seed=4))  # the same file and knobs
+    assert inspection.is_awaited(tmp_path, one)
+    inspection.leave(tmp_path, one)
+    assert not inspection.is_awaited(tmp_path, one)
+    inspection._kept.clear()
+    inspection.take(tmp_path, one)
+    inspection.build(one)
+    assert len(audits) == 1
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_why_a_network_was_refused_is_taken_too(tmp_path: Path, audits: list[str]) -> None:
+    eleven = job(TINY.replace("width * width, 10", "width * width, 11"))
+    inspection.expect(tmp_path, eleven)
+    inspection.leave(tmp_path, eleven)
+    with pytest.raises(ContractError, match="shape"):
+        inspection.take(tmp_path, eleven)
+
+
+def test_where_a_process_died_the_one_that_trains_audits(tmp_path: Path, audits: list[str]) -> None:
+    one = job()
+    inspection.expect(tmp_path, one)
+    inspection.leave_nothing(tmp_path, one)
+    assert not inspection.is_awaited(tmp_path, one)
+    inspection.take(tmp_path, one)
+    inspection.build(one)
+    assert len(audits) == 1
+
+
+def test_what_was_left_stays_where_its_process_ends_after_it(tmp_path: Path, audits: list[str]) -> None:
+    one = job()
+    inspection.expect(tmp_path, one)
+    inspection.leave(tmp_path, one)
+    inspection.leave_nothing(tmp_path, one)
+    inspection._kept.clear()
+    inspection.take(tmp_path, one)
+    assert len(inspection._kept) == 1
+
+
+def test_trials_train_while_others_wait_for_their_audits(tmp_path: Path, audits: list[str]) -> None:
+    late, ready = job(dropout=0.2, epochs=1), job(epochs=1)
+    inspection.expect(tmp_path, late)
+    finished: list[int] = []
+
+    def tell(number: int, _: object) -> None:
+        finished.append(number)
+        if number == 1:  # the other one has trained meanwhile
+            threading.Thread(target=inspection.leave, args=(tmp_path, late)).start()
+
+    trials = experiment.attempt([(0, {}, late), (1, {}, ready)], {}, tell, tmp_path)
+    assert finished == [1, 0]
+    assert [trial.state for trial in trials] == ["complete", "complete"]
+
+
+def test_a_trial_over_the_budget_is_told_so_by_its_audit(tmp_path: Path, audits: list[str]) -> None:
+    wide = job(TINY.replace("width * width, 10)", "width * width, 60), nn.Linear(60, 10)"), width=28)
+    inspection.expect(tmp_path, wide)
+    inspection.leave(tmp_path, wide)
+    (trial,) = experiment.attempt([(0, {}, wide)], {}, lambda *_: None, tmp_path)
+    assert trial.state == "infeasible"
+    assert trial.parameters is not None
+    assert trial.parameters > 20_000
+
+
+@pytest.mark.slow
+def test_other_processes_audit_what_a_gpu_is_to_train(monkeypatch: pytest.MonkeyPatch) -> None:
+    hired = workers.Processes(2, "cuda", 60.0)  # its jobs are for the CPU: there need be no GPU
+    monkeypatch.setattr(hired, "_auditors", 2)
+    asked = [(number, {}, job(dropout=0.1 * (number + 1), epochs=1)) for number in range(2)]
+    with hired:
+        trials: list[Trial] = hired.submit(asked, {}).result()
+        assert [trial.state for trial in trials] == ["complete", "complete"]
+        assert [*hired._audits.iterdir()] == []  # both were made there, and taken
