@@ -8,6 +8,7 @@ that covers the whole map.
 
 from __future__ import annotations
 
+import math
 import operator
 from typing import Any
 
@@ -109,7 +110,7 @@ _COPIES = tuple(
 
 
 def _gather_moves(network: GraphModule) -> None:
-    """Gather what is moved from one parameter in one step, so that a number's gradient is one sum over its copies."""
+    """Gather what is moved from parameters in one step, so that a number's gradient is one sum over its copies."""
     graph = network.graph
     origins: dict[Node, Node] = {}  # of each node that holds numbers of one parameter and no others
     places: dict[Node, Any] = {}  # where in the parameter each of its numbers stands; of all of a list's tensors
@@ -127,10 +128,16 @@ def _gather_moves(network: GraphModule) -> None:
             if node.target in _COPIES or not copied.isdisjoint(read):
                 copied.add(node)
     overwritten = {origins[node] for node in _overwritten(graph) if node in origins}
-    for node, where in places.items():
-        is_used = node in copied and any(user not in origins for user in node.users)
-        if is_used and isinstance(where, Tensor) and origins[node] not in overwritten:
-            _gather(network, node, origins[node], where)
+    groups: dict[tuple[int, torch.dtype], list[Node]] = {}  # by how often each of a parameter's numbers is used
+    for node in [node for node in places if node in copied]:
+        is_used = any(user not in origins for user in node.users)
+        if is_used and isinstance(places[node], Tensor) and origins[node] not in overwritten:
+            values = origins[node].meta["val"]
+            times = places[node].flatten().bincount(minlength=values.numel())
+            if times.numel() and times.min() == times.max():
+                groups.setdefault((int(times[0]), values.dtype), []).append(node)
+    for (times, _), nodes in groups.items():
+        _gather(network, [(node, origins[node], places[node]) for node in nodes], times)
     graph.eliminate_dead_code(lambda node: node not in copied)
 
 
@@ -161,39 +168,45 @@ def _shared(node: Node, writes: bool) -> list[Node]:
     return [source for source in shared if isinstance(source, Node)]
 
 
-def _gather(network: GraphModule, node: Node, parameter: Node, places: Tensor) -> None:
-    """Let a node be one gather, if each of the parameter's numbers is used equally often."""
-    count = parameter.meta["val"].numel()
-    lies = places.permute(0, 2, 3, 1) if places.ndim == 4 else places
-    order = lies.flatten()
-    times = order.bincount(minlength=count)
-    if len(order) == 0 or (times != times[0]).any():
-        return
-    numbers = _attribute(network, parameter)
-    assert isinstance(numbers, Tensor)
-    tables = {"from": order, "to": order.argsort(stable=True).view(count, -1)}
-    with node.graph.inserting_before(node):
+def _gather(network: GraphModule, exits: list[tuple[Node, Node, Tensor]], times: int) -> None:
+    """Let nodes be parts of one gather: each with its parameter and where its numbers, each `times` times, are from."""
+    graph, start = network.graph, 0
+    orders, shapes = [], []
+    for _, parameter, places in exits:
+        lies = places.permute(0, 2, 3, 1) if places.ndim == 4 else places
+        orders.append(start + lies.flatten())
+        shapes.append(list(lies.shape))
+        start += parameter.meta["val"].numel()
+    order = torch.cat(orders)
+    first = _attribute(network, exits[0][1])
+    assert isinstance(first, Tensor)
+    with graph.inserting_before(exits[0][0]):
         read = []
-        for name, table in tables.items():
-            attribute = f"_{node.name}_{name}"
-            setattr(network, attribute, table.to(numbers.device))  # a plain tensor: no number of the network's own
-            read.append(node.graph.create_node("get_attr", attribute))
-        gathered = node.graph.call_function(gather, (parameter, *read, list(lies.shape)))
-    gathered.meta = dict(node.meta)
-    node.replace_all_uses_with(gathered)
+        for name, table in (("origins", order), ("copies", order.argsort(stable=True).view(-1, times))):
+            attribute = f"_{name}_{exits[0][0].name}"
+            setattr(network, attribute, table.to(first.device))  # a plain tensor: no number of the network's own
+            read.append(graph.create_node("get_attr", attribute))
+        numbers = [graph.get_attr(str(parameter.target)) for _, parameter, _ in exits]
+        gathered = graph.call_function(gather, (numbers, *read, shapes))
+        for place, (node, _, _) in enumerate(exits):
+            part = graph.call_function(operator.getitem, (gathered, place))
+            part.meta = dict(node.meta)
+            node.replace_all_uses_with(part)
 
 
-def gather(numbers: Tensor, origins: Tensor, copies: Tensor, shape: list[int]) -> Tensor:
-    """Return copies of a tensor's numbers, of four axes (N, H, W, C) in `shape` as (N, C, H, W) channels last.
+def gather(numbers: list[Tensor], origins: Tensor, copies: Tensor, shapes: list[list[int]]) -> list[Tensor]:
+    """Return tensors of copies of numbers; those of four axes as (N, C, H, W) channels last.
 
     Args:
-        numbers: (K,) of any shape.
+        numbers: K of them together, in tensors of any shapes.
         origins: (M,) where among the numbers each copy is from, in the order in which they lie in memory.
         copies: (K, M / K) where the copies of each number are.
-        shape: of the result in memory, M numbers.
+        shapes: of the results in memory, (N, H, W, C) where they have four axes; M numbers together.
     """
-    gathered = _Gather.apply(numbers, origins, copies).view(shape)
-    return gathered.permute(0, 3, 1, 2) if len(shape) == 4 else gathered
+    gathered = _Gather.apply(torch.cat([tensor.flatten() for tensor in numbers]), origins, copies)
+    parts = gathered.split([math.prod(shape) for shape in shapes])
+    tensors = [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+    return [tensor.permute(0, 3, 1, 2) if tensor.ndim == 4 else tensor for tensor in tensors]
 
 
 class _Gather(torch.autograd.Function):
@@ -202,13 +215,12 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, numbers: Tensor, origins: Tensor, copies: Tensor) -> Tensor:
         ctx.save_for_backward(copies)
-        ctx.shape = numbers.shape
-        return _take(numbers.flatten(), origins)
+        return _take(numbers, origins)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (copies,) = ctx.saved_tensors
-        return _sum_copies(gradient, copies).view(ctx.shape), None, None
+        return _sum_copies(gradient, copies), None, None
 
 
 # The compiler would look numbers up wherever they are used: a channel's scale again for every pixel.

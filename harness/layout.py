@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import re
 import warnings
 from collections.abc import Callable
@@ -48,7 +49,7 @@ def arrange(network: nn.Module, arithmetic: Arithmetic) -> Callable[[Tensor], Te
         if isinstance(network, GraphModule):
             fold(network)
     compiled = arithmetic.execution == "compiled"
-    if isinstance(network, GraphModule) and (compiled or arithmetic.padded):
+    if isinstance(network, GraphModule) and arithmetic.channels_last and (compiled or arithmetic.padded):
         _replace_batch_norm(network.graph, batch_norm_in_sums if compiled else batch_norm)
         if compiled:
             for node in network.graph.nodes:
@@ -350,32 +351,56 @@ def _lengthened(per_channel: Tensor | None, channels: int) -> Tensor | None:
 
 
 class _BatchNorm(torch.autograd.Function):
-    """Ioffe & Szegedy 2015, in float32 whatever the maps are; sums within an image first, while it is in the cache."""
+    """Ioffe & Szegedy 2015, in float32 whatever the maps are; sums within a few images first, while they are cached."""
 
     @staticmethod
     def forward(ctx: Any, maps: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-        count = maps.numel() // maps.shape[1]
-        mean = maps.float().sum((2, 3)).sum(0) / count
-        centred = maps.float() - _over_maps(mean)
-        variance = centred.square().sum((2, 3)).sum(0) / count
+        channels, rows = maps.shape[1], _rows(maps)
+        mean = _sums(rows, channels) / (maps.numel() // channels)
+        centred = rows.float() - _along(rows, mean)
+        variance = _sums(centred.square(), channels) / (maps.numel() // channels)
         inverse = torch.rsqrt(variance + eps)
         ctx.save_for_backward(maps, weight, mean, inverse)
         ctx.mark_non_differentiable(mean, variance)
-        return (centred * _over_maps(inverse * weight) + _over_maps(bias)).to(maps.dtype), mean, variance
+        normalised = centred * _along(rows, inverse * weight) + _along(rows, bias)
+        return _maps(normalised.to(maps.dtype), maps.shape), mean, variance
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         maps, weight, mean, inverse = ctx.saved_tensors
-        count = maps.numel() // maps.shape[1]
-        gradient, centred = gradient.float(), maps.float() - _over_maps(mean)
-        for_bias = gradient.sum((2, 3)).sum(0)
-        along = (gradient * centred).sum((2, 3)).sum(0)
+        channels, count = maps.shape[1], maps.numel() // maps.shape[1]
+        rows, gradients = _rows(maps), _rows(gradient).float()
+        centred = rows.float() - _along(rows, mean)
+        for_bias, along = _sums(gradients, channels), _sums(gradients * centred, channels)
         slope = along * inverse.square() / count
-        for_maps = (gradient - _over_maps(for_bias / count) - centred * _over_maps(slope)) * _over_maps(
-            inverse * weight
-        )
-        return for_maps.to(maps.dtype), along * inverse, for_bias, None
+        sloping = gradients - _along(rows, for_bias / count) - centred * _along(rows, slope)
+        for_maps = (sloping * _along(rows, inverse * weight)).to(maps.dtype)
+        return _maps(for_maps, maps.shape), along * inverse, for_bias, None
 
 
-def _over_maps(per_channel: Tensor) -> Tensor:
-    return per_channel.view(1, -1, 1, 1)
+def _rows(maps: Tensor) -> Tensor:
+    """View (N, C, H, W) maps, channels last, as (N / k, H * W, k * C), the last of them whole vectors where N allows.
+
+    As a strided view it is one of memory, and not of the compiler's loops.
+    """
+    images, channels = maps.shape[:2]
+    few = VECTOR // math.gcd(VECTOR, channels)
+    few = 1 if images % few else few
+    pixels, length = maps.shape[2] * maps.shape[3], few * channels
+    lying = maps.contiguous(memory_format=torch.channels_last)
+    return lying.as_strided((images // few, pixels, length), (pixels * length, length, 1))
+
+
+def _maps(rows: Tensor, shape: torch.Size) -> Tensor:
+    """View rows as maps again."""
+    _, channels, height, width = shape
+    return rows.as_strided(shape, (channels * height * width, 1, channels * width, channels))
+
+
+def _sums(rows: Tensor, channels: int) -> Tensor:
+    return rows.sum(1, dtype=torch.float32).sum(0).view(-1, channels).sum(0)
+
+
+def _along(rows: Tensor, per_channel: Tensor) -> Tensor:
+    length = rows.shape[-1]
+    return per_channel.repeat(length // len(per_channel)).as_strided((length,), (1,))

@@ -163,7 +163,7 @@ def test_bfloat16_takes_the_plain_step_to_one_part_in_fifty() -> None:
 
 def test_batch_norm_in_sums_takes_the_plain_step_to_a_hundred_thousandth(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda network, **_: network)
-    assert 0 < distance(Arithmetic(execution="compiled")) < 1e-5
+    assert 0 < distance(Arithmetic(channels_last=True, execution="compiled")) < 1e-5
 
 
 needs_compiler = pytest.mark.skipif(not arithmetic.has_compiler(), reason="no C++ compiler with Python's headers")
@@ -259,7 +259,7 @@ def test_code_that_trains_another_network_is_refused_and_leaves_no_trace(
     monkeypatch.setattr(torch, "compile", lambda network, **_: partial(wrong, network))
     trained = graph()
     with pytest.raises(training.Miscompiled):
-        fit(trained, DATASET, RECIPE, 0, Arithmetic(precision, execution="compiled"))
+        fit(trained, DATASET, RECIPE, 0, Arithmetic(precision, channels_last=True, execution="compiled"))
     assert same_bits(trained, graph())
 
 
