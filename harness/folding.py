@@ -138,7 +138,7 @@ def _gather_moves(network: GraphModule) -> None:
                 groups.setdefault((int(times[0]), values.dtype), []).append(node)
     for (times, _), nodes in groups.items():
         _gather(network, [(node, origins[node], places[node]) for node in nodes], times)
-    graph.eliminate_dead_code(lambda node: node not in copied)
+    graph.eliminate_dead_code(lambda node: node not in origins)
 
 
 def _attribute(network: GraphModule, node: Node) -> object:
