@@ -86,7 +86,7 @@ def repeat(bits: bool) -> None:
     """Say whether operators on a GPU must give the same bits each time, where they can; torch's default is not."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS may choose, and torch warns of it
     torch.backends.cudnn.deterministic = bits
-    torch.use_deterministic_algorithms(bits, warn_only=True)
+    torch.set_deterministic_debug_mode("warn" if bits else "default")
     # Else torch fills every new tensor, a kernel for each, which is of no use here.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     warnings.filterwarnings("ignore", "(?s).*does not have a deterministic implementation")

@@ -1,7 +1,7 @@
 """A training step as one CUDA graph: fewer and larger kernels, captured once and replayed.
 
-A kernel of a small network takes 2 to 3 microseconds to begin, whatever it does, so a step is as fast as its
-kernels are few. What a network's layers each do by themselves, `Lean` does once for all of them.
+A kernel of a small network takes longer to begin than to compute, so a step is as fast as its kernels are
+few. What a network's layers each do by themselves, `Lean` does once for all of them.
 """
 
 from __future__ import annotations
@@ -108,12 +108,12 @@ def _names_of_weights(network: GraphModule) -> Iterator[str]:
 @contextlib.contextmanager
 def in_any_order() -> Iterator[None]:
     """Write to places that all differ, which torch would sort first, in ten kernels, to be sure of the bits."""
-    asked, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(False)
+    before = torch.get_deterministic_debug_mode()
+    torch.set_deterministic_debug_mode("default")
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(asked, warn_only=warns)
+        torch.set_deterministic_debug_mode(before)
 
 
 # --- capture ----------------------------------------------------------------------------------------------
@@ -123,13 +123,13 @@ def in_any_order() -> Iterator[None]:
 def own_randomness(device: torch.device) -> Iterator[torch.Generator]:
     """Let dropout draw, here and in what is captured here, from a generator that belongs to one training."""
     own = torch.Generator(device)
-    everybodys = torch.cuda.default_generators[torch.cuda.current_device()]
-    kept = everybodys.graphsafe_get_state()
-    everybodys.graphsafe_set_state(own)  # dropout knows no other generator than the default one
+    default = torch.cuda.default_generators[torch.cuda.current_device()]
+    kept = default.graphsafe_get_state()
+    default.graphsafe_set_state(own)  # dropout knows no other generator
     try:
         yield own
     finally:
-        everybodys.graphsafe_set_state(kept)
+        default.graphsafe_set_state(kept)
 
 
 @contextlib.contextmanager

@@ -28,6 +28,7 @@ import filelock
 import numpy as np
 import torch
 from torch import Tensor
+from torch.fx import GraphModule
 
 from harness import __version__, arithmetic, audit, data, inspection, page, plugins, records, supervision, training
 from harness.anatomy import Anatomy
@@ -73,9 +74,11 @@ FEW = {"cpu": 37, "cuda": 613}
 ASKED_IN_PAIRS = {"cpu": 1_000, "cuda": 200}
 """Of these, as many are asked two at a time as well, which is slow."""
 
-MISCOMPILED = "torch.compile gets the gradients of this network wrong"
-
-UNCAPTURED = "a CUDA graph cannot hold a step of this network"
+SLOW_BECAUSE = {
+    "compiled": "torch.compile gets the gradients of this network wrong",
+    "captured": "a CUDA graph cannot hold a step of this network",
+}
+"""Why a network is trained one operator after the other, by how it would have been."""
 
 LOOK_SECONDS = 0.002
 """How long a trial that waits for its audit lets the others wait, each time it looks."""
@@ -232,12 +235,12 @@ def train(job: Job, progress: Progress | None = None, keep: bool = False) -> Gen
         DivergedError: a loss became infinite or not a number.
         CrashedError: it cannot go on with `progress`, as torch.compile turns out to get its network wrong.
     """
+    arithmetic.settle(job.device)
     device = torch.device(job.device)
     dataset = data.load(job.dataset, job.held_out).to(device)
     if dataset.digest != job.dataset_digest:
         raise DataError(f"{job.dataset} here is another one ({dataset.digest}) than the job's ({job.dataset_digest}).")
     refuse_single_image(len(dataset.train.labels), job.recipe)
-    arithmetic.settle(job.device)
     network, found, anatomy = inspection.build(job)
     audit.enforce(found.ledger, job.recipe, BUDGET)
     graphs = found.graphs(network, device)
@@ -256,15 +259,23 @@ def train(job: Job, progress: Progress | None = None, keep: bool = False) -> Gen
         unrepeatable(begun.arithmetic, graphs.train, _few(dataset)) if job.device == "cuda" else (),
         len(epochs),
     )
+    yield from _scored_epochs(job, dataset, graphs.evaluation, begun, epochs)
 
-    graph = graphs.evaluation  # over the tensors that are trained
+
+def _scored_epochs(
+    job: Job, dataset: data.Dataset, graph: GraphModule, begun: Begun, epochs: list[Epoch]
+) -> Iterator[Event | Checkpoint | None]:
+    """Train, score after each epoch, and add it to those that there are already; last, the result.
+
+    Args:
+        graph: what is scored, over the tensors that are trained.
+    """
     if begun.average:
         graph.load_state_dict(begun.average.state, assign=True)
     numbers = graph.state_dict(keep_vars=True)  # without what scoring makes of them
     scored = arrange_scoring(graph, begun.arithmetic)
     checkpoint: Checkpoint | None = None
-    seconds = sum(epoch.seconds for epoch in epochs)
-    wall_seconds = sum(epoch.wall_seconds or epoch.seconds for epoch in epochs)
+    scoring = 0.0
     for event in begun.epochs:
         if event is None:
             yield None
@@ -275,16 +286,14 @@ def train(job: Job, progress: Progress | None = None, keep: bool = False) -> Gen
             scored.refresh()
             logits = predict(scored, dataset, dataset.held_out)
             epochs.append(_scored(event, logits, dataset))
-            scoring = time.perf_counter() - started
-            seconds += event.seconds + scoring
-            wall_seconds += (event.wall_seconds or 0.0) + scoring
+            scoring += time.perf_counter() - started
             if checkpoint:
                 yield checkpoint
                 checkpoint = None
             yield epochs[-1]
     _ask_again(scored, logits, dataset, job.path)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in numbers.items()}
-    yield _result(epochs, seconds, wall_seconds, logits, dataset, weights)
+    yield _result(epochs, scoring, logits, dataset, weights)
 
 
 @dataclass(frozen=True)
@@ -310,19 +319,17 @@ def begin(
     trained one operator after the other.
 
     Raises:
-        CrashedError: `checkpoint` comes from such code.
+        CrashedError: `checkpoint` comes from a training that was compiled, or captured.
     """
     average = training.Average(graphs.train, job.recipe.ema) if job.recipe.ema else None
     trained = over_the_same_tensors(graphs.train)
     try:
         epochs = training.fit(trained, dataset, job.recipe, job.seed, wanted, average, checkpoint, keep)
         return Begun(wanted, average, epochs)
-    except Uncapturable:
-        return begin(job, dataset, graphs, replace(wanted, execution="eager"), checkpoint, keep)
-    except training.Miscompiled:
+    except (Uncapturable, training.Miscompiled):
         if checkpoint:
             raise CrashedError(
-                f"Seed {job.seed} cannot go on: {MISCOMPILED}, and its first epochs were trained by such code.",
+                f"Seed {job.seed} cannot go on as it began: {SLOW_BECAUSE[wanted.execution]}.",
                 mend="Train it anew: the same command with --again.",
             ) from None
     return begin(job, dataset, graphs, replace(wanted, execution="eager"), keep=keep)
@@ -335,7 +342,7 @@ def _untrained(recipe: Recipe, images: int) -> float:
 
 def _why_slow(job: Job, wanted: Arithmetic, used: Arithmetic) -> str:
     if used != wanted:
-        return UNCAPTURED if wanted.execution == "captured" else MISCOMPILED
+        return SLOW_BECAUSE[wanted.execution]
     return "" if job.plain or used != PLAIN else "a faster layout would not suit this network"
 
 
@@ -385,8 +392,7 @@ def _scored(epoch: Epoch, logits: Tensor, dataset: data.Dataset) -> Epoch:
 
 def _result(
     epochs: Sequence[Epoch],
-    seconds: float,
-    wall_seconds: float,
+    scoring: float,
     logits: Tensor,
     dataset: data.Dataset,
     weights: Mapping[str, Tensor],
@@ -403,8 +409,8 @@ def _result(
         best_accuracy=max(curve),
         best_epoch=curve.index(max(curve)) + 1,
         epochs_to_target=reached[0] if reached and dataset.is_benchmark else None,
-        seconds=seconds,
-        wall_seconds=wall_seconds,
+        seconds=scoring + sum(epoch.seconds for epoch in epochs),
+        wall_seconds=scoring + sum(epoch.elapsed for epoch in epochs),
         logits=answers,
         labels=labels,
         images=dataset.held_out.images.cpu().numpy()[wrong],

@@ -51,7 +51,9 @@ def over_the_same_tensors(graph: GraphModule) -> GraphModule:
 
 def on_device(graph: GraphModule, device: torch.device) -> GraphModule:
     """Move a graph that was exported on the CPU, in place: its tensors, and those that its operators make."""
-    for node in graph.graph.nodes if device.type != "cpu" else ():
+    if device.type == "cpu":
+        return graph
+    for node in graph.graph.nodes:
         if isinstance(node.target, torch._ops.OpOverload):
             names = [argument.name for argument in node.target._schema.arguments]
             if "device" in names[: len(node.args)]:

@@ -5,6 +5,7 @@ None of it changes what is learned. The measurements behind each stand in docs/p
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 import math
@@ -118,9 +119,19 @@ def choose_suitable(wanted: Arithmetic, train: GraphModule, evaluation: GraphMod
         images: (N, 1, 28, 28) normalised images, a few.
     """
     unpadded = replace(wanted, padded=False)
-    for candidate in (wanted, replace(unpadded, precision="float32"), replace(unpadded, channels_last=False)):
-        if _suits(candidate, train, evaluation, images):
-            return candidate
+    with torch.random.fork_rng():
+        exact, expected = _plainly(train, evaluation, images)
+        if not expected:  # a network that cannot take a step at all says so when it is trained
+            return PLAIN
+        for candidate in (wanted, replace(unpadded, precision="float32"), replace(unpadded, channels_last=False)):
+            layout = replace(candidate, precision="float32", execution="eager")
+            try:
+                found = _step(train, True, layout, exact) + _step(evaluation, False, layout, exact)
+                _step(train, True, replace(candidate, execution="eager"), images)
+            except Exception:  # whatever an operator says that cannot be computed so
+                continue
+            if not any(_far(*both) for both in zip(found, expected, strict=True)):
+                return candidate
     return PLAIN
 
 
@@ -139,32 +150,16 @@ def unrepeatable(chosen: Arithmetic, train: GraphModule, images: Tensor) -> tupl
     return tuple(sorted({found[1] for found in named if found}))
 
 
-def _suits(candidate: Arithmetic, train: GraphModule, evaluation: GraphModule, images: Tensor) -> bool:
-    layout = replace(candidate, precision="float32", execution="eager")
-    try:
-        with torch.random.fork_rng():
-            exact = _most_exact(train, images)
-            for graph, learns in ((train, True), (evaluation, False)):
-                expected, found = _step(graph, learns, PLAIN, exact), _step(graph, learns, layout, exact)
-                if any(_far(*both) for both in zip(found, expected, strict=True)):
-                    return False
-            _step(train, True, replace(candidate, execution="eager"), images)
-    except Exception:  # whatever an operator says that cannot be computed so
-        return False
-    return True
-
-
-def _most_exact(graph: GraphModule, images: Tensor) -> Tensor:
-    """Return the images in float64 where a network can learn from them.
+def _plainly(train: GraphModule, evaluation: GraphModule, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Return the images in float64 where the network can learn from them, and what a plain step makes of both graphs.
 
     In float32, rounding takes a few numbers to the other side of a ReLU or to another place of a max pooling, and
     of few images a gradient is then off by a hundredth.
     """
-    try:
-        _step(graph, True, PLAIN, images.double())
-    except Exception:  # whatever an operator says that wants float32
-        return images
-    return images.double()
+    for exact in (images.double(), images):
+        with contextlib.suppress(Exception):  # whatever an operator says that wants float32
+            return exact, _step(train, True, PLAIN, exact) + _step(evaluation, False, PLAIN, exact)
+    return images, []
 
 
 def _step(graph: GraphModule, learns: bool, layout: Arithmetic, images: Tensor) -> list[Tensor]:

@@ -27,31 +27,21 @@ def max_pool(
     return _pool(maps, kernel_size, stride or kernel_size, padding, dilation, ceil_mode)[0]
 
 
-@torch.library.custom_op("harness::max_pool", mutates_args=())
-def _pool(
-    maps: Tensor,
-    kernel_size: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    ceil_mode: bool,
-) -> tuple[Tensor, Tensor]:
-    return aten.max_pool2d_with_indices(maps, kernel_size, stride, padding, dilation, ceil_mode)
+_SETTINGS = "int[] kernel_size, int[] stride, int[] padding, int[] dilation, bool ceil_mode"
 
 
-@torch.library.custom_op("harness::max_pool_backward", mutates_args=())
-def _pool_backward(
-    gradient: Tensor,
-    maps: Tensor,
-    kernel_size: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    ceil_mode: bool,
-    places: Tensor,
-) -> Tensor:
-    settings = (kernel_size, stride, padding, dilation, ceil_mode)
-    return aten.max_pool2d_with_indices_backward(gradient, maps, *settings, places)
+@torch.library.custom_op("harness::max_pool", mutates_args=(), schema=f"(Tensor maps, {_SETTINGS}) -> (Tensor, Tensor)")
+def _pool(maps: Tensor, *settings: Any) -> tuple[Tensor, Tensor]:
+    return aten.max_pool2d_with_indices(maps, *settings)
+
+
+@torch.library.custom_op(
+    "harness::max_pool_backward",
+    mutates_args=(),
+    schema=f"(Tensor gradient, Tensor maps, {_SETTINGS}, Tensor places) -> Tensor",
+)
+def _pool_backward(gradient: Tensor, maps: Tensor, *settings_and_places: Any) -> Tensor:
+    return aten.max_pool2d_with_indices_backward(gradient, maps, *settings_and_places)
 
 
 @_pool.register_fake

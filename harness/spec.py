@@ -305,6 +305,11 @@ class Epoch:
     held_out_accuracy: float | None = None
     wall_seconds: float | None = None
 
+    @property
+    def elapsed(self) -> float:
+        """The seconds that passed while it was trained."""
+        return self.seconds if self.wall_seconds is None else self.wall_seconds
+
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:

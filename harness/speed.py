@@ -118,7 +118,7 @@ def measure(job: Job, epochs: int, workers: int) -> Iterator[tuple[str, float] |
 
     with _told_of(job):
         begun = begin(job, on_device, graphs, chosen)
-    ours = (epoch.wall_seconds or epoch.seconds for epoch in begun.epochs if isinstance(epoch, Epoch))
+    ours = (epoch.elapsed for epoch in begun.epochs if isinstance(epoch, Epoch))
     theirs = _reference_epochs(network.to(device), dataset, job.recipe, device, workers)
     speeds: dict[str, list[float]] = {"reference": [], "harness": []}
     with contextlib.closing(ours), contextlib.closing(theirs):

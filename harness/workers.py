@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import functools
 import multiprocessing
 import os
 import pickle
@@ -81,10 +80,12 @@ class Processes:
     the other cores audit the networks of trials meanwhile.
     """
 
-    def __init__(self, count: int, device: str, patience: float) -> None:
+    def __init__(self, count: int, device: str, patience: float, auditors: int = 0) -> None:
+        """Take so many trials at a time; up to `auditors` processes audit those that wait for a GPU."""
         self.together = count if device == "cuda" else 1
         self._count = count // self.together
-        self._auditors = max(1, (os.cpu_count() or 1) - 1) if device == "cuda" else 0
+        self._auditors = auditors
+        self._auditing: dict[Future[None], Job] = {}
         self._patience = patience
 
     def __enter__(self) -> Self:
@@ -117,17 +118,14 @@ class Processes:
     def _audit(self, job: Job) -> None:
         assert self._audit_pool
         if inspection.expect(self._audits, job):
-            audited = self._audit_pool.schedule(_audit, args=(job, self._audits))
-            audited.add_done_callback(functools.partial(self._note_audited, job))
-
-    def _note_audited(self, job: Job, audited: Future[None]) -> None:
-        if not audited.cancelled():
-            self.why_lost(audited)  # its process may have left others behind
-            inspection.leave_nothing(self._audits, job)
+            self._auditing[self._audit_pool.schedule(_audit, args=(job, self._audits))] = job
 
     def wait(self, running: Iterable[Future[Any]], seconds: float) -> set[Future[Any]]:
         """Return what is done first, or nothing after `seconds`, which end who gets no further."""
         done, _ = wait(running, timeout=min(seconds, supervision.SLICE), return_when=FIRST_COMPLETED)
+        for audited in [future for future in self._auditing if future.done()]:
+            self.why_lost(audited)  # its process may have left others behind
+            inspection.leave_nothing(self._audits, self._auditing.pop(audited))
         if not done:
             for log in self._folder.glob("*.log"):
                 if log not in self._clocks:

@@ -184,17 +184,17 @@ def test_the_target_is_reached_at_exactly_99_4_percent(curve: list[float], reach
     digits = replace(data.load("digits"), is_benchmark=True)
     plain = Epoch(number=1, lr=0.1, train_loss=0.5, train_accuracy=0.9, seconds=1.0, images_per_second=1.0)
     epochs = [replace(plain, held_out_loss=0.1, held_out_accuracy=accuracy) for accuracy in curve]
-    done = experiment._result(epochs, 1.0, 1.0, torch.zeros(len(digits.held_out.labels), 10), digits, {})
+    done = experiment._result(epochs, 1.0, torch.zeros(len(digits.held_out.labels), 10), digits, {})
     assert done.epochs_to_target == reached
     elsewhere = replace(digits, is_benchmark=False)
-    assert experiment._result(epochs, 1.0, 1.0, torch.tensor(done.logits), elsewhere, {}).epochs_to_target is None
+    assert experiment._result(epochs, 1.0, torch.tensor(done.logits), elsewhere, {}).epochs_to_target is None
 
 
 def test_of_equal_best_epochs_the_first_is_named() -> None:
     digits = data.load("digits")
     plain = Epoch(number=1, lr=0.1, train_loss=0.5, train_accuracy=0.9, seconds=1.0, images_per_second=1.0)
     epochs = [replace(plain, held_out_loss=0.1, held_out_accuracy=accuracy) for accuracy in (0.8, 0.9, 0.9, 0.85)]
-    done = experiment._result(epochs, 1.0, 1.0, torch.zeros(len(digits.held_out.labels), 10), digits, {})
+    done = experiment._result(epochs, 1.0, torch.zeros(len(digits.held_out.labels), 10), digits, {})
     assert (done.best_epoch, done.best_accuracy, done.accuracy) == (2, 0.9, 0.85)
 
 

@@ -188,9 +188,8 @@ def test_a_trial_over_the_budget_is_told_so_by_its_audit(tmp_path: Path, audits:
 
 
 @pytest.mark.slow
-def test_other_processes_audit_what_a_gpu_is_to_train(monkeypatch: pytest.MonkeyPatch) -> None:
-    hired = workers.Processes(2, "cuda", 60.0)  # its jobs are for the CPU: there need be no GPU
-    monkeypatch.setattr(hired, "_auditors", 2)
+def test_other_processes_audit_what_a_gpu_is_to_train() -> None:
+    hired = workers.Processes(2, "cuda", 60.0, auditors=2)  # its jobs are for the CPU: there need be no GPU
     asked = [(number, {}, job(dropout=0.1 * (number + 1), epochs=1)) for number in range(2)]
     with hired:
         trials: list[Trial] = hired.submit(asked, {}).result()

@@ -84,7 +84,8 @@ def _hire(args: argparse.Namespace, dataset: str) -> tuple[Workers, str, str]:
     if not options.uses_cluster(args):
         device = live.choose_device(args.device)
         count = args.jobs or (1 if device == "cuda" else os.cpu_count() or 1)
-        return Processes(count, device, args.patience), device, f"{count} at a time"
+        others = (os.cpu_count() or 1) - 1 if device == "cuda" else 0
+        return Processes(count, device, args.patience, others), device, f"{count} at a time"
     if args.jobs is not None:
         raise UsageError("--jobs and --cluster cannot go together.", mend="Leave --jobs out: the cluster has workers.")
     if args.confirm:

@@ -17,7 +17,7 @@ from typing import Any
 
 def every_layout_suits(layout: ModuleType) -> None:
     """A layout suits a network where a step by it comes near to a plain one: on the device."""
-    layout._suits = lambda *_: True
+    layout._far = lambda *_: False
 
 
 def no_loss_is_told(training: ModuleType) -> None:
