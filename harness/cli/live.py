@@ -262,7 +262,7 @@ def _line(epoch: Epoch, epochs: int) -> str:
         f"test {100 * epoch.held_out_accuracy:6.2f} %",
         f"lr {epoch.lr:<8.3g}",
         f"{epoch.images_per_second:>6,.0f} images/s",
-        f"left {show.duration((epochs - epoch.number) * epoch.seconds)}",
+        f"left {show.duration((epochs - epoch.number) * epoch.elapsed)}",
     )
     return "  ".join(fields)
 
