@@ -790,11 +790,10 @@ def broke_down(job: Job, error: Exception) -> CrashedError:
 
 def _refuse_other_bits(again: Epoch, known: Epoch) -> None:
     """An epoch that was recorded without its checkpoint is trained again, and must come out as it did."""
-    read_off_a_clock = ("seconds", "images_per_second", "wall_seconds")
     if any(
         getattr(again, declared.name) != getattr(known, declared.name)
         for declared in fields(Epoch)
-        if declared.name not in read_off_a_clock
+        if declared.name not in Epoch.CLOCKED
     ):
         raise CrashedError(
             f"Epoch {again.number} came out otherwise than before the interruption: "

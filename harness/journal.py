@@ -376,7 +376,7 @@ def settle_left_overs(died: Mapping[int, str]) -> list[Journal]:
 
 
 def all_journals() -> list[Journal]:
-    """Return every journal there is, oldest first."""
+    """Return every journal there is, oldest first; those of one second in any order."""
     if not journals().is_dir():
         return []
     return [Journal(folder) for folder in sorted(journals().iterdir()) if (folder / "events.jsonl").exists()]

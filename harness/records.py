@@ -146,6 +146,7 @@ def _check_course(record: Record) -> None:
     if [epoch["number"] for epoch in epochs] != list(range(1, record.job["recipe"]["epochs"] + 1)):
         raise DataError("its epochs are not those of its recipe")
     _finite([epoch[name] for epoch in epochs for name in _NUMBERS] + [ended["seconds"], ended["loss"]])
+    _finite([entry.get("wall_seconds", 0) for entry in (*epochs, ended)])  # records from before it was kept have none
     shares = [epoch[name] for epoch in epochs for name in ("held_out_accuracy", "train_accuracy")]
     shares += [ended["accuracy"], *ended["class_accuracy"]]
     _finite(shares)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from harness.errors import UsageError, did_you_mean
 
@@ -304,6 +304,9 @@ class Epoch:
     held_out_loss: float | None = None
     held_out_accuracy: float | None = None
     wall_seconds: float | None = None
+
+    CLOCKED: ClassVar[tuple[str, ...]] = ("seconds", "images_per_second", "wall_seconds")
+    """What is read off a clock: all else is the same whenever the epoch is trained."""
 
     @property
     def elapsed(self) -> float:

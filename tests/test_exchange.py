@@ -124,6 +124,8 @@ EDITS: list[tuple[str, str, dict[str, Any]]] = [
     ("its ledger adds up to 5,000 parameters, not to 4,000", "started", {"parameters": 4_000}),
     ("its epochs are not those of its recipe", "epoch", {"number": 1}),
     ("a number of its journal is none", "finished", {"seconds": -1.0}),
+    ("a number of its journal is none", "finished", {"wall_seconds": float("inf")}),
+    ("a number of its journal is none", "epoch", {"wall_seconds": "long"}),
     ("cannot be printed", "started", {"environment": {"device": "a\x1b[2Jb"}}),
     ("damaged", "started", {"ledger": None}),
     ("not finished", "finished", {"event": "nothing"}),

@@ -79,7 +79,7 @@ class MadeUpWorkers(workers.Processes):
 
     trained: ClassVar[list[int]] = []
 
-    def __init__(self, count: int = 1, device: str = "cpu", patience: float = 1) -> None:
+    def __init__(self, count: int = 1, device: str = "cpu", patience: float = 1, auditors: int = 0) -> None:
         self.together = 1
 
     def __enter__(self) -> Self:
@@ -369,7 +369,7 @@ def test_trials_that_shared_the_process_of_one_that_died_are_trained_again(
     class Shared(MadeUpWorkers):
         """Three trials in one process, which dies of the fifth."""
 
-        def __init__(self, count: int, device: str, patience: float) -> None:
+        def __init__(self, count: int, device: str, patience: float, auditors: int = 0) -> None:
             self.together = 3
 
         def submit(self, asked: Sequence[Attempt], floor: Mapping[int, float]) -> Future[list[Trial]]:

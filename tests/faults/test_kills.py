@@ -16,6 +16,7 @@ import torch
 from processes import harness, start, until
 
 from harness.journal import Journal, Record, all_journals
+from harness.spec import Epoch
 
 pytestmark = pytest.mark.slow
 
@@ -38,8 +39,8 @@ def outcome(place: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Journal, Reco
 
 def epochs(record: Record) -> list[dict[str, object]]:
     """Return the epochs without what is read off a clock."""
-    clock = ("time", "seconds", "images_per_second")
-    return [{name: value for name, value in epoch.items() if name not in clock} for epoch in record.epochs]
+    clocked = {"time", *Epoch.CLOCKED}
+    return [{name: value for name, value in epoch.items() if name not in clocked} for epoch in record.epochs]
 
 
 def assert_same_run(killed: Path, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
