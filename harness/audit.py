@@ -127,7 +127,9 @@ def _filled(graph: GraphModule, numbers: Mapping[str, Tensor]) -> GraphModule:
     for name, _ in own:
         if name in numbers:  # what a graph holds beside them are its constants
             layer, _, short = name.rpartition(".")
-            setattr(graph.get_submodule(layer), short, numbers[name])
+            holder = graph.get_submodule(layer)
+            setattr(holder, short, numbers[name])
+            holder._non_persistent_buffers_set.discard(short)  # a run that goes on needs each of them
     return graph
 
 
@@ -150,7 +152,7 @@ def audit(network: nn.Module, path: str) -> Audit:
     _refuse_foreign_operators(evaluation, path)
     _refuse_change_at_evaluation(evaluation, path)
     found = Audit(count(network, train, evaluation, path), train, evaluation)
-    _refuse_unfaithful(network, found, path)
+    _refuse_unfaithful(network, train.module(), evaluation.module(), path)
     scored, images = evaluation.module(), _images(12)
     refuse_batch_dependence(scored, images, path)
     for direction in (1, -1):  # with every gate that starts near zero opened and closed
@@ -162,8 +164,10 @@ def audit(network: nn.Module, path: str) -> Audit:
 def refuse_another(found: Audit, network: nn.Module, path: str) -> None:
     """Refuse a `network`, built anew from the file and knobs of an audit that serves every seed, if it is another one.
 
+    Its graphs may differ where its ledger does not: a file can draw an activation, a stride or a dropout rate by lot.
+
     Raises:
-        AuditError: it stores other numbers, hides some, or has a weight that is not finite.
+        AuditError: it stores other numbers, hides some, computes otherwise, or has a weight that is not finite.
     """
     _refuse_odd(network, path)
     if count(network, found.train, found.evaluation, path) != found.ledger:
@@ -177,6 +181,10 @@ def refuse_another(found: Audit, network: nn.Module, path: str) -> None:
                 legal="The weights of every seed are finite.",
                 mend="Look for a division by zero, or a power, where build draws them.",
             )
+    numbers = dict((*network.named_parameters(remove_duplicate=False), *network.named_buffers(remove_duplicate=False)))
+    train, evaluation = (_filled(program.module(), numbers) for program in (found.train, found.evaluation))
+    if _gap(network, train, evaluation, path) > TOLERANCE:
+        raise _another_network(path)
 
 
 def enforce(ledger: Ledger, recipe: Recipe, budget: Budget) -> None:
@@ -245,7 +253,7 @@ def refuse_trained_start(network: nn.Module, found: Audit, build: Callable[[], n
 def _another_network(path: str) -> AuditError:
     return AuditError(
         "another-network",
-        "Built again with the same knobs, the network has other parameters.",
+        "Built again with the same knobs, the network has other parameters, or computes otherwise.",
         where=path,
         legal="The same knobs build the same layers; only their first numbers are drawn by lot.",
         mend="Take lots and counters out of build, but for weights.",
@@ -558,27 +566,10 @@ def _refuse_change_at_evaluation(evaluation: ExportedProgram, path: str) -> None
 # --- the graph answers for the network, alone and in company ----------------------------------------------
 
 
-def _refuse_unfaithful(network: nn.Module, found: Audit, path: str) -> None:
+def _refuse_unfaithful(network: nn.Module, train: nn.Module, evaluation: nn.Module, path: str) -> None:
     """What is trained and scored is the graph: it must answer and learn as the network itself does."""
     images = _images(7)
-    network.eval()
-    with torch.no_grad(), _quiet():
-        scored = _apart(network(images), found.evaluation.module()(images))
-    network.train()
-    try:
-        moved = _moves(network, network, images)
-        learned = _moves(network, found.train.module(), images)
-    except RuntimeError as error:
-        raise ContractError(
-            "backward-raises",
-            f"The backward pass raised {_gist(error)}",
-            where=path,
-            legal="Every loss must have a gradient: what it needs may not be written over.",
-            mend="Take inplace=True, or the _, off the operator that overwrites what another one needs.",
-        ) from error
-    worst = max([scored, *(_apart(moved[name], learned[name]) for name in moved.keys() & learned.keys())])
-    if moved.keys() != learned.keys():  # some parameter learns in one and not in the other
-        worst = math.inf
+    worst = _gap(network, train, evaluation, path, images)
     if worst > TOLERANCE:
         raise AuditError(
             "unfaithful",
@@ -595,6 +586,29 @@ def _refuse_unfaithful(network: nn.Module, found: Audit, path: str) -> None:
             legal="Images are lent: the same memory may be asked about again.",
             mend="Take inplace=True off the first layer, or the _ off the operator that is applied to the images.",
         )
+
+
+def _gap(network: nn.Module, train: nn.Module, evaluation: nn.Module, path: str, images: Tensor | None = None) -> float:
+    """Return how far answers, gradients and moved buffers of the graphs, over its own tensors, are from a network's."""
+    images = _images(7) if images is None else images
+    network.eval()
+    with torch.no_grad(), _quiet():
+        scored = _apart(network(images), evaluation(images))
+    network.train()
+    try:
+        moved = _moves(network, network, images)
+        learned = _moves(network, train, images)
+    except RuntimeError as error:
+        raise ContractError(
+            "backward-raises",
+            f"The backward pass raised {_gist(error)}",
+            where=path,
+            legal="Every loss must have a gradient: what it needs may not be written over.",
+            mend="Take inplace=True, or the _, off the operator that overwrites what another one needs.",
+        ) from error
+    if moved.keys() != learned.keys():  # some parameter learns in one and not in the other
+        return math.inf
+    return max([scored, *(_apart(moved[name], learned[name]) for name in moved)])
 
 
 def _moves(network: nn.Module, trained: Callable[[Tensor], Tensor], images: Tensor) -> dict[str, Tensor]:

@@ -155,7 +155,7 @@ def choose_device(name: str) -> str:
     if name == "cpu" or (name == "auto" and (not torch.cuda.is_available() or gpu_without_code())):
         return "cpu"
     if not torch.cuda.is_available():
-        raise UsageError("There is no CUDA device here.", mend="Use --device cpu, or leave it to auto.")
+        raise UsageError("There is no CUDA device here.", mend="Use --device cpu or auto.")
     if missing := gpu_without_code():
         raise UsageError(
             f"{missing}.",

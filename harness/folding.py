@@ -53,14 +53,15 @@ class Scoring:
     def __init__(self, network: GraphModule) -> None:
         """Take the graph apart, in place; `refresh` it before it is called."""
         self._network = network
-        self._of_numbers = GraphModule(network, _taken_out(network))
+        of_numbers, self._names = _taken_out(network)
+        self._of_numbers = GraphModule(network, of_numbers)
         network.recompile()
 
     def refresh(self) -> None:
         """Compute it from the numbers as they are by now."""
         with torch.no_grad():
-            for place, value in enumerate(self._of_numbers()):
-                setattr(self._network, _READY.format(place), value.detach())  # where it is a parameter itself
+            for name, value in zip(self._names, self._of_numbers(), strict=True):
+                setattr(self._network, name, value.detach())  # where it is a parameter itself
 
     def __call__(self, images: Tensor) -> Tensor:
         """Map (N, 1, 28, 28) images to (N, 10) logits."""
@@ -68,30 +69,40 @@ class Scoring:
         return logits
 
 
-_READY = "_ready_{}"
-
-
-def _taken_out(network: GraphModule) -> Graph:
-    """Move what depends on no image to a graph of its own, which returns the values that the network then reads."""
+def _taken_out(network: GraphModule) -> tuple[Graph, list[str]]:
+    """Move what depends on no image to a graph of its own; return it, and as what the network reads what it returns."""
     of_numbers, moved = Graph(), dict[Node, Node]()
     overwritten = _overwritten(network.graph)
     for node in network.graph.nodes:
         read = node.all_input_nodes
         is_theirs = node.op == "get_attr" or (
-            node.op == "call_function" and read and all(each in moved for each in read)
+            node.op == "call_function" and read and all(each in moved for each in read) and _holds_tensors(node)
         )
         if is_theirs and node not in overwritten:
             moved[node] = of_numbers.node_copy(node, moved.__getitem__)
     ready = [node for node in moved if node.op != "get_attr" and any(user not in moved for user in node.users)]
     of_numbers.output([moved[node] for node in ready])
-    for place, node in enumerate(ready):
-        setattr(network, _READY.format(place), torch.empty(0))
+    names = [_attribute_for(network, f"_ready_{place}", torch.empty(0)) for place in range(len(ready))]
+    for name, node in zip(names, ready, strict=True):
         with network.graph.inserting_before(node):
-            value = network.graph.create_node("get_attr", _READY.format(place))
+            value = network.graph.create_node("get_attr", name)
         value.meta = dict(node.meta)
         node.replace_all_uses_with(value)
     network.graph.eliminate_dead_code(lambda node: node not in moved)
-    return of_numbers
+    return of_numbers, names
+
+
+def _holds_tensors(node: Node) -> bool:
+    values = node.meta.get("val", ())  # operators of this project's own give tensors
+    return all(isinstance(value, Tensor) for value in (values if isinstance(values, (list, tuple)) else [values]))
+
+
+def _attribute_for(network: GraphModule, name: str, value: Tensor) -> str:
+    """Give the network a tensor by this name, or by a longer one where it has such an attribute; return its name."""
+    while hasattr(network, name):
+        name += "_"
+    setattr(network, name, value)
+    return name
 
 
 # --- numbers of one parameter that only change places -----------------------------------------------------
@@ -163,9 +174,23 @@ def _shared(node: Node, writes: bool) -> list[Node]:
         return [] if writes else node.all_input_nodes
     if not isinstance(node.target, torch._ops.OpOverload):
         return []
+    if not writes and node.target not in _FRESH and _may_return_what_it_is_given(node.target):
+        return node.all_input_nodes
     given, schema = arguments(node), node.target._schema.arguments
     shared = [given[a.name] for a in schema if a.alias_info and (a.alias_info.is_write or not writes)]
     return [source for source in shared if isinstance(source, Node)]
+
+
+_FRESH = (
+    *CONVOLUTIONS,
+    *(getattr(aten, name).default for name in ("batch_norm", "linear", "max_pool2d", "silu")),
+)
+"""Operators made of others whose results are new memory."""
+
+
+def _may_return_what_it_is_given(operator: torch._ops.OpOverload) -> bool:
+    """Whether it is made of other operators: then its schema does not tell (dropout at evaluation, type_as, to)."""
+    return torch._C._dispatch_has_kernel_for_dispatch_key(operator.name(), "CompositeImplicitAutograd")
 
 
 def _gather(network: GraphModule, exits: list[tuple[Node, Node, Tensor]], times: int) -> None:
@@ -183,9 +208,8 @@ def _gather(network: GraphModule, exits: list[tuple[Node, Node, Tensor]], times:
     with graph.inserting_before(exits[0][0]):
         read = []
         for name, table in (("origins", order), ("copies", order.argsort(stable=True).view(-1, times))):
-            attribute = f"_{name}_{exits[0][0].name}"
-            setattr(network, attribute, table.to(first.device))  # a plain tensor: no number of the network's own
-            read.append(graph.create_node("get_attr", attribute))
+            placed = table.to(first.device)  # a plain tensor: no number of the network's own
+            read.append(graph.create_node("get_attr", _attribute_for(network, f"_{name}_{exits[0][0].name}", placed)))
         numbers = [graph.get_attr(str(parameter.target)) for _, parameter, _ in exits]
         gathered = graph.call_function(gather, (numbers, *read, shapes))
         for place, (node, _, _) in enumerate(exits):
@@ -259,6 +283,9 @@ def _take_in_scale_and_offset(node: Node) -> None:
     shifted, offset = _applied(multiplied, aten.add.Tensor) if multiplied else (None, None)
     if not (multiplied and scale and shifted and offset) or arguments(shifted)["alpha"] != 1:
         return
+    statistics = [given[name] for name in ("running_mean", "running_var") if given[name]]
+    if _writes_between(node, shifted) or any(len(each.users) > 1 for each in statistics):
+        return
     channels = maps.meta["val"].shape[1]
     with node.graph.inserting_before(shifted):
         flat = [node.graph.call_function(aten.reshape.default, (each, [channels])) for each in (scale, offset)]
@@ -270,10 +297,20 @@ def _take_in_scale_and_offset(node: Node) -> None:
         node.graph.erase_node(dead)
 
 
+def _writes_between(first: Node, last: Node) -> bool:
+    """Whether an operator between two of a graph writes to memory: then the first may not be moved to the last."""
+    node = first.next
+    while node is not last:
+        if _shared(node, writes=True):
+            return True
+        node = node.next
+    return False
+
+
 def _applied(maps: Node, target: object) -> tuple[Node, Node] | tuple[None, None]:
     """Return the only use of maps and what it gives each channel one number of, or None twice."""
-    user = next(iter(maps.users))
-    if len(maps.users) > 1 or user.target != target or len(user.all_input_nodes) != 2:
+    user = next(iter(maps.users), None)
+    if user is None or len(maps.users) > 1 or user.target != target or len(user.all_input_nodes) != 2:
         return None, None
     other = next(each for each in user.all_input_nodes if each is not maps)
     shape, channels = other.meta["val"].shape, maps.meta["val"].shape[1]
@@ -288,6 +325,8 @@ def _take_into_convolution(node: Node) -> None:
         return
     of = arguments(convolution)
     names = ("running_mean", "running_var", "weight", "bias", "eps")
+    if _writes_between(convolution, node):
+        return
     with node.graph.inserting_before(node):
         scaled = node.graph.call_function(normalised, (of["weight"], of["bias"], *(given[name] for name in names)))
         weight, bias = (node.graph.call_function(operator.getitem, (scaled, place)) for place in (0, 1))

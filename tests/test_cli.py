@@ -237,6 +237,7 @@ class TestRun:
             (["--seeds"], 2, "Argument --seeds: expected one argument."),
             (["--seeds", "1000000000"], 2, "Legal: 1 to 1,000"),
             (["--device", "tpu"], 2, "invalid choice: 'tpu'"),
+            (["--device", "mps"], 2, "Apple's GPUs are not used"),
             (["--set", "width=wide"], 2, "width must be int"),
             (["--set", "lr=-1"], 2, "lr -1 is out of range"),
             (["--set", "schedule=stpe"], 2, "Did you mean 'step'?"),
@@ -390,6 +391,15 @@ class TestRun:
 
 
 class TestCheck:
+    def test_a_device_that_is_not_there_is_refused_before_the_audit(
+        self, workplace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        assert cli.main(["check", "tiny.py", "--device", "cuda"]) == 2
+        printed = capsys.readouterr()
+        assert "no CUDA device" in printed.err
+        assert "Linear" not in printed.out
+
     def test_it_shows_layers_parts_reach_work_and_the_count(
         self, workplace: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:

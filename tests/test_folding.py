@@ -175,6 +175,13 @@ class ScaledAfterwards(nn.Module):
         return self.last(F.silu(self.applied(normalised, self.weight, self.bias)).flatten(1))
 
 
+def written_after(maps: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
+    """Overwrite the scale between its use and that of the offset."""
+    scaled = maps * scale
+    scale.add_(1)
+    return (scaled + offset) / scale
+
+
 def test_batch_norm_takes_in_the_scale_and_offset_after_it() -> None:
     network = ScaledAfterwards(lambda maps, weight, bias: maps * weight + bias)
     graph, folded = exported(network), exported(network)
@@ -190,6 +197,7 @@ def test_batch_norm_takes_in_the_scale_and_offset_after_it() -> None:
         lambda maps, weight, bias: torch.add(maps * weight, bias, alpha=2),
         lambda maps, weight, bias: maps * maps + bias,
         lambda maps, weight, bias: maps * weight + bias + maps,
+        lambda maps, weight, bias: written_after(maps, weight * 2, bias),
     ],
 )
 def test_another_use_of_normalised_maps_is_left_alone(applied: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
@@ -264,6 +272,45 @@ def test_refreshed_scoring_sees_weights_that_have_moved() -> None:
         plain.get_parameter("second").mul_(3)
         scored.refresh()
         assert torch.allclose(scored(IMAGES), plain(IMAGES), atol=1e-5)
+
+
+class Scored(nn.Module):
+    """A convolution whose filters are what `computed` makes of one weight and the images."""
+
+    def __init__(self, computed: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 1, 5, 5, generator=torch.Generator().manual_seed(1)))
+        self._ready_0 = nn.Parameter(torch.ones(4, 1, 1, 1))
+        self.register_buffer("two", torch.tensor(2.0))
+        self.head = nn.Linear(4 * 36, 10)
+        self.computed = computed
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = F.conv2d(images, self.computed(self, images) * self._ready_0)
+        return self.head(F.max_pool2d(maps.relu_(), 4).flatten(1))
+
+
+@pytest.mark.parametrize(
+    "computed",
+    [
+        lambda network, images: F.dropout(network.weight.tanh(), 0.1, network.training).mul_(0.5),
+        lambda network, images: (network.weight - network.weight.mean()).type_as(images).mul_(0.5),
+        lambda network, images: (network.weight - 1).contiguous().mul_(0.5),
+        lambda network, images: network.weight * network.two.item(),
+        lambda network, images: network.weight.tanh(),
+    ],
+    ids=["dropout", "type_as", "contiguous", "item", "a name that is taken"],
+)
+def test_scoring_gives_the_same_answers_each_time_it_is_asked(
+    computed: Callable[[nn.Module, Tensor], Tensor],
+) -> None:
+    graph = audit(Scored(computed), "network.py").evaluation.module()
+    expected = graph(IMAGES)
+    scored = arrange_scoring(graph, PLAIN)
+    for _ in range(3):
+        scored.refresh()
+        assert torch.equal(scored(IMAGES), expected)
+        assert torch.equal(scored(IMAGES), expected)
 
 
 def test_plain_scoring_keeps_the_operators_of_the_graph() -> None:

@@ -50,6 +50,27 @@ def build():
 '''
 
 
+DRAWN_FORM = '''"""A hidden layer whose form is drawn by lot: {form}."""
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class Hidden(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.head = nn.Linear(784, 8), nn.Linear(8, 10)
+        self.drawn = torch.rand(()).item()
+
+    def forward(self, images):
+        return self.head({form})
+
+
+def build():
+    return Hidden()
+'''
+
+
 def job(source: str = TINY, seed: int = 0, **settings: bool | int | float | str) -> Job:
     architecture = plugins.from_source(source, "tiny.py")
     knobs, recipe = plugins.settle(architecture, settings)
@@ -108,6 +129,19 @@ def test_a_weight_that_is_not_finite_is_refused_in_a_later_seed(audits: list[str
     inspection.build(job(source, 0))
     with pytest.raises(AuditError, match="not finite"):
         inspection.build(job(source, 1))
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "F.leaky_relu(self.hidden(images.flatten(1)), self.drawn)",
+        "F.dropout(self.hidden(images.flatten(1)), self.drawn, self.training)",
+        "(torch.relu if int(self.drawn * 1000) % 2 else F.silu)(self.hidden(images.flatten(1)))",
+    ],
+)
+def test_a_form_that_is_drawn_by_lot_is_refused_in_a_later_seed(audits: list[str], form: str) -> None:
+    with pytest.raises(AuditError, match="computes otherwise"):
+        [inspection.build(job(DRAWN_FORM.format(form=form), seed)) for seed in range(9)]
 
 
 def test_only_the_audits_used_last_are_kept(audits: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -500,6 +500,35 @@ def test_a_training_goes_on_from_a_checkpoint_with_the_same_bits(recipe: Recipe,
     assert all(torch.equal(resumed_average.state[name], kept) for name, kept in whole_average.state.items())
 
 
+class Warming(nn.Module):
+    """Answers by how many steps were taken, which it does not save."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = network()
+        self.register_buffer("steps", torch.zeros(()), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.training:
+            self.steps.add_(1)
+        answers: Tensor = self.inner(images)
+        return answers * (self.steps / 50).clamp(0.1, 1)
+
+
+def test_a_buffer_that_the_network_does_not_save_is_in_the_checkpoint() -> None:
+    def begin(start: Checkpoint | None) -> tuple[nn.Module, Iterator[Epoch | Checkpoint | None]]:
+        fresh = Warming()
+        graph = audit(fresh, "network.py").graphs(fresh, torch.device("cpu")).train
+        return graph, fit(graph, DATASET, RECIPE, 5, start=start, keep=True)
+
+    whole, events = begin(None)
+    checkpoint = next(event for event in list(events) if isinstance(event, Checkpoint))
+    resumed, events = begin(checkpoint)
+    list(events)
+    assert "steps" in checkpoint.network
+    assert same_bits(resumed, whole)
+
+
 def test_two_fits_taking_turns_give_the_bits_of_one_after_the_other() -> None:
     recipes, networks = (RECIPE, AUGMENTED), (network(), network())
     turns = zip(*(fit(n, DATASET, r, s) for n, r, s in zip(networks, recipes, (1, 2), strict=True)), strict=True)

@@ -25,9 +25,7 @@ BATCH = 128
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_files(parser)
     options.add_set(parser)
-    parser.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), help="say how it trains there too (default: the audit alone)"
-    )
+    options.add_device(parser, None, "say how it trains there too (default: the audit alone)")
     options.add_patience(parser)
 
 
@@ -43,6 +41,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _check(path: str, given: dict[str, str], device: str | None) -> None:
+    device = device and live.choose_device(device)
     architecture = plugins.load(path)
     knobs, recipe = options.settle(architecture, given)
     found, anatomy = inspect(architecture, knobs)
@@ -54,7 +53,7 @@ def _check(path: str, given: dict[str, str], device: str | None) -> None:
     show.warn_of_softmax(anatomy)
     audit.enforce(found.ledger, recipe, BUDGET)
     if device:
-        _rehearse(architecture, knobs, recipe, live.choose_device(device))
+        _rehearse(architecture, knobs, recipe, device)
     show.console.print("passes", style="green", end="")
     show.console.print(
         f": {found.ledger.parameters:,} parameters of {BUDGET.parameters:,}, "

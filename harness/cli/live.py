@@ -173,8 +173,7 @@ def _train(job: Job, events: Generator[experiment.Event | Profile | None], intro
     """Print events as they come and return the score; first the network, where it was not shown yet."""
     score = 0.0
     name = f"{job.name} seed {job.seed}"
-    getting_ready = f"{name}: audit and compiler, at first up to a minute"
-    with _progress(getting_ready, job.recipe.epochs) as progress, contextlib.closing(events):
+    with _progress(f"{name} gets ready", job.recipe.epochs) as progress, contextlib.closing(events):
         for event in events:
             if isinstance(event, Started):
                 started = event

@@ -42,11 +42,17 @@ def add_dataset(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_device(parser: argparse.ArgumentParser) -> None:
+def add_device(
+    parser: argparse.ArgumentParser, default: str | None = "auto", help: str = "default: an NVIDIA GPU if there is one"
+) -> None:
     """Add ``--device``."""
-    parser.add_argument(
-        "--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: a GPU if there is one"
-    )
+    parser.add_argument("--device", type=_device, default=default, choices=("auto", "cpu", "cuda"), help=help)
+
+
+def _device(text: str) -> str:
+    if text == "mps":
+        raise argparse.ArgumentTypeError("Apple's GPUs are not used: take cpu")
+    return text
 
 
 def add_patience(parser: argparse.ArgumentParser) -> None:
