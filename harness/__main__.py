@@ -14,7 +14,13 @@ def run() -> int:
     # A closed stream (`>&-`) is None: what is written there is meant to be lost.
     nowhere = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  for as long as we run
     sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere
-    return main(apart=True)
+    code = main(apart=True)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # a full disk: what is left to write is lost, or Python would end with a code of its own
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return code
 
 
 if __name__ == "__main__":

@@ -523,7 +523,8 @@ def test_a_windows_file_is_recorded_as_it_is(workplace: Path) -> None:
 class TestStreams:
     def shell(self, line: str) -> subprocess.CompletedProcess[str]:
         line = line.replace("harness", f"'{sys.executable}' -m harness")
-        return subprocess.run(["bash", "-c", line], capture_output=True, text=True)
+        buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+        return subprocess.run(["bash", "-c", line], capture_output=True, text=True, env=buffered)
 
     def test_a_reader_that_goes_away_is_no_error(self, workplace: Path) -> None:
         assert self.shell("harness list | head -1; echo ${PIPESTATUS[0]}").stdout.split()[-1] == "0"

@@ -334,13 +334,13 @@ def test_a_trial_that_hangs_is_given_up_with_its_children_and_the_study_goes_on(
     asked = tuning._Asking(search(), []).ask(20)
     hanging = next(one for one in asked if int(one.settings["width"]) > 15)
     fine = next(one for one in asked if int(one.settings["width"]) <= 15)
-    with workers.Processes(1, "cpu", patience=8) as hired:
+    with workers.Processes(1, "cpu", patience=20) as hired:
         futures = [(one, hired.submit([(one.number, one.settings, one.job)], {})) for one in (hanging, fine) if one.job]
         for _, future in futures:
             while not hired.wait([future], 60):
                 pass
         (lost,), (trained,) = (tuning._outcomes([one], future, hired.why_lost(future)) for one, future in futures)
-    assert lost.reason == "its process got no further for 8 s, and was ended at breaks.py:11."
+    assert lost.reason == "its process got no further for 20 s, and was ended at breaks.py:11."
     assert trained.state == "complete"
     assert not is_alive(int((workshop / "child").read_text()))
 
