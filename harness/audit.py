@@ -183,7 +183,7 @@ def refuse_another(found: Audit, network: nn.Module, path: str) -> None:
             )
     numbers = dict((*network.named_parameters(remove_duplicate=False), *network.named_buffers(remove_duplicate=False)))
     train, evaluation = (_filled(program.module(), numbers) for program in (found.train, found.evaluation))
-    if _gap(network, train, evaluation, path) > TOLERANCE:
+    if _gap(network, train, evaluation, _images(7), path) > TOLERANCE:
         raise _another_network(path)
 
 
@@ -569,7 +569,7 @@ def _refuse_change_at_evaluation(evaluation: ExportedProgram, path: str) -> None
 def _refuse_unfaithful(network: nn.Module, train: nn.Module, evaluation: nn.Module, path: str) -> None:
     """What is trained and scored is the graph: it must answer and learn as the network itself does."""
     images = _images(7)
-    worst = _gap(network, train, evaluation, path, images)
+    worst = _gap(network, train, evaluation, images, path)
     if worst > TOLERANCE:
         raise AuditError(
             "unfaithful",
@@ -588,9 +588,8 @@ def _refuse_unfaithful(network: nn.Module, train: nn.Module, evaluation: nn.Modu
         )
 
 
-def _gap(network: nn.Module, train: nn.Module, evaluation: nn.Module, path: str, images: Tensor | None = None) -> float:
+def _gap(network: nn.Module, train: nn.Module, evaluation: nn.Module, images: Tensor, path: str) -> float:
     """Return how far answers, gradients and moved buffers of the graphs, over its own tensors, are from a network's."""
-    images = _images(7) if images is None else images
     network.eval()
     with torch.no_grad(), _quiet():
         scored = _apart(network(images), evaluation(images))
