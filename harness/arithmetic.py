@@ -53,15 +53,19 @@ def has_bfloat16(device: str) -> bool:
     return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
+def compiler() -> str:
+    """Return the name of the C++ compiler, as torch itself looks for it; empty where the user wants none."""
+    return os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+
+
 @functools.cache
 def has_compiler() -> bool:
     """Whether there is a C++ compiler that finds what torch.compile includes: OpenMP and Python's headers."""
-    name = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")  # as torch itself looks for it
-    compiler = shutil.which(name) if name else None
-    if compiler is None:
+    found = shutil.which(compiler()) if compiler() else None
+    if found is None:
         return False
     headers = sysconfig.get_path("include")
-    command = [compiler, "-fsyntax-only", "-fopenmp", f"-I{headers}", "-x", "c++", "-"]
+    command = [found, "-fsyntax-only", "-march=native", "-fopenmp", f"-I{headers}", "-x", "c++", "-"]
     try:
         source = b"#include <omp.h>\n#include <Python.h>\n"
         return subprocess.run(command, input=source, capture_output=True, timeout=30).returncode == 0

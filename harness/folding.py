@@ -371,5 +371,17 @@ def _multiply_whole_maps(node: Node) -> None:
 def whole_maps(maps: Tensor, filters: Tensor, bias: Tensor | None) -> Tensor:
     """Return (N, C * k, 1, 1) sums of (N, C, H, W) maps times their (C * k, 1, H, W) filters, plus (C * k,) bias."""
     each = filters.view(maps.shape[1], -1, *filters.shape[2:])
-    sums = torch.einsum("nchw,ckhw->nck", maps, each).flatten(1)
+    sums = torch.einsum("nchw,ckhw->nck", _LearningAsItLies.apply(maps), each).flatten(1)
     return (sums if bias is None else sums + bias)[:, :, None, None]
+
+
+class _LearningAsItLies(torch.autograd.Function):
+    """Gives maps a gradient that is channels last, as all before it is: else each operator before it turns it round."""
+
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor) -> Tensor:
+        return maps.view_as(maps)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient.contiguous(memory_format=torch.channels_last)

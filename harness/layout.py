@@ -1,4 +1,4 @@
-"""How a network lies in memory while it trains: weights channels last, maps in whole vectors, batch norm in sums.
+"""How a network lies in memory while it trains: weights channels last, maps in whole vectors, kernels of few passes.
 
 None of it changes what is learned. The measurements behind each stand in docs/performance.md.
 """
@@ -8,13 +8,12 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
-import math
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +21,8 @@ from torch.fx import Graph, GraphModule, Node
 from torch.nn import functional as F
 
 from harness.folding import CONVOLUTIONS, Scoring, fold
-from harness.graph import arguments
-from harness.opaque import OPAQUE
+from harness.graph import arguments, over_the_same_tensors
+from harness.kernels import ACTIVATIONS, KERNELS, max_pool, normalise, silu, silu_in_place
 from harness.spec import PLAIN, Arithmetic
 
 VECTOR = 16
@@ -51,10 +50,9 @@ def arrange(network: nn.Module, arithmetic: Arithmetic) -> Callable[[Tensor], Te
             fold(network)
     compiled = arithmetic.execution == "compiled"
     if isinstance(network, GraphModule) and arithmetic.channels_last and (compiled or arithmetic.padded):
-        _replace_batch_norm(network.graph, batch_norm_in_sums if compiled else batch_norm)
+        _replace_batch_norm(network.graph, compiled)
         if compiled:
-            for node in network.graph.nodes:
-                node.target = OPAQUE.get(node.target, node.target)
+            _use_kernels(network.graph)
         if arithmetic.padded:
             _pad_channels(network.graph)
         network.recompile()
@@ -75,6 +73,8 @@ def arrange_scoring(network: GraphModule, arithmetic: Arithmetic) -> Scoring:
     """
     if arithmetic.channels_last:
         fold(network)
+        if arithmetic.execution == "compiled":
+            _use_kernels(network.graph, learns=False)
         for node in list(network.graph.nodes):
             if node.target in CONVOLUTIONS and arguments(node)["weight"].meta["val"].ndim == 4:
                 with network.graph.inserting_before(node):
@@ -84,6 +84,24 @@ def arrange_scoring(network: GraphModule, arithmetic: Arithmetic) -> Scoring:
 
 def _channels_last(weight: Tensor) -> Tensor:
     return weight.to(memory_format=torch.channels_last)
+
+
+def _use_kernels(graph: Graph, learns: bool = True) -> None:
+    for node in graph.nodes:
+        if node.target in KERNELS and node.meta["val"].dtype == torch.float32 and node.meta["val"].ndim == 4:
+            node.target = KERNELS[node.target]
+            read = node.all_input_nodes[0]
+            if node.target is silu and not learns and read.target in CONVOLUTIONS and len(read.users) == 1:
+                node.target = silu_in_place
+
+
+def by_torch(network: GraphModule) -> GraphModule:
+    """Return an arranged network with torch's own operators for this project's kernels, over the same tensors."""
+    same = over_the_same_tensors(network)
+    for node in same.graph.nodes:
+        node.target = _TORCHS.get(node.target, node.target)
+    same.recompile()
+    return same
 
 
 def drop_torn_code(error: Exception) -> bool:
@@ -220,7 +238,7 @@ def _pad_channels(graph: Graph) -> None:
             _pad_convolution(node, own)
             continue
         read = node.all_input_nodes
-        keeps_channels = node.target in (*_SAME_CHANNELS, *OPAQUE.values(), batch_norm, batch_norm_in_sums)
+        keeps_channels = node.target in (*_SAME_CHANNELS, *KERNELS.values(), batch_norm, batch_norm_by_kernel)
         passes_on = keeps_channels and node.args[0] in own
         if passes_on or (node.target in _TERM_BY_TERM and len(read) == 2 and all(maps in own for maps in read)):
             own[node] = own[read[0]]
@@ -244,9 +262,10 @@ def _pad_convolution(node: Node, own: dict[Node, int]) -> None:
         more_inputs = 0
     elif outputs + more > WORTH_PADDING * outputs or node.meta["val"].ndim != 4:
         more = 0
-    if inputs == 1 and (outputs + more) % VECTOR:
-        names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
-        node.target, node.args, node.kwargs = convolve_in_float32, tuple(given[name] for name in names), {}
+    padding = _on_both_sides(given["padding"], weight.meta["val"].shape[2:], given["dilation"])
+    if inputs == 1 and (outputs + more) % VECTOR and padding:
+        settings = (given["bias"], given["stride"], padding, given["dilation"])
+        node.target, node.args, node.kwargs = convolve_one_channel, (maps, weight, *settings), {}
     with node.graph.inserting_before(node):
         if more or more_inputs:
             node.update_arg(1, node.graph.call_function(_pad_weight, (weight, more, more_inputs)))
@@ -268,28 +287,63 @@ def _pad_weight(weight: Tensor, outputs: int, inputs: int) -> Tensor:
     return F.pad(weight, [0, 0, 0, 0, 0, inputs, 0, outputs]).contiguous(memory_format=torch.channels_last)
 
 
-def convolve_in_float32(maps: Tensor, weight: Tensor, *settings: Any) -> Tensor:
-    """Convolve maps of one channel to parts of a vector: in bfloat16 the weight's gradient takes four times as long."""
-    device = maps.device.type
-    with torch.autocast(device, enabled=False):
-        convolved = F.conv2d(maps.to(weight.dtype), weight, *settings)
-    return convolved.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else convolved
+def _on_both_sides(padding: Any, kernel: Sequence[int], dilation: Sequence[int]) -> list[int] | None:
+    """Return a convolution's padding in numbers, or None where opposite sides are padded differently."""
+    if padding == "valid":
+        return [0, 0]
+    if padding != "same":
+        return list(padding)
+    both = [step * (length - 1) for step, length in zip(dilation, kernel, strict=True)]
+    return None if any(length % 2 for length in both) else [length // 2 for length in both]
+
+
+def convolve_one_channel(maps: Tensor, weight: Tensor, *settings: Any) -> Tensor:
+    """Convolve maps of one channel to parts of a vector; what the weight learns is summed in float32.
+
+    In bfloat16 oneDNN takes four times as long for that gradient; forward it is the faster.
+    """
+    convolved: Tensor = _ConvolveOneChannel.apply(maps, weight, *settings)
+    return convolved
+
+
+class _ConvolveOneChannel(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor, weight: Tensor, bias: Tensor | None, *settings: Any) -> Tensor:
+        ctx.save_for_backward(maps, weight)
+        ctx.settings = settings
+        return F.conv2d(maps, weight, bias, *settings)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        with torch.autocast(gradient.device.type, enabled=False):
+            tensors = (each.float() for each in (gradient, *ctx.saved_tensors))
+            outputs, wanted = [gradient.shape[1]], list(ctx.needs_input_grad[:3])
+            found = aten.convolution_backward(*tensors, outputs, *ctx.settings, False, [0, 0], 1, wanted)
+        return *found, None, None, None
 
 
 # --- batch norm -------------------------------------------------------------------------------------------
 
 
-def _replace_batch_norm(graph: Graph, replacement: Callable[..., Tensor]) -> None:
-    """Replace batch norm over maps, where it normalises by the batch's own statistics."""
+def _replace_batch_norm(graph: Graph, by_kernel: bool) -> None:
+    """Replace batch norm over maps, where it normalises by the batch's own statistics; a kernel activates them too."""
     for node in graph.find_nodes(op="call_function", target=aten.batch_norm.default):
-        given = arguments(node)
+        given, last, activation = arguments(node), node, 0
         if not given["training"] or given["input"].meta["val"].ndim != 4:
             continue
+        settings = [given[argument] for argument in _SETTINGS]
+        uses_kernel = by_kernel and node.meta["val"].dtype == torch.float32
+        if uses_kernel:
+            user = next(iter(node.users), node)
+            if len(node.users) == 1 and user.target in ACTIVATIONS:
+                last, activation = user, ACTIVATIONS[user.target]
+            settings.append(activation)
         with graph.inserting_before(node):
-            replaced = graph.call_function(replacement, tuple(given[argument] for argument in _SETTINGS))
+            replaced = graph.call_function(batch_norm_by_kernel if uses_kernel else batch_norm, tuple(settings))
         replaced.meta = dict(node.meta)  # the next batch norm may ask for its shape
-        node.replace_all_uses_with(replaced)
-        graph.erase_node(node)
+        last.replace_all_uses_with(replaced)
+        for done in dict.fromkeys((last, node)):
+            graph.erase_node(done)
 
 
 _SETTINGS = ("input", "weight", "bias", "running_mean", "running_var", "momentum", "eps")
@@ -316,7 +370,7 @@ def batch_norm(
     return normalised
 
 
-def batch_norm_in_sums(
+def batch_norm_by_kernel(
     maps: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
@@ -324,13 +378,16 @@ def batch_norm_in_sums(
     running_var: Tensor | None,
     momentum: float,
     eps: float,
+    activation: int = 0,
 ) -> Tensor:
-    """Do what `batch_norm` does in sums of two stages: what torch.compile makes of torch's own takes longer."""
+    """Do what `batch_norm` does, and the activation after it, by a kernel of this project's own."""
     channels = maps.shape[1]
-    weight = maps.new_ones(channels, dtype=torch.float32) if weight is None else weight
-    bias = maps.new_zeros(channels, dtype=torch.float32) if bias is None else bias
-    long_weight, long_bias = _lengthened(weight, channels), _lengthened(bias, channels)
-    normalised, mean, variance = _BatchNorm.apply(maps, long_weight, long_bias, eps)
+    ones_and_zeros = maps.new_ones(channels, dtype=torch.float32), maps.new_zeros(channels, dtype=torch.float32)
+    long_weight, long_bias = (
+        default if given is None else _lengthened(given, channels)
+        for given, default in zip((weight, bias), ones_and_zeros, strict=True)
+    )
+    normalised, mean, variance = normalise(maps, long_weight, long_bias, eps, activation)
     if running_mean is not None and running_var is not None:
         count = maps.numel() // channels
         with torch.no_grad():
@@ -339,63 +396,20 @@ def batch_norm_in_sums(
     return normalised
 
 
+def _batch_norm_and_activation(maps: Tensor, *settings_and_activation: Any) -> Tensor:
+    *settings, activation = settings_and_activation
+    normalised = batch_norm(maps, *settings)
+    return (F.relu, F.silu)[activation - 1](normalised) if activation else normalised
+
+
+_TORCHS = {batch_norm_by_kernel: _batch_norm_and_activation, silu: F.silu, max_pool: F.max_pool2d}
+
+
+@overload
+def _lengthened(per_channel: Tensor, channels: int) -> Tensor: ...
+@overload
+def _lengthened(per_channel: Tensor | None, channels: int) -> Tensor | None: ...
 def _lengthened(per_channel: Tensor | None, channels: int) -> Tensor | None:
     if per_channel is None or len(per_channel) == channels:
         return per_channel
     return F.pad(per_channel, [0, channels - len(per_channel)])
-
-
-class _BatchNorm(torch.autograd.Function):
-    """Ioffe & Szegedy 2015, in float32 whatever the maps are; sums within a few images first, while they are cached."""
-
-    @staticmethod
-    def forward(ctx: Any, maps: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-        channels, rows = maps.shape[1], _rows(maps)
-        mean = _sums(rows, channels) / (maps.numel() // channels)
-        centred = rows.float() - _along(rows, mean)
-        variance = _sums(centred.square(), channels) / (maps.numel() // channels)
-        inverse = torch.rsqrt(variance + eps)
-        ctx.save_for_backward(maps, weight, mean, inverse)
-        ctx.mark_non_differentiable(mean, variance)
-        normalised = centred * _along(rows, inverse * weight) + _along(rows, bias)
-        return _maps(normalised.to(maps.dtype), maps.shape), mean, variance
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        maps, weight, mean, inverse = ctx.saved_tensors
-        channels, count = maps.shape[1], maps.numel() // maps.shape[1]
-        rows, gradients = _rows(maps), _rows(gradient).float()
-        centred = rows.float() - _along(rows, mean)
-        for_bias, along = _sums(gradients, channels), _sums(gradients * centred, channels)
-        slope = along * inverse.square() / count
-        sloping = gradients - _along(rows, for_bias / count) - centred * _along(rows, slope)
-        for_maps = (sloping * _along(rows, inverse * weight)).to(maps.dtype)
-        return _maps(for_maps, maps.shape), along * inverse, for_bias, None
-
-
-def _rows(maps: Tensor) -> Tensor:
-    """View (N, C, H, W) maps, channels last, as (N / k, H * W, k * C), the last of them whole vectors where N allows.
-
-    As a strided view it is one of memory, and not of the compiler's loops.
-    """
-    images, channels = maps.shape[:2]
-    few = VECTOR // math.gcd(VECTOR, channels)
-    few = 1 if images % few else few
-    pixels, length = maps.shape[2] * maps.shape[3], few * channels
-    lying = maps.contiguous(memory_format=torch.channels_last)
-    return lying.as_strided((images // few, pixels, length), (pixels * length, length, 1))
-
-
-def _maps(rows: Tensor, shape: torch.Size) -> Tensor:
-    """View rows as maps again."""
-    _, channels, height, width = shape
-    return rows.as_strided(shape, (channels * height * width, 1, channels * width, channels))
-
-
-def _sums(rows: Tensor, channels: int) -> Tensor:
-    return rows.sum(1, dtype=torch.float32).sum(0).view(-1, channels).sum(0)
-
-
-def _along(rows: Tensor, per_channel: Tensor) -> Tensor:
-    length = rows.shape[-1]
-    return per_channel.repeat(length // len(per_channel)).as_strided((length,), (1,))

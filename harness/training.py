@@ -27,7 +27,7 @@ from harness import capture
 from harness.augment import DRAWS, augment, strength
 from harness.data import SIDE, Dataset, to_float
 from harness.errors import DivergedError
-from harness.layout import arrange, drop_torn_code
+from harness.layout import arrange, by_torch, drop_torn_code
 from harness.spec import PLAIN, Arithmetic, Checkpoint, Epoch, Recipe
 
 # --- random numbers ---------------------------------------------------------------------------------------
@@ -85,10 +85,11 @@ def _one_cycle(peak: float, step: int, rising: float, total: int) -> float:
 # --- optimiser --------------------------------------------------------------------------------------------
 
 
-def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+def make_optimizer(network: nn.Module, recipe: Recipe, fused: bool = False) -> torch.optim.Optimizer:
     """Make the recipe's optimiser; tensors of one axis or none (norms, biases) do not decay.
 
-    On a GPU its update is one kernel for each group, which reads the learning rate from the device.
+    Args:
+        fused: update each group in one kernel. On a GPU it always is, and reads the learning rate from the device.
     """
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     decaying, others = [p for p in trained if p.ndim > 1], [p for p in trained if p.ndim <= 1]
@@ -96,11 +97,11 @@ def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     if recipe.weight_decay:
         groups = [{"params": decaying, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
     on_gpu = any(parameter.is_cuda for parameter in trained)
-    fused = True if on_gpu else None
+    is_fused = fused or on_gpu or None
     if recipe.optimizer == "adamw":
         betas = (recipe.momentum, 0.999)
-        return torch.optim.AdamW(groups, lr=recipe.lr, betas=betas, fused=fused, capturable=on_gpu)
-    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=fused)
+        return torch.optim.AdamW(groups, lr=recipe.lr, betas=betas, fused=is_fused, capturable=on_gpu)
+    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=is_fused)
 
 
 # --- averaging --------------------------------------------------------------------------------------------
@@ -166,7 +167,7 @@ class _Steps:
         if average:
             average.lie_as_the_network()
         self._rate = torch.zeros(1, device=device)
-        self._optimizer = make_optimizer(network, recipe)
+        self._optimizer = make_optimizer(network, recipe, arithmetic.execution == "compiled")
         for group in self._optimizer.param_groups:
             group["lr"] = self._rate.view(())
 
@@ -282,7 +283,7 @@ class _Steps:
         """Return training images (N, 1, 28, 28) as the network sees them, augmented by the draws of the epoch."""
         pixels = to_float(self._dataset.train.images[rows])
         if self._augments:
-            pixels = augment(pixels, self._draws[rows], self._recipe, self._strength)
+            pixels = augment(pixels, self._draws[rows], self._recipe, self._strength, self._arithmetic == PLAIN)
         return self._dataset.normalise(pixels)
 
     def _logits(self, network: Callable[[Tensor], Tensor], pixels: Tensor, rounds: bool = True) -> Tensor:
@@ -314,8 +315,10 @@ class _Steps:
         the way of each buffer, may be four times as far off as those of the same network uncompiled, or half of their
         own length, or three thousandths of the length of all gradients together.
         """
-        exact = self._moves(self._network, rounds=False)
-        rounded = self._moves(self._network, rounds=True)
+        assert isinstance(self._network, GraphModule)
+        torchs = by_torch(self._network)
+        exact = self._moves(torchs, rounds=False)
+        rounded = self._moves(torchs, rounds=True)
         if not all(move.isfinite().all() for move in (*exact, *rounded)):
             return True  # a broken network, or one that breaks in bfloat16, is not the compiler's fault
         compiled = self._moves(self._whole_batch, rounds=True)

@@ -9,15 +9,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from test_training import DATASET, RECIPE, epochs_of, same_bits
 from torch import Tensor, nn
+from torch.export import Dim
 from torch.fx import GraphModule
 from torch.nn import functional as F
 
-from harness import arithmetic, training
+from harness import arithmetic, layout, training
 from harness.arithmetic import WORTH_COMPILING, choose, rule
 from harness.audit import audit
 from harness.layout import arrange
@@ -87,7 +89,7 @@ def test_a_compiler_without_pythons_headers_is_none(tmp_path: Path, monkeypatch:
 
 FAULTS = """
 import resource, torch
-from harness import arithmetic, training
+from harness import arithmetic, layout, training
 arithmetic.settle("cpu")
 def step():
     return [torch.ones(5_000_000) for _ in range(8)]
@@ -149,6 +151,9 @@ def distance(used: Arithmetic, recipe: Recipe = ONE_STEP) -> float:
     return float(off.norm() / way.norm())
 
 
+needs_compiler = pytest.mark.skipif(not arithmetic.has_compiler(), reason="no C++ compiler with Python's headers")
+
+
 def test_channels_last_takes_the_plain_step_to_a_hundred_thousandth() -> None:
     assert distance(Arithmetic(channels_last=True)) < 1e-5
 
@@ -161,12 +166,10 @@ def test_bfloat16_takes_the_plain_step_to_one_part_in_fifty() -> None:
     assert 0 < distance(Arithmetic("bfloat16")) < 0.02
 
 
-def test_batch_norm_in_sums_takes_the_plain_step_to_a_hundred_thousandth(monkeypatch: pytest.MonkeyPatch) -> None:
+@needs_compiler
+def test_batch_norm_by_kernel_takes_the_plain_step_to_a_hundred_thousandth(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda network, **_: network)
     assert 0 < distance(Arithmetic(channels_last=True, execution="compiled")) < 1e-5
-
-
-needs_compiler = pytest.mark.skipif(not arithmetic.has_compiler(), reason="no C++ compiler with Python's headers")
 
 
 @needs_compiler
@@ -249,6 +252,7 @@ def other_statistics(network: GraphModule, images: Tensor) -> Tensor:
     return logits
 
 
+@needs_compiler
 @pytest.mark.parametrize(
     "wrong", [not_a_number, a_third_of_the_gradient, another_gradient_of_one_weight, other_statistics]
 )
@@ -261,6 +265,20 @@ def test_code_that_trains_another_network_is_refused_and_leaves_no_trace(
     with pytest.raises(training.Miscompiled):
         fit(trained, DATASET, RECIPE, 0, Arithmetic(precision, channels_last=True, execution="compiled"))
     assert same_bits(trained, graph())
+
+
+@needs_compiler
+def test_a_kernel_that_is_wrong_is_refused_like_code_that_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda network, **_: network)
+    right = layout.normalise
+
+    def other_variances(*given: Any) -> tuple[Tensor, Tensor, Tensor]:
+        results, mean, variance = right(*given)
+        return results, mean, 100 * variance
+
+    monkeypatch.setattr(layout, "normalise", other_variances)
+    with pytest.raises(training.Miscompiled):
+        fit(graph(), DATASET, RECIPE, 0, Arithmetic(channels_last=True, execution="compiled"))
 
 
 def test_code_of_a_network_that_is_broken_itself_is_not_to_blame(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,4 +305,7 @@ class Saturated(nn.Module):
 def test_code_of_a_network_that_bfloat16_breaks_is_not_to_blame(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda network, **_: network)
     torch.manual_seed(0)
-    fit(Saturated(), DATASET, RECIPE, 0, Arithmetic("bfloat16", execution="compiled"))
+    saturated = torch.export.export(
+        Saturated(), (torch.rand(2, 1, 28, 28),), dynamic_shapes=({0: Dim("batch", min=2)},)
+    )
+    fit(saturated.module(), DATASET, RECIPE, 0, Arithmetic("bfloat16", execution="compiled"))

@@ -54,6 +54,12 @@ def test_strength_zero_leaves_images_as_they_are(seed: int) -> None:
     assert torch.allclose(unmoved, images(4, seed), rtol=0, atol=TINY)
 
 
+@given(seed=seeds, strength=st.floats(0, 1))
+def test_the_faster_grid_is_the_plain_one(seed: int, strength: float) -> None:
+    plain, faster = (augment(images(5, seed), uniform(5, seed), EVERYTHING, strength, plain) for plain in (True, False))
+    assert torch.allclose(faster, plain, rtol=0, atol=TINY)
+
+
 # --- each movement alone ---------------------------------------------------------------------------------
 
 

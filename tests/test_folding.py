@@ -15,15 +15,16 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.nn import functional as F
 
-from harness import plugins
+from harness import arithmetic, plugins
 from harness.audit import audit
 from harness.folding import fold, gather, normalised, whole_maps
 from harness.layout import arrange_scoring
-from harness.spec import PLAIN, Arithmetic
+from harness.spec import PLAIN, Arithmetic, Execution
 
 aten = torch.ops.aten
 IMAGES = torch.rand(6, 1, 28, 28, generator=torch.Generator().manual_seed(0))
 CHANNELS_LAST = Arithmetic(channels_last=True)
+needs_compiler = pytest.mark.skipif(not arithmetic.has_compiler(), reason="no C++ compiler with Python's headers")
 ARCHITECTURES = sorted((Path(__file__).parent.parent / "architectures").glob("*.py"))
 
 
@@ -230,6 +231,12 @@ def test_a_depthwise_convolution_over_the_whole_map_is_a_product(biased: bool) -
     assert torch.allclose(whole_maps(maps, filters, bias), expected, atol=1e-5)
 
 
+def test_what_maps_learn_of_a_product_lies_as_they_do() -> None:
+    maps = torch.randn(5, 3, 7, 4).contiguous(memory_format=torch.channels_last).requires_grad_()
+    (gradient,) = torch.autograd.grad(whole_maps(maps, torch.randn(3, 1, 7, 4), None).sum(), maps)
+    assert gradient.is_contiguous(memory_format=torch.channels_last)
+
+
 @pytest.mark.parametrize(("kernel", "padding", "folds"), [(28, 0, True), (27, 0, False), (28, 1, False)])
 def test_only_a_depthwise_convolution_over_the_whole_map_is_replaced(kernel: int, padding: int, folds: bool) -> None:
     depthwise = nn.Conv2d(2, 2, kernel, padding=padding, groups=2)
@@ -250,13 +257,14 @@ def moved_statistics(network: nn.Module) -> nn.Module:
     return network
 
 
+@pytest.mark.parametrize("execution", ["eager", pytest.param("compiled", marks=needs_compiler)])
 @pytest.mark.parametrize("path", ARCHITECTURES, ids=lambda path: path.stem)
-def test_arranged_scoring_answers_as_the_graph_in_any_batch(path: Path) -> None:
+def test_arranged_scoring_answers_as_the_graph_in_any_batch(path: Path, execution: Execution) -> None:
     torch.manual_seed(0)
     architecture = plugins.load(path)
     network = moved_statistics(plugins.build_network(architecture, architecture.knobs))
     found = audit(network, str(path))
-    scored = arrange_scoring(found.evaluation.module(), CHANNELS_LAST)
+    scored = arrange_scoring(found.evaluation.module(), Arithmetic(channels_last=True, execution=execution))
     scored.refresh()
     plain = found.evaluation.module()
     with torch.no_grad():

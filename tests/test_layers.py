@@ -20,7 +20,7 @@ FLOORS = (
         "anatomy",
         "arithmetic",
         "folding",
-        "opaque",
+        "kernels",
         "layout",
         "capture",
         "data",

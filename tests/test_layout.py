@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -20,9 +21,9 @@ from harness.layout import (
     VECTOR,
     arrange,
     batch_norm,
-    batch_norm_in_sums,
+    batch_norm_by_kernel,
     choose_suitable,
-    convolve_in_float32,
+    convolve_one_channel,
     unrepeatable,
 )
 from harness.spec import PLAIN, Arithmetic, Execution
@@ -246,7 +247,7 @@ def widths(network: GraphModule) -> list[int]:
     class Seen(torch.fx.Interpreter):
         def call_function(self, target: object, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
             result = super().call_function(target, args, kwargs)  # type: ignore[arg-type]
-            if target in (torch.ops.aten.conv2d.default, torch.ops.aten.conv2d.padding, convolve_in_float32):
+            if target in (torch.ops.aten.conv2d.default, torch.ops.aten.conv2d.padding, convolve_one_channel):
                 made.append(result.shape[1])
             return result
 
@@ -286,10 +287,44 @@ def test_float32_channels_are_left_alone() -> None:
     assert widths(network) == [14, 14, 14]
 
 
+@pytest.mark.parametrize(
+    "settings", [{}, {"padding": "same"}, {"padding": "valid", "dilation": 2}, {"padding": 2, "stride": 3}]
+)
+@pytest.mark.parametrize("biased", [True, False])
+def test_a_convolution_of_one_channel_answers_and_learns_as_torchs(settings: dict[str, Any], biased: bool) -> None:
+    torch.manual_seed(0)
+    network = exported(nn.Sequential(nn.Conv2d(1, 6, 5, bias=biased, **settings), nn.AdaptiveAvgPool2d((2, 5)), Sums()))
+    plain = copy.deepcopy(network)
+    arrange(network, PADDED)
+    assert convolve_one_channel in [node.target for node in network.graph.nodes]
+    for each in (network, plain):
+        each(IMAGES).square().sum().backward()
+    assert torch.allclose(network(IMAGES), plain(IMAGES), atol=1e-5)
+    for ours, torchs in zip(network.parameters(), plain.parameters(), strict=True):
+        assert torch.allclose(ours.grad, torchs.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_a_convolution_padded_differently_on_opposite_sides_is_left_to_torch() -> None:
+    network = exported(nn.Sequential(nn.Conv2d(1, 6, 4, padding="same"), nn.AdaptiveAvgPool2d((2, 5)), Sums()))
+    before = network(IMAGES)
+    assert torch.allclose(arrange(network, PADDED)(IMAGES), before, atol=1e-5)
+    assert convolve_one_channel not in [node.target for node in network.graph.nodes]
+
+
+class Sums(nn.Module):
+    """Makes ten numbers of (N, C, 2, 5) maps."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return maps.sum(1).flatten(1)
+
+
 # --- batch norm -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("ours", [batch_norm, batch_norm_in_sums])
+needs_compiler = pytest.mark.skipif(not arithmetic.has_compiler(), reason="no C++ compiler with Python's headers")
+
+
+@pytest.mark.parametrize("ours", [batch_norm, pytest.param(batch_norm_by_kernel, marks=needs_compiler)])
 @given(
     shape=st.tuples(st.integers(2, 9), st.integers(1, 7), st.integers(1, 6), st.integers(1, 6)),
     affine=st.booleans(),
