@@ -72,13 +72,13 @@ class Scoring:
 def _taken_out(network: GraphModule) -> tuple[Graph, list[str]]:
     """Move what depends on no image to a graph of its own; return it, and as what the network reads what it returns."""
     of_numbers, moved = Graph(), dict[Node, Node]()
-    overwritten = _overwritten(network.graph)
+    written = overwritten(network.graph)
     for node in network.graph.nodes:
         read = node.all_input_nodes
         is_theirs = node.op == "get_attr" or (
             node.op == "call_function" and read and all(each in moved for each in read) and _holds_tensors(node)
         )
-        if is_theirs and node not in overwritten:
+        if is_theirs and node not in written:
             moved[node] = of_numbers.node_copy(node, moved.__getitem__)
     ready = [node for node in moved if node.op != "get_attr" and any(user not in moved for user in node.users)]
     of_numbers.output([moved[node] for node in ready])
@@ -138,11 +138,11 @@ def _gather_moves(network: GraphModule) -> None:
             origins[node], places[node] = origins[read[0]], node.target(*args, **kwargs)
             if node.target in _COPIES or not copied.isdisjoint(read):
                 copied.add(node)
-    overwritten = {origins[node] for node in _overwritten(graph) if node in origins}
+    written = {origins[node] for node in overwritten(graph) if node in origins}
     groups: dict[tuple[int, torch.dtype], list[Node]] = {}  # by how often each of a parameter's numbers is used
     for node in [node for node in places if node in copied]:
         is_used = any(user not in origins for user in node.users)
-        if is_used and isinstance(places[node], Tensor) and origins[node] not in overwritten:
+        if is_used and isinstance(places[node], Tensor) and origins[node] not in written:
             values = origins[node].meta["val"]
             times = places[node].flatten().bincount(minlength=values.numel())
             if times.numel() and times.min() == times.max():
@@ -156,7 +156,7 @@ def _attribute(network: GraphModule, node: Node) -> object:
     return operator.attrgetter(str(node.target))(network)
 
 
-def _overwritten(graph: Graph) -> set[Node]:
+def overwritten(graph: Graph) -> set[Node]:
     """Return the nodes whose memory an operator of the graph writes to."""
     todo = [source for node in graph.nodes for source in _shared(node, writes=True)]
     found: set[Node] = set()

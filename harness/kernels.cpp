@@ -37,7 +37,7 @@ inline void narrow(float number, bfloat16& to) {
 // [-1/2, 1/2], and is off by at most 1.1e-7 of it.
 inline float sigmoid(float x) {
     float t = x * -1.442695041f;
-    t = t < -126 ? -126 : t > 126 ? 126 : t;
+    t = t < -126 ? -126 : t > 128 ? 128 : t;  // 2^128 is infinite, and the result 0
     const float whole = std::rint(t), rest = t - whole;
     float power = 0.00133909f;
     for (const float term : {0.00967603f, 0.05550357f, 0.24022107f, 0.69314719f, 1.00000008f})

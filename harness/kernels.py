@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import getpass
 import hashlib
 import os
 import subprocess
@@ -31,22 +30,29 @@ aten = torch.ops.aten
 
 @functools.cache
 def _library() -> ctypes.CDLL:
-    """Return the kernels, built for this processor; they lie where torch keeps its own compiled code.
+    """Return the kernels, built for this processor.
 
     Raises:
-        subprocess.CalledProcessError: they could not be built.
+        OSError, subprocess.CalledProcessError: they could not be built.
     """
     made_of = (SOURCE.read_bytes(), repr(FLAGS).encode(), repr(sorted(torch.cpu.get_capabilities().items())).encode())
-    kept = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
-    folder = Path(kept) if kept else Path(tempfile.gettempdir(), f"torchinductor_{getpass.getuser()}")
-    built = folder / f"harness_kernels_{hashlib.sha256(b' '.join(made_of)).hexdigest()[:16]}.so"
+    name = f"{hashlib.sha256(b' '.join(made_of)).hexdigest()[:16]}.so"
+    built = Path(tempfile.gettempdir(), f"harness_kernels_{os.getuid()}", name)
     if not built.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as fresh:
-            making = Path(fresh, built.name)
-            subprocess.run([compiler(), *FLAGS, SOURCE, "-o", making], check=True, capture_output=True)
-            making.replace(built)  # whole or not at all, whichever process builds it
-    return ctypes.CDLL(str(built))
+        _build(built)
+    try:
+        return ctypes.CDLL(str(built))
+    except OSError:  # a power cut has torn it
+        _build(built)
+        return ctypes.CDLL(str(built))
+
+
+def _build(library: Path) -> None:
+    library.parent.mkdir(mode=0o700, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=library.parent) as fresh:
+        making = Path(fresh, library.name)
+        subprocess.run([compiler(), *FLAGS, SOURCE, "-o", making], check=True, capture_output=True)
+        making.replace(library)  # whole or not at all, whichever process builds it
 
 
 def _call(name: str, maps: Tensor, *arguments: Tensor | ctypes.Structure | int | float, activation: int = 0) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
+import math
 import re
 import warnings
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 from torch.nn import functional as F
 
-from harness.folding import CONVOLUTIONS, Scoring, fold
+from harness.folding import CONVOLUTIONS, Scoring, fold, overwritten
 from harness.graph import arguments, over_the_same_tensors
 from harness.kernels import ACTIVATIONS, KERNELS, max_pool, normalise, silu, silu_in_place
 from harness.spec import PLAIN, Arithmetic
@@ -87,11 +88,13 @@ def _channels_last(weight: Tensor) -> Tensor:
 
 
 def _use_kernels(graph: Graph, learns: bool = True) -> None:
+    written = overwritten(graph)
     for node in graph.nodes:
         if node.target in KERNELS and node.meta["val"].dtype == torch.float32 and node.meta["val"].ndim == 4:
             node.target = KERNELS[node.target]
             read = node.all_input_nodes[0]
-            if node.target is silu and not learns and read.target in CONVOLUTIONS and len(read.users) == 1:
+            is_last = read.target in CONVOLUTIONS and len(read.users) == 1 and node not in written
+            if node.target is silu and is_last and not learns:
                 node.target = silu_in_place
 
 
@@ -361,9 +364,8 @@ def batch_norm(
     """Normalise (N, C, H, W) maps as torch does in training mode; channels behind the last weight become zeros."""
     more = maps.shape[1]
     mean, variance = _lengthened(running_mean, more), _lengthened(running_var, more)
-    normalised = F.batch_norm(
-        maps, mean, variance, _lengthened(weight, more), _lengthened(bias, more), True, momentum, eps
-    )
+    learned = _lengthened(weight, more), _lengthened(bias, more)
+    normalised = torch.batch_norm(maps, *learned, mean, variance, True, momentum, eps, False)
     for running, moved in ((running_mean, mean), (running_var, variance)):
         if running is not None and moved is not None and moved is not running:
             running.copy_(moved[: len(running)])
@@ -384,7 +386,7 @@ def batch_norm_by_kernel(
     channels = maps.shape[1]
     ones_and_zeros = maps.new_ones(channels, dtype=torch.float32), maps.new_zeros(channels, dtype=torch.float32)
     long_weight, long_bias = (
-        default if given is None else _lengthened(given, channels)
+        default if given is None else _lengthened(given, channels).float()  # autocast has computed ones in bfloat16
         for given, default in zip((weight, bias), ones_and_zeros, strict=True)
     )
     normalised, mean, variance = normalise(maps, long_weight, long_bias, eps, activation)
@@ -392,7 +394,8 @@ def batch_norm_by_kernel(
         count = maps.numel() // channels
         with torch.no_grad():
             running_mean.lerp_(mean[: len(running_mean)], momentum)
-            running_var.lerp_(variance[: len(running_var)] * (count / (count - 1)), momentum)
+            unbiased = count / (count - 1) if count > 1 else math.nan
+            running_var.lerp_(variance[: len(running_var)] * unbiased, momentum)
     return normalised
 
 

@@ -97,7 +97,7 @@ def make_optimizer(network: nn.Module, recipe: Recipe, fused: bool = False) -> t
     if recipe.weight_decay:
         groups = [{"params": decaying, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
     on_gpu = any(parameter.is_cuda for parameter in trained)
-    is_fused = fused or on_gpu or None
+    is_fused = ((fused or on_gpu) and all(parameter.is_floating_point() for parameter in trained)) or None
     if recipe.optimizer == "adamw":
         betas = (recipe.momentum, 0.999)
         return torch.optim.AdamW(groups, lr=recipe.lr, betas=betas, fused=is_fused, capturable=on_gpu)
@@ -138,7 +138,7 @@ class Average:
 
 
 class Miscompiled(Exception):
-    """torch.compile has made code of a network that trains another network than this."""
+    """torch.compile or a kernel fails at a network, or trains another network than this."""
 
 
 AUGMENTED_TOGETHER = 10_000
@@ -295,17 +295,17 @@ class _Steps:
         return F.cross_entropy(logits, labels, label_smoothing=self._recipe.label_smoothing)
 
     def _compile(self) -> None:
+        """Compile, and hold what came of it against the network; whatever goes wrong, it trains uncompiled instead."""
         while True:
             try:
                 with self._leaving_no_trace():
                     self._rehearse()
+                is_right = self._is_compiled_well()
                 break
-            except RuntimeError as error:  # what torch.compile raises is one
+            except Exception as error:
                 if not drop_torn_code(error):
-                    raise
-        if self.sizes[0] < self._recipe.batch_size:
-            return  # there is no whole batch, and no code for one
-        if not self._is_compiled_well():
+                    raise Miscompiled from error
+        if not is_right:
             raise Miscompiled
 
     def _is_compiled_well(self) -> bool:
@@ -321,7 +321,8 @@ class _Steps:
         rounded = self._moves(torchs, rounds=True)
         if not all(move.isfinite().all() for move in (*exact, *rounded)):
             return True  # a broken network, or one that breaks in bfloat16, is not the compiler's fault
-        compiled = self._moves(self._whole_batch, rounds=True)
+        has_code = self.sizes[0] == self._recipe.batch_size  # else there are our kernels alone
+        compiled = self._moves(self._whole_batch if has_code else self._network, rounds=True)
         slack = 3e-3 * float(torch.cat(exact[: len(self._trained)]).norm())
         return all(
             float((c - e).norm()) <= max(4 * float((r - e).norm()), 0.5 * float(e.norm()), slack)
@@ -330,7 +331,7 @@ class _Steps:
 
     def _moves(self, network: Callable[[Tensor], Tensor], rounds: bool) -> list[Tensor]:
         """Return, flat, the gradient of each parameter and the way of each buffer on the first images."""
-        rows = torch.arange(self._recipe.batch_size, device=self.device)
+        rows = torch.arange(self.sizes[0], device=self.device)
         buffers = [buffer for buffer in self._network.buffers() if buffer.is_floating_point()]
         before = [buffer.clone() for buffer in buffers]
         with self._leaving_no_trace():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -123,7 +125,8 @@ def test_silu_is_the_exact_one(layout: torch.memory_format, dtype: torch.dtype) 
 
 def test_silu_far_from_zero_is_the_number_or_nothing() -> None:
     assert silu(torch.tensor([-1e4, -200.0, 200.0, 1e4])).allclose(torch.tensor([0.0, 0.0, 200.0, 1e4]), atol=1e-30)
-    assert silu(torch.tensor([torch.nan])).isnan().all()
+    assert torch.equal(silu(torch.tensor([-1e36, -1e38])), torch.tensor([-0.0, -0.0]))
+    assert silu(torch.tensor([torch.nan, -torch.inf])).isnan().all()
 
 
 # --- max pooling ------------------------------------------------------------------------------------------
@@ -198,10 +201,10 @@ def test_the_compiler_is_told_the_right_shapes_and_gradients(
 
 @pytest.fixture
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder of torch's where no kernels are yet."""
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "new"))
+    """A folder where no kernels are yet."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     kernels._library.cache_clear()
-    yield tmp_path / "new"
+    yield tmp_path / f"harness_kernels_{os.getuid()}"
     kernels._library.cache_clear()
 
 
@@ -212,6 +215,15 @@ def test_they_are_built_once_and_leave_nothing_else(elsewhere: Path, monkeypatch
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("built again"))
     silu(torch.zeros(1))
     assert [built] == list(elsewhere.iterdir())
+
+
+def test_a_torn_file_is_built_again(elsewhere: Path) -> None:
+    silu(torch.zeros(1))
+    (built,) = elsewhere.iterdir()
+    built.unlink()  # that of this process stays as it is
+    built.write_bytes(b"\x7fELF")
+    kernels._library.cache_clear()
+    assert silu(torch.ones(1)).item() > 0.7
 
 
 def test_a_compiler_that_fails_leaves_no_half_of_them(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:

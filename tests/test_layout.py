@@ -20,15 +20,18 @@ from harness.audit import audit
 from harness.layout import (
     VECTOR,
     arrange,
+    arrange_scoring,
     batch_norm,
     batch_norm_by_kernel,
     choose_suitable,
     convolve_one_channel,
     unrepeatable,
 )
-from harness.spec import PLAIN, Arithmetic, Execution
+from harness.spec import PLAIN, Arithmetic, Execution, Precision
 
 PADDED = Arithmetic(channels_last=True, padded=True)
+
+needs_compiler = pytest.mark.skipif(not arithmetic.has_compiler(), reason="no C++ compiler with Python's headers")
 
 IMAGES = torch.rand(6, 1, 28, 28, generator=torch.Generator().manual_seed(0))
 
@@ -311,6 +314,101 @@ def test_a_convolution_padded_differently_on_opposite_sides_is_left_to_torch() -
     assert convolve_one_channel not in [node.target for node in network.graph.nodes]
 
 
+# --- kernels ----------------------------------------------------------------------------------------------
+
+
+class Computed(nn.Module):
+    """Scale and offset of its batch norm come from layers: bfloat16, where autocast computes so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(1, 12, 5, stride=4)
+        self.scale, self.offset = nn.Linear(4, 12), nn.Linear(4, 12)
+        self.latent = nn.Parameter(torch.randn(4))
+        self.last = nn.Linear(12, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps, scale, offset = self.convolution(images), self.scale(self.latent), self.offset(self.latent)
+        maps = F.batch_norm(maps, None, None, scale, offset, True) if self.training else maps
+        return self.last(F.relu(maps).mean((2, 3)))
+
+
+class WritesThroughAView(nn.Module):
+    """What it writes to is seen only if pooled maps lie as torch lays them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(4, 16, 3)
+        self.last = nn.Linear(16, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = F.max_pool2d(F.pixel_unshuffle(images, 2), 2)
+        maps.flatten(1)[:, ::2] *= 2.0
+        return self.last(F.relu(self.convolution(maps)).mean((2, 3)))
+
+
+class WritesOnItsOwnNumbers(nn.Module):
+    """A silu of numbers alone, which are the same for all images, and written to for each batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers = nn.Parameter(torch.randn(1, 3, 6, 6))
+        self.convolution = nn.Conv2d(3, 10, 3)
+        self.last = nn.Linear(784, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = F.silu(self.convolution(self.numbers))
+        maps += 0.5
+        return self.last(images.flatten(1)) * maps.mean((2, 3))
+
+
+COMPILED = Arithmetic(channels_last=True, execution="compiled")
+
+
+@needs_compiler
+@pytest.mark.parametrize("make", [Computed, WritesThroughAView, WritesOnItsOwnNumbers])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_kernels_answer_and_teach_as_torch(
+    make: Callable[[], nn.Module], precision: Precision, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", lambda network, **_: network)
+    torch.manual_seed(0)
+    network, plain = (exported(made) for made in copy.deepcopy([make()] * 2))
+    arrange(network, COMPILED)
+    near = {"rtol": 1e-4, "atol": 1e-5} if precision == "float32" else {"rtol": 0.1, "atol": 0.1}
+    for _ in range(3):
+        learned = []
+        for each in (network, plain):
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+                answers = each(IMAGES).float()
+            answers.square().mean().backward()
+            learned.append([answers.detach(), *(parameter.grad for parameter in each.parameters())])
+            each.zero_grad()
+        for ours, torchs in zip(*learned, strict=True):
+            assert (ours is None and torchs is None) or torch.allclose(ours, torchs, **near)
+
+
+@needs_compiler
+@pytest.mark.parametrize("make", [WritesThroughAView, WritesOnItsOwnNumbers])
+def test_kernels_score_as_torch_each_time(make: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    found = audit(make(), "network.py").evaluation
+    scored = arrange_scoring(found.module(), COMPILED)
+    scored.refresh()
+    for _ in range(3):
+        assert torch.allclose(scored(IMAGES), found.module()(IMAGES), atol=1e-5)
+
+
+@needs_compiler
+def test_statistics_of_one_value_a_channel_are_no_number_as_torchs_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda network, **_: network)
+    one = nn.Sequential(nn.Conv2d(1, 10, 28), nn.BatchNorm2d(10), nn.Flatten())
+    network = exported(one)
+    arrange(network, COMPILED)
+    assert network(IMAGES[:1]).isfinite().all()
+    assert network.get_buffer("1.running_var").isnan().all()
+
+
 class Sums(nn.Module):
     """Makes ten numbers of (N, C, 2, 5) maps."""
 
@@ -319,9 +417,6 @@ class Sums(nn.Module):
 
 
 # --- batch norm -------------------------------------------------------------------------------------------
-
-
-needs_compiler = pytest.mark.skipif(not arithmetic.has_compiler(), reason="no C++ compiler with Python's headers")
 
 
 @pytest.mark.parametrize("ours", [batch_norm, pytest.param(batch_norm_by_kernel, marks=needs_compiler)])

@@ -304,6 +304,17 @@ def test_the_recipe_reaches_adamw() -> None:
     assert all((group["lr"], group["betas"]) == (0.3, (0.8, 0.999)) for group in made.param_groups)
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])
+def test_an_update_is_one_kernel_where_every_parameter_is_real(optimizer: str, dtype: torch.dtype) -> None:
+    odd = nn.ParameterList([torch.ones(3), torch.ones(3, dtype=dtype)])
+    for parameter in odd:
+        parameter.grad = torch.ones_like(parameter)
+    made = make_optimizer(odd, Recipe(optimizer=optimizer), fused=True)
+    made.step()
+    assert made.defaults["fused"] is (True if dtype is torch.float32 else None)
+
+
 # --- averaging --------------------------------------------------------------------------------------------
 
 
