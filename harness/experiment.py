@@ -75,7 +75,7 @@ ASKED_IN_PAIRS = {"cpu": 1_000, "cuda": 200}
 """Of these, as many are asked two at a time as well, which is slow."""
 
 SLOW_BECAUSE = {
-    "compiled": "torch.compile gets the gradients of this network wrong",
+    "compiled": "torch.compile fails at this network, or gets its gradients wrong",
     "captured": "a CUDA graph cannot hold a step of this network",
 }
 """Why a network is trained one operator after the other, by how it would have been."""
@@ -315,7 +315,7 @@ def begin(
 ) -> Begun:
     """Make ready to train the audited network, in up to a minute where it is compiled for the first time.
 
-    Code that torch.compile gets wrong is not used, and what cannot be captured is not: the network is then
+    Code that torch.compile fails at or gets wrong is not used, and what cannot be captured is not: the network is then
     trained one operator after the other.
 
     Raises:

@@ -267,6 +267,20 @@ def test_code_that_trains_another_network_is_refused_and_leaves_no_trace(
     assert same_bits(trained, graph())
 
 
+@pytest.mark.parametrize("error", [RuntimeError("InductorError"), subprocess.CalledProcessError(1, "g++"), OSError()])
+def test_a_network_that_the_compiler_fails_at_is_refused_and_leaves_no_trace(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> Tensor:
+        raise error
+
+    monkeypatch.setattr(torch, "compile", lambda network, **_: fails)
+    trained = graph()
+    with pytest.raises(training.Miscompiled):
+        fit(trained, DATASET, RECIPE, 0, Arithmetic(execution="compiled"))
+    assert same_bits(trained, graph())
+
+
 @needs_compiler
 def test_a_kernel_that_is_wrong_is_refused_like_code_that_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda network, **_: network)
