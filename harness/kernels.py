@@ -78,7 +78,7 @@ def _lying(maps: Tensor) -> Tensor:
     return maps.contiguous(memory_format=torch.channels_last)
 
 
-def _format(maps: Tensor) -> torch.memory_format:
+def memory_format(maps: Tensor) -> torch.memory_format:
     """Return how torch's own operators would lay out their results: a network may look at them through a view."""
     lies_so = maps.is_contiguous(memory_format=torch.channels_last)
     return torch.channels_last if lies_so else torch.contiguous_format
@@ -89,7 +89,7 @@ def _memory(maps: Tensor) -> Tensor:
 
 
 def _promised(maps: Tensor) -> Tensor:
-    return torch.empty_like(maps, memory_format=_format(maps))
+    return torch.empty_like(maps, memory_format=memory_format(maps))
 
 
 # --- batch norm, and what follows it ----------------------------------------------------------------------
@@ -124,7 +124,7 @@ def _normalise(
     sizes = (images, maps[0].numel(), channels)
     _call("normalise", maps, *read, results, *statistics, *sizes, eps, activation=activation)
     mean, variance, inverse = statistics
-    return results.contiguous(memory_format=_format(maps)), mean, variance, inverse
+    return results.contiguous(memory_format=memory_format(maps)), mean, variance, inverse
 
 
 @_normalise.register_fake
@@ -140,7 +140,7 @@ def _normalise_backward(
     read = (_lying(gradient), _lying(maps), weight.contiguous(), bias.contiguous(), mean, inverse)
     sizes = (len(maps), maps[0].numel(), maps.shape[1])
     _call("normalise_backward", maps, *read, *found, *sizes, activation=activation)
-    return found[0].contiguous(memory_format=_format(maps)), *found[1:]
+    return found[0].contiguous(memory_format=memory_format(maps)), *found[1:]
 
 
 @_normalise_backward.register_fake
@@ -240,15 +240,15 @@ class _Window(ctypes.Structure):
 _SETTINGS = "int[] kernel_size, int[] stride, int[] padding, int[] dilation, bool ceil_mode"
 
 
-@torch.library.custom_op("harness::max_pool", mutates_args=(), schema=f"(Tensor maps, {_SETTINGS}) -> (Tensor, Tensor)")
+@torch.library.custom_op("harness::pool", mutates_args=(), schema=f"(Tensor maps, {_SETTINGS}) -> (Tensor, Tensor)")
 def _pool(maps: Tensor, *settings: Any) -> tuple[Tensor, Tensor]:
     results, places = _pooled(maps, *settings)
     _call("max_pool", maps, _lying(maps), results, places, _window(maps, results, settings), *maps.shape[:2])
-    return results.contiguous(memory_format=_format(maps)), places
+    return results.contiguous(memory_format=memory_format(maps)), places
 
 
 @torch.library.custom_op(
-    "harness::max_pool_backward",
+    "harness::pool_backward",
     mutates_args=(),
     schema=f"(Tensor gradient, Tensor maps, {_SETTINGS}, Tensor places) -> Tensor",
 )
@@ -256,7 +256,7 @@ def _pool_backward(gradient: Tensor, maps: Tensor, *settings_and_places: Any) ->
     *settings, places = settings_and_places
     found, window = _memory(maps), _window(maps, gradient, settings)
     _call("max_pool_backward", maps, _lying(gradient), places, found, window, *maps.shape[:2])
-    return found.contiguous(memory_format=_format(maps))
+    return found.contiguous(memory_format=memory_format(maps))
 
 
 def _window(maps: Tensor, results: Tensor, settings: Sequence[Any]) -> _Window:
@@ -290,7 +290,7 @@ def _pair(setting: Sequence[int]) -> Sequence[int]:
 @_pool.register_fake
 def _(maps: Tensor, *settings: Any) -> tuple[Tensor, Tensor]:
     results, places = _pooled(maps, *settings)
-    return results.contiguous(memory_format=_format(maps)), places
+    return results.contiguous(memory_format=memory_format(maps)), places
 
 
 @_pool_backward.register_fake

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from harness.folding import CONVOLUTIONS, Scoring, fold, overwritten
 from harness.graph import arguments, over_the_same_tensors
-from harness.kernels import ACTIVATIONS, KERNELS, max_pool, normalise, silu, silu_in_place
+from harness.kernels import ACTIVATIONS, KERNELS, max_pool, memory_format, normalise, silu, silu_in_place
 from harness.spec import PLAIN, Arithmetic
 
 VECTOR = 16
@@ -241,7 +241,7 @@ def _pad_channels(graph: Graph) -> None:
             _pad_convolution(node, own)
             continue
         read = node.all_input_nodes
-        keeps_channels = node.target in (*_SAME_CHANNELS, *KERNELS.values(), batch_norm, batch_norm_by_kernel)
+        keeps_channels = node.target in (*_SAME_CHANNELS, *KERNELS.values(), batch_norm, batch_norm_in_sums)
         passes_on = keeps_channels and node.args[0] in own
         if passes_on or (node.target in _TERM_BY_TERM and len(read) == 2 and all(maps in own for maps in read)):
             own[node] = own[read[0]]
@@ -328,21 +328,19 @@ class _ConvolveOneChannel(torch.autograd.Function):
 # --- batch norm -------------------------------------------------------------------------------------------
 
 
-def _replace_batch_norm(graph: Graph, by_kernel: bool) -> None:
-    """Replace batch norm over maps, where it normalises by the batch's own statistics; a kernel activates them too."""
+def _replace_batch_norm(graph: Graph, compiled: bool) -> None:
+    """Replace batch norm over maps, where it normalises by the batch's own statistics."""
     for node in graph.find_nodes(op="call_function", target=aten.batch_norm.default):
-        given, last, activation = arguments(node), node, 0
+        given, last = arguments(node), node
         if not given["training"] or given["input"].meta["val"].ndim != 4:
             continue
         settings = [given[argument] for argument in _SETTINGS]
-        uses_kernel = by_kernel and node.meta["val"].dtype == torch.float32
-        if uses_kernel:
-            user = next(iter(node.users), node)
-            if len(node.users) == 1 and user.target in ACTIVATIONS:
-                last, activation = user, ACTIVATIONS[user.target]
-            settings.append(activation)
+        following = next(iter(node.users)) if len(node.users) == 1 else node
+        if compiled and following.target in ACTIVATIONS and node.meta["val"].dtype == torch.float32:
+            last = following
+            settings.append(ACTIVATIONS[following.target])
         with graph.inserting_before(node):
-            replaced = graph.call_function(batch_norm_by_kernel if uses_kernel else batch_norm, tuple(settings))
+            replaced = graph.call_function(batch_norm_in_sums if compiled else batch_norm, tuple(settings))
         replaced.meta = dict(node.meta)  # the next batch norm may ask for its shape
         last.replace_all_uses_with(replaced)
         for done in dict.fromkeys((last, node)):
@@ -372,7 +370,7 @@ def batch_norm(
     return normalised
 
 
-def batch_norm_by_kernel(
+def batch_norm_in_sums(
     maps: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
@@ -382,14 +380,23 @@ def batch_norm_by_kernel(
     eps: float,
     activation: int = 0,
 ) -> Tensor:
-    """Do what `batch_norm` does, and the activation after it, by a kernel of this project's own."""
+    """Do what `batch_norm` does in sums of two stages: what torch.compile makes of torch's own takes longer.
+
+    Args:
+        activation: what follows, as `kernels.ACTIVATIONS` counts it: then both are one kernel of this project's own.
+            Without, the compiler joins it to what stands before and behind, which is faster.
+    """
     channels = maps.shape[1]
     ones_and_zeros = maps.new_ones(channels, dtype=torch.float32), maps.new_zeros(channels, dtype=torch.float32)
     long_weight, long_bias = (
         default if given is None else _lengthened(given, channels).float()  # autocast has computed ones in bfloat16
         for given, default in zip((weight, bias), ones_and_zeros, strict=True)
     )
-    normalised, mean, variance = normalise(maps, long_weight, long_bias, eps, activation)
+    if activation:
+        normalised, mean, variance = normalise(maps, long_weight, long_bias, eps, activation)
+    else:
+        normalised, mean, variance = _BatchNorm.apply(maps, long_weight, long_bias, eps)
+        normalised = normalised.contiguous(memory_format=memory_format(maps))
     if running_mean is not None and running_var is not None:
         count = maps.numel() // channels
         with torch.no_grad():
@@ -399,13 +406,13 @@ def batch_norm_by_kernel(
     return normalised
 
 
-def _batch_norm_and_activation(maps: Tensor, *settings_and_activation: Any) -> Tensor:
-    *settings, activation = settings_and_activation
-    normalised = batch_norm(maps, *settings)
+def _batch_norm_and_activation(maps: Tensor, *settings: Any) -> Tensor:
+    *own, activation = settings if len(settings) == len(_SETTINGS) else (*settings, 0)
+    normalised = batch_norm(maps, *own)
     return (F.relu, F.silu)[activation - 1](normalised) if activation else normalised
 
 
-_TORCHS = {batch_norm_by_kernel: _batch_norm_and_activation, silu: F.silu, max_pool: F.max_pool2d}
+_TORCHS = {batch_norm_in_sums: _batch_norm_and_activation, silu: F.silu, max_pool: F.max_pool2d}
 
 
 @overload
@@ -416,3 +423,59 @@ def _lengthened(per_channel: Tensor | None, channels: int) -> Tensor | None:
     if per_channel is None or len(per_channel) == channels:
         return per_channel
     return F.pad(per_channel, [0, channels - len(per_channel)])
+
+
+class _BatchNorm(torch.autograd.Function):
+    """Ioffe & Szegedy 2015, in float32 whatever the maps are; sums within a few images first, while they are cached."""
+
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        channels, rows = maps.shape[1], _rows(maps)
+        mean = _sums(rows, channels) / (maps.numel() // channels)
+        centred = rows.float() - _along(rows, mean)
+        variance = _sums(centred.square(), channels) / (maps.numel() // channels)
+        inverse = torch.rsqrt(variance + eps)
+        ctx.save_for_backward(maps, weight, mean, inverse)
+        ctx.mark_non_differentiable(mean, variance)
+        normalised = centred * _along(rows, inverse * weight) + _along(rows, bias)
+        return _maps(normalised.to(maps.dtype), maps.shape), mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        maps, weight, mean, inverse = ctx.saved_tensors
+        channels, count = maps.shape[1], maps.numel() // maps.shape[1]
+        rows, gradients = _rows(maps), _rows(gradient).float()
+        centred = rows.float() - _along(rows, mean)
+        for_bias, along = _sums(gradients, channels), _sums(gradients * centred, channels)
+        slope = along * inverse.square() / count
+        sloping = gradients - _along(rows, for_bias / count) - centred * _along(rows, slope)
+        for_maps = (sloping * _along(rows, inverse * weight)).to(maps.dtype)
+        return _maps(for_maps, maps.shape), along * inverse, for_bias, None
+
+
+def _rows(maps: Tensor) -> Tensor:
+    """View (N, C, H, W) maps, channels last, as (N / k, H * W, k * C), the last of them whole vectors where N allows.
+
+    As a strided view it is one of memory, and not of the compiler's loops.
+    """
+    images, channels = maps.shape[:2]
+    few = VECTOR // math.gcd(VECTOR, channels)
+    few = 1 if images % few else few
+    pixels, length = maps.shape[2] * maps.shape[3], few * channels
+    lying = maps.contiguous(memory_format=torch.channels_last)
+    return lying.as_strided((images // few, pixels, length), (pixels * length, length, 1))
+
+
+def _maps(rows: Tensor, shape: torch.Size) -> Tensor:
+    """View rows as maps again."""
+    _, channels, height, width = shape
+    return rows.as_strided(shape, (channels * height * width, 1, channels * width, channels))
+
+
+def _sums(rows: Tensor, channels: int) -> Tensor:
+    return rows.sum(1, dtype=torch.float32).sum(0).view(-1, channels).sum(0)
+
+
+def _along(rows: Tensor, per_channel: Tensor) -> Tensor:
+    length = rows.shape[-1]
+    return per_channel.repeat(length // len(per_channel)).as_strided((length,), (1,))

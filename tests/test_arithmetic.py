@@ -167,7 +167,7 @@ def test_bfloat16_takes_the_plain_step_to_one_part_in_fifty() -> None:
 
 
 @needs_compiler
-def test_batch_norm_by_kernel_takes_the_plain_step_to_a_hundred_thousandth(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_norm_in_sums_takes_the_plain_step_to_a_hundred_thousandth(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda network, **_: network)
     assert 0 < distance(Arithmetic(channels_last=True, execution="compiled")) < 1e-5
 

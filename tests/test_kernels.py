@@ -188,7 +188,7 @@ def test_the_number_of_threads_changes_no_bit() -> None:
     [
         ("normalise", (torch.ones(4), torch.zeros(4), 1e-5, 2)),
         ("silu", ()),
-        ("max_pool", ([2, 2], [2, 2], [0, 0], [1, 1], False)),
+        ("pool", ([2, 2], [2, 2], [0, 0], [1, 1], False)),
     ],
 )
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -22,7 +22,7 @@ from harness.layout import (
     arrange,
     arrange_scoring,
     batch_norm,
-    batch_norm_by_kernel,
+    batch_norm_in_sums,
     choose_suitable,
     convolve_one_channel,
     unrepeatable,
@@ -419,7 +419,7 @@ class Sums(nn.Module):
 # --- batch norm -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("ours", [batch_norm, pytest.param(batch_norm_by_kernel, marks=needs_compiler)])
+@pytest.mark.parametrize("ours", [batch_norm, batch_norm_in_sums])
 @given(
     shape=st.tuples(st.integers(2, 9), st.integers(1, 7), st.integers(1, 6), st.integers(1, 6)),
     affine=st.booleans(),
