@@ -53,10 +53,10 @@ def test_a_study_that_is_killed_is_said_to_be_by_the_next_command_and_leaves_no_
         "--trials",
         "200",
         "--patience",
-        "8",
+        "20",
     )
     process = harness(workplace, *arguments)
-    until(process, "complete", 11)  # the first batch is told, and longer than --patience it took in all
+    until(process, "complete", 22)  # the first batch is told, and longer than --patience it took in all
     deadline = time.monotonic() + 30
     while statuses() == {}:
         assert time.monotonic() < deadline
