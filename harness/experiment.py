@@ -45,7 +45,7 @@ from harness.errors import (
     did_you_mean,
     ran_out_of_memory,
 )
-from harness.evaluation import class_accuracy, confusion, hardest, predict, score, softmax
+from harness.evaluation import COMPILED_BATCH, class_accuracy, confusion, hardest, predict, score, softmax
 from harness.graph import over_the_same_tensors
 from harness.journal import DAMAGE, Journal, Outcome, Record, all_journals, journals
 from harness.layout import arrange_scoring, choose_suitable, unrepeatable
@@ -274,6 +274,7 @@ def _scored_epochs(
         graph.load_state_dict(begun.average.state, assign=True)
     numbers = graph.state_dict(keep_vars=True)  # without what scoring makes of them
     scored = arrange_scoring(graph, begun.arithmetic)
+    batch = COMPILED_BATCH if begun.arithmetic.execution == "compiled" else None
     checkpoint: Checkpoint | None = None
     scoring = 0.0
     for event in begun.epochs:
@@ -284,7 +285,7 @@ def _scored_epochs(
         else:
             started = time.perf_counter()
             scored.refresh()
-            logits = predict(scored, dataset, dataset.held_out)
+            logits = predict(scored, dataset, dataset.held_out, batch)
             epochs.append(_scored(event, logits, dataset))
             scoring += time.perf_counter() - started
             if checkpoint:
