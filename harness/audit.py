@@ -12,6 +12,7 @@ audit serves every seed: `Audit.graphs` fills the two graphs with the numbers of
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import logging
 import math
@@ -28,8 +29,10 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule, Node
 from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from harness.errors import AuditError, BudgetError, ContractError, UsageError
+from harness.errors import AuditError, BudgetError, ContractError, UsageError, mend_devices
 from harness.graph import cause, on_device, operators, where
 from harness.ledger import Ledger, count, refuse_odd_tensor
 from harness.spec import Budget, Recipe
@@ -81,6 +84,8 @@ class Audit:
     ledger: Ledger
     train: ExportedProgram
     evaluation: ExportedProgram
+    calls: str
+    """A digest of the operators that the network calls, with the numbers that its code gives them."""
 
     @property
     def serves_every_seed(self) -> bool:
@@ -94,12 +99,13 @@ class Audit:
         graphs = (on_device(program.module(), device) for program in (self.train, self.evaluation))
         return Graphs(*(_filled(graph, numbers) for graph in graphs))
 
-    def __reduce__(self) -> tuple[Callable[..., Self], tuple[Ledger, bytes, bytes]]:
-        return type(self)._loaded, (self.ledger, _saved(self.train), _saved(self.evaluation))
+    def __reduce__(self) -> tuple[Callable[..., Self], tuple[Ledger, bytes, bytes, str]]:
+        return type(self)._loaded, (self.ledger, _saved(self.train), _saved(self.evaluation), self.calls)
 
     @classmethod
-    def _loaded(cls, ledger: Ledger, *programs: bytes) -> Self:
-        return cls(ledger, *(torch.export.load(io.BytesIO(program)) for program in programs))
+    def _loaded(cls, ledger: Ledger, train: bytes, evaluation: bytes, calls: str) -> Self:
+        programs = [torch.export.load(io.BytesIO(program)) for program in (train, evaluation)]
+        return cls(ledger, programs[0], programs[1], calls)
 
 
 def _saved(program: ExportedProgram) -> bytes:
@@ -151,7 +157,7 @@ def audit(network: nn.Module, path: str) -> Audit:
     evaluation = _export(network, False, path)
     _refuse_foreign_operators(evaluation, path)
     _refuse_change_at_evaluation(evaluation, path)
-    found = Audit(count(network, train, evaluation, path), train, evaluation)
+    found = Audit(count(network, train, evaluation, path), train, evaluation, _calls(network))
     _refuse_unfaithful(network, train.module(), evaluation.module(), path)
     scored, images = evaluation.module(), _images(12)
     refuse_batch_dependence(scored, images, path)
@@ -170,7 +176,7 @@ def refuse_another(found: Audit, network: nn.Module, path: str) -> None:
         AuditError: it stores other numbers, hides some, computes otherwise, or has a weight that is not finite.
     """
     _refuse_odd(network, path)
-    if count(network, found.train, found.evaluation, path) != found.ledger:
+    if count(network, found.train, found.evaluation, path) != found.ledger or _calls(network) != found.calls:
         raise _another_network(path)
     for name, parameter in network.named_parameters():
         if not bool(parameter.isfinite().all()):
@@ -231,13 +237,16 @@ def refuse_trained_start(network: nn.Module, found: Audit, build: Callable[[], n
     with torch.random.fork_rng():
         torch.manual_seed(secrets.randbits(63))  # a seed that no plug-in can know
         again = build()
+        calls = _calls(again)
     first, second = (
         {name: tensor.detach() for name, tensor in (*made.named_parameters(), *made.named_buffers())}
         for made in (network, again)
     )
-    if {name: t.shape for name, t in first.items()} != {name: t.shape for name, t in second.items()}:
+    shapes = [{name: tensor.shape for name, tensor in made.items()} for made in (first, second)]
+    if shapes[0] != shapes[1] or calls != found.calls:
         raise _another_network(path)
-    tables = [tensor for tensor in found.evaluation.constants.values() if isinstance(tensor, Tensor)]
+    constants = found.evaluation.constants.items()  # among them are buffers that are not saved with the network
+    tables = [tensor for name, tensor in constants if isinstance(tensor, Tensor) and name not in first]
     fixed = sum(_alike(tensor, tensor) for tensor in tables)
     fixed += sum(_alike(first[name], second[name]) for name in first)
     if fixed > FREE_START:
@@ -302,6 +311,36 @@ def _refuse_odd(network: nn.Module, path: str) -> None:
     _refuse_overrides(network, path)
     for name, tensor in (*network.named_parameters(), *network.named_buffers()):
         refuse_odd_tensor(name, tensor, path)
+    _refuse_shared_memory(network, path)
+
+
+def _refuse_shared_memory(network: nn.Module, path: str) -> None:
+    """Refuse a weight whose memory holds other numbers too: copied to where they are trained, the two would part."""
+    numbers: list[tuple[str, Tensor]] = [*network.named_parameters(), *network.named_buffers()]
+    for layer, module in network.named_modules():
+        held = ((f"{layer}.{name}".lstrip("."), value) for name, value in vars(module).items())
+        numbers += [(name, value) for name, value in held if isinstance(value, Tensor)]
+    spans = [(*_span(tensor), name, tensor) for name, tensor in numbers]
+    for start, end, weight, parameter in spans:
+        if not isinstance(parameter, nn.Parameter):
+            continue
+        for other_start, other_end, name, tensor in spans:
+            if tensor is not parameter and other_start < end and start < other_end:
+                raise AuditError(
+                    "shared-memory",
+                    f"{name} lies in the memory of the weight {weight}, but is another tensor.",
+                    where=path,
+                    legal="Layers share a weight by holding the same nn.Parameter: `self.b.weight = self.a.weight`.",
+                    mend="Share the nn.Parameter itself, or take a copy: clone().",
+                )
+
+
+def _span(tensor: Tensor) -> tuple[int, int]:
+    """Return the addresses that a tensor's numbers lie between."""
+    if tensor.layout != torch.strided or not tensor.numel():
+        return 0, 0
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.data_ptr(), tensor.data_ptr() + (last + 1) * tensor.element_size()
 
 
 def _refuse_overrides(network: nn.Module, path: str) -> None:
@@ -382,19 +421,21 @@ def _answer(network: nn.Module, training: bool, path: str) -> Tensor:
     except KeyboardInterrupt:
         raise
     except BaseException as error:
+        said = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         raise ContractError(
             "forward-raises",
-            f"forward raised {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-            + _layer_behind(error, network),
+            f"forward raised {said}{_layer_behind(error, network)}",
             where=where("".join(traceback.format_exception(error)), path),
             legal="forward takes (N, 1, 28, 28) float images and returns (N, 10) logits.",
-            mend="Mend that line or that layer.",
+            mend=mend_devices(said) or "Mend that line or that layer.",
         ) from error
     wrong = ""
     if not isinstance(answers, Tensor):
         wrong = f"a {type(answers).__name__}"
     elif tuple(answers.shape) != (len(images), 10):
         wrong = f"shape {tuple(answers.shape)} for {len(images)} images"
+    elif answers.device.type != "cpu":
+        wrong = f"a tensor on the device {answers.device}"
     elif answers.dtype != torch.float32:
         wrong = f"{answers.dtype}"
     elif not bool(answers.isfinite().all()):
@@ -405,9 +446,31 @@ def _answer(network: nn.Module, training: bool, path: str) -> Tensor:
             f"forward returns {wrong}.",
             where=path,
             legal="Legal: a float32 tensor of shape (N, 10) for (N, 1, 28, 28) images.",
-            mend="Mend the last layer.",
+            mend=mend_devices(wrong) or "Mend the last layer.",
         )
     return answers
+
+
+class _Noting(TorchDispatchMode):
+    """Notes each operator that is called, and the numbers and words among its arguments."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noted: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        written = [each for each in tree_leaves((args, kwargs)) if isinstance(each, (bool, complex, float, int, str))]
+        self.noted.append(f"{func} {written}")
+        return func(*args, **(kwargs or {}))
+
+
+def _calls(network: nn.Module) -> str:
+    """Return a digest of what a network calls in both modes, in its order: with another one it is another network."""
+    with torch.random.fork_rng(), _kept(network), _quiet(), torch.no_grad(), _Noting() as calls:
+        for training in (False, True):
+            network.train(training)
+            network(_images(6))
+    return hashlib.sha256("\n".join(calls.noted).encode()).hexdigest()
 
 
 def _layer_behind(error: BaseException, network: nn.Module) -> str:

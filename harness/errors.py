@@ -172,6 +172,13 @@ def ran_out_of_memory(error: BaseException | None) -> bool:
     return False
 
 
+def mend_devices(wrong: str) -> str:
+    """Return how to mend a plug-in that places tensors itself, if torch says with `wrong` that it does, or ''."""
+    if not re.search(r"\bdevices?\b|CUDA|NVIDIA", wrong):
+        return ""
+    return "The harness moves a network and its images: take out .cuda(), .to(...) and device=."
+
+
 def printable(text: str) -> str:
     """Return `text` with a question mark for every character that a terminal might obey."""
     return "".join(character if character.isprintable() else "?" for character in text)

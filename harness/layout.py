@@ -186,6 +186,7 @@ def _plainly(train: GraphModule, evaluation: GraphModule, images: Tensor) -> tup
 def _step(graph: GraphModule, learns: bool, layout: Arithmetic, images: Tensor) -> list[Tensor]:
     """Return answers, gradients and moved buffers of one step of a copy in the images' precision, without dropout."""
     copied = copy.deepcopy(graph).to(images.dtype)
+    move_zeros(copied)
     for node in copied.graph.nodes:
         if node.target in _DROPOUTS:
             node.update_arg(1, 0.0)
@@ -204,6 +205,15 @@ def _step(graph: GraphModule, learns: bool, layout: Arithmetic, images: Tensor) 
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in copied.parameters()]
     moved = [buffer.double() for buffer in copied.buffers()]
     return [torch.cat([tensor.flatten() for tensor in kind]) for kind in ([answers.detach()], gradients, moved) if kind]
+
+
+def move_zeros(network: nn.Module) -> None:
+    """Give weights that are all zero other numbers, the same each time: behind them no gradient could be compared."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if not parameter.any():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator).mul(0.1))
 
 
 def _far(found: Tensor, expected: Tensor) -> bool:

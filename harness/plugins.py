@@ -35,7 +35,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from harness.errors import ContractError, OutOfMemory, UsageError, did_you_mean, ran_out_of_memory
+from harness.errors import ContractError, OutOfMemory, UsageError, did_you_mean, mend_devices, ran_out_of_memory
 from harness.spec import RECIPE_FIELDS, Architecture, Knob, Recipe, Study
 
 RESERVED = ("seed", "device", "parameters", "dataset")
@@ -280,7 +280,7 @@ def build_network(architecture: Architecture, knobs: Mapping[str, Knob]) -> nn.M
     """Call `build` and return its network.
 
     Raises:
-        ContractError: `build` raised, or returned something that is not an ``nn.Module``.
+        ContractError: `build` raised, or returned something that is not an ``nn.Module`` on the CPU.
     """
     given = ", ".join(f"{name}={value}" for name, value in knobs.items())
     mend = f"Mend build, or the knobs it was given: {given}." if given else "Mend build."
@@ -293,6 +293,10 @@ def build_network(architecture: Architecture, knobs: Mapping[str, Knob]) -> nn.M
             where=architecture.path,
             mend="Return the network itself.",
         )
+    for tensor in (*network.parameters(), *network.buffers()):
+        if tensor.device.type != "cpu":
+            wrong = f"build returned a network on the device {tensor.device}."
+            raise ContractError("device", wrong, where=architecture.path, mend=mend_devices(wrong))
     return network
 
 
@@ -351,7 +355,10 @@ def _running(path: str, rule: str, wrong: str, mend: str) -> Iterator[None]:
     except BaseException as error:
         if ran_out_of_memory(error):
             raise OutOfMemory.of(path, error) from error
-        raise ContractError(rule, f"{wrong} {_describe(error)}", where=blame(error, path), mend=mend) from error
+        said = _describe(error)
+        raise ContractError(
+            rule, f"{wrong} {said}", where=blame(error, path), mend=mend_devices(said) or mend
+        ) from error
 
 
 @contextlib.contextmanager

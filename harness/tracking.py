@@ -912,10 +912,12 @@ def _write_model(folder: Path, journal: Journal, record: Record) -> None:
 
     architecture = plugins.from_source(journal.source, record.job["path"])
     network = plugins.build_network(architecture, record.job["knobs"])
-    network.load_state_dict(journal.weights())
+    weights = journal.weights()
     network.eval()
     images = torch.zeros(2, 1, 28, 28)  # two: an example of one would freeze the batch at one
     with torch.no_grad():
+        for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+            tensor.copy_(weights[name])  # load_state_dict would leave out buffers that are not persistent
         answers = network(images)
     mlflow.pytorch.save_model(
         network,

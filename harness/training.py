@@ -27,7 +27,7 @@ from harness import capture
 from harness.augment import DRAWS, augment, strength
 from harness.data import SIDE, Dataset, to_float
 from harness.errors import DivergedError
-from harness.layout import arrange, by_torch, drop_torn_code
+from harness.layout import arrange, by_torch, drop_torn_code, move_zeros
 from harness.spec import PLAIN, Arithmetic, Checkpoint, Epoch, Recipe
 
 # --- random numbers ---------------------------------------------------------------------------------------
@@ -335,6 +335,7 @@ class _Steps:
         buffers = [buffer for buffer in self._network.buffers() if buffer.is_floating_point()]
         before = [buffer.clone() for buffer in buffers]
         with self._leaving_no_trace():
+            move_zeros(self._network)
             seed_everything(0, 0, "network")  # dropout's masks are the same each time
             self._optimizer.zero_grad()
             pixels = self._dataset.normalise(to_float(self._dataset.train.images[rows]))

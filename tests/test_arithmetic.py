@@ -267,6 +267,18 @@ def test_code_that_trains_another_network_is_refused_and_leaves_no_trace(
     assert same_bits(trained, graph())
 
 
+def test_code_before_a_classifier_that_starts_at_zero_is_held_against_the_network(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch, "compile", lambda network, **_: partial(another_gradient_of_one_weight, network))
+    trained = graph()
+    for weight in (trained.get_parameter("last.weight"), trained.get_parameter("last.bias")):
+        nn.init.zeros_(weight)
+    with pytest.raises(training.Miscompiled):
+        fit(trained, DATASET, RECIPE, 0, Arithmetic(execution="compiled"))
+    assert not trained.get_parameter("last.weight").any()
+
+
 @pytest.mark.parametrize("error", [RuntimeError("InductorError"), subprocess.CalledProcessError(1, "g++"), OSError()])
 def test_a_network_that_the_compiler_fails_at_is_refused_and_leaves_no_trace(
     error: Exception, monkeypatch: pytest.MonkeyPatch

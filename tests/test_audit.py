@@ -71,6 +71,8 @@ REFUSED = {
     "layer_made_in_forward": Expected(AuditError, "parameter-in-forward"),
     "dropout_at_evaluation": Expected(AuditError, "random"),
     "noise_at_evaluation": Expected(AuditError, "random"),
+    "alias_of_a_weight": Expected(AuditError, "shared-memory"),
+    "two_weights_one_memory": Expected(AuditError, "shared-memory"),
     "counter_at_evaluation": Expected(AuditError, "state-change"),
     "running_mean_at_evaluation": Expected(AuditError, "state-change"),
     "lazy_layer": Expected(AuditError, "tensor"),
@@ -118,7 +120,6 @@ REFUSED = {
     "too_wide": Expected(BudgetError, "parameters", 25_450),
     "two_arrays_one_address": Expected(BudgetError, "parameters", 25_426),
     "used_only_in_training": Expected(BudgetError, "parameters", 33_300),
-    "two_weights_one_memory": Expected(BudgetError, "parameters", 25_418),
     "view_of_a_big_storage": Expected(BudgetError, "parameters", 25_418),
     "weights_in_a_buffer": Expected(BudgetError, "parameters", 25_418),
     "weights_in_a_closure": Expected(BudgetError, "parameters", 25_418),
@@ -132,8 +133,10 @@ REFUSED = {
     "no_build": Expected(ContractError, "build"),
     "build_exits": Expected(ContractError, "build-raises"),
     "build_raises": Expected(ContractError, "build-raises"),
+    "network_on_a_device": Expected(ContractError, "device"),
     "no_docstring": Expected(ContractError, "docstring"),
     "forward_raises": Expected(ContractError, "forward-raises"),
+    "images_on_a_device": Expected(ContractError, "forward-raises"),
     "exits_at_import": Expected(ContractError, "import-raises"),
     "import_raises": Expected(ContractError, "import-raises"),
     "catch_all_knobs": Expected(ContractError, "knobs"),
@@ -146,6 +149,7 @@ REFUSED = {
     "misspelt_recipe": Expected(ContractError, "near-miss"),
     "build_returns_a_class": Expected(ContractError, "not-a-module"),
     "syntax_error": Expected(ContractError, "not-python"),
+    "answers_on_a_device": Expected(ContractError, "output"),
     "not_finite": Expected(ContractError, "output"),
     "returns_a_tuple": Expected(ContractError, "output"),
     "wrong_shape": Expected(ContractError, "output"),
@@ -228,6 +232,13 @@ def test_a_refusal_says_what_is_wrong_where_or_what_is_legal_and_the_mend(name: 
     assert error.where or error.legal
     if error.where:
         assert error.where.startswith(str(BAD / f"{name}.py"))
+
+
+@pytest.mark.parametrize("name", ["answers_on_a_device", "images_on_a_device", "network_on_a_device"])
+def test_a_plug_in_that_places_tensors_is_told_that_the_harness_does(name: str) -> None:
+    error, _ = refusal(name)
+    assert error is not None
+    assert "the harness moves" in error.mend.lower()
 
 
 @pytest.mark.parametrize(

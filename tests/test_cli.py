@@ -409,6 +409,17 @@ class TestCheck:
             assert words in printed
         assert nothing_recorded()
 
+    def test_a_network_that_breaks_down_on_the_device_is_told_in_a_few_lines(
+        self, workplace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def breaks_down(*_: object) -> Iterator[experiment.Event]:
+            raise RuntimeError("out of chalk")
+            yield
+
+        monkeypatch.setattr(experiment, "train", breaks_down)
+        assert cli.main(["check", "tiny.py", "--device", "cpu"]) == 8
+        assert "broke down: RuntimeError: out of chalk" in capsys.readouterr().err
+
     def test_a_refusal_is_all_that_is_printed_of_it(self, workplace: Path, capfd: pytest.CaptureFixture[str]) -> None:
         bad = Path(__file__).parent / "bad_architectures" / "branch_on_a_value.py"
         assert cli.main(["check", str(bad)]) == 4

@@ -11,7 +11,7 @@ import torch
 from conftest import TINY
 
 from harness import audit, cli, data, experiment, inspection, plugins, workers
-from harness.audit import Audit
+from harness.audit import FREE_START, Audit
 from harness.errors import AuditError, ContractError
 from harness.spec import Job, Trial
 
@@ -142,6 +142,25 @@ def test_a_weight_that_is_not_finite_is_refused_in_a_later_seed(audits: list[str
 def test_a_form_that_is_drawn_by_lot_is_refused_in_a_later_seed(audits: list[str], form: str) -> None:
     with pytest.raises(AuditError, match="computes otherwise"):
         [inspection.build(job(DRAWN_FORM.format(form=form), seed)) for seed in range(9)]
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "self.hidden(images.flatten(1)).clamp(-100 - self.drawn, 100 + self.drawn)",
+        "F.batch_norm(self.hidden(images.flatten(1)), None, None, training=True, eps=1e-9 * self.drawn)"
+        " if self.training else self.hidden(images.flatten(1))",
+    ],
+)
+def test_a_number_that_is_drawn_by_lot_is_refused_though_no_answer_shows_it(audits: list[str], form: str) -> None:
+    with pytest.raises(AuditError, match="computes otherwise"):
+        inspection.build(job(DRAWN_FORM.format(form=form)))
+
+
+def test_numbers_that_are_not_saved_with_the_network_may_be_drawn_by_lot(audits: list[str]) -> None:
+    source = TABLE.replace("self.added = torch.randn(10)", "self.register_buffer('added', DRAWN, persistent=False)")
+    source = source.replace("self.added\n", "self.added[:10]\n").replace("DRAWN", f"torch.randn({FREE_START + 2})")
+    inspection.build(job(source))
 
 
 def test_only_the_audits_used_last_are_kept(audits: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

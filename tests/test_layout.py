@@ -138,6 +138,15 @@ def test_an_arithmetic_is_chosen_by_which_the_network_is_the_same(
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_a_classifier_that_starts_at_zero_hides_nothing_before_it() -> None:
+    network = Head(written_through_a_view)
+    nn.init.zeros_(network.last.weight)
+    nn.init.zeros_(network.last.bias)
+    found = audit(network, "network.py")
+    chosen = choose_suitable(FAST, found.train.module(), found.evaluation.module(), IMAGES)
+    assert chosen == Arithmetic("bfloat16")
+
+
 def test_a_network_with_dropout_is_no_other_for_its_masks() -> None:
     network = nn.Sequential(
         nn.Conv2d(1, 14, 9, stride=9), nn.BatchNorm2d(14), nn.Dropout2d(0.5), nn.Flatten(), nn.Linear(126, 10)

@@ -23,11 +23,35 @@ from made_up import finished
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from harness import cli, experiment
+from harness import cli, experiment, tracking
 from harness.backprop import WEIGHTS, Problem, descend
 from harness.journal import Journal, Record, all_journals
 from harness.spec import Checkpoint, Epoch, Job
 from harness.tracking import SWEEPS, Store, Tracker, sync, tracking_uri
+
+COUNTING = '''"""A linear layer, over a mean image that is not saved with the network."""
+import torch
+from torch import nn
+
+RECIPE = {"batch_size": 64, "epochs": 1}
+
+
+class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(784, 10)
+        self.register_buffer("mean", torch.zeros(784), persistent=False)
+
+    def forward(self, images):
+        pixels = images.flatten(1)
+        if self.training:
+            self.mean.lerp_(pixels.detach().mean(0), 0.1)
+        return self.head(pixels - self.mean)
+
+
+def build():
+    return Network()
+'''
 
 
 def run(*arguments: str) -> int:
@@ -143,6 +167,18 @@ def test_the_logged_model_answers_as_the_scored_network_did_for_any_batch(traine
     answers = predict(model, digits, digits.held_out).numpy()
     assert np.allclose(answers, journal.logits(), atol=1e-5)
     assert model(torch.zeros(3, 1, 28, 28)).shape == (3, 10)
+
+
+def test_a_network_with_numbers_that_are_not_saved_with_it_is_logged_with_them(workplace: Path) -> None:
+    from harness import data
+    from harness.evaluation import predict
+
+    Path("counting.py").write_text(COUNTING)
+    assert cli.main(["run", "counting.py", "--dataset", "digits"]) == 0
+    (journal,), (found,) = all_journals(), runs()
+    model = mlflow.pytorch.load_model(f"{found.info.artifact_uri}/model")
+    digits = data.load("digits")
+    assert np.allclose(predict(model, digits, digits.held_out).numpy(), journal.logits(), atol=1e-5)
 
 
 def test_projecting_again_changes_nothing(trained: Run) -> None:
@@ -565,6 +601,7 @@ def test_a_group_that_is_stopped_ends_with_its_last_child(workplace: Path, monke
 
     train = experiment.train
     monkeypatch.setattr(experiment, "train", stop_in_the_second)
+    monkeypatch.setattr(tracking, "HASTE_SECONDS", tracking.PATIENCE_SECONDS)  # other work may keep MLflow waiting
     assert run("--seeds", "3") == 130
     assert trained == [0]
     assert {run.info.run_name: run.info.status for run in runs()} == {

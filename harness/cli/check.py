@@ -67,7 +67,12 @@ def _rehearse(architecture: Architecture, knobs: dict[str, Knob], recipe: Recipe
         architecture, knobs, replace(recipe, batch_size=BATCH), data.load("digits"), range(1), device
     )
     with contextlib.closing(experiment.train(ready[0])) as events:
-        started = next(events)
+        try:
+            started = next(events)
+        except HarnessError:
+            raise
+        except Exception as error:
+            raise experiment.broke_down(ready[0], error) from error
     assert isinstance(started, experiment.Started)
     show.console.print(f"trains on {started.device_name}, {started.arithmetic.words}")
     for remark in live.remarks(started):
