@@ -50,7 +50,7 @@ SWEEPS = "backprop-lr-sweep"
 """The experiment of the exercise."""
 
 PATIENCE_SECONDS = 60.0
-"""How long the end of a command waits for the store to catch up."""
+"""How long the end of a command waits for the store's next step: many seeds that end at once take minutes together."""
 
 HASTE_SECONDS = 6.0
 """How long it waits when the command was stopped: the whole of its end may take ten."""
@@ -570,6 +570,7 @@ class Tracker:
         self._warn = warn
         self._queue: queue.Queue[Source | None] = queue.Queue()
         self._behind: dict[str, Exception] = {}
+        self._steps = 0
         self._store: Store | None = None
         self._adds_models = True
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
@@ -590,7 +591,11 @@ class Tracker:
         """
         self._adds_models = not stopped
         self._queue.put(None)
-        self._thread.join(HASTE_SECONDS if stopped else PATIENCE_SECONDS)
+        while True:
+            steps = self._steps
+            self._thread.join(HASTE_SECONDS if stopped else PATIENCE_SECONDS)
+            if stopped or steps == self._steps or not self._thread.is_alive():
+                break
         if self._thread.is_alive():
             raise self._unreached("it does not answer")
         if self._behind:
@@ -639,6 +644,7 @@ class Tracker:
             self._behind[source.run_id] = error
             return False
         self._behind.pop(source.run_id, None)
+        self._steps += 1
         return True
 
     def _take_all(self) -> tuple[list[Source], bool]:

@@ -25,6 +25,7 @@ from mlflow.entities import Run
 
 from harness import cli, experiment, tracking
 from harness.backprop import WEIGHTS, Problem, descend
+from harness.errors import TrackerError
 from harness.journal import Journal, Record, all_journals
 from harness.spec import Checkpoint, Epoch, Job
 from harness.tracking import SWEEPS, Store, Tracker, sync, tracking_uri
@@ -526,6 +527,30 @@ def test_a_tracker_without_work_closes_at_once_and_opens_no_store(tmp_path: Path
     tracker = Tracker(f"sqlite:///{tmp_path / 'never.db'}")
     tracker.close()
     assert not (tmp_path / "never.db").exists()
+
+
+class SlowThread:
+    """Takes a step for the tracker while it is waited for, so many times; then it stands still, or has ended."""
+
+    def __init__(self, tracker: Tracker, steps: int, ends: bool) -> None:
+        self.tracker, self.left, self.ends = tracker, steps, ends
+
+    def join(self, timeout: float) -> None:
+        self.tracker._steps += self.left > 0
+        self.left -= 1
+
+    def is_alive(self) -> bool:
+        return self.left > 0 or not self.ends
+
+
+def test_the_end_of_a_command_waits_as_long_as_the_store_gets_on(tmp_path: Path) -> None:
+    tracker = Tracker(f"sqlite:///{tmp_path / 'never.db'}")
+    tracker._thread = SlowThread(tracker, steps=20, ends=True)  # type: ignore[assignment]
+    tracker.close()
+    tracker._thread = SlowThread(tracker, steps=20, ends=False)  # type: ignore[assignment]
+    with pytest.raises(TrackerError, match="does not answer"):
+        tracker.close()
+    assert tracker._steps == 40
 
 
 class TestSweep:
