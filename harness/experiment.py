@@ -485,7 +485,7 @@ def _attempt(
     except HarnessError as error:
         yield ended("failed", " ".join(error.lines))
     except Exception as error:
-        yield ended("failed", broke_down(job, error).wrong)
+        yield ended("failed", _broke_down(job, error).wrong)
     else:
         yield ended("complete")
 
@@ -763,7 +763,7 @@ def _record(
         _fail(journal, tracker, _state(error), error.wrong)
         raise
     except Exception as error:
-        told = broke_down(job, error)
+        told = _broke_down(job, error)
         _fail(journal, tracker, _state(told), told.wrong)
         raise told from error
 
@@ -778,8 +778,18 @@ def _state(error: HarnessError) -> str:
     return "diverged" if isinstance(error, DivergedError) else "failed"
 
 
-def broke_down(job: Job, error: Exception) -> CrashedError:
-    """Say where training stopped that nobody meant to stop."""
+@contextlib.contextmanager
+def telling_breakdowns(job: Job) -> Iterator[None]:
+    """Raise a job's error that has no message for the user as one that says where training broke down."""
+    try:
+        yield
+    except HarnessError:
+        raise
+    except Exception as error:
+        raise _broke_down(job, error) from error
+
+
+def _broke_down(job: Job, error: Exception) -> CrashedError:
     if ran_out_of_memory(error):
         return OutOfMemory.of(job.path, error)
     return CrashedError(

@@ -23,8 +23,7 @@ from torch.utils.data import DataLoader
 from harness import arithmetic, data, inspection, training
 from harness.audit import Audit
 from harness.data import SIDE
-from harness.errors import HarnessError
-from harness.experiment import begin, broke_down, choose_arithmetic, refuse_single_image
+from harness.experiment import begin, choose_arithmetic, refuse_single_image, telling_breakdowns
 from harness.graph import operators, short_name
 from harness.spec import Arithmetic, Epoch, Job, Recipe
 
@@ -116,31 +115,20 @@ def measure(job: Job, epochs: int, workers: int) -> Iterator[tuple[str, float] |
     chosen = choose_arithmetic(job, on_device, graphs)
     floor = measure_floor(found, chosen, device)
 
-    with _told_of(job):
+    with telling_breakdowns(job):
         begun = begin(job, on_device, graphs, chosen)
     ours = (epoch.elapsed for epoch in begun.epochs if isinstance(epoch, Epoch))
     theirs = _reference_epochs(network.to(device), dataset, job.recipe, device, workers)
     speeds: dict[str, list[float]] = {"reference": [], "harness": []}
     with contextlib.closing(ours), contextlib.closing(theirs):
         for _ in range(epochs):
-            with _as_in_a_script(job.device), _told_of(job):
+            with _as_in_a_script(job.device), telling_breakdowns(job):
                 speeds["reference"].append(count / next(theirs))
             yield "reference", speeds["reference"][-1]
-            with _told_of(job):
+            with telling_breakdowns(job):
                 speeds["harness"].append(count / next(ours))
             yield "harness", speeds["harness"][-1]
     yield Speed(count, begun.arithmetic, tuple(speeds["reference"]), tuple(speeds["harness"]), floor)
-
-
-@contextlib.contextmanager
-def _told_of(job: Job) -> Iterator[None]:
-    """Say where the network broke down."""
-    try:
-        yield
-    except HarnessError:
-        raise
-    except Exception as error:
-        raise broke_down(job, error) from error
 
 
 @contextlib.contextmanager

@@ -409,6 +409,14 @@ class TestCheck:
             assert words in printed
         assert nothing_recorded()
 
+    def test_it_says_nothing_of_an_average_over_other_images_than_are_trained(
+        self, workplace: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert cli.main(["check", "tiny.py", "--device", "cpu", "--set", "ema=0.999"]) == 0
+        printed = capsys.readouterr().out
+        assert "trains on" in printed
+        assert "untrained" not in printed
+
     def test_a_network_that_breaks_down_on_the_device_is_told_in_a_few_lines(
         self, workplace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:

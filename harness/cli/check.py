@@ -66,14 +66,9 @@ def _rehearse(architecture: Architecture, knobs: dict[str, Knob], recipe: Recipe
     ready = experiment.jobs(
         architecture, knobs, replace(recipe, batch_size=BATCH), data.load("digits"), range(1), device
     )
-    with contextlib.closing(experiment.train(ready[0])) as events:
-        try:
-            started = next(events)
-        except HarnessError:
-            raise
-        except Exception as error:
-            raise experiment.broke_down(ready[0], error) from error
+    with contextlib.closing(experiment.train(ready[0])) as events, experiment.telling_breakdowns(ready[0]):
+        started = next(events)
     assert isinstance(started, experiment.Started)
     show.console.print(f"trains on {started.device_name}, {started.arithmetic.words}")
-    for remark in live.remarks(started):
+    for remark in live.remarks(replace(started, untrained=0.0)):  # that share is of so few images
         show.console.print(remark)

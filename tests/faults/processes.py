@@ -1,8 +1,9 @@
-"""Real processes, to be killed: started in a folder of their own, and heard until they say something."""
+"""Real processes, to be killed, which are heard until they say something; and a server that says nothing."""
 
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -39,3 +40,16 @@ def until(process: subprocess.Popen[str], text: str, times: int = 1) -> str:
         assert line, f"it ended before it said {text}:\n{seen}"
         seen += line
     return seen
+
+
+class Silent:
+    """A server that takes a connection and never answers."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket()
+        self._socket.bind(("127.0.0.1", 0))
+        self._socket.listen(64)
+        self.uri = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+
+    def close(self) -> None:
+        self._socket.close()
