@@ -1,4 +1,4 @@
-"""The state of data, journals, studies, store and device, and what would mend it.
+"""The state of data, journals, studies, plans, store and device, and what would mend it.
 
 Nothing is deleted: what is damaged is moved to ``mlruns/damaged/``, and made again from what is whole where
 that is possible.
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from harness import arithmetic, data, experiment, records, tracking, tuning
+from harness import arithmetic, data, experiment, plans, records, tracking, tuning
 from harness.errors import DataError, HarnessError, TrackerError
 from harness.journal import ROOT, Journal, all_journals, settle_left_overs
 from harness.tracking import Source
@@ -53,6 +53,7 @@ def examine() -> Iterator[Finding]:
     yield from _data()
     yield from _journals()
     yield from _studies()
+    yield from _plans()
     yield from _store()
 
 
@@ -141,6 +142,19 @@ def _studies() -> Iterator[Finding]:
                 partial(_cut, study),
             )
     yield Finding("study", ", ".join(f"{count} {state}" for state, count in states.items()) or "no study yet")
+
+
+def _plans() -> Iterator[Finding]:
+    whole = 0
+    for file in plans.files():
+        try:
+            plans.read(file)
+            whole += 1
+        except DataError as error:
+            offer = "move it away: the same comparison then takes new seeds"
+            yield Finding("plan", error.wrong, error.exit_code, offer, partial(_move_away, file))
+    if whole:
+        yield Finding("plan", f"{whole} planned comparison{'' if whole == 1 else 's'}")
 
 
 def _store() -> Iterator[Finding]:

@@ -2,7 +2,8 @@
 
 A row is one file with one set of knobs and one recipe; its sample are the finished runs of distinct seeds.
 Rows are ordered by their mean score. What the difference between two of them is worth is another question,
-which `harness.statistics.compare` answers.
+which `harness.statistics.compare` answers. Means, intervals, certificates and the bounds of class leaders speak of
+this test set; comparisons speak of new images.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import shlex
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -24,25 +26,29 @@ from harness import page, plugins, records
 from harness.errors import DataError, UsageError, did_you_mean, printable
 from harness.evaluation import Target, verdict
 from harness.journal import Journal, Outcome, Record
-from harness.spec import BUDGET, RECIPE_FIELDS, StudyRecord
-from harness.statistics import Comparison, Summary, compare, holm, lower_bound, mcnemar, summarise
-
-PROVISIONAL = 3
-"""A row of fewer seeds has no rank."""
-
-CERTIFIED = 10
-"""Seeds that a certificate takes at least."""
+from harness.spec import BUDGET, RECIPE_FIELDS, Job, StudyRecord
+from harness.statistics import (
+    FEWEST,
+    LOOKS,
+    Comparison,
+    Summary,
+    Verdict,
+    bound_at_look,
+    bound_on_new_images,
+    compare,
+    holm,
+    judge,
+    leader_bound,
+    lower_bound,
+    mcnemar,
+    summarise,
+)
 
 LEADERS = 5
 """Rows that are compared with each other."""
 
 SIZES = (1_000, 2_000, 5_000, 10_000, 20_000)
 """The classes by size: at most as many parameters."""
-
-CONFIDENCE = 0.05
-"""p-values below this, after Holm's adjustment, make a verdict."""
-
-Verdict = Literal["better", "worse", "cannot tell yet"]
 
 
 @dataclass(frozen=True)
@@ -68,23 +74,24 @@ class Run:
         """The training loss of each epoch: no two seeds share them."""
         return [epoch["train_loss"] for epoch in self.record.epochs]
 
-    @cached_property
+    @property
     def test(self) -> Outcome:
-        """The final test pass.
+        """The final test pass, read each time: the answers of ten thousand runs would not fit into memory.
 
         Raises:
             DataError: it cannot be read, or does not hold.
         """
         return records.outcome(self.journal, self.record)
 
-    @property
+    @cached_property
     def correct(self) -> np.ndarray:
         """(images,) bool: which test images it answers rightly.
 
         Raises:
             DataError: they cannot be read, or do not hold.
         """
-        right: np.ndarray = self.test.answers == self.test.labels
+        test = self.test
+        right: np.ndarray = test.answers == test.labels
         return right
 
 
@@ -104,13 +111,15 @@ class Row:
     Attributes:
         runs: the finished runs that count, one a seed, by seed.
         changed: knobs and recipe fields that are not the file's own.
+        full_epochs: the file's own number of epochs.
         label: the architecture, and where that says too little the first digits of the id: ``s6_gap 5f3a``.
-        rank: 1 for the highest mean; equal means share it; None while provisional.
+        rank: 1 for the highest mean of those of full epochs; equal means share it; None while provisional.
         trials: how many trials of studies came before its settings were found; 0 for the file's own, None if unknown.
     """
 
     runs: tuple[Run, ...]
     changed: Mapping[str, Any]
+    full_epochs: int
     label: str
     rank: int | None = None
     trials: int | None = 0
@@ -133,7 +142,7 @@ class Row:
     @property
     def id(self) -> str:
         """Eight hexadecimal digits that stand for what its runs have in common."""
-        return hashlib.sha256(_key(self.first).encode()).hexdigest()[:8]
+        return hashlib.sha256(identity(self.first.job).encode()).hexdigest()[:8]
 
     @property
     def n(self) -> int:
@@ -152,7 +161,7 @@ class Row:
 
     @cached_property
     def score(self) -> Summary:
-        """Mean, spread and interval of the scores."""
+        """Mean, spread and interval of the scores, on this test set."""
         return summarise(self.scores)
 
     @property
@@ -163,18 +172,47 @@ class Row:
     @property
     def is_provisional(self) -> bool:
         """Whether there are too few seeds to rank."""
-        return self.n < PROVISIONAL
+        return self.n < FEWEST
 
     @property
-    def is_certified(self) -> bool:
-        """Whether the mean is above the target with one-sided 95 % confidence, by enough seeds."""
-        low = self.lower_bound
-        return self.n >= CERTIFIED and low is not None and low >= BUDGET.accuracy and self.is_benchmark
+    def epochs(self) -> int:
+        """The epochs that its runs train for."""
+        return int(self.first.job["recipe"]["epochs"])
+
+    @property
+    def is_full(self) -> bool:
+        """Whether that is the file's own number; other rows come after those of which it is."""
+        return self.epochs == self.full_epochs
+
+    @cached_property
+    def looks(self) -> dict[int, float]:
+        """The bound of the mean on this test set at each look that its seeds allow, by their number.
+
+        Raises:
+            DataError: the answers of a run cannot be read.
+        """
+        if not self.is_benchmark:
+            return {}
+        return {count: bound_at_look(self.correct[:count]) for count in LOOKS if self.seeds[:count] == [*range(count)]}
+
+    @property
+    def certified_at(self) -> list[int]:
+        """The looks, by their number of seeds, at which the target was held: a certificate is given for one."""
+        return [count for count, bound in self.looks.items() if bound >= BUDGET.accuracy]
 
     @property
     def lower_bound(self) -> float | None:
-        """Of the mean score, one-sided, with 95 % confidence; None for a single seed."""
+        """Of the mean score on this test set, one-sided, with 95 % confidence; None for a single seed."""
         return lower_bound(self.scores)
+
+    @cached_property
+    def bound_on_new_images(self) -> float | None:
+        """Of the mean accuracy on images like these, one-sided, with 95 % confidence; None for a single seed.
+
+        Raises:
+            DataError: the answers of a run cannot be read.
+        """
+        return bound_on_new_images(self.correct)
 
     @property
     def is_benchmark(self) -> bool:
@@ -240,8 +278,7 @@ class Row:
     @property
     def targets(self) -> list[Target]:
         """The mean score held against the challenge's targets."""
-        epochs = self.first.job["recipe"]["epochs"]
-        return verdict(self.parameters, epochs, self.score.mean, BUDGET, self.is_benchmark)
+        return verdict(self.parameters, self.epochs, self.score.mean, BUDGET, self.is_benchmark)
 
     @property
     def commands(self) -> list[str]:
@@ -254,7 +291,7 @@ class Row:
             for first, count in _stretches(self.seeds)
         ]
 
-    @cached_property
+    @property
     def correct(self) -> np.ndarray:
         """(seeds, images) bool: which test images each seed answers rightly.
 
@@ -266,11 +303,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two rows compared.
+    """Two rows compared, on new images.
 
     Attributes:
         a, b: the rows; the verdict is on `a`.
-        p: the p-value after Holm's adjustment for all pairs shown; None where a row has a single seed.
+        p: the p-value after Holm's adjustment; None where a row has a single seed.
+        among: the number of pairs that it is adjusted for.
         verdict: whether `a` is better than `b`.
         mcnemar: the exact p-value for the two runs, where each row is a single one: of the two trained
             networks, not of their recipes.
@@ -280,6 +318,7 @@ class Pair:
     b: Row
     comparison: Comparison
     p: float | None
+    among: int
     verdict: Verdict
     mcnemar: float | None
 
@@ -291,14 +330,30 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class Leader:
+    """The first row of a class by size.
+
+    Attributes:
+        rows: how many ranked rows the class has.
+        bound: of its mean score on this test set, 95 %, allowing for its being the best of them.
+    """
+
+    row: Row
+    rows: int
+    bound: float
+
+
+@dataclass(frozen=True)
 class Board:
     """A ranking.
 
     Attributes:
-        rows: those with a rank in its order, then the provisional ones, highest mean first.
+        rows: those with a rank in its order, then the provisional ones, highest mean first; and likewise, after
+            them, those of another number of epochs than their file's.
         left_out: finished or not, what does not count.
         pairs: the leaders compared with each other.
         elsewhere: datasets with runs of their own, which never stand beside these.
+        asked: the pair that was asked for.
     """
 
     dataset: str
@@ -306,6 +361,7 @@ class Board:
     left_out: tuple[LeftOut, ...]
     pairs: tuple[Pair, ...]
     elsewhere: tuple[str, ...]
+    asked: Pair | None = None
 
     def find(self, name: str) -> Row:
         """Return the row of this name, id or rank.
@@ -328,15 +384,12 @@ class Board:
         return found[0]
 
 
-def rank(
-    journals: Iterable[Journal], dataset: str = "auto", studies: Sequence[StudyRecord] = (), thorough: bool = False
-) -> Board:
+def rank(journals: Iterable[Journal], dataset: str = "auto", studies: Sequence[StudyRecord] = ()) -> Board:
     """Read journals and rank what is finished.
 
     Args:
         dataset: which board; ``auto`` for the benchmark if it has any run, else the only other.
         studies: whose trials were spent on a row's settings.
-        thorough: hold the answers of every run against its score; else those of leaders and certified rows.
 
     Raises:
         UsageError: no finished run of `dataset`.
@@ -345,17 +398,13 @@ def rank(
     names = sorted({run.record.job["dataset"] for run in runs}, key=lambda name: (name != "mnist", name))
     chosen = (names or ["mnist"])[0] if dataset == "auto" else dataset
     counted = [run for run in runs if run.record.job["dataset"] == chosen]
-    while True:  # reading answers is what takes time
-        if not counted:
-            raise _nothing(dataset, chosen, left_out)
-        rows, again = _rows(counted, studies)
-        checked = [row for place, row in enumerate(rows) if thorough or place < LEADERS or row.is_certified]
-        damaged = [*_unreadable(checked)]
-        if not damaged:
-            break
-        left_out += damaged
-        gone = {entry.run_id for entry in damaged}
-        counted = [run for run in counted if run.record.run_id not in gone]
+    damaged = [*_unreadable(counted)]
+    left_out += damaged
+    gone = {entry.run_id for entry in damaged}
+    counted = [run for run in counted if run.record.run_id not in gone]
+    if not counted:
+        raise _nothing(dataset, chosen, left_out)
+    rows, again = _rows(counted, studies)
     left_out = [entry for entry in left_out if entry.job is None or entry.job.get("dataset", chosen) == chosen]
     left_out = sorted([*left_out, *again], key=lambda entry: entry.run_id)
     elsewhere = tuple(name for name in names if name != chosen)
@@ -371,42 +420,52 @@ def _nothing(asked: str, dataset: str, left_out: Sequence[LeftOut]) -> UsageErro
     )
 
 
-def compare_leaders(rows: Sequence[Row], asked: tuple[Row, Row] | None = None) -> list[Pair]:
-    """Compare every leader with every later one, and the two rows asked for, which then come first.
-
-    All are adjusted together: a pair gets no other verdict for being asked for.
-
-    Raises:
-        DataError: the answers of a run cannot be read.
-    """
-    leaders = [row for row in rows[:LEADERS] if row.rank]
-    pairs = list(itertools.combinations(leaders, 2))
-    if asked:
-        pairs = [asked, *(pair for pair in pairs if {pair[0].id, pair[1].id} != {asked[0].id, asked[1].id})]
-    return compare_all(pairs)
+def compare_leaders(rows: Sequence[Row]) -> list[Pair]:
+    """Compare every leader with every later one, adjusting for their number."""
+    return compare_all(_leading(rows))
 
 
-def compare_all(pairs: Sequence[tuple[Row, Row]]) -> list[Pair]:
-    """Compare pairs of rows, adjusting for their number.
+def compare_asked(rows: Sequence[Row], a: Row, b: Row) -> Pair:
+    """Compare two rows of a board, adjusting for all pairs of its ranked rows: any could have been asked for."""
+    others = [(first, second) for first, second in _leading(rows) if {first.id, second.id} != {a.id, b.id}]
+    ranked = sum(row.rank is not None for row in rows)
+    return compare_all([(a, b), *others], max(math.comb(ranked, 2), len(others) + 1))[0]
 
-    Raises:
-        DataError: the answers of a run cannot be read.
-    """
-    found = [compare(a.correct, b.correct, len(pairs)) for a, b in pairs]
-    adjusted = iter(holm([comparison.p for comparison in found if comparison.p is not None]))
+
+def _leading(rows: Sequence[Row]) -> list[tuple[Row, Row]]:
+    return [*itertools.combinations([row for row in rows[:LEADERS] if row.rank], 2)]
+
+
+def compare_all(pairs: Sequence[tuple[Row, Row]], among: int | None = None) -> list[Pair]:
+    """Compare pairs of rows, adjusting for their number, or for being some `among` so many."""
+    among = len(pairs) if among is None else among
+    found = [compare(a.correct, b.correct, among) for a, b in pairs]
+    adjusted = iter(holm([comparison.p for comparison in found if comparison.p is not None], among))
     made = []
     for (a, b), comparison in zip(pairs, found, strict=True):
         p = None if comparison.p is None else next(adjusted)
         exact = mcnemar(a.correct[0], b.correct[0]) if a.n == b.n == 1 else None
-        verdict = "cannot tell yet" if a.is_provisional or b.is_provisional else _verdict(comparison.difference, p)
-        made.append(Pair(a, b, comparison, p, verdict, exact))
+        verdict = judge(comparison.difference, p, min(a.n, b.n))
+        made.append(Pair(a, b, comparison, p, among, verdict, exact))
     return made
 
 
-def _verdict(difference: float, p: float | None) -> Verdict:
-    if p is None or p >= CONFIDENCE:
-        return "cannot tell yet"
-    return "better" if difference > 0 else "worse"
+def answers(journals: Iterable[Journal], jobs: Sequence[Job]) -> np.ndarray:
+    """Return which test images the finished runs of some jobs answer rightly: (jobs, images) bool, in their order.
+
+    Raises:
+        DataError: a job has no finished run, or its answers cannot be read.
+    """
+    wanted = {(identity(asdict(job)), job.seed): place for place, job in enumerate(jobs)}
+    found: dict[int, Run] = {}
+    runs, _ = _read(journals)
+    for run in sorted(runs, key=_precedence):
+        place = wanted.get((identity(run.record.job), run.seed))
+        if place is not None:
+            found.setdefault(place, run)
+    if missing := [job.seed for place, job in enumerate(jobs) if place not in found]:
+        raise DataError(f"{jobs[0].name} has no finished run of seed {missing[0]} here.")
+    return np.stack([found[place].correct for place in range(len(jobs))])
 
 
 def pareto(rows: Sequence[Row]) -> list[Row]:
@@ -418,21 +477,21 @@ def pareto(rows: Sequence[Row]) -> list[Row]:
     return front
 
 
-def best_of_sizes(rows: Sequence[Row]) -> dict[int, Row]:
-    """Return, for each class by size that has a ranked row, the first."""
-    found: dict[int, Row] = {}
+def leaders_by_size(rows: Sequence[Row]) -> dict[int, Leader]:
+    """Return, for each class by size that has a ranked row, the first, the largest class first."""
+    classes: dict[int, list[Row]] = defaultdict(list)
     for row in rows:
         if row.rank and row.size:
-            found.setdefault(row.size, row)
-    return dict(sorted(found.items(), reverse=True))
+            classes[row.size].append(row)
+    board = [row.scores for row in rows if row.n > 1]
+    return {
+        size: Leader(found[0], len(found), leader_bound(found[0].scores, board, len(found)))
+        for size, found in sorted(classes.items(), reverse=True)
+    }
 
 
 def wrong_for_all(rows: Sequence[Row]) -> list[int]:
-    """Return the positions of test images that every run of every row answers wrongly.
-
-    Raises:
-        DataError: the answers of a run cannot be read.
-    """
+    """Return the positions of test images that every run of every row answers wrongly."""
     right: np.ndarray = np.any([row.correct.any(0) for row in rows], axis=0)
     return [int(position) for position in np.flatnonzero(~right)]
 
@@ -459,9 +518,8 @@ def _job(journal: Journal) -> dict[str, Any] | None:
         return None
 
 
-def _key(record: Record) -> str:
-    """What runs that may be averaged have in common."""
-    job = record.job
+def identity(job: Mapping[str, Any]) -> str:
+    """Return what runs that may be averaged have in common, from the fields of a `Job`."""
     recipe = [job["recipe"][name] for name in RECIPE_FIELDS]
     return json.dumps([job["sha256"], job["knobs"], recipe, job["dataset_digest"], job["protocol"]], sort_keys=True)
 
@@ -477,17 +535,19 @@ def _rows(runs: Sequence[Run], studies: Sequence[StudyRecord]) -> tuple[list[Row
     curves: dict[tuple[Any, ...], Run] = {}
     again = []
     for run in sorted(runs, key=_precedence):
-        counted = groups[_key(run.record)].setdefault(run.seed, run)
-        twin = curves.setdefault((_key(run.record), *run.losses), run)
+        counted = groups[identity(run.record.job)].setdefault(run.seed, run)
+        twin = curves.setdefault((identity(run.record.job), *run.losses), run)
         if counted is not run:
             again.append(LeftOut(run.record.run_id, f"seed {run.seed} again; {counted.record.run_id} counts"))
         elif twin is not run:
-            del groups[_key(run.record)][run.seed]
+            del groups[identity(run.record.job)][run.seed]
             again.append(LeftOut(run.record.run_id, f"its training losses are those of {twin.record.run_id}"))
     rows = _labelled([_row(list(group.values()), studies) for group in groups.values()])
-    rows.sort(key=lambda row: (row.is_provisional, -row.mean, row.name))
-    ranked = [row.mean for row in rows if not row.is_provisional]
-    return [row if row.is_provisional else replace(row, rank=1 + ranked.index(row.mean)) for row in rows], again
+    rows.sort(key=lambda row: (not row.is_full, row.is_provisional, -row.mean, row.name))
+    ranked = [(row.is_full, row.mean) for row in rows if not row.is_provisional]
+    return [
+        row if row.is_provisional else replace(row, rank=1 + ranked.index((row.is_full, row.mean))) for row in rows
+    ], again
 
 
 def _row(runs: list[Run], studies: Sequence[StudyRecord]) -> Row:
@@ -497,7 +557,7 @@ def _row(runs: list[Run], studies: Sequence[StudyRecord]) -> Row:
     default = {**job["default_knobs"], **own.knobs}
     changed = {name: value for name, value in job["knobs"].items() if value != default[name]}
     changed |= {name: job["recipe"][name] for name in RECIPE_FIELDS if job["recipe"][name] != getattr(own.recipe, name)}
-    return Row(tuple(runs), changed, job["name"], trials=_trials(runs, studies))
+    return Row(tuple(runs), changed, own.recipe.epochs, job["name"], trials=_trials(runs, studies))
 
 
 def _labelled(rows: Sequence[Row]) -> list[Row]:
@@ -529,10 +589,10 @@ def _is_part(settings: Mapping[str, Any], of: Mapping[str, Any]) -> bool:
     return all(of.get(name) == value for name, value in settings.items() if name != "epochs")
 
 
-def _unreadable(rows: Sequence[Row]) -> Iterator[LeftOut]:
-    for run in (run for row in rows for run in row.runs):
+def _unreadable(runs: Iterable[Run]) -> Iterator[LeftOut]:
+    for run in runs:
         try:
-            _ = run.test
+            _ = run.correct
         except DataError as error:
             yield LeftOut(run.record.run_id, error.wrong)
 

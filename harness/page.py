@@ -12,7 +12,7 @@ from harness.backprop import Problem, Trajectory, fastest_stable
 from harness.evaluation import Target, verdict
 from harness.journal import Record
 from harness.spec import BUDGET, Knob, StudyRecord, Trial, TrialState
-from harness.statistics import Summary
+from harness.statistics import Summary, judge
 
 EXPERIMENT_NOTE = """\
 The score of a run is `test/final_accuracy`: the test set after the last epoch. `test/best_accuracy` is picked on the
@@ -84,11 +84,13 @@ def group_markdown(scores: dict[int, float], summary: Summary) -> str:
 def spread(summary: Summary) -> str:
     """Return mean test accuracy, n, standard deviation and interval in one line, in percent."""
     line = f"mean test accuracy after the last epoch {100 * summary.mean:.3f} %, n = {summary.n}"
-    if summary.std is None or summary.low is None or summary.high is None:
+    if summary.std is None:
         return line
+    if summary.low is None or summary.high is None:
+        return f"{line}, all of one score: that tells no interval"
     # Student's t knows nothing of the ends of the scale; no accuracy lies beyond them.
     interval = f"{100 * max(summary.low, 0):.2f} to {100 * min(summary.high, 1):.2f} %"
-    return f"{line}, standard deviation {100 * summary.std:.3f}, 95 % interval of the mean {interval}"
+    return f"{line}, standard deviation {100 * summary.std:.3f}, 95 % interval of the mean on this test set {interval}"
 
 
 def sweep_markdown(problem: Problem, trajectories: Sequence[Trajectory]) -> str:
@@ -168,15 +170,28 @@ def study_markdown(record: StudyRecord) -> str:
 
 
 def confirmation_line(found: Mapping[str, float]) -> str:
-    """Say how a study's winner did against the default recipe, seed by seed."""
-    line = (
-        f"winner {100 * found['winner']:.3f} %, default recipe {100 * found['default']:.3f} %, n = {found['n']:.0f} "
-        f"seeds each: paired difference {100 * found['difference']:+.3f} points"
-    )
-    if "low95" not in found:
+    """Say how a study's winner did against the default recipe, by the board's own comparison."""
+    means = [("winner", found["winner"]), ("default recipe", found["default"])]
+    interval = (found["low95"], found["high95"]) if "low95" in found else None
+    return comparison_line(means, int(found["n"]), found["difference"], interval, found.get("p"))
+
+
+def comparison_line(
+    means: Sequence[tuple[str, float]],
+    seeds: int,
+    difference: float,
+    interval: tuple[float, float] | None,
+    p: float | None,
+) -> str:
+    """Say how the first of two networks, by name and mean accuracy, did against the second, with `seeds` each."""
+    shown = ", ".join(f"{name} {100 * mean:.3f} %" for name, mean in means)
+    line = f"{shown}, n = {seeds} seeds each: difference {100 * difference:+.3f} points"
+    if interval is None:
         return line
-    verdict = "better" if found["low95"] > 0 else "worse" if found["high95"] < 0 else "cannot tell yet"
-    return f"{line}, 95 % interval {100 * found['low95']:+.3f} to {100 * found['high95']:+.3f}: {verdict}"
+    line = f"{line}, 95 % interval {100 * interval[0]:+.3f} to {100 * interval[1]:+.3f}"
+    if p is None:  # confirmed before studies had the board's comparison
+        return f"{line} on this test set, by the spread of the seeds' differences alone"
+    return f"{line} on new images, p {p:.3f}: {judge(difference, p, seeds)}"
 
 
 def _short(value: Knob) -> str:

@@ -263,7 +263,7 @@ def sizes_and_errors(
     front: Sequence[str],
     target: float | None,
 ) -> Figure:
-    """Draw error in percent, with the interval of its mean, against parameters; a line joins the Pareto front."""
+    """Draw error in percent, with its interval on this test set, against parameters; a line joins the Pareto front."""
     _, figure, axes = _canvas(8, 4.6)
     for name, size, score in zip(names, parameters, scores, strict=True):
         colour = "tab:blue" if name in front else "tab:orange"
@@ -278,12 +278,12 @@ def sizes_and_errors(
     _mark(axes.axhline, target, lambda accuracy: 100 * (1 - accuracy))
     axes.legend(fontsize="small")
     axes.margins(x=0.15)
-    axes.set(xlabel="parameters", ylabel="test error after the last epoch (%)")
+    axes.set(xlabel="parameters", ylabel="test error after the last epoch (%),\n95 % interval on this test set")
     return figure
 
 
 def forest(names: Sequence[str], scores: Sequence[Summary], target: float | None) -> Figure:
-    """Draw mean scores with their 95 % intervals, the first on top."""
+    """Draw mean scores with their 95 % intervals on this test set, the first on top."""
     _, figure, axes = _canvas(8, 1.1 + 0.35 * len(names))
     for place, score in enumerate(scores):
         reach = _reach(score)
@@ -291,7 +291,7 @@ def forest(names: Sequence[str], scores: Sequence[Summary], target: float | None
     _mark(axes.axvline, target, lambda accuracy: 100 * accuracy)
     axes.set_yticks(range(len(names)), [_plain(name) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set(xlabel="test accuracy after the last epoch (%): mean over seeds and its 95 % interval")
+    axes.set(xlabel="test accuracy after the last epoch (%): mean over seeds, 95 % interval on this test set")
     return figure
 
 

@@ -7,21 +7,22 @@ import csv
 import hashlib
 import io
 import json
-import math
 import re
+import shlex
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
 from harness import page, plots, plugins
 from harness.evaluation import confusion
-from harness.leaderboard import CERTIFIED, LEADERS, PROVISIONAL, Board, Pair, Row, best_of_sizes, pareto, wrong_for_all
+from harness.leaderboard import LEADERS, Board, Leader, Pair, Row, leaders_by_size, pareto, wrong_for_all
 from harness.spec import BUDGET
+from harness.statistics import FEWEST, LOOK_LEVEL, LOOKS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,14 +33,17 @@ DRAWN = 12
 _PICKED = "picked on the test set: never ranks"
 
 
+Item = TypeVar("Item")
+
+
 @dataclass(frozen=True)
-class Column:
+class Column(Generic[Item]):
     """One fact about a row: its key in CSV and JSON, its heading, its value and how that is written."""
 
     key: str
     heading: str
-    value: Callable[[Row], Any]
-    text: Callable[[Row], str]
+    value: Callable[[Item], Any]
+    text: Callable[[Item], str]
     is_number: bool = True
 
 
@@ -61,7 +65,9 @@ def _percent(value: float | None, digits: int = 3) -> str:
 
 def _interval(row: Row) -> str:
     low, high = row.score.low, row.score.high
-    return "" if low is None or high is None else f"{100 * max(low, 0):.2f} to {100 * min(high, 1):.2f}"
+    if low is None or high is None:
+        return "" if row.n == 1 else "equal scores"
+    return f"{100 * max(low, 0):.2f} to {100 * min(high, 1):.2f}"
 
 
 def _between_ends(row: Row) -> str:
@@ -99,36 +105,73 @@ def _met(row: Row) -> dict[str, bool]:
     return {target.name: target.met for target in row.targets}
 
 
-def _part(name: str) -> Column:
+def _part(name: str) -> Column[Row]:
     return Column(
         name.replace(" ", "_"), name, lambda row: row.uses[name], lambda row: "yes" if row.uses[name] else "no"
     )
 
 
-def _enough(row: Row) -> str:
-    return str(row.n) if row.n >= CERTIFIED else f"{row.n} of {CERTIFIED}"
+def _rank(row: Row) -> str:
+    rank = str(row.rank or "provisional")
+    return rank if row.is_full else f"{rank}, {row.epochs} of {row.full_epochs} epochs"
 
 
-_LABEL = Column("label", "network", lambda row: row.label, lambda row: row.label, is_number=False)
-_PARAMETERS = Column("parameters", "parameters", lambda row: row.parameters, lambda row: f"{row.parameters:,}")
-_ACCURACY = Column("accuracy", "accuracy (%)", lambda row: row.score.mean, lambda row: _percent(row.score.mean))
-_CLASS = Column("size", "class", lambda row: row.size, lambda row: f"up to {row.size:,}" if row.size else "")
+def _certified(row: Row) -> str:
+    """Say at which looks the target was held, and at which not, with the bound there."""
+    held = " and ".join(map(str, row.certified_at))
+    missed = [
+        f"not at {count} ({_percent(bound)})" for count, bound in row.looks.items() if count not in row.certified_at
+    ]
+    return ", ".join([*([f"99.4 % at {held} seeds"] if held else []), *missed])
 
-RANKING = (
-    Column("rank", "rank", lambda row: row.rank, lambda row: str(row.rank or "provisional"), is_number=False),
+
+def _enough(leader: Leader) -> str:
+    count = leader.row.n
+    return str(count) if count >= LOOKS[0] else f"{count} of {LOOKS[0]}"
+
+
+_LABEL: Column[Row] = Column("label", "network", lambda row: row.label, lambda row: row.label, is_number=False)
+_PARAMETERS: Column[Row] = Column(
+    "parameters", "parameters", lambda row: row.parameters, lambda row: f"{row.parameters:,}"
+)
+_ACCURACY: Column[Row] = Column(
+    "accuracy", "accuracy (%)", lambda row: row.score.mean, lambda row: _percent(row.score.mean)
+)
+_CLASS: Column[Row] = Column(
+    "size", "class", lambda row: row.size, lambda row: f"up to {row.size:,}" if row.size else ""
+)
+
+THIS_SET, NEW_IMAGES = "this test set", "new images"
+"""What a number speaks of."""
+
+RANKING: tuple[Column[Row], ...] = (
+    Column("rank", "rank", lambda row: row.rank, _rank, is_number=False),
     Column("network", "network", lambda row: row.name, lambda row: row.name, is_number=False),
     _PARAMETERS,
     _ACCURACY,
-    Column("interval", "95 % interval", lambda row: [row.score.low, row.score.high], _interval, is_number=False),
-    Column("std", "std", lambda row: row.score.std, lambda row: _percent(row.score.std)),
     Column("n", "seeds", lambda row: row.n, lambda row: str(row.n)),
+    Column(
+        "interval",
+        f"95 % interval, {THIS_SET}",
+        lambda row: [row.score.low, row.score.high],
+        _interval,
+        is_number=False,
+    ),
+    Column("lower_bound", f"at least, {THIS_SET}", lambda row: row.lower_bound, lambda row: _percent(row.lower_bound)),
+    Column(
+        "bound_on_new_images",
+        f"at least, {NEW_IMAGES}",
+        lambda row: row.bound_on_new_images,
+        lambda row: _percent(row.bound_on_new_images),
+    ),
     Column("targets", "targets", _met, _targets, is_number=False),
-    Column("certified", "certified", lambda row: row.is_certified, lambda row: "99.4 %" if row.is_certified else ""),
+    Column("certified", "certified", lambda row: bool(row.certified_at), _certified, is_number=False),
 )
 
-HONESTY = (
+HONESTY: tuple[Column[Row], ...] = (
     _LABEL,
     Column("last", "last epoch (%)", lambda row: row.score.mean, lambda row: _percent(row.score.mean)),
+    Column("std", "std", lambda row: row.score.std, lambda row: _percent(row.score.std)),
     Column("best", "best epoch (%)", lambda row: row.best, _epochs),
     Column("gap", "gap", lambda row: row.gap, lambda row: _percent(row.gap)),
     Column("trials", "trials", lambda row: row.trials, _trials),
@@ -138,63 +181,99 @@ HONESTY = (
     Column("imported", "imported", lambda row: row.imported, _imported),
 )
 
-PARTS = (
+PARTS: tuple[Column[Row], ...] = (
     _LABEL,
     _CLASS,
     Column("multiply_adds", "multiply-adds", lambda row: row.multiply_adds, lambda row: f"{row.multiply_adds:,}"),
     *map(_part, ("batch norm", "dropout", "fully connected", "global average pooling")),
 )
 
-CLASSES = (
-    _CLASS,
-    _LABEL,
-    _PARAMETERS,
-    _ACCURACY,
-    Column("lower_bound", "lower bound (%)", lambda row: row.lower_bound, lambda row: _percent(row.lower_bound)),
-    Column("n", "seeds", lambda row: row.n, _enough),
+
+def _of_leader(column: Column[Row]) -> Column[Leader]:
+    """Return a column about a leader's row."""
+    return Column(
+        column.key,
+        column.heading,
+        lambda leader: column.value(leader.row),
+        lambda leader: column.text(leader.row),
+        column.is_number,
+    )
+
+
+CLASSES: tuple[Column[Leader], ...] = (
+    *map(_of_leader, (_CLASS, _LABEL, _PARAMETERS, _ACCURACY)),
+    Column("bound", f"at least, {THIS_SET}", lambda leader: leader.bound, lambda leader: _percent(leader.bound)),
+    Column("rows", "best of", lambda leader: leader.rows, lambda leader: str(leader.rows)),
+    Column("n", "seeds", lambda leader: leader.row.n, _enough),
 )
 
 
 def tables(board: Board) -> list[Table]:
     """Return the board as tables: the ranking, who is better, what was picked and spent, what each is made of."""
     found = [_table("Ranking", _ranking_note(board), RANKING, board.rows)]
+    if board.asked:
+        found.append(asked_table(board.asked, board.dataset))
     if board.pairs:
-        found.append(pair_table(board.pairs))
+        found.append(leaders_table(board.pairs))
     found.append(
         _table(
             "Last epoch, best epoch, and what it took",
             f"The best epoch is {_PICKED}; the gap is what picking it would have added. Trials were spent by studies "
-            "on the settings of a row. Seconds are those of a run.",
+            "on the settings of a row. Std is that of the seeds' scores on this test set. Seconds are those of a run.",
             HONESTY,
             board.rows,
         )
     )
     found.append(_table("What each is made of", "", PARTS, board.rows))
-    if classes := best_of_sizes(board.rows):
+    if leaders := leaders_by_size(board.rows):
         note = (
-            "The lower bound is that of the mean over seeds, one-sided, with 95 % confidence: the number to beat. With "
-            f"fewer than {CERTIFIED} seeds it is provisional."
+            "The number to beat: the mean over seeds is at least this on this test set, with 95 % confidence, allowing "
+            "for its row being the best of the ranked rows of its class. Where its own seeds spread less than those of "
+            f"all rows do, their spread is taken. With fewer than {LOOKS[0]} seeds it is provisional."
         )
-        found.append(_table("The first of each class by size", note, CLASSES, [*classes.values()]))
+        found.append(_table("The first of each class by size", note, CLASSES, [*leaders.values()]))
     return found
 
 
-def pair_table(pairs: Sequence[Pair], most: int | None = None) -> Table:
-    """Return comparisons as a table, a row a pair, the first `most` of them."""
-    headings = ("network", "against", "difference", "95 % interval", "p (Holm)", "verdict", "to settle it")
+def asked_table(pair: Pair, dataset: str) -> Table:
+    """Return the pair that was asked for as a table, with the way to a p-value of its own."""
+    names = " ".join(shlex.quote(row.label) for row in (pair.a, pair.b))
+    pairs = "the one pair" if pair.among == 1 else f"all {pair.among:,} pairs"
+    note = (
+        f"{_COMPARED} The p-value and the verdict allow for {pairs} of ranked rows that could have been asked for. The "
+        "other way is a plan, written down before training, with new seeds and a p-value of its own: "
+        f"python -m harness compare {names} --seeds {LOOKS[0]} --dataset {dataset}"
+    )
+    return _pair_table("The pair asked for", note, [pair])
+
+
+def leaders_table(pairs: Sequence[Pair]) -> Table:
+    """Return the comparisons of the leaders as a table, a row a pair."""
+    note = (
+        f"{_COMPARED} The p-values, the verdicts, and about how many more seeds each would settle it, allow for "
+        f"{len(pairs)} pairs being compared: those of the first {LEADERS} ranked rows."
+    )
+    return _pair_table("Who is better", note, pairs)
+
+
+_COMPARED = (
+    "Differences in points of accuracy, on new images: other seeds and other images like these would give others. An "
+    "interval is that of its pair alone."
+)
+
+
+def _pair_table(title: str, note: str, pairs: Sequence[Pair]) -> Table:
+    headings = (
+        *("network", "against", "difference"),
+        *(f"95 % interval, {NEW_IMAGES}", "p (Holm)", "verdict", "to settle it"),
+    )
     rows, keys = [], []
-    for pair in pairs[:most]:
+    for pair in pairs:
         found, names = pair.comparison, (pair.a.label, pair.b.label)
         difference = f"{100 * found.difference:+.3f}"
         rows.append((*names, difference, _between(pair), _p_text(pair.p), pair.verdict, _more(pair)))
         keys.append((*names, found.difference, found.low, pair.p, pair.verdict, pair.more_seeds))
-    note = (
-        "Differences in points of accuracy, by a bootstrap over seeds and test images. An interval is that of its pair "
-        f"alone; the p-value, the verdict, and about how many more seeds each would settle it, allow for {len(pairs)} "
-        f"pairs being compared: those of the first {LEADERS} rows"
-        + (", and one that was asked for." if len(pairs) > math.comb(LEADERS, 2) else ".")
-    )
-    return Table("Who is better", note, headings, rows, keys)
+    return Table(title, note, headings, rows, keys)
 
 
 def _between(pair: Pair) -> str:
@@ -210,9 +289,12 @@ def _more(pair: Pair) -> str:
     if pair.verdict != "cannot tell yet":
         return ""
     if pair.mcnemar is not None:
-        return f"{PROVISIONAL} seeds each at least (as trained: McNemar p {_p_text(pair.mcnemar)})"
+        return (
+            f"{FEWEST} seeds each at least (of these two trained networks and no others: "
+            f"McNemar p {_p_text(pair.mcnemar)})"
+        )
     if pair.a.is_provisional or pair.b.is_provisional:
-        return f"{PROVISIONAL} seeds each at least"
+        return f"{FEWEST} seeds each at least"
     if pair.more_seeds is None:
         return "too small for this test set"
     return f"about {pair.more_seeds} more seed{'' if pair.more_seeds == 1 else 's'} each"
@@ -221,16 +303,22 @@ def _more(pair: Pair) -> str:
 def _ranking_note(board: Board) -> str:
     said = (
         f"Mean test accuracy on {board.dataset} after the last epoch, over seeds; protocol {BUDGET.protocol}: at most "
-        f"{BUDGET.parameters:,} parameters, at most {BUDGET.epochs} epochs. Fewer than {PROVISIONAL} seeds are "
-        "provisional and have no rank. The interval is that of the mean over seeds, on this test set."
+        f"{BUDGET.parameters:,} parameters, at most {BUDGET.epochs} epochs. Fewer than {FEWEST} seeds are "
+        "provisional and have no rank; a row of another number of epochs than its file's says so and comes after the "
+        f"others. Two questions: where the mean of all seeds lies on {THIS_SET} (the interval, and the first of the "
+        f"one-sided 95 % bounds), and on {NEW_IMAGES} like these (the second bound)."
     )
     if board.rows[0].is_benchmark:
-        bound = "the one-sided 95 % lower bound of the mean is at least 99.40 %"
-        return f"{said} Certified: {bound}, with {CERTIFIED} seeds or more."
+        first, second = LOOKS
+        return (
+            f"{said} Certified, on {THIS_SET}: the mean is at least 99.40 %, looked at twice and no more, with seeds 0 "
+            f"to {first - 1} and with seeds 0 to {second - 1}, each at a one-sided level of {LOOK_LEVEL:g}: of the "
+            "networks that do not hold it, 5 % at most are certified."
+        )
     return f"{said} {board.dataset} is not the benchmark: there is no accuracy to reach."
 
 
-def _table(title: str, note: str, columns: Sequence[Column], rows: Sequence[Row]) -> Table:
+def _table(title: str, note: str, columns: Sequence[Column[Item]], rows: Sequence[Item]) -> Table:
     return Table(
         title,
         note,
@@ -263,40 +351,46 @@ def left_out(board: Board) -> Iterator[str]:
 
 # --- for other programs ---------------------------------------------------------------------------------
 
-FACTS = tuple({column.key: column for column in (*RANKING, *HONESTY, *PARTS, *CLASSES)}.values())
+FACTS = tuple({column.key: column for column in (*RANKING, *HONESTY, *PARTS)}.values())
 
 
 def facts(board: Board) -> list[dict[str, Any]]:
     """Return every fact about every row, by key; accuracies as fractions of 1."""
     return [
-        {"id": row.id, "seeds": row.seeds, **{column.key: column.value(row) for column in FACTS}} for row in board.rows
+        {"id": row.id, "seeds": row.seeds, "looks": row.looks, **{column.key: column.value(row) for column in FACTS}}
+        for row in board.rows
     ]
 
 
 def to_json(board: Board) -> str:
     """Return rows, comparisons and what is left out as JSON."""
-    pairs = [
-        {
-            "network": pair.a.label,
-            "against": pair.b.label,
-            "difference": pair.comparison.difference,
-            "interval": [pair.comparison.low, pair.comparison.high],
-            "p_holm": pair.p,
-            "verdict": pair.verdict,
-            "more_seeds": pair.more_seeds,
-            "mcnemar": pair.mcnemar,
-        }
-        for pair in board.pairs
-    ]
     dropped = [{"run": entry.run_id, "reason": entry.reason} for entry in board.left_out]
     whole = {
         "dataset": board.dataset,
         "protocol": BUDGET.protocol,
         "rows": facts(board),
-        "pairs": pairs,
+        "classes": [
+            {column.key: column.value(leader) for column in CLASSES} for leader in leaders_by_size(board.rows).values()
+        ],
+        "asked": board.asked and _pair(board.asked),
+        "pairs": [*map(_pair, board.pairs)],
         "left_out": dropped,
     }
     return json.dumps(whole, indent=1)
+
+
+def _pair(pair: Pair) -> dict[str, Any]:
+    return {
+        "network": pair.a.label,
+        "against": pair.b.label,
+        "difference": pair.comparison.difference,
+        "interval": [pair.comparison.low, pair.comparison.high],
+        "p_holm": pair.p,
+        "among": pair.among,
+        "verdict": pair.verdict,
+        "more_seeds": pair.more_seeds,
+        "mcnemar": pair.mcnemar,
+    }
 
 
 def to_csv(board: Board) -> str:
@@ -378,12 +472,13 @@ def _pictures(board: Board) -> Iterator[Picture]:
     front = [row.label for row in pareto(rows)]
     yield _picture(
         "Size against error",
-        f"Parameters against test error. On the Pareto front: {', '.join(front) or 'nobody, as no row has a rank'}.",
+        f"Parameters against test error, with the 95 % interval of the mean on {THIS_SET}. On the Pareto front: "
+        f"{', '.join(front) or 'no row, as none has a rank'}.",
         plots.sizes_and_errors(names, [row.parameters for row in rows], scores, front, target),
     )
     yield _picture(
         "Means and intervals",
-        "Mean accuracy over seeds with its 95 % interval. "
+        f"Mean accuracy over seeds with its 95 % interval on {THIS_SET}. "
         + "; ".join(
             f"{row.label}: {_percent(row.score.mean)} % ({'provisional' if row.is_provisional else _interval(row)})"
             for row in rows

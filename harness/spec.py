@@ -84,7 +84,7 @@ class Recipe:
     weight_decay: float = _setting(0.0, "L2 (SGD) or decoupled (AdamW) decay, never on norms and biases", low=0, high=1)
     schedule: str = _setting(
         "constant",
-        "shape of the learning rate after warm-up",
+        "shape of the learning rate after warm-up; one-cycle leaves momentum alone",
         choices=("constant", "step", "one-cycle", "cosine", "linear"),
     )
     warmup_epochs: float = _setting(
@@ -96,8 +96,10 @@ class Recipe:
     ema: float = _setting(
         0.0, "decay per step of the averaged network that is then scored; 0 is off", low=0, high=0.99999
     )
-    rotation: float = _setting(0.0, "rotation, uniform in +- this", unit="degrees", low=0, high=180)
-    translate: float = _setting(0.0, "shift, uniform in +- this", unit="half widths", low=0, high=1)
+    rotation: float = _setting(0.0, "rotation, uniform in +- this, bilinear", unit="degrees", low=0, high=180)
+    translate: float = _setting(
+        0.0, "shift, uniform in +- this; torchvision counts whole widths", unit="half widths", low=0, high=1
+    )
     scale: float = _setting(0.0, "relative change of size, uniform in +- this", low=0, high=0.9)
     shear: float = _setting(0.0, "horizontal shear, uniform in +- this", unit="tangent", low=0, high=1)
     zoom_p: float = _setting(0.0, "probability of a centre crop resized to full size", low=0, high=1)

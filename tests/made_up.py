@@ -124,7 +124,7 @@ def finished(
         **(started or {}),
     }
     journal.append("started", **made_started)
-    curve = [accuracy - 0.002, min(accuracy + 0.0005, 1.0), accuracy][: full["epochs"]]
+    curve = [accuracy - 0.002, min(accuracy + 0.0005, 1.0), accuracy][-full["epochs"] :]
     for number, value in enumerate(curve, 1):
         journal.append(
             "epoch", number=number, lr=0.05, train_loss=0.1 + seed / 1_000, train_accuracy=0.99, seconds=1.0,

@@ -76,6 +76,16 @@ def test_what_is_whole_is_counted(workplace: Path) -> None:
     assert [finding.said for finding in about("journal")] == ["1 finished"]
 
 
+def test_a_damaged_plan_is_named_and_moved_away(workplace: Path) -> None:
+    folder = workplace / "mlruns" / "plans"
+    folder.mkdir()
+    (folder / "0123.json").write_text("{}")
+    assert ("plan", DataError.exit_code) in wrong()
+    assert doctor("--yes") == 0
+    assert not [*folder.iterdir()]
+    assert [file.read_text() for file in (workplace / "mlruns" / "damaged").iterdir()] == ["{}"]
+
+
 def test_a_damaged_data_file_is_named_and_moved_away(no_mnist: Path, workplace: Path) -> None:
     file = no_mnist / "MNIST" / "raw" / next(iter(data.IDX_DATASETS["mnist"].sha256))
     file.parent.mkdir(parents=True)

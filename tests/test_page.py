@@ -92,8 +92,25 @@ def test_a_failed_runs_page_gives_the_reason_and_no_score() -> None:
 
 def test_one_seed_has_no_spread() -> None:
     assert page.spread(summarise([0.994])) == "mean test accuracy after the last epoch 99.400 %, n = 1"
-    assert "interval of the mean 81.29 to 100.00 %" in page.spread(summarise([0.93, 0.95]))
-    assert "95 % interval of the mean" in page.spread(summarise([0.994, 0.995]))
+    assert "95 % interval of the mean on this test set 81.29 to 100.00 %" in page.spread(summarise([0.93, 0.95]))
+    assert "all of one score: that tells no interval" in page.spread(summarise([0.994, 0.994]))
+
+
+CONFIRMED = {"n": 5.0, "winner": 0.995, "default": 0.994, "difference": 0.001, "low95": -0.0001, "high95": 0.0021}
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"p": 0.0}, "on new images, p 0.000: better"),
+        ({"p": 0.07}, "on new images, p 0.070: cannot tell yet"),
+        ({"p": 0.0, "n": 2.0}, "cannot tell yet"),
+        ({"p": 0.0, "difference": -0.001}, "worse"),
+        ({}, "on this test set, by the spread of the seeds' differences alone"),  # as studies kept it before
+    ],
+)
+def test_a_confirmation_has_the_boards_verdict(more: dict[str, float], said: str) -> None:
+    assert page.confirmation_line({**CONFIRMED, **more}).endswith(said)
 
 
 def test_a_sweeps_page_names_every_rate_its_state_and_the_fastest() -> None:

@@ -8,15 +8,17 @@ import io
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from made_up import LABELS, answers_with, finished, wrong_at_random
 
-from harness import cli, report
+from harness import exchange, report
 from harness.journal import all_journals
-from harness.leaderboard import Board, rank
+from harness.leaderboard import Board, compare_asked, leaders_by_size, rank
+from harness.statistics import lower_bound
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -83,7 +85,7 @@ def markdown_tables(text: str) -> list[list[list[str]]]:
     found: list[list[list[str]]] = [[]]
     for line in text.splitlines():
         if line.startswith("|"):
-            if not line.startswith("| --"):
+            if set(line) - set("|:- "):
                 found[-1].append([cell.strip() for cell in line.strip("|").split("|")])
         elif found[-1]:
             found.append([])
@@ -105,12 +107,60 @@ class TestForms:
             "network": "good",
             "parameters": "2,000",
             "accuracy (%)": "99.440",
-            "95 % interval": f"{100 * (good.score.low or 0):.2f} to {100 * (good.score.high or 0):.2f}",
-            "std": "0.052",
             "seeds": "4",
+            "95 % interval, this test set": f"{100 * (good.score.low or 0):.2f} to {100 * (good.score.high or 0):.2f}",
+            "at least, this test set": f"{100 * (good.lower_bound or 0):.3f}",
+            "at least, new images": f"{100 * (good.bound_on_new_images or 0):.3f}",
             "targets": "all 3 met",
             "certified": "",
         }
+
+    def test_every_table_with_a_statistic_says_of_what_it_speaks(self, board: Board) -> None:
+        asked = compare_asked(board.rows, board.rows[0], board.rows[2])
+        for table in report.tables(replace(board, asked=asked)):
+            tells = [heading for heading in table.headings if any(word in heading for word in ("interval", "least"))]
+            assert all(heading.endswith((report.THIS_SET, report.NEW_IMAGES)) for heading in tells)
+            assert not any("p (" in heading for heading in table.headings) or report.NEW_IMAGES in table.note
+
+    def test_the_pair_asked_for_stands_in_every_form_with_the_other_way(self, board: Board) -> None:
+        asked = replace(board, asked=compare_asked(board.rows, board.rows[0], board.rows[2]))
+        said = "python -m harness compare good bad --seeds 10 --dataset mnist"
+        assert said in report.to_markdown(asked)
+        assert said in report.to_html(asked)
+        assert "all 3 pairs of ranked rows" in report.to_markdown(asked)
+        assert json.loads(report.to_json(asked))["asked"]["among"] == 3
+        assert json.loads(report.to_json(board))["asked"] is None
+
+    def test_two_single_runs_are_told_of_these_two_trained_networks_alone(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        finished("good", 0, answers=answers_with(LABELS < 0))
+        finished("bad", 0, 60)
+        found = rank(all_journals())
+        (row,) = report.asked_table(compare_asked(found.rows, *found.rows), "mnist").rows
+        assert row[-2] == "cannot tell yet"
+        assert "of these two trained networks and no others: McNemar p below 0.001" in row[-1]
+
+    def test_a_certificate_that_fails_at_twenty_seeds_says_both(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        for seed in range(20):
+            finished("net", seed, 50 if seed < 10 else 75)
+        found = rank(all_journals())
+        (row,) = report.tables(found)[0].rows
+        assert row[-1] == f"99.4 % at 10 seeds, not at 20 ({100 * found.rows[0].looks[20]:.3f})"
+
+    def test_a_row_of_other_epochs_and_one_of_equal_scores_say_so(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        for seed in range(3):
+            finished("net", seed, 50, recipe={"epochs": 1})
+        (row,) = report.tables(rank(all_journals()))[0].rows
+        assert row[0] == "1, 1 of 3 epochs"
+        assert row[5] == "equal scores"
 
     def test_csv_and_json_hold_every_fact_of_every_row(self, board: Board) -> None:
         rows = list(csv.DictReader(io.StringIO(report.to_csv(board))))
@@ -141,13 +191,64 @@ class TestForms:
         assert r"&lt;b>\|x" in report.to_markdown(odd)
 
 
-def test_the_committed_board_is_what_the_committed_runs_give(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    here = Path(__file__).parent
+HERE = Path(__file__).parent
+
+
+@pytest.fixture
+def committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Board:
+    """Return the board of the committed runs."""
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["leaderboard", "--import", str(here / "data" / "reference_runs.zip"), "--markdown"]) == 0
-    assert capsys.readouterr().out == (here.parent / "LEADERBOARD.md").read_text(encoding="utf-8")
+    assert not any(arrival.refused for arrival in exchange.take_in(HERE / "data" / "reference_runs.zip"))
+    return rank(all_journals())
+
+
+def test_the_committed_board_is_what_the_committed_runs_give(committed: Board) -> None:
+    assert report.to_markdown(committed) == (HERE.parent / "LEADERBOARD.md").read_text(encoding="utf-8")
+
+
+class TestReadme:
+    """What it says of recorded runs is what they give."""
+
+    TABLES = markdown_tables((HERE.parent / "README.md").read_text(encoding="utf-8"))
+
+    def table(self, first: str) -> list[dict[str, str]]:
+        (found,) = (table for table in self.TABLES if table[0][0] == first)
+        return [dict(zip(found[0], row, strict=True)) for row in found[1:]]
+
+    def test_the_five_reference_networks(self, committed: Board) -> None:
+        rows = self.table("network")
+        assert len(rows) == 5
+        for said in rows:
+            row = committed.find(said["network"].strip("`"))
+            assert row.score.low is not None
+            assert row.score.high is not None
+            assert said["parameters"] == f"{row.parameters:,}"
+            assert said["seeds"] == str(row.n)
+            assert said["score: last epoch"] == f"{100 * row.mean:.3f} %"
+            assert said["95 % interval, this test set"] == f"{100 * row.score.low:.2f} to {100 * row.score.high:.2f}"
+            assert said["best epoch (never ranks)"] == f"{100 * row.best:.3f} %"
+
+    def test_the_leaders_by_size(self, committed: Board) -> None:
+        leaders = leaders_by_size(committed.rows)
+        rows = self.table("up to")
+        assert [int(said["up to"].replace(",", "")) for said in rows] == [*leaders]
+        for said, leader in zip(rows, leaders.values(), strict=True):
+            assert said["parameters"] == f"{leader.row.parameters:,}"
+            assert said["seeds"] == str(leader.row.n)
+            assert said["score: last epoch"] == f"{100 * leader.row.mean:.3f} %"
+            assert said["at least, this test set"] == f"{100 * leader.bound:.3f} %"
+            assert said["best of"] == str(leader.rows)
+
+    def test_what_is_said_of_the_flagship_and_of_the_best_epoch(self, committed: Board) -> None:
+        text = " ".join((HERE.parent / "README.md").read_text(encoding="utf-8").split())
+        row = committed.find("s6_gap")
+        in_bfloat16 = [run.outcome["accuracy"] for run in row.runs if run.record.arithmetic.precision == "bfloat16"]
+        for value in (row.mean, row.lower_bound, lower_bound(in_bfloat16), row.looks[10], row.bound_on_new_images):
+            assert value is not None
+            assert f"{100 * value:.3f}" in text
+        runs = [run for each in committed.rows for run in each.runs]
+        gap = np.mean([run.outcome["best_accuracy"] - run.outcome["accuracy"] for run in runs])
+        assert f"worth {100 * gap:.2f} points on average ({len(runs)} recorded runs" in text
 
 
 class TestPage:

@@ -24,10 +24,11 @@ from conftest import is_alive
 from mlflow import MlflowClient
 from pebble import ProcessExpired
 
-from harness import cli, data, experiment, plugins, tracking, training, tuning, workers
+from harness import cli, data, experiment, leaderboard, plugins, tracking, training, tuning, workers
 from harness.cli import tune as tune_command
 from harness.errors import CrashedError, DataError, UsageError
 from harness.experiment import Attempt
+from harness.journal import all_journals
 from harness.spec import BUDGET, Epoch, Job, Knob, StudyRecord, Trial
 from harness.tuning import Search, tune
 
@@ -692,9 +693,13 @@ class TestCommand:
     ) -> None:
         assert run("--trials", "5", "--confirm", "2") == 0
         printed = capsys.readouterr().out
-        assert "paired difference" in printed
+        assert "on new images, p " in printed
         record = next(iter(tuning.records()))
         assert record.confirmation["n"] == 2
+        found = leaderboard.rank(all_journals(), "digits")
+        by_mean = sorted(found.rows, key=lambda row: row.mean != pytest.approx(record.confirmation["winner"]))
+        (pair,) = leaderboard.compare_all([(by_mean[0], by_mean[1])])
+        assert record.confirmation["p"] == pytest.approx(pair.comparison.p)
         assert record.confirmation["difference"] == pytest.approx(
             record.confirmation["winner"] - record.confirmation["default"]
         )

@@ -25,6 +25,7 @@ COMMANDS = {
     "list": "show datasets, architectures and recipe fields",
     "tune": "search dropout, learning rate, widths and other settings",
     "leaderboard": "rank finished runs, say who is better and how sure that is",
+    "compare": "compare two networks by a plan that is written down first, with new seeds",
     "backprop": "sweep the learning rate of a 2-2-2 network trained by hand-derived gradients",
     "speed": "time training beside a plain PyTorch loop and beside what the machine can do",
     "ui": "open the MLflow UI on the recorded runs",
@@ -32,7 +33,7 @@ COMMANDS = {
     "doctor": "report the state of data, runs, studies, MLflow and device, and mend what can be mended",
 }
 
-PLUG_IN_COMMANDS = ("run", "check", "tune", "speed", "sync")
+PLUG_IN_COMMANDS = ("run", "check", "tune", "compare", "speed", "sync")
 """These run the code of plug-ins, and do so in a process of their own."""
 
 

@@ -68,16 +68,15 @@ def _main(args: argparse.Namespace) -> int:
     if args.compare and args.csv:
         raise UsageError("--compare has no CSV form.", mend="Use --json.")
     code = show.arrivals(exchange.take_in(args.arriving), str(args.arriving)) if args.arriving else 0
-    thorough = bool(args.compare or args.html or args.export)
     try:
-        board = leaderboard.rank(all_journals(), args.dataset, [*_studies()], thorough)
+        board = leaderboard.rank(all_journals(), args.dataset, [*_studies()])
     except UsageError as error:
         if not code:
             raise
         report_error(error)
         return code
     if args.compare:
-        board = replace(board, pairs=tuple(_compared(board, *args.compare)))
+        board = replace(board, asked=_compared(board, *args.compare))
     if args.export:
         runs = [(run.journal, row.trials) for row in board.rows for run in row.runs]
         print(f"{exchange.export(runs, args.export)} runs written to {args.export}", file=sys.stderr)
@@ -86,8 +85,8 @@ def _main(args: argparse.Namespace) -> int:
     elif args.markdown or args.csv or args.json:
         form = report.to_markdown if args.markdown else report.to_csv if args.csv else report.to_json
         print(form(board).rstrip("\n"))
-    elif args.compare:
-        _print(report.pair_table(board.pairs, most=1))
+    elif board.asked:
+        _print(report.asked_table(board.asked, board.dataset))
     elif not args.export:
         _show(board)
     return code
@@ -100,11 +99,11 @@ def _studies() -> Iterator[StudyRecord]:
         print(f"trials are not counted: {error.wrong}", file=sys.stderr)
 
 
-def _compared(board: Board, first: str, second: str) -> list[Pair]:
+def _compared(board: Board, first: str, second: str) -> Pair:
     a, b = board.find(first), board.find(second)
     if a is b:
         raise UsageError(f"Both names mean {a.name}.", mend="Name two rows.")
-    return leaderboard.compare_leaders(board.rows, (a, b))
+    return leaderboard.compare_asked(board.rows, a, b)
 
 
 def _show(board: Board) -> None:

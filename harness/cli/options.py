@@ -67,6 +67,27 @@ def add_patience(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_jobs(parser: argparse.ArgumentParser) -> None:
+    """Add ``--jobs``, of seeds."""
+    parser.add_argument("--jobs", type=int, default=1, metavar="K", help="seeds to train at once on a GPU (default: 1)")
+
+
+def refuse_jobs(count: int, device: str) -> None:
+    """Refuse a number of seeds that cannot be trained at once on `device`.
+
+    Raises:
+        UsageError: it is none, or more than one on a CPU.
+    """
+    if count < 1:
+        raise UsageError(f"--jobs {count} is out of range.", legal="Legal: 1 or more.")
+    if count > 1 and device == "cpu":
+        raise UsageError(
+            f"--jobs {count} is not possible here.",
+            legal="Seeds train at once on a GPU; on a CPU one run uses all threads, and two would gain little.",
+            mend="Leave --jobs out.",
+        )
+
+
 def add_cluster(parser: argparse.ArgumentParser) -> None:
     """Add ``--cluster`` and ``--gpu-share``."""
     parser.add_argument(

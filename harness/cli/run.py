@@ -1,7 +1,7 @@
 """Train architectures under the budget, on every training image, and score them after the last epoch.
 
 Everything is recorded: first in mlruns/journal/, and from there in MLflow (`python -m harness ui`).
-Several seeds become children of one MLflow run with their mean, spread and 95 % interval.
+Several seeds become children of one MLflow run with their mean, spread and 95 % interval on this test set.
 The same command again shows what is finished and goes on with what was interrupted, bit for bit.
 """
 
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_device(parser)
     options.add_cluster(parser)
     options.add_patience(parser)
-    parser.add_argument("--jobs", type=int, default=1, metavar="K", help="seeds to train at once on a GPU (default: 1)")
+    options.add_jobs(parser)
     parser.add_argument(
         "--plain",
         action="store_true",
@@ -58,14 +58,7 @@ def main(args: argparse.Namespace) -> int:
     if options.uses_cluster(args):
         return _on_cluster(args, given)
     device = live.choose_device(args.device)
-    if args.jobs < 1:
-        raise UsageError(f"--jobs {args.jobs} is out of range.", legal="Legal: 1 or more.")
-    if args.jobs > 1 and device == "cpu":
-        raise UsageError(
-            f"--jobs {args.jobs} is not possible here.",
-            legal="Seeds train at once on a GPU; on a CPU one run uses all threads, and two would gain little.",
-            mend="Leave --jobs out.",
-        )
+    options.refuse_jobs(args.jobs, device)
     name = live.choose_dataset(args.dataset)
     data.load(name)  # refused before anything is built, if it must be
     if args.profile and args.jobs > 1:

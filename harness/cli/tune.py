@@ -16,12 +16,13 @@ from pathlib import Path
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from harness import data, experiment, page, plugins, tuning
+from harness import data, experiment, leaderboard, page, plugins, tuning
 from harness.cli import live, options, show
 from harness.errors import UsageError, did_you_mean
+from harness.journal import all_journals
 from harness.plugins import PRUNERS, SAMPLERS
 from harness.spec import Epoch, StudyRecord, Trial
-from harness.statistics import luck, summarise
+from harness.statistics import compare, luck
 from harness.tracking import Tracker
 from harness.tuning import BATCH, Search
 from harness.workers import News, Processes, Workers
@@ -295,7 +296,7 @@ def _conclude(search: Search, record: StudyRecord, here: str) -> None:
         f"above their mean by luck alone ({images:,} images); confirm it on the test set"
         f"{own_epochs}:\n"
         f"  python -m harness run {_command(search, best)} --seeds 5\n"
-        f"or, beside the default recipe and with the paired difference: the same tune command with --confirm 5{here}\n"
+        f"or, beside the default recipe and with a verdict: the same tune command with --confirm 5{here}\n"
         f"look at it: python -m harness ui, experiment tune/{search.dataset.name}/{search.study.name}"
     )
 
@@ -305,28 +306,28 @@ def _command(search: Search, best: Trial) -> str:
 
 
 def _confirm(search: Search, record: StudyRecord, seeds: int, tracker: Tracker) -> None:
-    """Train winner and default recipe on all training images with the same seeds, and compare them."""
+    """Train winner and default recipe with the same seeds on all training images; compare them as the board does."""
     best = tuning.winner(record.trials)
     if best is None:
         show.console.print("Nothing to confirm.")
         return
     whole = data.load(search.dataset.name)
     architecture = search.study.architecture
-    scores: list[list[float]] = []
+    right = []
     for settings in (best.settings, {}):
         knobs, recipe = plugins.settle(architecture, settings)
-        scores.append(
-            live.train_all(experiment.jobs(architecture, knobs, recipe, whole, range(seeds), search.device), tracker)
-        )
-    winner, default = scores
-    difference = summarise([ours - theirs for ours, theirs in zip(winner, default, strict=True)])
+        jobs = experiment.jobs(architecture, knobs, recipe, whole, range(seeds), search.device)
+        live.train_all(jobs, tracker)
+        right.append(leaderboard.answers(all_journals(), jobs))
+    winner, default = right
+    compared = compare(winner, default)
     found = {
         "n": float(seeds),
-        "winner": summarise(winner).mean,
-        "default": summarise(default).mean,
-        "difference": difference.mean,
+        "winner": float(winner.mean()),
+        "default": float(default.mean()),
+        "difference": compared.difference,
     }
-    if difference.low is not None and difference.high is not None:
-        found |= {"low95": difference.low, "high95": difference.high}
+    if compared.low is not None and compared.high is not None and compared.p is not None:
+        found |= {"low95": compared.low, "high95": compared.high, "p": compared.p}
     tracker.notice(tuning.confirm(search, found))
     show.console.print(f"\n{page.confirmation_line(found)}", style="bold")

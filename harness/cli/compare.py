@@ -1,0 +1,117 @@
+"""Compare two networks by a plan that is written down before either is trained for it.
+
+A and B are architecture files, or rows of the board by name, id or rank. Both are trained from the same number of
+seeds that neither was ever trained from, and compared once, on new images. Plan before both have been scored: of a
+pair that was picked for how it looks, the luck with the images stays, and the p-value has to allow for that. The same
+command goes on where it stopped, and shows a comparison that is finished again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from harness import data, experiment, leaderboard, page, plans, plugins
+from harness.cli import live, options, show
+from harness.errors import UsageError
+from harness.journal import all_journals
+from harness.spec import RECIPE_FIELDS, Architecture, Job, Knob, Recipe
+from harness.statistics import FEWEST, LOOKS, compare
+from harness.tracking import Tracker
+
+MOST_SEEDS = 1_000
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("a", metavar="A", help="architecture file, or a row of the board by name, id or rank")
+    parser.add_argument("b", metavar="B", help="what it is compared with")
+    parser.add_argument(
+        "--seeds", type=int, default=LOOKS[0], metavar="N", help=f"new seeds for each of the two (default: {LOOKS[0]})"
+    )
+    options.add_dataset(parser)
+    options.add_device(parser)
+    options.add_jobs(parser)
+    options.add_patience(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    if not FEWEST <= args.seeds <= MOST_SEEDS:
+        raise UsageError(
+            f"--seeds {args.seeds} is out of range.",
+            legal=f"Legal: {FEWEST} to {MOST_SEEDS:,}; fewer seeds than {FEWEST} give no verdict.",
+        )
+    device = live.choose_device(args.device)
+    options.refuse_jobs(args.jobs, device)
+    dataset = data.load(live.choose_dataset(args.dataset))
+    networks = [_network(name, dataset, device) for name in (args.a, args.b)]
+    if len({leaderboard.identity(asdict(job)) for _, job in networks}) == 1:
+        raise UsageError("Both are the same network with the same settings.", mend="Name two.")
+    return live.recorded(lambda tracker: _compare(networks, args.seeds, args.jobs, tracker))
+
+
+settle = live.settle
+
+
+def _network(name: str, dataset: data.Dataset, device: str) -> tuple[str, Job]:
+    """Return what to call the network that a user named, and a job of it, whose seed is to be chosen."""
+    label, architecture, knobs, recipe = _file(name) if name.endswith(".py") else _row(name, dataset.name)
+    return label, experiment.jobs(architecture, knobs, recipe, dataset, range(1), device)[0]
+
+
+_Network = tuple[str, Architecture, dict[str, Knob], Recipe]
+
+
+def _file(path: str) -> _Network:
+    architecture = plugins.load(path)
+    return architecture.name, architecture, *plugins.settle(architecture, {})
+
+
+def _row(name: str, dataset: str) -> _Network:
+    row = leaderboard.rank(all_journals(), dataset).find(name)
+    job = row.first.job
+    architecture = plugins.load(job["path"]) if Path(job["path"]).is_file() else None
+    if architecture is None or architecture.sha256 != job["sha256"]:
+        raise UsageError(
+            f"The file of {row.name} is not in {job['path']} as it was trained.",
+            legal="What a run holds that came from elsewhere is never executed.",
+            mend="Bring that file back; leaderboard --html shows it whole.",
+        )
+    recipe = {name: job["recipe"][name] for name in RECIPE_FIELDS}
+    return row.label, architecture, *plugins.settle(architecture, {**job["knobs"], **recipe})
+
+
+def _compare(networks: Sequence[tuple[str, Job]], seeds: int, at_once: int, tracker: Tracker) -> None:
+    live.settle_left_overs(tracker)
+    (first, a), (second, b) = networks
+    plan = plans.write_down(a, b, seeds, all_journals())
+    written = time.strftime("%Y-%m-%d %H:%M", time.localtime(plan.written / 1000))
+    show.console.rule(f"{first} against {second}", align="left")
+    show.console.print(
+        f"plan {plan.id}, written down {written}: seeds {plan.first} to {plan.seeds[-1]} of each on {a.dataset}, from "
+        "which neither was trained before, then one comparison on new images"
+    )
+    right = []
+    for _, job in networks:
+        jobs = [replace(job, seed=seed) for seed in plan.seeds]
+        live.train_all(jobs, tracker, at_once)
+        right.append(leaderboard.answers(all_journals(), jobs))
+    found = compare(right[0], right[1])
+    assert found.low is not None
+    assert found.high is not None
+    assert found.p is not None
+    means = [(name, float(part.mean())) for (name, _), part in zip(networks, right, strict=True)]
+    p = min(found.p * plan.plans * plan.among, 1.0)
+    said = page.comparison_line(means, seeds, found.difference, (found.low, found.high), p)
+    show.console.print(f"\n{said}", style="bold")
+    if plan.plans * plan.among > 1:
+        show.console.print(f"by itself its p would be {found.p:.3f}; it allows for:")
+    if plan.plans > 1:
+        show.console.print(f"  {plan.plans} plans of these two")
+    if plan.among > 1:
+        show.console.print(
+            f"  {plan.among} pairs that this one may have been picked from for its luck with the same images, as both "
+            "had been scored before; planned before one of them is, a pair stands alone"
+        )

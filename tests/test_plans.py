@@ -1,0 +1,141 @@
+"""A comparison is planned before it is trained: with seeds nobody has seen, and a p-value that allows for what was."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import TINY
+from made_up import finished, source_of
+
+from harness import cli, data, experiment, leaderboard, plans, plugins
+from harness.errors import DataError
+from harness.journal import all_journals
+from harness.spec import Job
+from harness.statistics import compare
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def job(name: str) -> Job:
+    """Return a job of the made-up network of this name, on images that are not needed to plan."""
+    recorded = finished(name, seed=1_000)
+    record = recorded.read()
+    assert record
+    (recorded.folder / "events.jsonl").unlink()
+    architecture = plugins.from_source(source_of(name), record.job["path"])
+    knobs, recipe = plugins.settle(architecture, {})
+    made = experiment.jobs(architecture, knobs, recipe, data.load("digits"), range(1), "cpu")[0]
+    return replace(made, dataset="mnist", dataset_digest=record.job["dataset_digest"])
+
+
+def written() -> Iterator[dict[str, object]]:
+    for file in Path("mlruns/plans").iterdir():
+        yield json.loads(file.read_text())
+
+
+class TestPlan:
+    def test_it_takes_seeds_that_neither_was_ever_trained_from(self) -> None:
+        finished("a", 4)
+        finished("b", 11, end="interrupted")
+        finished("c", 80)
+        plan = plans.write_down(job("a"), job("b"), 5, all_journals())
+        assert plan.seeds == range(12, 17)
+
+    def test_two_that_nobody_has_trained_begin_at_the_first_seed(self) -> None:
+        assert plans.write_down(job("a"), job("b"), 10, all_journals()).seeds == range(10)
+
+    def test_the_same_plan_is_written_once_whoever_is_named_first(self) -> None:
+        first = plans.write_down(job("a"), job("b"), 5, all_journals())
+        (before,) = written()
+        finished("a", 3)
+        assert plans.write_down(job("b"), job("a"), 5, all_journals()) == first
+        assert [*written()] == [before]
+
+    def test_a_second_plan_takes_other_seeds_and_both_are_counted(self) -> None:
+        a, b = job("a"), job("b")
+        first = plans.write_down(a, b, 5, all_journals())
+        second = plans.write_down(a, b, 6, all_journals())
+        assert set(first.seeds).isdisjoint(second.seeds)
+        assert plans.write_down(a, b, 5, all_journals()).plans == second.plans == 2
+        assert first.plans == 1
+
+    def test_a_pair_of_which_both_were_scored_may_have_been_picked_from_all_that_were(self) -> None:
+        for name in ("a", "b", "c", "d"):
+            finished(name, 0)
+        assert plans.write_down(job("a"), job("b"), 5, all_journals()).among == 6
+        assert plans.write_down(job("a"), job("new"), 5, all_journals()).among == 1
+
+    def test_what_is_scored_later_changes_no_plan(self) -> None:
+        a, b = job("a"), job("b")
+        before = plans.write_down(a, b, 5, all_journals())
+        for seed in before.seeds:
+            finished("a", seed)
+            finished("b", seed)
+        assert plans.write_down(a, b, 5, all_journals()) == before
+
+    @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"first": 1}', "\x00"])
+    def test_a_plan_that_is_damaged_is_named_and_not_made_anew(self, text: str) -> None:
+        a, b = job("a"), job("b")
+        plans.write_down(a, b, 5, all_journals())
+        (file,) = Path("mlruns/plans").iterdir()
+        file.write_text(text)
+        with pytest.raises(DataError, match="is damaged") as raised:
+            plans.write_down(a, b, 5, all_journals())
+        assert str(file.absolute()) in raised.value.wrong
+
+
+@pytest.mark.slow
+class TestCommand:
+    @pytest.fixture(autouse=True)
+    def two_files(self, empty_folder: Path) -> None:
+        Path("a.py").write_text(TINY)
+        Path("b.py").write_text(TINY.replace("dropout: float = 0.0", "dropout: float = 0.3") + "\n# another file\n")
+
+    def compare(self, *arguments: str) -> int:
+        return cli.main(["compare", *arguments, "--dataset", "digits", "--seeds", "3"])
+
+    def test_it_plans_trains_and_compares_as_the_board_does(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert self.compare("a.py", "b.py") == 0
+        printed = capsys.readouterr().out
+        found = leaderboard.rank(all_journals(), "digits")
+        first, second = (found.find(name) for name in ("a", "b"))
+        p = compare(first.correct, second.correct).p
+        assert p is not None
+        assert f"n = 3 seeds each: difference {100 * (first.mean - second.mean):+.3f} points" in printed
+        assert f"on new images, p {p:.3f}" in printed
+        (plan,) = written()
+        times = [journal.read().started["time"] for journal in all_journals()]  # type: ignore[union-attr]
+        assert all(int(str(plan["written"])) <= time for time in times)
+
+    def test_again_it_trains_nothing_and_says_the_same(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert self.compare("a.py", "b.py") == 0
+        once = capsys.readouterr().out.splitlines()[-1]
+        count = len(all_journals())
+        assert self.compare("a", "b.py") == 0  # by its name on the board
+        assert capsys.readouterr().out.splitlines()[-1] == once
+        assert len(all_journals()) == count
+
+    def test_one_network_is_no_pair(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert self.compare("a.py", "a.py") == 2
+        assert "same network" in capsys.readouterr().err
+
+    def test_a_row_whose_file_has_changed_is_not_trained_from_its_record(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert cli.main(["run", "a.py", "--dataset", "digits"]) == 0
+        Path("a.py").write_text(Path("a.py").read_text() + "\n# changed\n")
+        assert self.compare("a", "b.py") == 2
+        assert "as it was trained" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("count", ["2", "1001"])
+    def test_seeds_out_of_range_are_refused(self, count: str, capsys: pytest.CaptureFixture[str]) -> None:
+        assert cli.main(["compare", "a.py", "b.py", "--seeds", count]) == 2
+        assert "--seeds" in capsys.readouterr().err
