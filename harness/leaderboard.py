@@ -113,7 +113,7 @@ class Row:
         changed: knobs and recipe fields that are not the file's own.
         full_epochs: the file's own number of epochs.
         label: the architecture, and where that says too little the first digits of the id: ``s6_gap 5f3a``.
-        rank: 1 for the highest mean of those of full epochs; equal means share it; None while provisional.
+        rank: 1 for the highest mean; equal means share it; None while provisional, or of other epochs than the file's.
         trials: how many trials of studies came before its settings were found; 0 for the file's own, None if unknown.
     """
 
@@ -181,7 +181,7 @@ class Row:
 
     @property
     def is_full(self) -> bool:
-        """Whether that is the file's own number; other rows come after those of which it is."""
+        """Whether that is the file's own number: another row has no rank."""
         return self.epochs == self.full_epochs
 
     @cached_property
@@ -322,12 +322,6 @@ class Pair:
     verdict: Verdict
     mcnemar: float | None
 
-    @property
-    def more_seeds(self) -> int | None:
-        """How many more seeds each would about settle it; None if that cannot be said, or no number would."""
-        wanted = self.comparison.seeds
-        return None if wanted is None else max(wanted - min(self.a.n, self.b.n), 1)
-
 
 @dataclass(frozen=True)
 class Leader:
@@ -348,8 +342,8 @@ class Board:
     """A ranking.
 
     Attributes:
-        rows: those with a rank in its order, then the provisional ones, highest mean first; and likewise, after
-            them, those of another number of epochs than their file's.
+        rows: those with a rank in its order, then the provisional ones, highest mean first; after them those of
+            another number of epochs than their file's.
         left_out: finished or not, what does not count.
         pairs: the leaders compared with each other.
         elsewhere: datasets with runs of their own, which never stand beside these.
@@ -428,12 +422,12 @@ def compare_leaders(rows: Sequence[Row]) -> list[Pair]:
 def compare_asked(rows: Sequence[Row], a: Row, b: Row) -> Pair:
     """Compare two rows of a board, adjusting for all pairs of its ranked rows: any could have been asked for."""
     others = [(first, second) for first, second in _leading(rows) if {first.id, second.id} != {a.id, b.id}]
-    ranked = sum(row.rank is not None for row in rows)
-    return compare_all([(a, b), *others], max(math.comb(ranked, 2), len(others) + 1))[0]
+    could_be = {a.id, b.id, *(row.id for row in rows if row.rank)}
+    return compare_all([(a, b), *others], math.comb(len(could_be), 2))[0]
 
 
 def _leading(rows: Sequence[Row]) -> list[tuple[Row, Row]]:
-    return [*itertools.combinations([row for row in rows[:LEADERS] if row.rank], 2)]
+    return [*itertools.combinations([row for row in rows if row.rank][:LEADERS], 2)]
 
 
 def compare_all(pairs: Sequence[tuple[Row, Row]], among: int | None = None) -> list[Pair]:
@@ -483,9 +477,9 @@ def leaders_by_size(rows: Sequence[Row]) -> dict[int, Leader]:
     for row in rows:
         if row.rank and row.size:
             classes[row.size].append(row)
-    board = [row.scores for row in rows if row.n > 1]
+    board = [row.scores for row in rows if row.rank]
     return {
-        size: Leader(found[0], len(found), leader_bound(found[0].scores, board, len(found)))
+        size: Leader(found[0], len(found), leader_bound(found[0].correct, board, len(found)))
         for size, found in sorted(classes.items(), reverse=True)
     }
 
@@ -544,9 +538,9 @@ def _rows(runs: Sequence[Run], studies: Sequence[StudyRecord]) -> tuple[list[Row
             again.append(LeftOut(run.record.run_id, f"its training losses are those of {twin.record.run_id}"))
     rows = _labelled([_row(list(group.values()), studies) for group in groups.values()])
     rows.sort(key=lambda row: (not row.is_full, row.is_provisional, -row.mean, row.name))
-    ranked = [(row.is_full, row.mean) for row in rows if not row.is_provisional]
+    ranked = [row.mean for row in rows if row.is_full and not row.is_provisional]
     return [
-        row if row.is_provisional else replace(row, rank=1 + ranked.index((row.is_full, row.mean))) for row in rows
+        replace(row, rank=1 + ranked.index(row.mean)) if row.is_full and not row.is_provisional else row for row in rows
     ], again
 
 

@@ -12,7 +12,7 @@ from harness.backprop import Problem, Trajectory, fastest_stable
 from harness.evaluation import Target, verdict
 from harness.journal import Record
 from harness.spec import BUDGET, Knob, StudyRecord, Trial, TrialState
-from harness.statistics import Summary, judge
+from harness.statistics import FEWEST, Summary, judge
 
 EXPERIMENT_NOTE = """\
 The score of a run is `test/final_accuracy`: the test set after the last epoch. `test/best_accuracy` is picked on the
@@ -173,7 +173,9 @@ def confirmation_line(found: Mapping[str, float]) -> str:
     """Say how a study's winner did against the default recipe, by the board's own comparison."""
     means = [("winner", found["winner"]), ("default recipe", found["default"])]
     interval = (found["low95"], found["high95"]) if "low95" in found else None
-    return comparison_line(means, int(found["n"]), found["difference"], interval, found.get("p"))
+    line = comparison_line(means, int(found["n"]), found["difference"], interval, found.get("p"))
+    looks = found.get("looks", 1.0)
+    return line if looks == 1 else f"{line} (confirmed {looks:.0f} times with other numbers of seeds: p allows for it)"
 
 
 def comparison_line(
@@ -185,13 +187,20 @@ def comparison_line(
 ) -> str:
     """Say how the first of two networks, by name and mean accuracy, did against the second, with `seeds` each."""
     shown = ", ".join(f"{name} {100 * mean:.3f} %" for name, mean in means)
-    line = f"{shown}, n = {seeds} seeds each: difference {100 * difference:+.3f} points"
+    count = "1 seed" if seeds == 1 else f"{seeds} seeds"
+    line = f"{shown}, n = {count} each: difference {100 * difference:+.3f} points"
     if interval is None:
-        return line
+        return f"{line}; a verdict takes {FEWEST} seeds each"
     line = f"{line}, 95 % interval {100 * interval[0]:+.3f} to {100 * interval[1]:+.3f}"
     if p is None:  # confirmed before studies had the board's comparison
         return f"{line} on this test set, by the spread of the seeds' differences alone"
-    return f"{line} on new images, p {p:.3f}: {judge(difference, p, seeds)}"
+    said = f"{line} on new images, p {p_text(p)}: {judge(difference, p, seeds)}"
+    return said if seeds >= FEWEST else f"{said}; a verdict takes {FEWEST} seeds each"
+
+
+def p_text(p: float | None) -> str:
+    """Return a p-value as it is printed; nothing where there is none."""
+    return "" if p is None else "below 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _short(value: Knob) -> str:

@@ -81,7 +81,9 @@ def _targets(row: Row) -> str:
 
 def _reached(row: Row) -> str:
     found = row.epochs_to_target
-    return f"{statistics.median(found):g} ({len(found)} of {row.n} seeds)" if found else "not reached"
+    if not found:
+        return "not reached"
+    return f"{statistics.median(found):g} ({len(found)} of {row.n} seed{'' if row.n == 1 else 's'})"
 
 
 def _epochs(row: Row) -> str:
@@ -112,8 +114,8 @@ def _part(name: str) -> Column[Row]:
 
 
 def _rank(row: Row) -> str:
-    rank = str(row.rank or "provisional")
-    return rank if row.is_full else f"{rank}, {row.epochs} of {row.full_epochs} epochs"
+    said = [str(row.rank)] if row.rank else ["provisional"] * row.is_provisional
+    return ", ".join([*said, *([] if row.is_full else [f"{row.epochs} of {row.full_epochs} epochs"])])
 
 
 def _certified(row: Row) -> str:
@@ -212,7 +214,7 @@ def tables(board: Board) -> list[Table]:
     """Return the board as tables: the ranking, who is better, what was picked and spent, what each is made of."""
     found = [_table("Ranking", _ranking_note(board), RANKING, board.rows)]
     if board.asked:
-        found.append(asked_table(board.asked, board.dataset))
+        found.append(asked_table(board, board.asked))
     if board.pairs:
         found.append(leaders_table(board.pairs))
     found.append(
@@ -235,23 +237,36 @@ def tables(board: Board) -> list[Table]:
     return found
 
 
-def asked_table(pair: Pair, dataset: str) -> Table:
+def asked_table(board: Board, pair: Pair) -> Table:
     """Return the pair that was asked for as a table, with the way to a p-value of its own."""
-    names = " ".join(shlex.quote(row.label) for row in (pair.a, pair.b))
     pairs = "the one pair" if pair.among == 1 else f"all {pair.among:,} pairs"
     note = (
-        f"{_COMPARED} The p-value and the verdict allow for {pairs} of ranked rows that could have been asked for. The "
-        "other way is a plan, written down before training, with new seeds and a p-value of its own: "
-        f"python -m harness compare {names} --seeds {LOOKS[0]} --dataset {dataset}"
+        f"{_COMPARED} The p-value and the verdict allow for {pairs} of ranked rows that could have been asked for."
+        f"{_unasked(board, pair)} The other way is a plan, written down before training, with new seeds: "
+        f"python -m harness compare {shlex.quote(pair.a.label)} {shlex.quote(pair.b.label)} --seeds {LOOKS[0]} "
+        f"--dataset {board.dataset}. Its p-value is its own where neither network had been scored before."
     )
     return _pair_table("The pair asked for", note, [pair])
+
+
+def _unasked(board: Board, asked: Pair) -> str:
+    """Say what the board's own table has of a pair, which it compares whatever is asked."""
+    both = {asked.a.id, asked.b.id}
+    found = next((pair for pair in board.pairs if {pair.a.id, pair.b.id} == both), None)
+    if found is None or found.among == asked.among:
+        return ""
+    return (
+        f" The board compares these two unasked, with the first {LEADERS} ranked rows: among those {found.among} pairs "
+        f"p is {page.p_text(found.p)}."
+    )
 
 
 def leaders_table(pairs: Sequence[Pair]) -> Table:
     """Return the comparisons of the leaders as a table, a row a pair."""
     note = (
-        f"{_COMPARED} The p-values, the verdicts, and about how many more seeds each would settle it, allow for "
-        f"{len(pairs)} pairs being compared: those of the first {LEADERS} ranked rows."
+        f"{_COMPARED} The p-values, the verdicts, and about how many seeds each would settle it, allow for "
+        f"{len(pairs)} pairs being compared: those of the first {LEADERS} ranked rows. They do not allow for looking "
+        "again after every seed: decide on the number of seeds beforehand."
     )
     return _pair_table("Who is better", note, pairs)
 
@@ -265,14 +280,14 @@ _COMPARED = (
 def _pair_table(title: str, note: str, pairs: Sequence[Pair]) -> Table:
     headings = (
         *("network", "against", "difference"),
-        *(f"95 % interval, {NEW_IMAGES}", "p (Holm)", "verdict", "to settle it"),
+        *(f"95 % interval, {NEW_IMAGES}", "p, adjusted", "verdict", "to settle it"),
     )
     rows, keys = [], []
     for pair in pairs:
         found, names = pair.comparison, (pair.a.label, pair.b.label)
         difference = f"{100 * found.difference:+.3f}"
-        rows.append((*names, difference, _between(pair), _p_text(pair.p), pair.verdict, _more(pair)))
-        keys.append((*names, found.difference, found.low, pair.p, pair.verdict, pair.more_seeds))
+        rows.append((*names, difference, _between(pair), page.p_text(pair.p), pair.verdict, _more(pair)))
+        keys.append((*names, found.difference, found.low, pair.p, pair.verdict, found.seeds))
     return Table(title, note, headings, rows, keys)
 
 
@@ -281,39 +296,34 @@ def _between(pair: Pair) -> str:
     return "" if low is None or high is None else f"{100 * low:+.3f} to {100 * high:+.3f}"
 
 
-def _p_text(p: float | None) -> str:
-    return "" if p is None else "below 0.001" if p < 0.001 else f"{p:.3f}"
-
-
 def _more(pair: Pair) -> str:
     if pair.verdict != "cannot tell yet":
         return ""
     if pair.mcnemar is not None:
+        p = page.p_text(pair.mcnemar)
         return (
-            f"{FEWEST} seeds each at least (of these two trained networks and no others: "
-            f"McNemar p {_p_text(pair.mcnemar)})"
+            f"of these two trained networks and no others: McNemar p {p}; of any others: {FEWEST} seeds each at least"
         )
     if pair.a.is_provisional or pair.b.is_provisional:
         return f"{FEWEST} seeds each at least"
-    if pair.more_seeds is None:
-        return "too small for this test set"
-    return f"about {pair.more_seeds} more seed{'' if pair.more_seeds == 1 else 's'} each"
+    seeds = pair.comparison.seeds
+    return "too small for this test set" if seeds is None else f"about {seeds} seeds each"
 
 
 def _ranking_note(board: Board) -> str:
     said = (
         f"Mean test accuracy on {board.dataset} after the last epoch, over seeds; protocol {BUDGET.protocol}: at most "
-        f"{BUDGET.parameters:,} parameters, at most {BUDGET.epochs} epochs. Fewer than {FEWEST} seeds are "
-        "provisional and have no rank; a row of another number of epochs than its file's says so and comes after the "
-        f"others. Two questions: where the mean of all seeds lies on {THIS_SET} (the interval, and the first of the "
-        f"one-sided 95 % bounds), and on {NEW_IMAGES} like these (the second bound)."
+        f"{BUDGET.parameters:,} parameters, at most {BUDGET.epochs} epochs. Rows of fewer than {FEWEST} seeds "
+        "(provisional), or of another number of epochs than their file's, have no rank. Two questions: where the mean "
+        f"of all seeds lies on {THIS_SET} (the interval, and the first of the one-sided 95 % bounds), and on "
+        f"{NEW_IMAGES} like these (the second bound)."
     )
     if board.rows[0].is_benchmark:
         first, second = LOOKS
         return (
             f"{said} Certified, on {THIS_SET}: the mean is at least 99.40 %, looked at twice and no more, with seeds 0 "
-            f"to {first - 1} and with seeds 0 to {second - 1}, each at a one-sided level of {LOOK_LEVEL:g}: of the "
-            "networks that do not hold it, 5 % at most are certified."
+            f"to {first - 1} and with seeds 0 to {second - 1}, each at a one-sided level of {LOOK_LEVEL:g}: about 5 % "
+            "at most of the networks that do not hold it are certified, where seeds spread roughly normally."
         )
     return f"{said} {board.dataset} is not the benchmark: there is no accuracy to reach."
 
@@ -388,7 +398,7 @@ def _pair(pair: Pair) -> dict[str, Any]:
         "p_holm": pair.p,
         "among": pair.among,
         "verdict": pair.verdict,
-        "more_seeds": pair.more_seeds,
+        "seeds_to_settle": pair.comparison.seeds,
         "mcnemar": pair.mcnemar,
     }
 
@@ -404,8 +414,10 @@ def to_csv(board: Board) -> str:
 
 
 def _flat(value: Any) -> Any:
+    """Return a list joined; of names with values those that hold, with the values of what is no yes or no."""
     if isinstance(value, dict):
-        return ";".join(name for name, is_met in value.items() if is_met)
+        held = ((name, part) for name, part in value.items() if part is not False)
+        return ";".join(str(name) if part is True else f"{name}={part}" for name, part in held)
     return ";".join("" if part is None else str(part) for part in value) if isinstance(value, list) else value
 
 

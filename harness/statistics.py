@@ -8,6 +8,7 @@ docs/statistics.md.
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -62,7 +63,8 @@ def lower_bound(values: Sequence[float]) -> float | None:
 
     None where `summarise` has no interval.
     """
-    return summarise(values, 0.90).low
+    low = summarise(values, 0.90).low
+    return None if low is None else max(low, 0.0)
 
 
 LOOKS = (10, 20)
@@ -82,32 +84,34 @@ def bound_at_look(right: np.ndarray) -> float:
     """
     own = _Spread.of(right.mean(1).tolist())
     variance = max(own.variance, _disagreement(right) / right.shape[1])
-    return _lower(float(right.mean()), _Spread(variance, own.freedom), len(right), LOOK_LEVEL)
+    return _lower(right, _Spread(variance, own.freedom), LOOK_LEVEL)
 
 
 LEADER_LEVEL = 0.02
 """One-sided level that the bounds of the rows of a class share. Below 0.05, as rows do not all spread alike."""
 
 
-def leader_bound(values: Sequence[float], board: Sequence[Sequence[float]], rows: int) -> float:
+def leader_bound(right: np.ndarray, board: Sequence[Sequence[float]], rows: int) -> float:
     """Return the lower bound of the mean of a class's first row, on this test set, which is the best of many.
 
-    It holds for all `rows` of the class at once (Bonferroni). The spread is that of the row's own seeds or, where
-    it is larger, that of the seeds of all rows.
+    It holds for all `rows` of the class at once (Bonferroni). The spread is the largest of three: that of the row's
+    own seeds, that of the seeds of all rows, and what the seeds' disagreement on single images makes of it.
 
     Args:
-        values: its scores, two or more.
-        board: the scores of every row of two or more seeds, these among them.
+        right: (seeds, images) bool, whether a seed's network answers an image rightly; two seeds or more.
+        board: the scores of every row of two or more seeds, this one's among them.
         rows: how many could have come first.
     """
-    spread = max(_Spread.of(values), _Spread.pooled([_Spread.of(scores) for scores in board]))
-    return _lower(math.fsum(values) / len(values), spread, len(values), LEADER_LEVEL / rows)
+    own, pooled = _Spread.of(right.mean(1).tolist()), _Spread.pooled([_Spread.of(scores) for scores in board])
+    spread = max(own, pooled, _Spread(_disagreement(right) / right.shape[1], pooled.freedom))
+    return _lower(right, spread, LEADER_LEVEL / rows)
 
 
-def _lower(mean: float, spread: _Spread, n: int, level: float) -> float:
+def _lower(right: np.ndarray, spread: _Spread, level: float) -> float:
     from scipy.special import stdtrit
 
-    return mean - float(stdtrit(spread.freedom, 1 - level)) * math.sqrt(spread.variance / n)
+    half = float(stdtrit(spread.freedom, 1 - level)) * math.sqrt(spread.variance / len(right))
+    return max(float(right.mean()) - half, 0.0)
 
 
 def luck(accuracy: float, images: int, candidates: int) -> float:
@@ -142,8 +146,8 @@ class Comparison:
         difference: of the mean accuracies, as a fraction of 1.
         low, high: two-sided 95 % interval of the difference; None where either has a single seed.
         p: two-sided p-value of no difference; None likewise.
-        seeds: seeds each that would show a difference of this size four times in five, among all the pairs that
-            are compared together; None where `MOST_SEEDS` would not, or either has a single seed.
+        seeds: about how many seeds each would show a difference of this size four times in five, among all the pairs
+            that are compared together; None where `MOST_SEEDS` would not, or either has a single seed.
     """
 
     difference: float
@@ -280,13 +284,18 @@ def _seeds_to_settle(difference: float, lasting: float, falling: float, pairs: i
 
     Of its variance `lasting` is there whatever the seeds are, and `falling` is divided by their number.
     """
-    from scipy.special import ndtri
+    from scipy.special import stdtrit
 
-    needed = float(ndtri(1 - 0.025 / pairs) + ndtri(0.8))  # standard errors; Bonferroni, as Holm begins
-    room = (difference / needed) ** 2 - lasting
-    if room <= 0 or falling > room * MOST_SEEDS:
-        return None
-    return max(math.ceil(round(falling / room, 6)), 2)
+    def shows(seeds: int) -> bool:
+        part = falling / seeds
+        error = math.sqrt(lasting + part)
+        freedom = _freedom(error, [part], [_Spread(falling, seeds - 1)])
+        needed = float(stdtrit(freedom, 1 - 0.025 / pairs) + stdtrit(freedom, 0.8))  # Bonferroni, as Holm begins
+        return abs(difference) >= needed * error
+
+    counts = range(FEWEST, MOST_SEEDS + 1)
+    place = bisect.bisect_left(counts, True, key=shows)
+    return counts[place] if place < len(counts) else None
 
 
 def holm(p_values: Sequence[float], among: int | None = None) -> list[float]:

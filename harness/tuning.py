@@ -213,9 +213,19 @@ def read(study: str) -> StudyRecord | None:
 
 
 def confirm(search: Search, confirmation: Mapping[str, float]) -> StudyRecord:
-    """Keep with the study how its winner did against the default recipe."""
+    """Keep with the study how its winner did against the default recipe; its ``p`` then allows for earlier looks.
+
+    Confirmed again with another number of seeds, it is the next look, and has half the level of the one before.
+    """
     log = _Log.read(_studies() / search.id)
-    log.study.set_user_attr("confirmation", dict(confirmation))
+    seeds = [*log.study.user_attrs.get("confirmed with", [])]
+    if confirmation["n"] not in seeds:
+        seeds.append(confirmation["n"])
+        log.study.set_user_attr("confirmed with", seeds)
+    found = {**confirmation, "looks": float(seeds.index(confirmation["n"]) + 1)}
+    if "p" in found:
+        found["p"] = min(found["p"] * 2 ** (found["looks"] - 1), 1.0)
+    log.study.set_user_attr("confirmation", found)
     return log.record(is_running=False)
 
 

@@ -244,7 +244,7 @@ class TestHonesty:
         assert row.bound_on_new_images is not None
         assert row.bound_on_new_images < row.lower_bound
 
-    def test_a_short_row_says_so_and_never_outranks_a_provisional_one_of_full_length(self) -> None:
+    def test_a_row_of_other_epochs_has_no_rank_and_stands_below_a_provisional_one(self) -> None:
         several("serious", [50, 51])
         several("short", [40, 41, 42], recipe={"epochs": 1})
         several("full", [60, 61, 62])
@@ -252,8 +252,10 @@ class TestHonesty:
         assert [(row.architecture, row.rank, row.epochs, row.full_epochs) for row in rows] == [
             ("full", 1, 3, 3),
             ("serious", None, 3, 3),
-            ("short", 2, 1, 3),
+            ("short", None, 1, 3),
         ]
+        assert [row.architecture for row in leaderboard.pareto(rows)] == ["full"]
+        assert {leader.row.architecture for leader in leaderboard.leaders_by_size(rows).values()} == {"full"}
 
     def test_the_bound_of_a_leader_allows_for_the_rows_of_its_class_and_for_their_spread(self) -> None:
         several("alone", [70, 74, 78], parameters=900)
@@ -322,6 +324,20 @@ class TestComparison:
         assert asked.comparison.p is not None
         assert asked.p <= 21 * asked.comparison.p
 
+    def test_provisional_rows_take_no_place_among_the_leaders(self) -> None:
+        for number in range(6):
+            several(f"net{number}", [50 + 8 * number + seed for seed in range(4)])
+        for number in range(3):
+            several(f"lucky{number}", [10, 11])
+        assert len(board().pairs) == 10
+
+    def test_a_provisional_row_that_is_asked_for_could_have_been_too(self) -> None:
+        several("a", [50, 52, 54])
+        several("b", [60, 62, 64])
+        several("lucky", [10, 11])
+        found = board()
+        assert leaderboard.compare_asked(found.rows, found.rows[0], found.rows[2]).among == 3
+
     def test_where_all_pairs_are_compared_anyway_one_gets_no_other_verdict_for_being_asked_for(self) -> None:
         for number in range(4):
             several(f"net{number}", [50 + 8 * number + seed for seed in range(4)])
@@ -360,7 +376,7 @@ class TestComparison:
         several("bad", [52, 56, 60])
         (pair,) = board().pairs
         assert pair.verdict == "cannot tell yet"
-        assert pair.more_seeds is None or pair.more_seeds > 1
+        assert pair.comparison.seeds is None or pair.comparison.seeds > 3
 
     def test_a_row_is_found_by_rank_label_and_name_and_a_slip_is_answered(self) -> None:
         several("good", [50, 52, 54])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def job(name: str) -> Job:
 
 
 def written() -> Iterator[dict[str, object]]:
-    for file in Path("mlruns/plans").iterdir():
+    for file in Path("mlruns/plans").glob("*.json"):
         yield json.loads(file.read_text())
 
 
@@ -47,7 +48,7 @@ class TestPlan:
         finished("b", 11, end="interrupted")
         finished("c", 80)
         plan = plans.write_down(job("a"), job("b"), 5, all_journals())
-        assert plan.seeds == range(12, 17)
+        assert plan.seeds == range(5, 10)
 
     def test_two_that_nobody_has_trained_begin_at_the_first_seed(self) -> None:
         assert plans.write_down(job("a"), job("b"), 10, all_journals()).seeds == range(10)
@@ -64,14 +65,31 @@ class TestPlan:
         first = plans.write_down(a, b, 5, all_journals())
         second = plans.write_down(a, b, 6, all_journals())
         assert set(first.seeds).isdisjoint(second.seeds)
-        assert plans.write_down(a, b, 5, all_journals()).plans == second.plans == 2
-        assert first.plans == 1
+        assert plans.write_down(a, b, 5, all_journals()) == first  # what it has said stays
+        assert (first.earlier, second.earlier) == (0, 1)
+        assert (first.adjust(0.02), second.adjust(0.02), second.adjust(0.9)) == (0.02, 0.04, 1.0)
 
-    def test_a_pair_of_which_both_were_scored_may_have_been_picked_from_all_that_were(self) -> None:
-        for name in ("a", "b", "c", "d"):
+    def test_a_network_that_was_scored_may_have_been_picked_from_all_that_were(self) -> None:
+        for name in ("a", "b", "c"):
             finished(name, 0)
+        finished("d", 0, end="interrupted")  # its test accuracy was shown after every epoch
         assert plans.write_down(job("a"), job("b"), 5, all_journals()).among == 6
-        assert plans.write_down(job("a"), job("new"), 5, all_journals()).among == 1
+        assert plans.write_down(job("a"), job("new"), 5, all_journals()).among == 4
+        assert plans.write_down(job("newer"), job("new"), 5, all_journals()).among == 1
+
+    def test_seeds_are_taken_where_there_is_room(self) -> None:
+        for seed in (1, 2, 6, 2**62):
+            finished("a", seed)
+        assert plans.write_down(job("a"), job("b"), 3, all_journals()).seeds == range(3, 6)
+        assert plans.write_down(job("a"), job("b"), 4, all_journals()).seeds == range(7, 11)
+
+    def test_two_plans_that_are_written_at_once_take_other_seeds(self) -> None:
+        a, b = job("a"), job("b")
+        with ThreadPoolExecutor(8) as pool:
+            made = [*pool.map(lambda count: plans.write_down(a, b, count, []), range(3, 11))]
+        seeds = [seed for plan in made for seed in plan.seeds]
+        assert len(seeds) == len({*seeds})
+        assert sorted(plan.earlier for plan in made) == [*range(8)]
 
     def test_what_is_scored_later_changes_no_plan(self) -> None:
         a, b = job("a"), job("b")
@@ -81,12 +99,19 @@ class TestPlan:
             finished("b", seed)
         assert plans.write_down(a, b, 5, all_journals()) == before
 
-    @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"first": 1}', "\x00"])
-    def test_a_plan_that_is_damaged_is_named_and_not_made_anew(self, text: str) -> None:
+    @pytest.mark.parametrize(
+        "change",
+        [
+            *("", "{}", "[1]", '{"first": 1}', "\x00", "[" * 100_000),
+            *({"among": 0}, {"count": 0}, {"count": 4}, {"first": -1}, {"first": 2**70}, {"written": 10**20}),
+            *({"networks": "abc"}, {"networks": [1, 2]}, {"earlier": True}, {"id": "0123"}),
+        ],
+    )
+    def test_a_plan_that_is_damaged_is_named_and_not_made_anew(self, change: str | dict[str, object]) -> None:
         a, b = job("a"), job("b")
         plans.write_down(a, b, 5, all_journals())
-        (file,) = Path("mlruns/plans").iterdir()
-        file.write_text(text)
+        (file,) = Path("mlruns/plans").glob("*.json")
+        file.write_text(json.dumps({**json.loads(file.read_text()), **change}) if isinstance(change, dict) else change)
         with pytest.raises(DataError, match="is damaged") as raised:
             plans.write_down(a, b, 5, all_journals())
         assert str(file.absolute()) in raised.value.wrong

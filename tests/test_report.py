@@ -120,7 +120,7 @@ class TestForms:
         for table in report.tables(replace(board, asked=asked)):
             tells = [heading for heading in table.headings if any(word in heading for word in ("interval", "least"))]
             assert all(heading.endswith((report.THIS_SET, report.NEW_IMAGES)) for heading in tells)
-            assert not any("p (" in heading for heading in table.headings) or report.NEW_IMAGES in table.note
+            assert "p, adjusted" not in table.headings or report.NEW_IMAGES in table.note
 
     def test_the_pair_asked_for_stands_in_every_form_with_the_other_way(self, board: Board) -> None:
         asked = replace(board, asked=compare_asked(board.rows, board.rows[0], board.rows[2]))
@@ -131,6 +131,27 @@ class TestForms:
         assert json.loads(report.to_json(asked))["asked"]["among"] == 3
         assert json.loads(report.to_json(board))["asked"] is None
 
+    def test_a_pair_of_the_leaders_that_is_asked_for_is_told_what_the_board_says(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        for number in range(6):
+            for seed in range(3):
+                finished(f"net{number}", seed, 50 + number + 5 * seed)
+        found = rank(all_journals())
+        note = report.asked_table(found, compare_asked(found.rows, *found.rows[:2])).note
+        assert "all 15 pairs of ranked rows" in note
+        assert f"among those 10 pairs p is {found.pairs[0].p:.3f}" in note
+
+    def test_csv_tells_the_bound_at_each_look(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        for seed in range(10):
+            finished("net", seed, 58)
+        found = rank(all_journals())
+        (row,) = csv.DictReader(io.StringIO(report.to_csv(found)))
+        assert row["looks"] == f"10={found.rows[0].looks[10]}"
+        assert row["targets"] == "parameters;epochs;accuracy"
+
     def test_two_single_runs_are_told_of_these_two_trained_networks_alone(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -138,7 +159,7 @@ class TestForms:
         finished("good", 0, answers=answers_with(LABELS < 0))
         finished("bad", 0, 60)
         found = rank(all_journals())
-        (row,) = report.asked_table(compare_asked(found.rows, *found.rows), "mnist").rows
+        (row,) = report.asked_table(found, compare_asked(found.rows, *found.rows)).rows
         assert row[-2] == "cannot tell yet"
         assert "of these two trained networks and no others: McNemar p below 0.001" in row[-1]
 
@@ -159,7 +180,7 @@ class TestForms:
         for seed in range(3):
             finished("net", seed, 50, recipe={"epochs": 1})
         (row,) = report.tables(rank(all_journals()))[0].rows
-        assert row[0] == "1, 1 of 3 epochs"
+        assert row[0] == "1 of 3 epochs"
         assert row[5] == "equal scores"
 
     def test_csv_and_json_hold_every_fact_of_every_row(self, board: Board) -> None:

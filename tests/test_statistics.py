@@ -173,11 +173,18 @@ def test_the_bound_of_the_best_of_many_is_false_in_5_percent_at_most(rows: int, 
 
 
 def test_a_leader_whose_seeds_agree_by_luck_has_the_spread_of_all_rows() -> None:
-    lucky, others = [0.995, 0.995, 0.995], [[0.993, 0.994, 0.995], [0.990, 0.991, 0.992]]
-    found = leader_bound(lucky, [lucky, *others], rows=1)
-    pooled = math.sqrt(4e-6 / 6)  # squares of both others over all degrees of freedom
-    assert found == pytest.approx(0.995 - stats.t.ppf(0.98, 6) * pooled / math.sqrt(3), rel=1e-9)
-    assert leader_bound(lucky, [lucky, *others], rows=2) < found
+    lucky, others = answers([50, 50, 50]), [[0.993, 0.994, 0.995], [0.980, 0.991, 0.992]]
+    scores = lucky.mean(1).tolist()
+    found = leader_bound(lucky, [scores, *others], rows=1)
+    squares = 2e-6 + sum((each - np.mean(others[1])) ** 2 for each in others[1])
+    assert found == pytest.approx(0.995 - stats.t.ppf(0.98, 6) * math.sqrt(squares / 6 / 3), rel=1e-9)
+    assert leader_bound(lucky, [scores, *others], rows=2) < found
+
+
+def test_where_all_seeds_agree_by_luck_a_leader_has_the_spread_of_their_answers() -> None:
+    lucky = answers([50, 50, 50])
+    found = leader_bound(lucky, [lucky.mean(1).tolist()], rows=1)
+    assert found == pytest.approx(0.995 - stats.t.ppf(0.98, 2) * math.sqrt(0.005 / 10_000 / 3), rel=1e-6)
 
 
 @pytest.mark.parametrize("seeds", [3, 10])
@@ -388,13 +395,19 @@ def test_equal_rows_of_a_board_get_a_verdict_in_5_percent_at_most(seeds: int) ->
         assert rate(WORLDS // 3, 0, lambda g, f=false: f(g, 14, seeds)) <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 100)
 
 
-def test_new_seeds_do_not_make_up_for_a_pair_picked_by_its_look() -> None:
+@pytest.mark.parametrize("new", [False, True])
+def test_new_seeds_do_not_make_up_for_a_network_picked_by_its_look(new: bool) -> None:
     adjusted, by_itself = (
-        rate(100, 0, lambda g, a=adjusted: error_rates.false_planned_after_a_look(g, 14, 10, a))
+        rate(WORLDS // 2, 0, lambda g, a=adjusted: error_rates.false_planned_after_a_look(g, 14, 10, new, a))
         for adjusted in (True, False)
     )
-    assert adjusted <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 100)
-    assert by_itself > 0.15
+    assert adjusted <= SURELY_ABOVE
+    assert by_itself > 0.075
+
+
+def test_a_verdict_that_is_looked_for_again_and_again_comes_too_often() -> None:
+    """So the board says to decide on the number of seeds beforehand."""
+    assert rate(WORLDS, 0, lambda g: error_rates.false_of_many_looks(g, range(3, 21))) > SURELY_ABOVE
 
 
 def test_there_are_two_looks_and_no_more() -> None:

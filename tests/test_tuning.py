@@ -704,6 +704,14 @@ class TestCommand:
             record.confirmation["winner"] - record.confirmation["default"]
         )
         assert len(list((workshop / "mlruns" / "journal").iterdir())) == 4
+        assert run("--trials", "5", "--confirm", "2") == 0
+        assert next(iter(tuning.records())).confirmation == record.confirmation
+        assert run("--trials", "5", "--confirm", "3") == 0
+        again = next(iter(tuning.records())).confirmation
+        (pair,) = leaderboard.compare_all([leaderboard.rank(all_journals(), "digits").rows[:2]])  # type: ignore[list-item]
+        assert again["looks"] == 2
+        assert again["p"] == pytest.approx(min(2 * (pair.comparison.p or 0), 1))
+        assert "confirmed 2 times" in capsys.readouterr().out
 
     def test_the_same_command_goes_on_and_says_what_is_there(
         self, workshop: Path, capsys: pytest.CaptureFixture[str]

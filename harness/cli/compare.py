@@ -1,8 +1,8 @@
 """Compare two networks by a plan that is written down before either is trained for it.
 
 A and B are architecture files, or rows of the board by name, id or rank. Both are trained from the same number of
-seeds that neither was ever trained from, and compared once, on new images. Plan before both have been scored: of a
-pair that was picked for how it looks, the luck with the images stays, and the p-value has to allow for that. The same
+seeds that neither was ever trained from, and compared once, on new images. Plan before they are scored: of a network
+that was picked for how it looks, the luck with the images stays, and the p-value has to allow for that. The same
 command goes on where it stopped, and shows a comparison that is finished again.
 """
 
@@ -18,11 +18,10 @@ from harness import data, experiment, leaderboard, page, plans, plugins
 from harness.cli import live, options, show
 from harness.errors import UsageError
 from harness.journal import all_journals
+from harness.plans import MOST_SEEDS
 from harness.spec import RECIPE_FIELDS, Architecture, Job, Knob, Recipe
 from harness.statistics import FEWEST, LOOKS, compare
 from harness.tracking import Tracker
-
-MOST_SEEDS = 1_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -103,15 +102,15 @@ def _compare(networks: Sequence[tuple[str, Job]], seeds: int, at_once: int, trac
     assert found.high is not None
     assert found.p is not None
     means = [(name, float(part.mean())) for (name, _), part in zip(networks, right, strict=True)]
-    p = min(found.p * plan.plans * plan.among, 1.0)
-    said = page.comparison_line(means, seeds, found.difference, (found.low, found.high), p)
+    p = plan.adjust(found.p)
+    said = page.comparison_line(means, plan.count, found.difference, (found.low, found.high), p)
     show.console.print(f"\n{said}", style="bold")
-    if plan.plans * plan.among > 1:
-        show.console.print(f"by itself its p would be {found.p:.3f}; it allows for:")
-    if plan.plans > 1:
-        show.console.print(f"  {plan.plans} plans of these two")
+    if p != found.p:
+        show.console.print(f"by itself the pair has this interval, and p {page.p_text(found.p)}; the verdict allows")
     if plan.among > 1:
         show.console.print(
-            f"  {plan.among} pairs that this one may have been picked from for its luck with the same images, as both "
-            "had been scored before; planned before one of them is, a pair stands alone"
+            f"  for {plan.among} plans that could have been written: of networks that had been scored before, the luck "
+            "with these images stays, whatever the seeds"
         )
+    if plan.earlier:
+        show.console.print(f"  for {plan.earlier} earlier plan{'' if plan.earlier == 1 else 's'} of these two")

@@ -86,7 +86,7 @@ def _main(args: argparse.Namespace) -> int:
         form = report.to_markdown if args.markdown else report.to_csv if args.csv else report.to_json
         print(form(board).rstrip("\n"))
     elif board.asked:
-        _print(report.asked_table(board.asked, board.dataset))
+        _print(report.asked_table(board, board.asked))
     elif not args.export:
         _show(board)
     return code

@@ -15,6 +15,9 @@ from harness.supervision import PATIENCE
 LONGEST = 10_000_000
 """The most seconds that can be waited for."""
 
+MOST_SEED = 2**32
+"""The highest seed that a command begins with."""
+
 
 def add_files(parser: argparse.ArgumentParser, at_least_one: bool = True) -> None:
     """Add the architecture files."""

@@ -122,8 +122,8 @@ def _settings(args: argparse.Namespace) -> dict[str, str]:
         given["epochs"] = str(args.epochs)
     if not 1 <= args.seeds <= MOST_SEEDS:
         raise UsageError(f"--seeds {args.seeds} is out of range.", legal=f"Legal: 1 to {MOST_SEEDS:,}.")
-    if args.seed < 0:
-        raise UsageError(f"--seed {args.seed} is negative.", legal="Legal: 0 or more.")
+    if not 0 <= args.seed <= options.MOST_SEED:
+        raise UsageError(f"--seed {args.seed} is out of range.", legal=f"Legal: 0 to {options.MOST_SEED:,}.")
     return given
 
 

@@ -130,7 +130,7 @@ def _refuse_numbers(args: argparse.Namespace) -> None:
         "jobs": (1, 256),
         "batch": (1, MOST_TRIALS),
         "confirm": (0, 1_000),
-        "seed": (0, 2**32),
+        "seed": (0, options.MOST_SEED),
     }
     for name, (low, high) in ranges.items():
         value = getattr(args, name)
@@ -313,10 +313,15 @@ def _confirm(search: Search, record: StudyRecord, seeds: int, tracker: Tracker) 
         return
     whole = data.load(search.dataset.name)
     architecture = search.study.architecture
+    both = [
+        experiment.jobs(architecture, *plugins.settle(architecture, settings), whole, range(seeds), search.device)
+        for settings in (best.settings, {})
+    ]
+    if both[0] == both[1]:
+        show.console.print("Nothing to confirm: the winner is the default recipe.")
+        return
     right = []
-    for settings in (best.settings, {}):
-        knobs, recipe = plugins.settle(architecture, settings)
-        jobs = experiment.jobs(architecture, knobs, recipe, whole, range(seeds), search.device)
+    for jobs in both:
         live.train_all(jobs, tracker)
         right.append(leaderboard.answers(all_journals(), jobs))
     winner, default = right
@@ -329,5 +334,6 @@ def _confirm(search: Search, record: StudyRecord, seeds: int, tracker: Tracker) 
     }
     if compared.low is not None and compared.high is not None and compared.p is not None:
         found |= {"low95": compared.low, "high95": compared.high, "p": compared.p}
-    tracker.notice(tuning.confirm(search, found))
-    show.console.print(f"\n{page.confirmation_line(found)}", style="bold")
+    record = tuning.confirm(search, found)
+    tracker.notice(record)
+    show.console.print(f"\n{page.confirmation_line(record.confirmation)}", style="bold")
