@@ -6,7 +6,8 @@ plug-in's Python runs any more, so a number that is not in the ledger cannot hel
 refusal names its rule, the line that causes it and the mend.
 
 A network is audited on the CPU, whatever trains it, so that its ledger is the same on every machine. One
-audit serves every seed: `Audit.graphs` fills the two graphs with the numbers of a network built anew.
+audit, of a network from a seed of its own, serves every seed: `Audit.graphs` fills the two graphs with the numbers
+of a network built anew.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
@@ -99,6 +100,10 @@ class Audit:
         graphs = (on_device(program.module(), device) for program in (self.train, self.evaluation))
         return Graphs(*(_filled(graph, numbers) for graph in graphs))
 
+    def own_graphs(self, device: torch.device) -> Graphs:
+        """Return the two graphs on `device`, with copies of the numbers of the network that was audited."""
+        return self.graphs(self.train.module(), device)
+
     def __reduce__(self) -> tuple[Callable[..., Self], tuple[Ledger, bytes, bytes, str]]:
         return type(self)._loaded, (self.ledger, _saved(self.train), _saved(self.evaluation), self.calls)
 
@@ -165,6 +170,20 @@ def audit(network: nn.Module, path: str) -> Audit:
         with _nudged(network, direction):
             refuse_batch_dependence(scored, images, path, crowd=100)
     return found
+
+
+def refuse_other_audit(found: Audit, other: Audit, path: str) -> None:
+    """Refuse a network with a table of constants, audited as `other`, if it is another one than the one of `found`.
+
+    Raises:
+        AuditError: it stores other numbers, or calls other operators.
+    """
+    forms = [
+        (each.calls, [replace(entry, name=entry.name.partition("#")[0]) for entry in each.ledger.entries])  # no digests
+        for each in (found, other)
+    ]
+    if forms[0] != forms[1]:
+        raise _another_network(path)
 
 
 def refuse_another(found: Audit, network: nn.Module, path: str) -> None:
@@ -557,9 +576,11 @@ def _export(network: nn.Module, training: bool, path: str) -> ExportedProgram:
 
 
 def _free_layout(program: ExportedProgram) -> None:
-    """Let views copy where they must: `view` takes for granted how maps lie in memory, which the harness decides."""
+    """Let views copy where they must, and take out what torch noted of precision: the harness decides on both."""
     for node in program.graph.find_nodes(op="call_function", target=torch.ops.aten.view.default):
         node.target = torch.ops.aten.reshape.default
+    for node in program.graph.find_nodes(op="call_function", target=torch.ops.aten._assert_tensor_metadata.default):
+        program.graph.erase_node(node)
     program.graph_module.recompile()
 
 

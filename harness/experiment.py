@@ -48,7 +48,7 @@ from harness.errors import (
 from harness.evaluation import COMPILED_BATCH, class_accuracy, confusion, hardest, predict, score, softmax
 from harness.graph import over_the_same_tensors
 from harness.journal import DAMAGE, Journal, Outcome, Record, all_journals, journals
-from harness.layout import arrange_scoring, choose_suitable, unrepeatable
+from harness.layout import Choice, arrange_scoring, choose_suitable, numbers, unrepeatable
 from harness.ledger import Ledger
 from harness.spec import (
     BUDGET,
@@ -73,12 +73,6 @@ FEW = {"cpu": 37, "cuda": 613}
 
 ASKED_IN_PAIRS = {"cpu": 1_000, "cuda": 200}
 """Of these, as many are asked two at a time as well, which is slow."""
-
-SLOW_BECAUSE = {
-    "compiled": "torch.compile fails at this network, or gets its gradients wrong",
-    "captured": "a CUDA graph cannot hold a step of this network",
-}
-"""Why a network is trained one operator after the other, by how it would have been."""
 
 LOOK_SECONDS = 0.002
 """How long a trial that waits for its audit lets the others wait, each time it looks."""
@@ -241,22 +235,23 @@ def train(job: Job, progress: Progress | None = None, keep: bool = False) -> Gen
     if dataset.digest != job.dataset_digest:
         raise DataError(f"{job.dataset} here is another one ({dataset.digest}) than the job's ({job.dataset_digest}).")
     refuse_single_image(len(dataset.train.labels), job.recipe)
-    network, found, anatomy = inspection.build(job)
-    audit.enforce(found.ledger, job.recipe, BUDGET)
-    graphs = found.graphs(network, device)
-    wanted = progress.arithmetic if progress else choose_arithmetic(job, dataset, graphs)
-    begun = begin(job, dataset, graphs, wanted, progress.checkpoint if progress else None, keep)
+    built = inspection.build(job)
+    audit.enforce(built.audit.ledger, job.recipe, BUDGET)
+    graphs, reference = built.audit.graphs(built.network, device), built.reference.own_graphs(device)
+    images = len(dataset.train.labels) * job.recipe.epochs
+    choice = Choice(progress.arithmetic) if progress else choose_arithmetic(job, images, reference)
+    begun = begin(job, dataset, graphs, reference, choice, progress.checkpoint if progress else None, keep)
     epochs = [*progress.epochs[: progress.checkpoint.epoch]] if progress else []
     yield Started(
-        found.ledger,
-        anatomy,
+        built.audit.ledger,
+        built.anatomy,
         device_name(device),
         begun.arithmetic,
         dataset.is_benchmark,
         _environment(device_name(device)),
         _untrained(job.recipe, len(dataset.train.labels)),
-        _why_slow(job, wanted, begun.arithmetic),
-        unrepeatable(begun.arithmetic, graphs.train, _few(dataset)) if job.device == "cuda" else (),
+        begun.slow_because,
+        unrepeatable(begun.arithmetic, reference.train) if job.device == "cuda" else (),
         len(epochs),
     )
     yield from _scored_epochs(job, dataset, graphs.evaluation, begun, epochs)
@@ -299,9 +294,17 @@ def _scored_epochs(
 
 @dataclass(frozen=True)
 class Begun:
-    """A training before its first epoch: how its steps are computed, its average if it has one, and its epochs."""
+    """A training before its first epoch.
+
+    Attributes:
+        arithmetic: how its steps are computed.
+        slow_because: why that is not as the rule says; empty where it is.
+        average: of its weights, if it has one.
+        epochs: its epochs.
+    """
 
     arithmetic: Arithmetic
+    slow_because: str
     average: training.Average | None
     epochs: Iterator[Epoch | Checkpoint | None]
 
@@ -310,7 +313,8 @@ def begin(
     job: Job,
     dataset: data.Dataset,
     graphs: audit.Graphs,
-    wanted: Arithmetic,
+    reference: audit.Graphs,
+    choice: Choice,
     checkpoint: Checkpoint | None = None,
     keep: bool = False,
 ) -> Begun:
@@ -319,21 +323,30 @@ def begin(
     Code that torch.compile fails at or gets wrong is not used, and what cannot be captured is not: the network is then
     trained one operator after the other.
 
+    Args:
+        reference: the graphs with numbers that the job's seed has no part in, by which compiled code is judged.
+
     Raises:
         CrashedError: `checkpoint` comes from a training that was compiled, or captured.
     """
     average = training.Average(graphs.train, job.recipe.ema) if job.recipe.ema else None
-    trained = over_the_same_tensors(graphs.train)
+    trained, used = over_the_same_tensors(graphs.train), choice.arithmetic
     try:
-        epochs = training.fit(trained, dataset, job.recipe, job.seed, wanted, average, checkpoint, keep)
-        return Begun(wanted, average, epochs)
-    except (Uncapturable, training.Miscompiled):
-        if checkpoint:
-            raise CrashedError(
-                f"Seed {job.seed} cannot go on as it began: {SLOW_BECAUSE[wanted.execution]}.",
-                mend="Train it anew: the same command with --again.",
-            ) from None
-    return begin(job, dataset, graphs, replace(wanted, execution="eager"), keep=keep)
+        epochs = training.fit(
+            trained, dataset, job.recipe, job.seed, used, average, checkpoint, keep, numbers(reference.train)
+        )
+        return Begun(used, choice.because, average, epochs)
+    except Uncapturable:
+        because = "a CUDA graph cannot hold a step of this network"
+    except training.Miscompiled as error:
+        because = str(error)
+    if checkpoint:
+        raise CrashedError(
+            f"Seed {job.seed} cannot go on as it began: {because}.",
+            mend="Train it anew: the same command with --again.",
+        )
+    reasons = "; ".join(filter(None, (choice.because, because)))
+    return begin(job, dataset, graphs, reference, Choice(replace(used, execution="eager"), reasons), keep=keep)
 
 
 def _untrained(recipe: Recipe, images: int) -> float:
@@ -341,22 +354,17 @@ def _untrained(recipe: Recipe, images: int) -> float:
     return recipe.ema**steps if recipe.ema else 0.0
 
 
-def _why_slow(job: Job, wanted: Arithmetic, used: Arithmetic) -> str:
-    if used != wanted:
-        return SLOW_BECAUSE[wanted.execution]
-    return "" if job.plain or used != PLAIN else "a faster layout would not suit this network"
+def choose_arithmetic(job: Job, images: int, reference: audit.Graphs) -> Choice:
+    """Choose how a job's steps are computed on this machine: as the rule says, where that suits the network.
 
-
-def choose_arithmetic(job: Job, dataset: data.Dataset, graphs: audit.Graphs) -> Arithmetic:
-    """Return how a job's steps are computed on this machine: as the rule says, where that suits the network."""
+    Args:
+        images: to train on, all epochs together.
+        reference: the graphs with numbers that the job's seed has no part in.
+    """
     if job.plain:
-        return PLAIN
-    wanted = arithmetic.choose(job.device, len(dataset.train.labels) * job.recipe.epochs)
-    return choose_suitable(wanted, graphs.train, graphs.evaluation, _few(dataset))
-
-
-def _few(dataset: data.Dataset) -> Tensor:
-    return dataset.normalise(data.to_float(dataset.train.images[:12]))
+        return Choice(PLAIN)
+    wanted = arithmetic.choose(job.device, images)
+    return choose_suitable(wanted, reference.train, reference.evaluation, job.path)
 
 
 def _ask_again(scored: Callable[[Tensor], Tensor], logits: Tensor, dataset: data.Dataset, path: str) -> None:

@@ -52,7 +52,7 @@ class Scoring:
 
     def __init__(self, network: GraphModule) -> None:
         """Take the graph apart, in place; `refresh` it before it is called."""
-        self._network = network
+        self.network = network
         of_numbers, self._names = _taken_out(network)
         self._of_numbers = GraphModule(network, of_numbers)
         network.recompile()
@@ -61,11 +61,11 @@ class Scoring:
         """Compute it from the numbers as they are by now."""
         with torch.no_grad():
             for name, value in zip(self._names, self._of_numbers(), strict=True):
-                setattr(self._network, name, value.detach())  # where it is a parameter itself
+                setattr(self.network, name, value.detach())  # where it is a parameter itself
 
     def __call__(self, images: Tensor) -> Tensor:
         """Map (N, 1, 28, 28) images to (N, 10) logits."""
-        logits: Tensor = self._network(images)
+        logits: Tensor = self.network(images)
         return logits
 
 

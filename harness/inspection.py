@@ -6,12 +6,14 @@ There other processes make them: they leave them in a folder, where the one that
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import pickle
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
@@ -30,57 +32,91 @@ _Inspected = tuple[Audit, Anatomy]
 _kept: OrderedDict[str, _Inspected] = OrderedDict()
 
 
-def build(job: Job) -> tuple[nn.Module, Audit, Anatomy]:
-    """Build a job's network from its seed, on the CPU; return it, its audit and its description.
+@dataclass(frozen=True, eq=False)
+class Built:
+    """A job's network, on the CPU, and what is known of it.
+
+    Attributes:
+        network: built from the job's seed.
+        audit: whose graphs hold it.
+        reference: the audit of the same network with numbers that no job's seed has a part in: how the job is
+            computed is decided with these.
+        anatomy: its description.
+    """
+
+    network: nn.Module
+    audit: Audit
+    reference: Audit
+    anatomy: Anatomy
+
+
+def build(job: Job) -> Built:
+    """Build a job's network from its seed, and audit it.
 
     Raises:
         Refusal: it is not legal.
         OutOfMemory: it does not fit into the memory there is.
     """
-    training.seed_everything(job.seed, 0, "weights")  # before the file runs: it may draw at its top level
-    architecture = plugins.from_source(job.source, job.path)
-    network = plugins.build_network(architecture, job.knobs)
-    return network, *_inspect(architecture, job.knobs, network)
+    with _telling_of_memory(job.path):
+        reference, anatomy = _reference(job.source, job.path, job.sha256, job.knobs)
+        training.seed_everything(job.seed, 0, "weights")  # before the file runs: it may draw at its top level
+        architecture = plugins.from_source(job.source, job.path)
+        network = plugins.build_network(architecture, job.knobs)
+        return Built(network, _compared(network, reference, architecture, job.knobs), reference, anatomy)
 
 
 def inspect(architecture: Architecture, knobs: Mapping[str, Knob]) -> _Inspected:
-    """Build a network, audit it and describe it.
+    """Audit and describe the network that a file builds.
 
     Raises:
         Refusal: it is not legal.
         OutOfMemory: it does not fit into the memory there is.
     """
-    return _inspect(architecture, knobs, plugins.build_network(architecture, knobs))
-
-
-def _inspect(architecture: Architecture, knobs: Mapping[str, Knob], network: nn.Module) -> _Inspected:
-    try:
-        found = _audited(architecture, knobs, network)
-        if found[0].ledger.parameters <= BUDGET.parameters:  # else it is refused anyway, and for a plainer reason
-            audit.refuse_trained_start(
-                network, found[0], lambda: plugins.build_network(architecture, knobs), architecture.path
-            )
-    except Exception as error:
-        if ran_out_of_memory(error):
-            raise OutOfMemory.of(architecture.path, error) from error
-        raise
+    with _telling_of_memory(architecture.path):
+        found = _reference(architecture.source, architecture.path, architecture.sha256, knobs)
+        _compared(plugins.build_network(architecture, knobs), found[0], architecture, knobs)
     return found
 
 
-def _audited(architecture: Architecture, knobs: Mapping[str, Knob], network: nn.Module) -> _Inspected:
-    key = _key(architecture.sha256, knobs)
-    if key in _kept and _kept[key][0].serves_every_seed:
-        _kept.move_to_end(key)
-        audit.refuse_another(_kept[key][0], network, architecture.path)
-    else:
-        with plugins.in_one_process(architecture.path):
-            found = audit.audit(network, architecture.path)
+@contextlib.contextmanager
+def _telling_of_memory(path: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if ran_out_of_memory(error):
+            raise OutOfMemory.of(path, error) from error
+        raise
+
+
+def _reference(source: str, path: str, sha256: str, knobs: Mapping[str, Knob]) -> _Inspected:
+    """Audit the network of a file and its knobs, from a seed of its own; once."""
+    key = _key(path, sha256, knobs)
+    if key not in _kept:
+        training.seed_everything(0, 0, "audit")
+        network = plugins.build_network(plugins.from_source(source, path), knobs)
+        with plugins.in_one_process(path):
+            found = audit.audit(network, path)
             _keep(key, (found, describe(network, found)))
+    _kept.move_to_end(key)
     return _kept[key]
 
 
-def _key(sha256: str, knobs: Mapping[str, Knob]) -> str:
-    return hashlib.sha256(json.dumps([sha256, dict(knobs)], sort_keys=True).encode()).hexdigest()
+def _compared(network: nn.Module, reference: Audit, architecture: Architecture, knobs: Mapping[str, Knob]) -> Audit:
+    """Refuse a network that is another one than the audited; return the audit whose graphs hold it."""
+    path, found = architecture.path, reference
+    if reference.serves_every_seed:
+        audit.refuse_another(reference, network, path)
+    else:
+        with plugins.in_one_process(path):
+            found = audit.audit(network, path)
+        audit.refuse_other_audit(reference, found, path)
+    if found.ledger.parameters <= BUDGET.parameters:  # else it is refused anyway, and for a plainer reason
+        audit.refuse_trained_start(network, found, lambda: plugins.build_network(architecture, knobs), path)
+    return found
+
+
+def _key(path: str, sha256: str, knobs: Mapping[str, Knob]) -> str:
+    return hashlib.sha256(json.dumps([path, sha256, dict(knobs)], sort_keys=True).encode()).hexdigest()
 
 
 def _keep(key: str, found: _Inspected) -> None:
@@ -105,7 +141,7 @@ def leave(folder: Path, job: Job) -> None:
     """Audit a job's network and leave the audit, or why there is none, in `folder`."""
     try:
         build(job)
-        found: _Inspected | HarnessError = _kept[_key(job.sha256, job.knobs)]
+        found: _Inspected | HarnessError = _kept[_key(job.path, job.sha256, job.knobs)]
     except HarnessError as error:
         found = error
     _write(folder, job, pickle.dumps(found))
@@ -138,15 +174,15 @@ def take(folder: Path, job: Job) -> None:
         found = pickle.loads(contents)
         if isinstance(found, HarnessError):
             raise found
-        _keep(_key(job.sha256, job.knobs), found)
+        _keep(_key(job.path, job.sha256, job.knobs), found)
 
 
 def _expected(folder: Path, job: Job) -> Path:
-    return folder / f"{_key(job.sha256, job.knobs)}.expected"
+    return folder / f"{_key(job.path, job.sha256, job.knobs)}.expected"
 
 
 def _left(folder: Path, job: Job) -> Path:
-    return folder / f"{_key(job.sha256, job.knobs)}.audit"
+    return folder / f"{_key(job.path, job.sha256, job.knobs)}.audit"
 
 
 def _write(folder: Path, job: Job, contents: bytes) -> None:

@@ -5,24 +5,28 @@ None of it changes what is learned. The measurements behind each stand in docs/p
 
 from __future__ import annotations
 
-import contextlib
 import copy
+import functools
 import logging
 import math
+import operator
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
-from torch.fx import Graph, GraphModule, Node
+from torch.fx import Graph, GraphModule, Interpreter, Node
+from torch.fx.node import map_aggregate
 from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves
 
+from harness.errors import ran_out_of_memory
 from harness.folding import CONVOLUTIONS, Scoring, fold, overwritten
-from harness.graph import arguments, over_the_same_tensors
+from harness.graph import arguments, cause, over_the_same_tensors, short_name
 from harness.kernels import ACTIVATIONS, KERNELS, max_pool, memory_format, normalise, silu, silu_in_place
 from harness.spec import PLAIN, Arithmetic
 
@@ -50,7 +54,7 @@ def arrange(network: nn.Module, arithmetic: Arithmetic) -> Callable[[Tensor], Te
         if isinstance(network, GraphModule):
             fold(network)
     compiled = arithmetic.execution == "compiled"
-    if isinstance(network, GraphModule) and arithmetic.channels_last and (compiled or arithmetic.padded):
+    if isinstance(network, GraphModule) and arithmetic.channels_last and _device(network).type == "cpu":
         _replace_batch_norm(network.graph, compiled)
         if compiled:
             _use_kernels(network.graph)
@@ -99,7 +103,7 @@ def _use_kernels(graph: Graph, learns: bool = True) -> None:
 
 
 def by_torch(network: GraphModule) -> GraphModule:
-    """Return an arranged network with torch's own operators for this project's kernels, over the same tensors."""
+    """Return an arranged network without kernels and batch norm for compiled code, over the same tensors."""
     same = over_the_same_tensors(network)
     for node in same.graph.nodes:
         node.target = _TORCHS.get(node.target, node.target)
@@ -120,8 +124,14 @@ def drop_torn_code(error: Exception) -> bool:
 
 # --- does it suit the network? ----------------------------------------------------------------------------
 
-NEAR = 1e-3
-"""How far a result may lie from the plain one, against the largest of its kind: rounding is a thousandth of that."""
+NEAR = {torch.float64: 1e-3, torch.float32: 1e-2}
+"""How far a result may lie from the plain one, against the largest of its kind, by the precision of both.
+
+In float32, rounding takes a few numbers to the other side of a ReLU, or to another place of a max pooling.
+"""
+
+TRIED = 12
+"""Images in a trial step."""
 
 _DROPOUTS = tuple(
     getattr(aten, name).default
@@ -129,82 +139,205 @@ _DROPOUTS = tuple(
 )
 
 
-def choose_suitable(wanted: Arithmetic, train: GraphModule, evaluation: GraphModule, images: Tensor) -> Arithmetic:
-    """Return `wanted`, or the next best arithmetic by which a network is the same network and can be trained.
+@dataclass(frozen=True)
+class Choice:
+    """How a network is trained.
 
-    A network may write through a view that channels last are no view of, or use an operator that knows no
-    bfloat16. So each candidate takes one step, on a copy, beside a plain one.
+    Attributes:
+        arithmetic: how its steps are computed.
+        because: why that is not how they should have been; empty where it is.
+    """
+
+    arithmetic: Arithmetic
+    because: str = ""
+
+
+def choose_suitable(wanted: Arithmetic, train: GraphModule, evaluation: GraphModule, path: str) -> Choice:
+    """Choose `wanted`, or the next best arithmetic by which a network is the same network and can be trained.
+
+    A network may write through a view that channels last are no view of, or use an operator that does not take
+    bfloat16. So each candidate takes one step on made-up images, on a copy, beside a plain one. They are compared in
+    float64, or in float32 where an operator does not take that.
 
     Args:
-        train, evaluation: the graphs that are trained and scored, untouched.
-        images: (N, 1, 28, 28) normalised images, a few.
+        train, evaluation: graphs of the network with numbers that no seed has a part in; untouched.
+        path: file name for the reason.
     """
     unpadded = replace(wanted, padded=False)
+    exact = replace(unpadded, precision="float32")
+    candidates = (wanted, exact, *(replace(each, channels_last=False) for each in (unpadded, exact)))
+    reasons: list[str] = []
     with torch.random.fork_rng():
-        exact, expected = _plainly(train, evaluation, images)
-        if not expected:  # a network that cannot take a step at all says so when it is trained
-            return PLAIN
-        for candidate in (wanted, replace(unpadded, precision="float32"), replace(unpadded, channels_last=False)):
-            layout = replace(candidate, precision="float32", execution="eager")
-            try:
-                found = _step(train, True, layout, exact) + _step(evaluation, False, layout, exact)
-                _step(train, True, replace(candidate, execution="eager"), images)
-            except Exception:  # whatever an operator says that cannot be computed so
-                continue
-            if not any(_far(*both) for both in zip(found, expected, strict=True)):
-                return candidate
-    return PLAIN
+        trial = _Trial(train, evaluation, path)
+        for candidate in dict.fromkeys(candidates):
+            reason = trial.why_not(candidate)
+            if not reason:
+                return Choice(candidate, "; ".join(reasons))
+            if reason not in reasons:
+                reasons.append(reason)
+    return Choice(PLAIN, "; ".join(reasons))
 
 
-def unrepeatable(chosen: Arithmetic, train: GraphModule, images: Tensor) -> tuple[str, ...]:
+def unrepeatable(chosen: Arithmetic, train: GraphModule) -> tuple[str, ...]:
     """Return the names of operators that may give other bits each time, as torch calls them; after `arithmetic.settle`.
 
     Args:
         chosen: how the network will be trained.
-        train: the graph that is trained, untouched.
-        images: (N, 1, 28, 28) normalised images, a few, on the device that trains.
+        train: the graph that is trained, on the device that trains; untouched.
     """
     with torch.random.fork_rng(), warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        _step(train, True, replace(chosen, execution="eager"), images)
+        _step(train, True, replace(chosen, execution="eager"), made_up(TRIED, _device(train)))
     named = (re.match(r"(\S+) does not have a deterministic implementation", str(each.message)) for each in said)
     return tuple(sorted({found[1] for found in named if found}))
 
 
-def _plainly(train: GraphModule, evaluation: GraphModule, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Return the images in float64 where the network can learn from them, and what a plain step makes of both graphs.
+def made_up(count: int, device: torch.device) -> Tensor:
+    """Return images (count, 1, 28, 28) in the range of normalised digits, the same each time: bright blobs on black."""
+    generator = torch.Generator().manual_seed(count)
+    blobs = torch.rand(count, 1, 7, 7, generator=generator).pow(3)
+    return F.interpolate(blobs, scale_factor=4, mode="bilinear").mul(3.2).sub(0.4).to(device)
 
-    In float32, rounding takes a few numbers to the other side of a ReLU or to another place of a max pooling, and
-    of few images a gradient is then off by a hundredth.
+
+class _Trial:
+    """Trial steps of a network by some arithmetic, beside a plain one."""
+
+    def __init__(self, train: GraphModule, evaluation: GraphModule, path: str) -> None:
+        self._graphs, self._path = ((train, True), (evaluation, False)), path
+        self._images = made_up(TRIED, _device(train))
+        self._compared, self._fails = "", ""
+        self._expected: list[dict[str, Tensor]] = []
+        for kind in (torch.float64, torch.float32):
+            self._exact = self._images.to(kind)
+            try:
+                self._expected = [_step(*graph, PLAIN, self._exact) for graph in self._graphs]
+                break
+            except _Failed as failed:
+                self._fails = self._say(failed.node, "fails", failed)
+                self._compared = f" (compared in float32: {self._say(failed.node, 'fails in float64')})"
+
+    def why_not(self, candidate: Arithmetic) -> str:
+        """Say why a network cannot be trained by an arithmetic, or is another network by it; or return nothing."""
+        if not self._expected:  # it says so itself when it is trained
+            return "" if candidate == PLAIN else self._fails
+        layout = replace(candidate, precision="float32", execution="eager")
+        how = "channels last" if candidate.channels_last else "laid out anew"
+        try:
+            for graph, expected in zip(self._graphs, self._expected, strict=True):
+                found = _step(*graph, layout, self._exact)
+                others = [kind for kind, tensor in expected.items() if _far(found[kind], tensor)]
+                if others:
+                    node = _first_other(*graph, layout, self._exact)
+                    what = "results" if node else " and ".join(others)
+                    return self._say(node, f"gives other {what} {how}") + self._compared
+            how = candidate.precision
+            _step(*self._graphs[0], replace(candidate, execution="eager"), self._images)
+        except _Failed as failed:
+            return self._say(failed.node, f"fails {'in ' * (how == candidate.precision)}{how}", failed)
+        return ""
+
+    def _say(self, node: Node | None, what: str, failed: _Failed | None = None) -> str:
+        """Say what an operator, or else the network, does: by name and line, with the first line of an error."""
+        name = "the network"
+        if node:
+            name = short_name(node) or getattr(node.target, "__name__", str(node.target))
+            what = f"{what} ({cause(node, self._path)})"
+        why = f": {str(failed.__cause__).strip().partition(chr(10))[0]}" if failed else ""
+        return f"{name} {what}{why}"
+
+
+class _Failed(Exception):
+    """An operator that cannot be computed, or none where laying out fails; its own error is the cause."""
+
+    def __init__(self, node: Node | None) -> None:
+        super().__init__(str(node))
+        self.node = node
+
+
+class _Watched(Interpreter):
+    """Runs a graph one operator after the other, and knows which is at work, also on the way back."""
+
+    at: Node
+
+    def run_node(self, n: Node) -> Any:
+        self.at = n
+        result = super().run_node(n)
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor) and tensor.grad_fn is not None:
+                tensor.grad_fn.register_prehook(functools.partial(self._goes_back, n))
+        return result
+
+    def _goes_back(self, node: Node, _: object) -> None:
+        self.at = node
+
+
+def _step(graph: GraphModule, learns: bool, layout: Arithmetic, images: Tensor) -> dict[str, Tensor]:
+    """Return answers, gradients and moved statistics of one step of a copy in the images' precision, without dropout.
+
+    Raises:
+        _Failed: an operator cannot be computed so.
     """
-    for exact in (images.double(), images):
-        with contextlib.suppress(Exception):  # whatever an operator says that wants float32
-            return exact, _step(train, True, PLAIN, exact) + _step(evaluation, False, PLAIN, exact)
-    return images, []
+    watched: _Watched | None = None
+    try:
+        copied, runs = _prepared(graph, learns, layout, images.dtype)
+        watched = _Watched(runs)
+        watched.extra_traceback = False
+        with torch.set_grad_enabled(learns):
+            with torch.autocast(images.device.type, torch.bfloat16, enabled=layout.precision == "bfloat16"):
+                answers = watched.run(images)
+            if learns:
+                answers.to(images.dtype).square().sum().backward()
+    except Exception as error:  # whatever an operator says that cannot be computed so
+        if ran_out_of_memory(error):
+            raise
+        raise _Failed(watched.at if watched else None) from error
+    found = {
+        "answers": [answers.detach()],
+        "gradients": [torch.zeros_like(p) if p.grad is None else p.grad for p in copied.parameters()],
+        "statistics": [buffer.double() for buffer in copied.buffers()],
+    }
+    return {kind: torch.cat([each.flatten() for each in tensors]) for kind, tensors in found.items() if tensors}
 
 
-def _step(graph: GraphModule, learns: bool, layout: Arithmetic, images: Tensor) -> list[Tensor]:
-    """Return answers, gradients and moved buffers of one step of a copy in the images' precision, without dropout."""
-    copied = copy.deepcopy(graph).to(images.dtype)
+def _prepared(
+    graph: GraphModule, learns: bool, layout: Arithmetic, precision: torch.dtype
+) -> tuple[GraphModule, GraphModule]:
+    """Return a copy of a graph for a trial step, and what of it maps images to answers, laid out."""
+    copied = copy.deepcopy(graph).to(precision)
+    for name, tensor in numbers(copied).items():
+        if tensor.dtype == torch.float32:  # a table
+            layer, _, short = name.rpartition(".")
+            setattr(copied.get_submodule(layer), short, tensor.to(precision))
     move_zeros(copied)
     for node in copied.graph.nodes:
         if node.target in _DROPOUTS:
             node.update_arg(1, 0.0)
+        if precision == torch.float64:  # it says float32 where the plug-in did, or where the export noted what it saw
+            node.args, node.kwargs = map_aggregate((node.args, node.kwargs), _widened)
     copied.recompile()
-    if learns:
-        arranged = arrange(copied, layout)
-    else:
-        arranged = arrange_scoring(copied, layout)
-        arranged.refresh()
     torch.manual_seed(0)
-    with torch.set_grad_enabled(learns):
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=layout.precision == "bfloat16"):
-            answers = arranged(images)
-        if learns:
-            answers.float().square().sum().backward()
-    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in copied.parameters()]
-    moved = [buffer.double() for buffer in copied.buffers()]
-    return [torch.cat([tensor.flatten() for tensor in kind]) for kind in ([answers.detach()], gradients, moved) if kind]
+    if learns:
+        arrange(copied, layout)
+        return copied, copied
+    scoring = arrange_scoring(copied, layout)
+    scoring.refresh()
+    return copied, scoring.network
+
+
+def _widened(argument: Any) -> Any:
+    return torch.float64 if argument is torch.float32 else argument
+
+
+def numbers(graph: nn.Module) -> dict[str, Tensor]:
+    """Return every tensor of a network by name, and of an exported graph also the tables that its operators read."""
+    found = dict((*graph.named_parameters(remove_duplicate=False), *graph.named_buffers(remove_duplicate=False)))
+    if isinstance(graph, GraphModule):
+        read = {
+            str(node.target): operator.attrgetter(str(node.target))(graph)
+            for node in graph.graph.find_nodes(op="get_attr")
+        }
+        found.update({name: value for name, value in read.items() if isinstance(value, Tensor)})
+    return found
 
 
 def move_zeros(network: nn.Module) -> None:
@@ -216,10 +349,55 @@ def move_zeros(network: nn.Module) -> None:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator).mul(0.1))
 
 
+def _device(network: nn.Module) -> torch.device:
+    return next(network.parameters()).device
+
+
 def _far(found: Tensor, expected: Tensor) -> bool:
     if not expected.isfinite().all():
         return False  # a broken network is not the layout's fault
-    return bool((found - expected).abs().max() > NEAR * expected.abs().max())
+    near = NEAR[torch.float32 if torch.float32 in (found.dtype, expected.dtype) else torch.float64]
+    return not bool((found - expected).abs().max() <= near * expected.abs().max())  # a NaN is far from any number
+
+
+# --- which operator it is -----------------------------------------------------------------------------------
+
+
+class _Noting(_Watched):
+    """Keeps what each operator returns, and after one that writes all that is there."""
+
+    def __init__(self, graph: GraphModule) -> None:
+        super().__init__(graph)
+        self.noted: dict[str, dict[str, Tensor]] = {}
+
+    def run_node(self, n: Node) -> Any:
+        result = super().run_node(n)
+        writes = isinstance(n.target, torch._ops.OpOverload) and n.target._schema.is_mutable
+        there = {**self.env, n: result} if writes else {n: result}
+        self.noted[n.name] = {
+            node.name: value.detach().clone() for node, value in there.items() if isinstance(value, Tensor)
+        }
+        return result
+
+
+def _first_other(graph: GraphModule, learns: bool, layout: Arithmetic, images: Tensor) -> Node | None:
+    """Return the first operator of a graph after which a tensor is another one than plainly, going forward."""
+    noted = []
+    for how in (PLAIN, layout):
+        noting = _Noting(_prepared(graph, learns, how, images.dtype)[1])
+        with torch.set_grad_enabled(learns):
+            noting.run(images)
+        noted.append(noting.noted)
+    plainly, laid_out = noted
+    for node in graph.graph.nodes:
+        found = laid_out.get(node.name, {})
+        for name, tensor in plainly.get(node.name, {}).items():
+            other = found.get(name)
+            if other is not None and other.ndim == tensor.ndim > 1:
+                other = other[:, : tensor.shape[1]]  # without padded channels
+            if other is not None and other.shape == tensor.shape and tensor.is_floating_point() and _far(other, tensor):
+                return node
+    return None
 
 
 # --- whole vectors ----------------------------------------------------------------------------------------
@@ -341,20 +519,16 @@ class _ConvolveOneChannel(torch.autograd.Function):
 def _replace_batch_norm(graph: Graph, compiled: bool) -> None:
     """Replace batch norm over maps, where it normalises by the batch's own statistics."""
     for node in graph.find_nodes(op="call_function", target=aten.batch_norm.default):
-        given, last = arguments(node), node
+        given = arguments(node)
         if not given["training"] or given["input"].meta["val"].ndim != 4:
             continue
         settings = [given[argument] for argument in _SETTINGS]
         following = next(iter(node.users)) if len(node.users) == 1 else node
         if compiled and following.target in ACTIVATIONS and node.meta["val"].dtype == torch.float32:
-            last = following
             settings.append(ACTIVATIONS[following.target])
-        with graph.inserting_before(node):
-            replaced = graph.call_function(batch_norm_in_sums if compiled else batch_norm, tuple(settings))
-        replaced.meta = dict(node.meta)  # the next batch norm may ask for its shape
-        last.replace_all_uses_with(replaced)
-        for done in dict.fromkeys((last, node)):
-            graph.erase_node(done)
+            following.replace_all_uses_with(node)
+            graph.erase_node(following)
+        node.target, node.args, node.kwargs = batch_norm_in_sums if compiled else batch_norm, tuple(settings), {}
 
 
 _SETTINGS = ("input", "weight", "bias", "running_mean", "running_var", "momentum", "eps")
@@ -369,7 +543,27 @@ def batch_norm(
     momentum: float,
     eps: float,
 ) -> Tensor:
-    """Normalise (N, C, H, W) maps as torch does in training mode; channels behind the last weight become zeros."""
+    """Normalise (N, C, H, W) maps as torch does in training mode; channels behind the last weight become zeros.
+
+    torch adds up maps that are channels last in one long chain of float32, which takes a gradient up to a hundredth of
+    its size away. Here each sum is over the batch at one pixel, then over pixels; it takes torch's own kernels.
+    """
+    if not maps.is_contiguous(memory_format=torch.channels_last):
+        return _batch_norm_by_torch(maps, weight, bias, running_mean, running_var, momentum, eps)
+    normalised, mean, variance = _BatchNormByPixel.apply(maps, *_scale_and_offset(maps, weight, bias), eps)
+    _move_statistics(running_mean, running_var, mean, variance, momentum, maps.numel() // maps.shape[1])
+    return normalised
+
+
+def _batch_norm_by_torch(
+    maps: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    momentum: float,
+    eps: float,
+) -> Tensor:
     more = maps.shape[1]
     mean, variance = _lengthened(running_mean, more), _lengthened(running_var, more)
     learned = _lengthened(weight, more), _lengthened(bias, more)
@@ -394,26 +588,40 @@ def batch_norm_in_sums(
 
     Args:
         activation: what follows, as `kernels.ACTIVATIONS` counts it: then both are one kernel of this project's own.
-            Without, the compiler joins it to what stands before and behind, which is faster.
+            Without, the compiler joins it to what stands before and behind, which is faster where channels fill
+            whole vectors; where they do not, its code for what is left over is slow, and the kernel is used as well.
     """
-    channels = maps.shape[1]
-    ones_and_zeros = maps.new_ones(channels, dtype=torch.float32), maps.new_zeros(channels, dtype=torch.float32)
-    long_weight, long_bias = (
-        default if given is None else _lengthened(given, channels).float()  # autocast has computed ones in bfloat16
-        for given, default in zip((weight, bias), ones_and_zeros, strict=True)
-    )
-    if activation:
+    long_weight, long_bias = _scale_and_offset(maps, weight, bias)
+    if activation or maps.shape[1] % VECTOR:
         normalised, mean, variance = normalise(maps, long_weight, long_bias, eps, activation)
     else:
         normalised, mean, variance = _BatchNorm.apply(maps, long_weight, long_bias, eps)
         normalised = normalised.contiguous(memory_format=memory_format(maps))
+    _move_statistics(running_mean, running_var, mean, variance, momentum, maps.numel() // maps.shape[1])
+    return normalised
+
+
+def _scale_and_offset(maps: Tensor, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return one number a channel, in float32 or better: autocast has computed ones in bfloat16."""
+    kind, channels = torch.promote_types(maps.dtype, torch.float32), maps.shape[1]
+    scale = maps.new_ones(channels, dtype=kind) if weight is None else _lengthened(weight, channels).to(kind)
+    return scale, maps.new_zeros(channels, dtype=kind) if bias is None else _lengthened(bias, channels).to(kind)
+
+
+def _move_statistics(
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    mean: Tensor,
+    variance: Tensor,
+    momentum: float,
+    count: int,
+) -> None:
+    """Move running statistics, in place, towards those of `count` numbers a channel."""
     if running_mean is not None and running_var is not None:
-        count = maps.numel() // channels
         with torch.no_grad():
             running_mean.lerp_(mean[: len(running_mean)], momentum)
             unbiased = count / (count - 1) if count > 1 else math.nan
             running_var.lerp_(variance[: len(running_var)] * unbiased, momentum)
-    return normalised
 
 
 def _batch_norm_and_activation(maps: Tensor, *settings: Any) -> Tensor:
@@ -433,6 +641,60 @@ def _lengthened(per_channel: Tensor | None, channels: int) -> Tensor | None:
     if per_channel is None or len(per_channel) == channels:
         return per_channel
     return F.pad(per_channel, [0, channels - len(per_channel)])
+
+
+class _BatchNormByPixel(torch.autograd.Function):
+    """Ioffe & Szegedy 2015 for maps that are channels last; in float32 for bfloat16 maps, else in their precision."""
+
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        channels = maps.shape[1]
+        rows = _pixels_as_channels(maps)
+        nothing = weight.new_zeros(rows.shape[1])  # without, torch would take sums of bfloat16 in bfloat16
+        pixels = torch.batch_norm_update_stats(rows, nothing, nothing.clone(), 0.0)
+        means, variances = (each.view(-1, channels) for each in pixels)
+        mean = means.mean(0)
+        variance = (variances + (means - mean).square()).mean(0)  # Chan, Golub & LeVeque 1979
+        ctx.save_for_backward(maps, weight, mean, torch.rsqrt(variance + eps))
+        ctx.mark_non_differentiable(mean, variance)
+        return torch.native_batch_norm(maps, weight, bias, mean, variance, False, 0.0, eps)[0], mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        maps, weight, mean, inverse = ctx.saved_tensors
+        channels, count = maps.shape[1], maps.numel() // maps.shape[1]
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        if maps.dtype == torch.bfloat16:  # by the right mean, torch's sums are good to a hundred thousandth or three
+            return *_backward_by_torch(gradient, maps, weight, mean, inverse, to_maps=True), None
+        pixels = count // len(maps)
+        rows = _pixels_as_channels(gradient), _pixels_as_channels(maps)
+        ones, middle, factor = (each.repeat(pixels) for each in (torch.ones_like(mean), mean, inverse))
+        learned = _backward_by_torch(*rows, ones, middle, factor, to_maps=False)[1:]
+        for_weight, for_bias = (each.view(-1, channels).sum(0) for each in learned)
+        scale = inverse * weight
+        slope = -scale * inverse * for_weight / count
+        constant = -scale * for_bias / count - slope * mean
+        lines = maps.permute(0, 2, 3, 1).flatten(1), gradient.permute(0, 2, 3, 1).flatten(1)
+        along = [each.repeat(pixels) for each in (constant, slope, scale)]
+        found = torch.addcmul(along[0], lines[0], along[1]).addcmul_(lines[1], along[2])
+        return found.view_as(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), for_weight, for_bias, None
+
+
+def _backward_by_torch(
+    gradient: Tensor, maps: Tensor, weight: Tensor, mean: Tensor, inverse: Tensor, to_maps: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of maps, if wanted, of weight and of bias."""
+    wanted = [to_maps, True, True]
+    found: tuple[Tensor, Tensor, Tensor] = aten.native_batch_norm_backward(
+        gradient, maps, weight, None, None, mean, inverse, True, 0.0, wanted
+    )
+    return found
+
+
+def _pixels_as_channels(maps: Tensor) -> Tensor:
+    """View (N, C, H, W) maps, channels last, as (1, H * W * C, N, 1)."""
+    images, length = len(maps), maps[0].numel()
+    return maps.as_strided((1, length, images, 1), (images * length, 1, length, length))
 
 
 class _BatchNorm(torch.autograd.Function):

@@ -41,7 +41,7 @@ ROUNDS, CALLS = 3, 4
 
 
 @dataclass(frozen=True)
-class Floor:
+class Roofline:
     """What keeps training from being any faster on this machine.
 
     Attributes:
@@ -64,7 +64,7 @@ class Floor:
 
 @dataclass(frozen=True)
 class Speed:
-    """Images a second of the plain loop and of the harness, turn by turn, and the floor.
+    """Images a second of the plain loop and of the harness, turn by turn, and the roofline.
 
     Attributes:
         images: trained on in a turn, which is an epoch.
@@ -76,7 +76,7 @@ class Speed:
     arithmetic: Arithmetic
     reference: tuple[float, ...]
     harness: tuple[float, ...]
-    floor: Floor
+    roofline: Roofline
 
     @property
     def ratios(self) -> list[float]:
@@ -110,15 +110,15 @@ def measure(job: Job, epochs: int, workers: int) -> Iterator[tuple[str, float] |
     count = len(dataset.train.labels)
     refuse_single_image(count, job.recipe)
     arithmetic.settle(job.device)
-    network, found, _ = inspection.build(job)
-    graphs, on_device = found.graphs(network, device), dataset.to(device)
-    chosen = choose_arithmetic(job, on_device, graphs)
-    floor = measure_floor(found, chosen, device)
+    built = inspection.build(job)
+    graphs, reference = built.audit.graphs(built.network, device), built.reference.own_graphs(device)
+    choice = choose_arithmetic(job, count * job.recipe.epochs, reference)
+    roofline = measure_roofline(built.audit, choice.arithmetic, device)
 
     with telling_breakdowns(job):
-        begun = begin(job, on_device, graphs, chosen)
+        begun = begin(job, dataset.to(device), graphs, reference, choice)
     ours = (epoch.elapsed for epoch in begun.epochs if isinstance(epoch, Epoch))
-    theirs = _reference_epochs(network.to(device), dataset, job.recipe, device, workers)
+    theirs = _reference_epochs(built.network.to(device), dataset, job.recipe, device, workers)
     speeds: dict[str, list[float]] = {"reference": [], "harness": []}
     with contextlib.closing(ours), contextlib.closing(theirs):
         for _ in range(epochs):
@@ -128,7 +128,7 @@ def measure(job: Job, epochs: int, workers: int) -> Iterator[tuple[str, float] |
             with telling_breakdowns(job):
                 speeds["harness"].append(count / next(ours))
             yield "harness", speeds["harness"][-1]
-    yield Speed(count, begun.arithmetic, tuple(speeds["reference"]), tuple(speeds["harness"]), floor)
+    yield Speed(count, begun.arithmetic, tuple(speeds["reference"]), tuple(speeds["harness"]), roofline)
 
 
 @contextlib.contextmanager
@@ -222,10 +222,10 @@ def _reference_epochs(
         yield time.perf_counter() - started
 
 
-# --- the floor --------------------------------------------------------------------------------------------
+# --- the roofline -----------------------------------------------------------------------------------------
 
 
-def measure_floor(found: Audit, chosen: Arithmetic, device: torch.device) -> Floor:
+def measure_roofline(found: Audit, chosen: Arithmetic, device: torch.device) -> Roofline:
     """Measure what memory and arithmetic units of `device` do at best, and count what a network asks of them."""
     dtype = torch.bfloat16 if chosen.precision == "bfloat16" else torch.float32
     operations, numbers = work(found)
@@ -233,7 +233,7 @@ def measure_floor(found: Audit, chosen: Arithmetic, device: torch.device) -> Flo
     target = torch.empty_like(source)
     side = SQUARE[device.type]
     square = torch.ones(side, side, dtype=dtype, device=device)
-    return Floor(
+    return Roofline(
         bandwidth=2 * COPIED / _fastest(lambda: target.copy_(source), device),
         rate=2 * side**3 / _fastest(lambda: square @ square, device),
         bytes=numbers * dtype.itemsize,

@@ -13,7 +13,7 @@ import hashlib
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,8 +26,8 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from harness import capture
 from harness.augment import DRAWS, augment, strength
 from harness.data import SIDE, Dataset, to_float
-from harness.errors import DivergedError
-from harness.layout import arrange, by_torch, drop_torn_code, move_zeros
+from harness.errors import DivergedError, ran_out_of_memory
+from harness.layout import arrange, by_torch, drop_torn_code, made_up, move_zeros, numbers
 from harness.spec import PLAIN, Arithmetic, Checkpoint, Epoch, Recipe
 
 # --- random numbers ---------------------------------------------------------------------------------------
@@ -53,8 +53,9 @@ def seed_everything(seed: int, epoch: int, purpose: str) -> None:
 def learning_rates(recipe: Recipe, steps: int) -> list[float]:
     """Return the learning rate of every step of training, `steps` of them an epoch.
 
-    One-cycle is the two-phase cosine of Smith & Topin (2018) with PyTorch's constants (from lr/25 up
-    to lr, down to lr/250,000); its rising part is `warmup_epochs`, or 30 % of training where that is 0.
+    One-cycle is the two-phase cosine of Smith & Topin (2018) with PyTorch's constants (from lr/25 up to lr, down to
+    lr/250,000); its rising part is `warmup_epochs`, or 30 % of training where that is 0. Momentum stays as it is,
+    where PyTorch's scheduler by default moves it the other way.
     """
     total = recipe.epochs * steps
     if recipe.schedule == "one-cycle":
@@ -138,8 +139,10 @@ class Average:
 
 
 class Miscompiled(Exception):
-    """torch.compile or a kernel fails at a network, or trains another network than this."""
+    """torch.compile or a kernel fails at a network, or trains another network than this; it says which."""
 
+
+_GRADIENT = "the gradient of "
 
 AUGMENTED_TOGETHER = 10_000
 """Images that a GPU augments at a time: a whole epoch in few kernels, in memory that twenty runs have side by side."""
@@ -153,7 +156,13 @@ class _Steps:
     """
 
     def __init__(
-        self, network: nn.Module, dataset: Dataset, recipe: Recipe, arithmetic: Arithmetic, average: Average | None
+        self,
+        network: nn.Module,
+        dataset: Dataset,
+        recipe: Recipe,
+        arithmetic: Arithmetic,
+        average: Average | None,
+        reference: Mapping[str, Tensor] | None = None,
     ) -> None:
         images, batch = dataset.train.images, recipe.batch_size
         self.device = device = images.device
@@ -161,7 +170,7 @@ class _Steps:
         self.losses = torch.zeros(len(self.sizes), device=device)
 
         self._dataset, self._recipe, self._arithmetic = dataset, recipe, arithmetic
-        self._network, self._average = network, average
+        self._network, self._average, self._reference = network, average, reference or {}
         self._whole_batch = arrange(network, arithmetic)
         self._lean: capture.Lean | None = None
         if average:
@@ -295,21 +304,22 @@ class _Steps:
         return F.cross_entropy(logits, labels, label_smoothing=self._recipe.label_smoothing)
 
     def _compile(self) -> None:
-        """Compile, and hold what came of it against the network; whatever goes wrong, it trains uncompiled instead."""
+        """Compile, and compare what came of it with the network; whatever goes wrong, it trains uncompiled instead."""
         while True:
             try:
-                with self._leaving_no_trace():
-                    self._rehearse()
-                is_right = self._is_compiled_well()
+                wrong = next(filter(None, (self._gets_wrong(size) for size in sorted({*self.sizes}))), "")
                 break
             except Exception as error:
+                if ran_out_of_memory(error):
+                    raise
                 if not drop_torn_code(error):
-                    raise Miscompiled from error
-        if not is_right:
-            raise Miscompiled
+                    said = str(error).strip().partition("\n")[0]
+                    raise Miscompiled(f"torch.compile fails at it: {type(error).__name__}: {said}") from error
+        if wrong:
+            raise Miscompiled(f"torch.compile gets {wrong} wrong")
 
-    def _is_compiled_well(self) -> bool:
-        """Whether rounding explains how far what compiled code does with a batch is from the exact.
+    def _gets_wrong(self, size: int) -> str:
+        """Name a gradient or statistic that compiled code takes further from the exact than rounding explains, or none.
 
         Rounding alone takes the gradient of a norm of two channels a quarter of its length away. So each gradient, and
         the way of each buffer, may be four times as far off as those of the same network uncompiled, or half of their
@@ -317,37 +327,50 @@ class _Steps:
         """
         assert isinstance(self._network, GraphModule)
         torchs = by_torch(self._network)
-        exact = self._moves(torchs, rounds=False)
-        rounded = self._moves(torchs, rounds=True)
-        if not all(move.isfinite().all() for move in (*exact, *rounded)):
-            return True  # a broken network, or one that breaks in bfloat16, is not the compiler's fault
-        has_code = self.sizes[0] == self._recipe.batch_size  # else there are our kernels alone
-        compiled = self._moves(self._whole_batch if has_code else self._network, rounds=True)
-        slack = 3e-3 * float(torch.cat(exact[: len(self._trained)]).norm())
-        return all(
-            float((c - e).norm()) <= max(4 * float((r - e).norm()), 0.5 * float(e.norm()), slack)
-            for e, r, c in zip(exact, rounded, compiled, strict=True)
-        )
+        exact = self._moves(torchs, size, rounds=False)
+        rounded = self._moves(torchs, size, rounds=True)
+        if not all(move.isfinite().all() for move in (*exact.values(), *rounded.values())):
+            return ""  # a broken network, or one that breaks in bfloat16, is not the compiler's fault
+        has_code = size == self._recipe.batch_size  # else there are our kernels alone
+        compiled = self._moves(self._whole_batch if has_code else self._network, size, rounds=True)
+        gradients = [move for name, move in exact.items() if name.startswith(_GRADIENT)]
+        slack = 3e-3 * float(torch.cat(gradients).norm())
+        for name, e in exact.items():
+            far, rounding = float((compiled[name] - e).norm()), float((rounded[name] - e).norm())
+            if not far <= max(4 * rounding, 0.5 * float(e.norm()), slack):
+                return name
+        return ""
 
-    def _moves(self, network: Callable[[Tensor], Tensor], rounds: bool) -> list[Tensor]:
-        """Return, flat, the gradient of each parameter and the way of each buffer on the first images."""
-        rows = torch.arange(self.sizes[0], device=self.device)
-        buffers = [buffer for buffer in self._network.buffers() if buffer.is_floating_point()]
-        before = [buffer.clone() for buffer in buffers]
+    def _moves(self, network: Callable[[Tensor], Tensor], size: int, rounds: bool) -> dict[str, Tensor]:
+        """Return, flat, the gradient of each parameter and the way of each buffer on a batch of made-up images."""
+        pixels, labels = made_up(size, self.device), torch.arange(size, device=self.device) % 10
         with self._leaving_no_trace():
+            self._take_reference()
             move_zeros(self._network)
+            buffers = {name: each for name, each in self._network.named_buffers() if each.is_floating_point()}
+            before = {name: buffer.clone() for name, buffer in buffers.items()}
             seed_everything(0, 0, "network")  # dropout's masks are the same each time
             self._optimizer.zero_grad()
-            pixels = self._dataset.normalise(to_float(self._dataset.train.images[rows]))
-            self._loss(self._logits(network, pixels, rounds), self._dataset.train.labels[rows]).backward()
-            gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._trained]
-            ways = [buffer - start for buffer, start in zip(buffers, before, strict=True)]
-        return [move.flatten() for move in (*gradients, *ways)]
+            self._loss(self._logits(network, pixels, rounds), labels).backward()
+            found = {
+                f"{_GRADIENT}{name}": torch.zeros_like(p) if p.grad is None else p.grad
+                for name, p in self._network.named_parameters()
+                if p.requires_grad
+            }
+            found.update({f"the statistic {name}": buffer - before[name] for name, buffer in buffers.items()})
+        return {name: move.flatten() for name, move in found.items()}
+
+    @torch.no_grad()
+    def _take_reference(self) -> None:
+        """Put the reference numbers in place of the network's own: what is decided with them no seed has a part in."""
+        own = numbers(self._network)
+        for name, tensor in self._reference.items():
+            own[name].copy_(tensor)
 
     @contextlib.contextmanager
     def _leaving_no_trace(self) -> Iterator[None]:
         """Put back what steps have moved, also where one of them fails."""
-        moved = [*self._network.parameters(), *self._network.buffers(), *self._averages.values()]
+        moved = [*numbers(self._network).values(), *self._averages.values()]
         before = [tensor.detach().clone() for tensor in moved]
         try:
             yield
@@ -370,6 +393,7 @@ class _Steps:
         """Capture a step of each size as a CUDA graph, with random numbers of its own."""
         with capture.own_randomness(self.device) as self._randomness, capture.own_stream() as stream:
             with self._leaving_no_trace():
+                self._take_reference()
                 for _ in range(2):
                     self._rehearse()
                 with capture.refusing_to_wait():
@@ -395,6 +419,7 @@ def fit(
     average: Average | None = None,
     start: Checkpoint | None = None,
     keep: bool = False,
+    reference: Mapping[str, Tensor] | None = None,
 ) -> Iterator[Epoch | Checkpoint | None]:
     """Train `network` in place on the training split, one epoch after the other.
 
@@ -407,12 +432,14 @@ def fit(
         average: moved after every step where given.
         start: a checkpoint of the same training, to go on from.
         keep: yield a `Checkpoint` before every `Epoch` but the last.
+        reference: numbers by name that stand in for the network's own while it is tried whether it can be compiled or
+            captured, so that no seed decides that.
 
     Raises:
         Miscompiled, Uncapturable: at once; the network is laid out anew by then, and its weights are as they were.
         DivergedError: the loss of a step was infinite or not a number; found at the epoch's end.
     """
-    steps = _Steps(network, dataset, recipe, arithmetic, average)
+    steps = _Steps(network, dataset, recipe, arithmetic, average, reference)
     return _epochs(steps, recipe, seed, start, keep)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import resource
 import subprocess
 import sys
@@ -265,6 +266,44 @@ def test_code_that_trains_another_network_is_refused_and_leaves_no_trace(
     with pytest.raises(training.Miscompiled):
         fit(trained, DATASET, RECIPE, 0, Arithmetic(precision, channels_last=True, execution="compiled"))
     assert same_bits(trained, graph())
+
+
+def test_code_is_compared_on_the_same_numbers_whatever_the_seed_and_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[dict[str, Tensor]] = []
+    moves = training._Steps._moves
+
+    def noted(*given: Any, **named: Any) -> dict[str, Tensor]:
+        compared.append(moves(*given, **named))
+        return compared[-1]
+
+    monkeypatch.setattr(torch, "compile", lambda network, **_: network)
+    monkeypatch.setattr(training._Steps, "_moves", noted)
+    compiled, reference = Arithmetic(channels_last=True, execution="compiled"), layout.numbers(graph())
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, DATASET.train.images.shape, dtype=torch.uint8, generator=generator)
+    others = replace(DATASET, train=replace(DATASET.train, images=images, labels=(DATASET.train.labels + 1) % 10))
+    for seed, dataset in ((0, DATASET), (1, others)):
+        trained = graph()
+        with torch.no_grad():
+            for parameter in trained.parameters():
+                parameter.add_(seed)
+        before = copy.deepcopy(trained.state_dict())
+        fit(trained, dataset, RECIPE, seed, compiled, reference=reference)
+        assert same_bits(trained, before)
+    assert len(compared) == 2 * 2 * 3  # seeds, sizes of batches, and exact, rounded and compiled
+    first, second = compared[:6], compared[6:]
+    assert all(same_bits(one, other) for one, other in zip(first, second, strict=True))
+    assert any(move.any() for move in first[0].values())
+
+
+def test_what_the_compiler_gets_wrong_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for wrong, named in (
+        (another_gradient_of_one_weight, r"the gradient of second\.weight"),
+        (other_statistics, r"the statistic other\.running_var"),
+    ):
+        monkeypatch.setattr(torch, "compile", lambda network, wrong=wrong, **_: partial(wrong, network))
+        with pytest.raises(training.Miscompiled, match=f"gets {named} wrong"):
+            fit(graph(), DATASET, RECIPE, 0, Arithmetic(channels_last=True, execution="compiled"))
 
 
 def test_code_before_a_classifier_that_starts_at_zero_is_held_against_the_network(

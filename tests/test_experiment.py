@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from harness import arithmetic, data, experiment, plugins, training
+from harness import arithmetic, cli, data, experiment, inspection, plugins, training
 from harness.capture import Uncapturable
 from harness.errors import AuditError, CrashedError, DataError, DivergedError, OutOfMemory, UsageError
 from harness.evaluation import predict
@@ -219,6 +221,70 @@ def test_a_job_is_computed_as_the_rule_says_and_a_plain_one_plainly() -> None:
         started = next(experiment.train(one))
         assert isinstance(started, Started)
         assert started.arithmetic == expected
+
+
+FILES = sorted(Path("architectures").glob("*.py"))
+
+
+@pytest.mark.parametrize("has_bfloat16", [True, False])
+@given(file=st.sampled_from(FILES), seed=st.integers(0, 2**31), images=st.sampled_from([1, 2_000_000]))
+@settings(max_examples=16)
+def test_every_seed_of_a_network_is_computed_as_the_rule_says(
+    has_bfloat16: bool, file: Path, seed: int, images: int
+) -> None:
+    asked = job(file.read_text(), seed)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(arithmetic, "has_bfloat16", lambda _: has_bfloat16)
+        patched.setattr(arithmetic, "has_compiler", lambda: True)
+        built = inspection.build(asked)
+        chosen = experiment.choose_arithmetic(asked, images, built.reference.own_graphs(torch.device("cpu")))
+    assert chosen == experiment.Choice(arithmetic.rule("cpu", has_bfloat16, True, images))
+
+
+TABLE = '''"""A convolution with a table of its own for every seed; of some seeds its maps are zero."""
+import torch
+from torch import nn
+
+
+class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table = torch.randn(4, 1, 7, 7) * (torch.rand(()) > 0.5)
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, images):
+        maps = nn.functional.conv2d(images, self.table, stride=7)
+        maps.view(maps.shape[0], -1).mul_(2)
+        return self.head(maps.flatten(1))
+
+
+def build():
+    return Network()
+'''
+
+
+def test_a_seeds_table_of_constants_decides_nothing() -> None:
+    built = [inspection.build(job(TABLE, seed)) for seed in range(6)]
+    tables = [next(iter(each.audit.train.constants.values())) for each in built]
+    assert {bool(table.any()) for table in tables} == {True, False}
+    chosen = [
+        experiment.choose_arithmetic(job(TABLE), 1, each.reference.own_graphs(torch.device("cpu"))) for each in built
+    ]
+    assert len(set(chosen)) == 1
+    assert "mul_" in chosen[0].because
+
+
+def test_a_run_and_a_check_name_the_operator_that_is_in_the_way(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (workplace / "writes.py").write_text(TABLE)
+    reason = "mul_ gives other results channels last (writes.py:14)"
+    assert cli.main(["check", "writes.py"]) == 0
+    assert f"trains more slowly on this CPU: {reason}" in capsys.readouterr().out
+    assert cli.main(["run", "writes.py", "--dataset", "digits", "--epochs", "1"]) == 0
+    assert f"trained more slowly: {reason}" in capsys.readouterr().out
+    assert cli.main(["check", "tiny.py"]) == 0
+    assert "slowly" not in capsys.readouterr().out
 
 
 def no_gradient(network: nn.Module, **_: object) -> Callable[[Tensor], Tensor]:

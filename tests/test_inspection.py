@@ -108,17 +108,50 @@ def test_a_recipe_needs_no_audit_of_its_own_and_a_knob_does(audits: list[str]) -
     assert len(audits) == 2
 
 
+def test_a_copy_of_a_file_is_audited_under_its_own_name(audits: list[str]) -> None:
+    written = TINY.replace("nn.Linear(width * width, 10),", "nn.Linear(width * width, 10), Half(),")
+    written += """
+
+class Half(nn.Module):
+    def forward(self, answers):
+        return answers * 0.4321
+"""
+    for path in ("tiny.py", "copy.py"):
+        found = inspection.build(replace(job(written), path=path))
+        assert any(entry.layer.startswith(path) for entry in found.audit.ledger.entries)
+    assert audits == ["tiny.py", "copy.py"]
+
+
 def test_a_network_with_a_table_is_audited_for_every_seed(audits: list[str]) -> None:
-    found = [inspection.build(job(TABLE, seed))[1] for seed in range(2)]
-    assert len(audits) == 2
-    tables = [next(iter(each.evaluation.constants.values())) for each in found]
+    built = [inspection.build(job(TABLE, seed)) for seed in range(2)]
+    assert len(audits) == 3  # and once with a table of no seed's
+    tables = [next(iter(each.audit.evaluation.constants.values())) for each in built]
     assert not torch.equal(*tables)
+    assert built[0].reference is built[1].reference
+
+
+def test_a_table_whose_size_is_drawn_by_lot_is_refused(audits: list[str]) -> None:
+    source = TABLE.replace("torch.randn(10)", "torch.randn(10 if torch.rand(()) < 0.5 else 1)")
+    with pytest.raises(AuditError, match="computes otherwise"):
+        [inspection.build(job(source, seed)) for seed in range(9)]
+
+
+def test_reference_numbers_are_of_no_seed_and_stay_as_they_are(audits: list[str]) -> None:
+    built = [inspection.build(job(seed=seed)) for seed in range(2)]
+    references = [each.reference.own_graphs(torch.device("cpu")).train.state_dict() for each in built]
+    assert all(map(torch.equal, *(reference.values() for reference in references)))
+    own = built[0].audit.graphs(built[0].network, torch.device("cpu")).train
+    assert not torch.equal(own.state_dict()["4.weight"], references[0]["4.weight"])
+    own(torch.rand(4, 1, 28, 28)).sum().backward()
+    inspection._kept.clear()
+    again = inspection.build(job()).reference.own_graphs(torch.device("cpu")).train.state_dict()
+    assert all(map(torch.equal, again.values(), references[0].values()))
 
 
 def test_the_numbers_of_a_seed_do_not_depend_on_who_was_audited(audits: list[str]) -> None:
-    after_another = [inspection.build(job(seed=seed))[0] for seed in (0, 1)][1]
+    after_another = [inspection.build(job(seed=seed)).network for seed in (0, 1)][1]
     inspection._kept.clear()
-    alone = inspection.build(job(seed=1))[0]
+    alone = inspection.build(job(seed=1)).network
     assert all(map(torch.equal, after_another.state_dict().values(), alone.state_dict().values()))
 
 
@@ -139,7 +172,7 @@ def test_a_weight_that_is_not_finite_is_refused_in_a_later_seed(audits: list[str
         "(torch.relu if int(self.drawn * 1000) % 2 else F.silu)(self.hidden(images.flatten(1)))",
     ],
 )
-def test_a_form_that_is_drawn_by_lot_is_refused_in_a_later_seed(audits: list[str], form: str) -> None:
+def test_a_form_that_is_drawn_by_lot_is_refused(audits: list[str], form: str) -> None:
     with pytest.raises(AuditError, match="computes otherwise"):
         [inspection.build(job(DRAWN_FORM.format(form=form), seed)) for seed in range(9)]
 

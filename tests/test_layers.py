@@ -30,7 +30,7 @@ FLOORS = (
         "backprop",
     ),
     ("evaluation", "training", "page", "plots", "records", "exchange", "tracking"),
-    ("inspection", "experiment", "leaderboard", "report"),
+    ("inspection", "experiment", "leaderboard", "plans", "report"),
     ("workers", "cluster", "tuning", "speed", "profiling", "doctor"),
     ("cli",),
 )

@@ -1,4 +1,4 @@
-"""The speed command: two ways in turns, the plain loop as torchvision has it, and the floor."""
+"""The speed command: two ways in turns, the plain loop as torchvision has it, and the roofline."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from harness import arithmetic, cli, data, experiment, inspection, plugins, spee
 from harness.audit import audit
 from harness.errors import CrashedError
 from harness.spec import Arithmetic, Job, Recipe
-from harness.speed import Floor, Speed
+from harness.speed import Roofline, Speed
 
 S6_GAP = Path(__file__).parent.parent / "architectures" / "s6_gap.py"
 
@@ -109,13 +109,13 @@ def test_the_least_work_of_s6_gap_is_three_passes_but_for_the_first_layer() -> N
     assert speed.work(found)[0] == 6 * anatomy.multiply_adds - 2 * first
 
 
-def test_the_floor_is_the_scarcer_of_memory_and_arithmetic() -> None:
-    assert Floor(bandwidth=100.0, rate=1000.0, bytes=10.0, operations=10.0).images_per_second == 10.0
-    assert Floor(bandwidth=1000.0, rate=100.0, bytes=10.0, operations=50.0).images_per_second == 2.0
+def test_the_roofline_is_the_scarcer_of_memory_and_arithmetic() -> None:
+    assert Roofline(bandwidth=100.0, rate=1000.0, bytes=10.0, operations=10.0).images_per_second == 10.0
+    assert Roofline(bandwidth=1000.0, rate=100.0, bytes=10.0, operations=50.0).images_per_second == 2.0
 
 
 class TestCommand:
-    def test_it_prints_turns_a_table_the_ratio_and_the_floor(
+    def test_it_prints_turns_a_table_the_ratio_and_the_roofline(
         self, workplace: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         assert cli.main(["speed", "tiny.py", "--dataset", "digits", "--epochs", "2"]) == 0
@@ -123,13 +123,13 @@ class TestCommand:
         assert "plain loop, 0 workers" in printed
         assert "ratio " in printed
         assert "median of 2 pairs of turns" in printed
-        assert "floor: convolutions and linear layers move" in printed
+        assert "roofline: convolutions and linear layers move" in printed
 
     def test_json_is_the_only_thing_printed(self, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert cli.main(["speed", "tiny.py", "--dataset", "digits", "--epochs", "1", "--json"]) == 0
         found = json.loads(capsys.readouterr().out)
         assert found["ratio"] == found["harness"][0] / found["reference"][0]
-        assert found["floor"]["images_per_second"] > 0
+        assert found["roofline"]["images_per_second"] > 0
         assert found["arithmetic"]["execution"] == "eager"
 
     @pytest.mark.parametrize("arguments", [["--epochs", "0"], ["--epochs", "3"], ["--workers", "-1"]])

@@ -2,7 +2,8 @@
 
 Counts every number the exported network stores, says which of batch norm, dropout, fully connected
 layer, global average pooling and 1x1 convolution it uses, and refuses what the budget does not allow.
-With --device it says too how the network trains there, and which of its operators may give other bits each time.
+It names what keeps the network from training the fast way on this CPU; with --device it gets ready to train
+there, and says how, and which operators may give other bits each time.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import argparse
 import contextlib
 from dataclasses import replace
 
-from harness import audit, data, experiment, plugins
+import torch
+
+from harness import arithmetic, audit, data, experiment, layout, plugins
 from harness.cli import live, options, show
 from harness.cli.endings import report
 from harness.errors import HarnessError
@@ -25,7 +28,9 @@ BATCH = 128
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_files(parser)
     options.add_set(parser)
-    options.add_device(parser, None, "say how it trains there too (default: the audit alone)")
+    options.add_device(
+        parser, None, "get ready to train there too, and say how (default: the audit, and what would slow it down here)"
+    )
     options.add_patience(parser)
 
 
@@ -54,6 +59,11 @@ def _check(path: str, given: dict[str, str], device: str | None) -> None:
     audit.enforce(found.ledger, recipe, BUDGET)
     if device:
         _rehearse(architecture, knobs, recipe, device)
+    else:
+        graphs = found.own_graphs(torch.device("cpu"))
+        choice = layout.choose_suitable(arithmetic.choose("cpu", 0), graphs.train, graphs.evaluation, path)
+        if choice.because:
+            show.console.print(f"trains more slowly on this CPU: {choice.because}")
     show.console.print("passes", style="green", end="")
     show.console.print(
         f": {found.ledger.parameters:,} parameters of {BUDGET.parameters:,}, "

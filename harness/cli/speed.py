@@ -18,7 +18,7 @@ import torch
 from harness import data, experiment, plugins, speed, supervision
 from harness.cli import live, options, show
 from harness.errors import UsageError
-from harness.speed import Floor, Speed
+from harness.speed import Roofline, Speed
 
 EPOCHS = 3
 
@@ -74,7 +74,7 @@ def _plain(found: Speed) -> dict[str, object]:
     return asdict(found) | {
         "ratio": found.ratio,
         "ratios": found.ratios,
-        "floor": asdict(found.floor) | {"images_per_second": found.floor.images_per_second},
+        "roofline": asdict(found.roofline) | {"images_per_second": found.roofline.images_per_second},
     }
 
 
@@ -83,8 +83,8 @@ def _show(found: Speed, workers: int) -> None:
     loading = f"plain loop, {workers} worker{'' if workers == 1 else 's'}"
     for who, speeds in ((loading, found.reference), (f"harness, {found.arithmetic.words}", found.harness)):
         table.add_row(who, *_row(speeds, found.images))
-    limit = found.floor.images_per_second
-    table.add_row("floor", f"{limit:,.0f}", "", "", f"{found.images / limit:.2f}")
+    limit = found.roofline.images_per_second
+    table.add_row("roofline", f"{limit:,.0f}", "", "", f"{found.images / limit:.2f}")
     show.console.print()
     show.console.print(table)
     spread = f"{min(found.ratios):.2f} to {max(found.ratios):.2f}"
@@ -92,7 +92,7 @@ def _show(found: Speed, workers: int) -> None:
     show.console.print(
         f" ({spread}; median of {len(found.ratios)} pair{'s' if len(found.ratios) > 1 else ''} of turns)"
     )
-    show.console.print(_explain(found.floor))
+    show.console.print(_explain(found.roofline))
 
 
 def _row(speeds: Sequence[float], images: int) -> tuple[str, ...]:
@@ -100,11 +100,11 @@ def _row(speeds: Sequence[float], images: int) -> tuple[str, ...]:
     return f"{middle:,.0f}", f"{min(speeds):,.0f}", f"{max(speeds):,.0f}", f"{images / middle:.2f}"
 
 
-def _explain(floor: Floor) -> str:
-    memory, arithmetic = floor.bandwidth / floor.bytes, floor.rate / floor.operations
+def _explain(roofline: Roofline) -> str:
+    memory, arithmetic = roofline.bandwidth / roofline.bytes, roofline.rate / roofline.operations
     return (
-        f"floor: convolutions and linear layers move {floor.bytes / 1000:,.0f} kB an image at "
-        f"{floor.bandwidth / 1e9:,.0f} GB/s ({memory:,.0f} images/s)\n"
-        f"       and take {floor.operations / 1e6:,.1f} million operations at "
-        f"{floor.rate / 1e9:,.0f} billion a second ({arithmetic:,.0f} images/s); the lower one counts"
+        f"roofline: convolutions and linear layers move {roofline.bytes / 1000:,.0f} kB an image at "
+        f"{roofline.bandwidth / 1e9:,.0f} GB/s ({memory:,.0f} images/s)\n"
+        f"          and take {roofline.operations / 1e6:,.1f} million operations at "
+        f"{roofline.rate / 1e9:,.0f} billion a second ({arithmetic:,.0f} images/s); the lower one counts"
     )

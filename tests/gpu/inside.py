@@ -63,10 +63,10 @@ def ready(path: str, dataset: str, device: str, *, seed: int = 0, one_batch: boo
         whole = replace(whole, train=whole.train.at(torch.arange(min(recipe.batch_size, len(whole.train.labels)))))
     job = experiment.jobs(architecture, architecture.knobs, recipe, whole, range(seed, seed + 1), device)[0]
     arithmetic.settle(device)
-    network, found, _ = inspection.build(job)
-    graphs = found.graphs(network, torch.device(device))
-    dataset_there = whole.to(torch.device(device))
-    return Ready(job, dataset_there, network, graphs, experiment.choose_arithmetic(job, dataset_there, graphs))
+    built, there = inspection.build(job), torch.device(device)
+    images = len(whole.train.labels) * recipe.epochs
+    chosen = experiment.choose_arithmetic(job, images, built.reference.own_graphs(there)).arithmetic
+    return Ready(job, whole.to(there), built.network, built.audit.graphs(built.network, there), chosen)
 
 
 def far_apart(found: Ready) -> list[float]:
@@ -80,7 +80,7 @@ def far_apart(found: Ready) -> list[float]:
         plain, moved = (layout._step(graph, learns, replace(PLAIN, channels_last=last), few) for last in (False, True))
         apart += [
             float((one - other).abs().max() / other.abs().max().clamp_min(1e-30))
-            for one, other in zip(moved, plain, strict=True)
+            for one, other in zip(moved.values(), plain.values(), strict=True)
         ]
     return apart
 
