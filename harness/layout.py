@@ -548,25 +548,13 @@ def batch_norm(
     torch adds up maps that are channels last in one long chain of float32, which takes a gradient up to a hundredth of
     its size away. Here each sum is over the batch at one pixel, then over pixels; it takes torch's own kernels.
     """
-    if not maps.is_contiguous(memory_format=torch.channels_last):
-        return _batch_norm_by_torch(maps, weight, bias, running_mean, running_var, momentum, eps)
-    normalised, mean, variance = _BatchNormByPixel.apply(maps, *_scale_and_offset(maps, weight, bias), eps)
-    _move_statistics(running_mean, running_var, mean, variance, momentum, maps.numel() // maps.shape[1])
-    return normalised
-
-
-def _batch_norm_by_torch(
-    maps: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    momentum: float,
-    eps: float,
-) -> Tensor:
-    more = maps.shape[1]
-    mean, variance = _lengthened(running_mean, more), _lengthened(running_var, more)
-    learned = _lengthened(weight, more), _lengthened(bias, more)
+    if maps.is_contiguous(memory_format=torch.channels_last):
+        normalised, mean, variance = _BatchNormByPixel.apply(maps, *_scale_and_offset(maps, weight, bias), eps)
+        _move_statistics(running_mean, running_var, mean, variance, momentum, maps.numel() // maps.shape[1])
+        return normalised
+    channels = maps.shape[1]
+    mean, variance = _lengthened(running_mean, channels), _lengthened(running_var, channels)
+    learned = _lengthened(weight, channels), _lengthened(bias, channels)
     normalised = torch.batch_norm(maps, *learned, mean, variance, True, momentum, eps, False)
     for running, moved in ((running_mean, mean), (running_var, variance)):
         if running is not None and moved is not None and moved is not running:
