@@ -596,11 +596,10 @@ LONG = (512, 12, 24, 24)
 
 
 @pytest.mark.parametrize("offset", [0.0, 1.0, 10.0])
-def test_over_long_sums_torchs_channels_last_is_off_and_ours_are_not(offset: float) -> None:
+def test_over_long_sums_ours_are_as_exact(offset: float) -> None:
     torch.manual_seed(0)
     maps, slope = last(torch.randn(LONG) + offset), last(torch.randn(LONG))
     exact = passed(norm_of_torch, maps.double().contiguous(), slope.double().contiguous())
-    assert max(apart(passed(norm_of_torch, maps, slope), exact).values()) > 2e-5
     for ours in (batch_norm, batch_norm_in_sums):
         assert max(apart(passed(ours, maps, slope), exact).values()) < 1e-5
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -35,6 +36,12 @@ def suggest(trial):
 '''
 TRIALS = 12
 EPOCHS = 4
+
+
+@pytest.fixture(autouse=True)
+def no_client_is_left_to_the_collector() -> None:
+    """Dask waits for itself for ever where a client that failed is collected while another one starts."""
+    gc.collect()
 
 
 @pytest.fixture
