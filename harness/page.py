@@ -175,7 +175,10 @@ def confirmation_line(found: Mapping[str, float]) -> str:
     interval = (found["low95"], found["high95"]) if "low95" in found else None
     line = comparison_line(means, int(found["n"]), found["difference"], interval, found.get("p"))
     looks = found.get("looks", 1.0)
-    return line if looks == 1 else f"{line} (confirmed {looks:.0f} times with other numbers of seeds: p allows for it)"
+    if looks == 1:
+        return line
+    before = "once" if looks == 2 else f"{looks - 1:.0f} times"
+    return f"{line} (confirmed {before} before, with other numbers of seeds: p times {2 ** (looks - 1):.0f})"
 
 
 def comparison_line(
@@ -191,7 +194,7 @@ def comparison_line(
     line = f"{shown}, n = {count} each: difference {100 * difference:+.3f} points"
     if interval is None:
         return f"{line}; a verdict takes {FEWEST} seeds each"
-    line = f"{line}, 95 % interval {100 * interval[0]:+.3f} to {100 * interval[1]:+.3f}"
+    line = f"{line}, by itself 95 % interval {100 * interval[0]:+.3f} to {100 * interval[1]:+.3f}"
     if p is None:  # confirmed before studies had the board's comparison
         return f"{line} on this test set, by the spread of the seeds' differences alone"
     said = f"{line} on new images, p {p_text(p)}: {judge(difference, p, seeds)}"

@@ -244,7 +244,8 @@ def asked_table(board: Board, pair: Pair) -> Table:
         f"{_COMPARED} The p-value and the verdict allow for {pairs} of ranked rows that could have been asked for."
         f"{_unasked(board, pair)} The other way is a plan, written down before training, with new seeds: "
         f"python -m harness compare {shlex.quote(pair.a.label)} {shlex.quote(pair.b.label)} --seeds {LOOKS[0]} "
-        f"--dataset {board.dataset}. Its p-value is its own where neither network had been scored before."
+        f"--dataset {board.dataset}. It has a p-value of its own, but for what had been scored by then: so plan before "
+        "you score a network."
     )
     return _pair_table("The pair asked for", note, [pair])
 
@@ -265,7 +266,8 @@ def leaders_table(pairs: Sequence[Pair]) -> Table:
     """Return the comparisons of the leaders as a table, a row a pair."""
     note = (
         f"{_COMPARED} The p-values, the verdicts, and about how many seeds each would settle it, allow for "
-        f"{len(pairs)} pairs being compared: those of the first {LEADERS} ranked rows. They do not allow for looking "
+        f"{len(pairs)} pair{'' if len(pairs) == 1 else 's'} being compared: those of the first {LEADERS} ranked rows. "
+        "They do not allow for looking "
         "again after every seed: decide on the number of seeds beforehand."
     )
     return _pair_table("Who is better", note, pairs)
@@ -307,7 +309,7 @@ def _more(pair: Pair) -> str:
     if pair.a.is_provisional or pair.b.is_provisional:
         return f"{FEWEST} seeds each at least"
     seeds = pair.comparison.seeds
-    return "too small for this test set" if seeds is None else f"about {seeds} seeds each"
+    return "too few test images for any" if seeds is None else f"about {seeds} seeds each"
 
 
 def _ranking_note(board: Board) -> str:

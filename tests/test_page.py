@@ -106,7 +106,7 @@ CONFIRMED = {"n": 5.0, "winner": 0.995, "default": 0.994, "difference": 0.001, "
         ({"p": 0.07}, "on new images, p 0.070: cannot tell yet"),
         ({"p": 0.0, "n": 2.0}, "cannot tell yet; a verdict takes 3 seeds each"),
         ({"p": 0.0, "difference": -0.001}, "worse"),
-        ({"p": 0.04, "looks": 2.0}, "better (confirmed 2 times with other numbers of seeds: p allows for it)"),
+        ({"p": 0.04, "looks": 2.0}, "better (confirmed once before, with other numbers of seeds: p times 2)"),
         ({}, "on this test set, by the spread of the seeds' differences alone"),  # as studies kept it before
     ],
 )

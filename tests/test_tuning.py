@@ -711,7 +711,7 @@ class TestCommand:
         (pair,) = leaderboard.compare_all([leaderboard.rank(all_journals(), "digits").rows[:2]])  # type: ignore[list-item]
         assert again["looks"] == 2
         assert again["p"] == pytest.approx(min(2 * (pair.comparison.p or 0), 1))
-        assert "confirmed 2 times" in capsys.readouterr().out
+        assert "confirmed once before" in capsys.readouterr().out
 
     def test_the_same_command_goes_on_and_says_what_is_there(
         self, workshop: Path, capsys: pytest.CaptureFixture[str]

@@ -69,7 +69,12 @@ def _file(path: str) -> _Network:
 
 
 def _row(name: str, dataset: str) -> _Network:
-    row = leaderboard.rank(all_journals(), dataset).find(name)
+    try:
+        row = leaderboard.rank(all_journals(), dataset).find(name)
+    except UsageError as error:
+        raise UsageError(
+            error.wrong, legal=error.legal, mend=f"Name its file (architectures/{name}.py, say), or a row of the board."
+        ) from error
     job = row.first.job
     architecture = plugins.load(job["path"]) if Path(job["path"]).is_file() else None
     if architecture is None or architecture.sha256 != job["sha256"]:
@@ -92,6 +97,16 @@ def _compare(networks: Sequence[tuple[str, Job]], seeds: int, at_once: int, trac
         f"plan {plan.id}, written down {written}: seeds {plan.first} to {plan.seeds[-1]} of each on {a.dataset}, from "
         "which neither was trained before, then one comparison on new images"
     )
+    if plan.among > 1:
+        show.console.print(
+            f"p will be multiplied by {plan.among}: so many pairs could have been planned for the look of networks "
+            "that had been scored, whose luck with these images stays; of two that were not, it would not be"
+        )
+    if plan.earlier:
+        plural = "" if plan.earlier == 1 else "s"
+        show.console.print(
+            f"p will be multiplied by {2**plan.earlier}: {plan.earlier} earlier plan{plural} of these two"
+        )
     right = []
     for _, job in networks:
         jobs = [replace(job, seed=seed) for seed in plan.seeds]
@@ -106,11 +121,4 @@ def _compare(networks: Sequence[tuple[str, Job]], seeds: int, at_once: int, trac
     said = page.comparison_line(means, plan.count, found.difference, (found.low, found.high), p)
     show.console.print(f"\n{said}", style="bold")
     if p != found.p:
-        show.console.print(f"by itself the pair has this interval, and p {page.p_text(found.p)}; the verdict allows")
-    if plan.among > 1:
-        show.console.print(
-            f"  for {plan.among} plans that could have been written: of networks that had been scored before, the luck "
-            "with these images stays, whatever the seeds"
-        )
-    if plan.earlier:
-        show.console.print(f"  for {plan.earlier} earlier plan{'' if plan.earlier == 1 else 's'} of these two")
+        show.console.print(f"by itself the pair has this interval, and p {page.p_text(found.p)}; see above")

@@ -118,7 +118,7 @@ def _search(search: Search, args: argparse.Namespace, hired: Workers, said: str,
     _settle_left_overs(tracker)
     record = _tune(search, args, hired, said, tracker)
     if record and record.state == "finished":
-        _conclude(search, record, " and without --cluster" if args.cluster else "")
+        _conclude(search, record, " and without --cluster" if args.cluster else "", bool(args.confirm))
         if args.confirm:
             _confirm(search, record, args.confirm, tracker)
 
@@ -279,8 +279,12 @@ def _progress() -> Progress:
 # --- the end --------------------------------------------------------------------------------------------
 
 
-def _conclude(search: Search, record: StudyRecord, here: str) -> None:
-    """Print the counts, the winner, how much of its score may be luck, and the command that confirms it, `here`."""
+def _conclude(search: Search, record: StudyRecord, here: str, is_confirmed: bool) -> None:
+    """Print the counts, the winner, how much of its score may be luck, and the command that confirms it, `here`.
+
+    Args:
+        is_confirmed: whether it is confirmed by this command anyway.
+    """
     show.console.print(f"\n{page.counts(record.trials)}")
     best = tuning.winner(record.trials)
     if best is None or best.value is None:
@@ -290,15 +294,18 @@ def _conclude(search: Search, record: StudyRecord, here: str) -> None:
     candidates = sum(trial.state == "complete" and trial.same_as is None for trial in record.trials)
     show.console.print(f"winner: trial {best.number}, validation accuracy {100 * best.value:.2f} %", style="bold")
     expected = 100 * luck(best.value, images, candidates)
-    own_epochs = "" if "epochs" in best.settings else ",\nwith the architecture's own number of epochs"
     show.console.print(
         f"The best of {candidates} equally good networks would score about {expected:.2f} points "
-        f"above their mean by luck alone ({images:,} images); confirm it on the test set"
-        f"{own_epochs}:\n"
-        f"  python -m harness run {_command(search, best)} --seeds 5\n"
-        f"or, beside the default recipe and with a verdict: the same tune command with --confirm 5{here}\n"
-        f"look at it: python -m harness ui, experiment tune/{search.dataset.name}/{search.study.name}"
+        f"above their mean by luck alone ({images:,} images)"
     )
+    if not is_confirmed:
+        own_epochs = "" if "epochs" in best.settings else ", with the architecture's own number of epochs"
+        show.console.print(
+            f"confirm it on the test set{own_epochs}:\n"
+            f"  python -m harness run {_command(search, best)} --seeds 5\n"
+            f"or, beside the default recipe and with a verdict: the same tune command with --confirm 5{here}"
+        )
+    show.console.print(f"look at it: python -m harness ui, experiment tune/{search.dataset.name}/{search.study.name}")
 
 
 def _command(search: Search, best: Trial) -> str:
