@@ -457,8 +457,8 @@ def answers(journals: Iterable[Journal], jobs: Sequence[Job]) -> np.ndarray:
         place = wanted.get((identity(run.record.job), run.seed))
         if place is not None:
             found.setdefault(place, run)
-    if missing := [job.seed for place, job in enumerate(jobs) if place not in found]:
-        raise DataError(f"{jobs[0].name} has no finished run of seed {missing[0]} here.")
+    if missing := [job for place, job in enumerate(jobs) if place not in found]:
+        raise DataError(f"{missing[0].name} has no finished run of seed {missing[0].seed} here.")
     return np.stack([found[place].correct for place in range(len(jobs))])
 
 

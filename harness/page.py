@@ -12,7 +12,7 @@ from harness.backprop import Problem, Trajectory, fastest_stable
 from harness.evaluation import Target, verdict
 from harness.journal import Record
 from harness.spec import BUDGET, Knob, StudyRecord, Trial, TrialState
-from harness.statistics import FEWEST, Summary, judge
+from harness.statistics import FEWEST, Comparison, Summary, judge
 
 EXPERIMENT_NOTE = """\
 The score of a run is `test/final_accuracy`: the test set after the last epoch. `test/best_accuracy` is picked on the
@@ -172,8 +172,8 @@ def study_markdown(record: StudyRecord) -> str:
 def confirmation_line(found: Mapping[str, float]) -> str:
     """Say how a study's winner did against the default recipe, by the board's own comparison."""
     means = [("winner", found["winner"]), ("default recipe", found["default"])]
-    interval = (found["low95"], found["high95"]) if "low95" in found else None
-    line = comparison_line(means, int(found["n"]), found["difference"], interval, found.get("p"))
+    compared = Comparison(found["difference"], found.get("low95"), found.get("high95"), found.get("p"), None)
+    line = comparison_line(means, int(found["n"]), compared)
     looks = found.get("looks", 1.0)
     if looks == 1:
         return line
@@ -181,23 +181,17 @@ def confirmation_line(found: Mapping[str, float]) -> str:
     return f"{line} (confirmed {before} before, with other numbers of seeds: p times {2 ** (looks - 1):.0f})"
 
 
-def comparison_line(
-    means: Sequence[tuple[str, float]],
-    seeds: int,
-    difference: float,
-    interval: tuple[float, float] | None,
-    p: float | None,
-) -> str:
+def comparison_line(means: Sequence[tuple[str, float]], seeds: int, found: Comparison) -> str:
     """Say how the first of two networks, by name and mean accuracy, did against the second, with `seeds` each."""
     shown = ", ".join(f"{name} {100 * mean:.3f} %" for name, mean in means)
     count = "1 seed" if seeds == 1 else f"{seeds} seeds"
-    line = f"{shown}, n = {count} each: difference {100 * difference:+.3f} points"
-    if interval is None:
+    line = f"{shown}, n = {count} each: difference {100 * found.difference:+.3f} points"
+    if found.low is None or found.high is None:
         return f"{line}; a verdict takes {FEWEST} seeds each"
-    line = f"{line}, by itself 95 % interval {100 * interval[0]:+.3f} to {100 * interval[1]:+.3f}"
-    if p is None:  # confirmed before studies had the board's comparison
+    line = f"{line}, by itself 95 % interval {100 * found.low:+.3f} to {100 * found.high:+.3f}"
+    if found.p is None:  # confirmed before studies had the board's comparison
         return f"{line} on this test set, by the spread of the seeds' differences alone"
-    said = f"{line} on new images, p {p_text(p)}: {judge(difference, p, seeds)}"
+    said = f"{line} on new images, p {p_text(found.p)}: {judge(found.difference, found.p, seeds)}"
     return said if seeds >= FEWEST else f"{said}; a verdict takes {FEWEST} seeds each"
 
 

@@ -267,8 +267,7 @@ def leaders_table(pairs: Sequence[Pair]) -> Table:
     note = (
         f"{_COMPARED} The p-values, the verdicts, and about how many seeds each would settle it, allow for "
         f"{len(pairs)} pair{'' if len(pairs) == 1 else 's'} being compared: those of the first {LEADERS} ranked rows. "
-        "They do not allow for looking "
-        "again after every seed: decide on the number of seeds beforehand."
+        "They do not allow for looking again after every seed: decide on the number of seeds beforehand."
     )
     return _pair_table("Who is better", note, pairs)
 

@@ -72,9 +72,8 @@ def _row(name: str, dataset: str) -> _Network:
     try:
         row = leaderboard.rank(all_journals(), dataset).find(name)
     except UsageError as error:
-        raise UsageError(
-            error.wrong, legal=error.legal, mend=f"Name its file (architectures/{name}.py, say), or a row of the board."
-        ) from error
+        by_file = f"Or name its file, such as architectures/{name}.py: that needs no run of it."
+        raise UsageError(error.wrong, legal=error.legal, mend=f"{error.mend} {by_file}") from error
     job = row.first.job
     architecture = plugins.load(job["path"]) if Path(job["path"]).is_file() else None
     if architecture is None or architecture.sha256 != job["sha256"]:
@@ -107,18 +106,15 @@ def _compare(networks: Sequence[tuple[str, Job]], seeds: int, at_once: int, trac
         show.console.print(
             f"p will be multiplied by {2**plan.earlier}: {plan.earlier} earlier plan{plural} of these two"
         )
-    right = []
-    for _, job in networks:
-        jobs = [replace(job, seed=seed) for seed in plan.seeds]
-        live.train_all(jobs, tracker, at_once)
-        right.append(leaderboard.answers(all_journals(), jobs))
-    found = compare(right[0], right[1])
-    assert found.low is not None
-    assert found.high is not None
+    jobs = [replace(job, seed=seed) for _, job in networks for seed in plan.seeds]
+    for of_one in (jobs[: plan.count], jobs[plan.count :]):
+        live.train_all(of_one, tracker, at_once)
+    right = leaderboard.answers(all_journals(), jobs)
+    both = right[: plan.count], right[plan.count :]
+    found = compare(*both)
     assert found.p is not None
-    means = [(name, float(part.mean())) for (name, _), part in zip(networks, right, strict=True)]
-    p = plan.adjust(found.p)
-    said = page.comparison_line(means, plan.count, found.difference, (found.low, found.high), p)
-    show.console.print(f"\n{said}", style="bold")
-    if p != found.p:
+    adjusted = replace(found, p=plan.adjust(found.p))
+    means = [(name, float(part.mean())) for (name, _), part in zip(networks, both, strict=True)]
+    show.console.print(f"\n{page.comparison_line(means, plan.count, adjusted)}", style="bold")
+    if adjusted.p != found.p:
         show.console.print(f"by itself the pair has this interval, and p {page.p_text(found.p)}; see above")

@@ -327,11 +327,10 @@ def _confirm(search: Search, record: StudyRecord, seeds: int, tracker: Tracker) 
     if both[0] == both[1]:
         show.console.print("Nothing to confirm: the winner is the default recipe.")
         return
-    right = []
     for jobs in both:
         live.train_all(jobs, tracker)
-        right.append(leaderboard.answers(all_journals(), jobs))
-    winner, default = right
+    right = leaderboard.answers(all_journals(), [*both[0], *both[1]])
+    winner, default = right[:seeds], right[seeds:]
     compared = compare(winner, default)
     found = {
         "n": float(seeds),
