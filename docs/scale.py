@@ -20,13 +20,14 @@ from typing import Any, Self
 from distributed import LocalCluster
 from optuna.trial import FrozenTrial
 
-from harness import data, plugins, tuning, workers
-from harness.cluster import Cluster
-from harness.experiment import Attempt
-from harness.spec import Epoch, StudyRecord, Trial
-from harness.tracking import Store, tracking_uri
+from harness import data, plugins, tuning
+from harness.events import Epoch, StudyRecord, Trial
+from harness.runs import Attempt
+from harness.tracking import tracking_uri
+from harness.tracking.tracking import Store
 from harness.tuning import Search
-from harness.workers import News
+from harness.workers import Cluster, News
+from harness.workers.processes import _telling
 
 SECONDS = 1.0
 """What a trial sleeps."""
@@ -76,12 +77,12 @@ def search(sampler: str = "tpe", batch: int = tuning.BATCH) -> Search:
 
 def dask_setup(_: object) -> None:
     """Called by Dask in each worker, which then lets its process sleep instead of training."""
-    workers._attempt = sleep
+    _attempt = sleep
 
 
 def sleep(asked: Sequence[Attempt], floor: Mapping[int, float], folder: Path) -> list[Trial]:
     """Stand in for `harness.workers._attempt`, and tell of an epoch as that does."""
-    with workers._telling(folder) as tell:
+    with _telling(folder) as tell:
         time.sleep(SECONDS)
         (trial,) = made_up(asked)
         tell(trial.number, trial.epochs[-1], 19)
@@ -159,7 +160,7 @@ def measure_driver(trials: int, batch: int) -> None:
             began = time.perf_counter()
     (log,) = Path("mlruns/studies").glob("*/study.log")
     began = time.perf_counter()
-    told = tuning._Log.read(log.parent.absolute()).study.trials
+    told = tuning.Log.read(log.parent.absolute()).study.trials
     print(f"to read the log again, as a command does that goes on: {time.perf_counter() - began:.1f} s")
     print("   known  tpe, a trial  random, a trial")
     for known in (100, THOUSAND, 2 * THOUSAND, 5 * THOUSAND, 10 * THOUSAND):
@@ -170,7 +171,7 @@ def measure_driver(trials: int, batch: int) -> None:
 
 def _pondering(sampler: str, told: Sequence[FrozenTrial]) -> float:
     """Return the milliseconds it takes to ask for a trial by somebody who knows `told`."""
-    asking = tuning._Asking(search(sampler), told)
+    asking = tuning.Proposer(search(sampler), told)
     began = time.perf_counter()
     asking.ask(tuning.BATCH)
     return 1000 * (time.perf_counter() - began) / tuning.BATCH

@@ -19,10 +19,12 @@ from pathlib import Path
 
 import torch
 
-from harness import arithmetic, data, experiment, plans, records, tracking, tuning
+from harness import data, runs, tracking, tuning
 from harness.errors import DataError, HarnessError, TrackerError
-from harness.journal import ROOT, Journal, all_journals, settle_left_overs
+from harness.journal import ROOT, Journal, all_journals, settle_left_overs, verify
+from harness.leaderboard import plans
 from harness.tracking import Source
+from harness.training import compute
 
 ROOM = 2**30
 """Bytes that should be free: a thousand runs take about as much."""
@@ -58,11 +60,11 @@ def examine() -> Iterator[Finding]:
 
 
 def _device() -> Iterator[Finding]:
-    device = experiment.choose_device("auto")
-    compiler = "a C++ compiler" if arithmetic.has_compiler() else "no C++ compiler: long runs are not compiled"
-    bfloat16 = "bfloat16" if arithmetic.has_bfloat16(device) else "no bfloat16 of its own"
-    unused = f"; {missing}" if (missing := experiment.gpu_without_code()) else ""
-    yield Finding("device", f"{experiment.device_name(torch.device(device))}, {bfloat16}, {compiler}{unused}")
+    device = runs.choose_device("auto")
+    compiler = "a C++ compiler" if compute.has_compiler() else "no C++ compiler: long runs are not compiled"
+    bfloat16 = "bfloat16" if compute.has_bfloat16(device) else "no bfloat16 of its own"
+    unused = f"; {missing}" if (missing := runs.gpu_without_code()) else ""
+    yield Finding("device", f"{runs.device_name(torch.device(device))}, {bfloat16}, {compiler}{unused}")
     if ROOT.exists() and not ROOT.is_dir():
         yield Finding("disk", f"{ROOT.absolute()} is no folder: nothing can be recorded", 2)
     free = shutil.disk_usage(ROOT.absolute().parent).free
@@ -106,7 +108,7 @@ def _journals() -> Iterator[Finding]:
             record = journal.read()
             states[record.state if record else "empty"] += 1
             if record and record.state == "finished":
-                records.outcome(journal, records.finished(journal))
+                verify.outcome(journal, verify.finished(journal))
             if record and record.state == "interrupted" and journal.checkpoint(len(record.epochs)):
                 resumable.append(journal.run_id)
         except DataError as error:

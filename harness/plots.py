@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.backprop import WEIGHTS, Trajectory
+from harness.events import Trial
 from harness.journal import Outcome
-from harness.spec import Knob, Trial
+from harness.spec import Knob
 from harness.statistics import Summary
 
 if TYPE_CHECKING:

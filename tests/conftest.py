@@ -29,7 +29,7 @@ def build(*, width: int = 7, dropout: float = 0.1) -> nn.Module:
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return an SQLite file with MLflow's schema and nothing in it: making one takes seconds, copying it none."""
-    from harness.tracking import Store
+    from harness.tracking.tracking import Store
 
     database = tmp_path_factory.mktemp("store") / "mlflow.db"
     Store(f"sqlite:///{database}")

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtr, ndtri
 
-from harness.leaderboard import LEADERS
+from harness.leaderboard.compare import LEADERS
 from harness.statistics import (
     LOOKS,
     bound_at_look,

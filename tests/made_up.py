@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from harness import data
-from harness.evaluation import class_accuracy, confusion
 from harness.journal import Journal, Outcome
 from harness.spec import BUDGET, Recipe
+from harness.training import class_accuracy, confusion
 
 REFERENCE_RUNS = Path(__file__).parent / "data" / "reference_runs.zip"
 

@@ -7,8 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness import plugins
-from harness.anatomy import Anatomy, describe
-from harness.audit import audit
+from harness.audit import Anatomy, audit, describe
 
 ARCHITECTURES = Path(__file__).parent.parent / "architectures"
 

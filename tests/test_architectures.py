@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from harness import plugins
-from harness.audit import audit, enforce, refuse_trained_start
-from harness.ledger import Ledger
+from harness.audit import Ledger, audit, enforce, refuse_trained_start
 from harness.spec import BUDGET, Architecture, Knob, Recipe
 
 FOLDER = Path(__file__).parent.parent / "architectures"

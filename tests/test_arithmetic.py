@@ -20,12 +20,13 @@ from torch.export import Dim
 from torch.fx import GraphModule
 from torch.nn import functional as F
 
-from harness import arithmetic, layout, training
-from harness.arithmetic import WORTH_COMPILING, choose, rule
+from harness import training
 from harness.audit import audit
-from harness.layout import arrange
 from harness.spec import PLAIN, Arithmetic, Precision, Recipe
-from harness.training import fit
+from harness.training import compute, fit, numbers
+from harness.training.compute import WORTH_COMPILING, choose, rule
+from harness.training.kernels import normalise
+from harness.training.memory_layout import arrange
 
 # --- the rule ---------------------------------------------------------------------------------------------
 
@@ -51,13 +52,13 @@ def test_a_whole_run_on_mnist_is_worth_compiling_and_one_on_digits_is_not() -> N
 
 
 def test_nobody_looks_for_a_compiler_that_would_not_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arithmetic, "has_compiler", lambda: pytest.fail("asked"))
+    monkeypatch.setattr(compute, "has_compiler", lambda: pytest.fail("asked"))
     assert choose("cpu", 1).execution == "eager"
 
 
 @pytest.mark.parametrize("present", [True, False])
 def test_the_machine_is_asked_for_a_compiler(present: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arithmetic, "has_compiler", lambda: present)
+    monkeypatch.setattr(compute, "has_compiler", lambda: present)
     assert choose("cpu", WORTH_COMPILING).execution == ("compiled" if present else "eager")
 
 
@@ -69,23 +70,23 @@ def test_bfloat16_is_used_where_the_processor_multiplies_it(
     found: dict[str, bool], expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
-    assert arithmetic.has_bfloat16("cpu") is expected
+    assert compute.has_bfloat16("cpu") is expected
 
 
 @pytest.mark.parametrize("compiler", ["no-such-compiler", "false", ""])
 def test_a_compiler_that_is_missing_or_cannot_compile_is_none(compiler: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    arithmetic.has_compiler.cache_clear()
+    compute.has_compiler.cache_clear()
     monkeypatch.setenv("CXX", compiler)
-    monkeypatch.setattr(arithmetic.shutil, "which", lambda name: name if name == "false" else None)
-    assert not arithmetic.has_compiler()
-    arithmetic.has_compiler.cache_clear()
+    monkeypatch.setattr(compute.shutil, "which", lambda name: name if name == "false" else None)
+    assert not compute.has_compiler()
+    compute.has_compiler.cache_clear()
 
 
 def test_a_compiler_without_pythons_headers_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    arithmetic.has_compiler.cache_clear()
-    monkeypatch.setattr(arithmetic.sysconfig, "get_path", lambda _: str(tmp_path))
-    assert not arithmetic.has_compiler()
-    arithmetic.has_compiler.cache_clear()
+    compute.has_compiler.cache_clear()
+    monkeypatch.setattr(compute.sysconfig, "get_path", lambda _: str(tmp_path))
+    assert not compute.has_compiler()
+    compute.has_compiler.cache_clear()
 
 
 FAULTS = """
@@ -152,7 +153,7 @@ def distance(used: Arithmetic, recipe: Recipe = ONE_STEP) -> float:
     return float(off.norm() / way.norm())
 
 
-needs_compiler = pytest.mark.skipif(not arithmetic.has_compiler(), reason="no C++ compiler with Python's headers")
+needs_compiler = pytest.mark.skipif(not compute.has_compiler(), reason="no C++ compiler with Python's headers")
 
 
 def test_channels_last_takes_the_plain_step_to_a_hundred_thousandth() -> None:
@@ -222,7 +223,7 @@ class TestCompiled:
         used = Arithmetic(execution="compiled")
         monkeypatch.setattr(torch, "compile", lambda network, **_: network)
         rehearsed = after(used, replace(self.RECIPE, weight_decay=0.01, optimizer="adamw"))
-        monkeypatch.setattr(training._Steps, "_compile", lambda *_: None)
+        monkeypatch.setattr(training.Steps, "_compile", lambda *_: None)
         assert same_bits(after(used, replace(self.RECIPE, weight_decay=0.01, optimizer="adamw")), rehearsed)
 
 
@@ -270,15 +271,15 @@ def test_code_that_trains_another_network_is_refused_and_leaves_no_trace(
 
 def test_code_is_compared_on_the_same_numbers_whatever_the_seed_and_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[dict[str, Tensor]] = []
-    moves = training._Steps._moves
+    moves = training.Steps._moves
 
     def noted(*given: Any, **named: Any) -> dict[str, Tensor]:
         compared.append(moves(*given, **named))
         return compared[-1]
 
     monkeypatch.setattr(torch, "compile", lambda network, **_: network)
-    monkeypatch.setattr(training._Steps, "_moves", noted)
-    compiled, reference = Arithmetic(channels_last=True, execution="compiled"), layout.numbers(graph())
+    monkeypatch.setattr(training.Steps, "_moves", noted)
+    compiled, reference = Arithmetic(channels_last=True, execution="compiled"), numbers(graph())
     generator = torch.Generator().manual_seed(1)
     images = torch.randint(0, 256, DATASET.train.images.shape, dtype=torch.uint8, generator=generator)
     others = replace(DATASET, train=replace(DATASET.train, images=images, labels=(DATASET.train.labels + 1) % 10))
@@ -335,13 +336,13 @@ def test_a_network_that_the_compiler_fails_at_is_refused_and_leaves_no_trace(
 @needs_compiler
 def test_a_kernel_that_is_wrong_is_refused_like_code_that_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda network, **_: network)
-    right = layout.normalise
+    right = normalise
 
     def other_variances(*given: Any) -> tuple[Tensor, Tensor, Tensor]:
         results, mean, variance = right(*given)
         return results, mean, 100 * variance
 
-    monkeypatch.setattr(layout, "normalise", other_variances)
+    monkeypatch.setattr("harness.training.batch_norm.normalise", other_variances)
     with pytest.raises(training.Miscompiled):
         fit(graph(), DATASET, RECIPE, 0, Arithmetic(channels_last=True, execution="compiled"))
 

@@ -13,21 +13,14 @@ import torch
 from torch import nn
 
 from harness import plugins
-from harness.audit import (
-    CROWD,
-    MOST_IMAGES,
-    Audit,
-    audit,
-    enforce,
-    refuse_another,
-    refuse_batch_dependence,
-    refuse_trained_start,
-)
+from harness.audit import Audit, Ledger, audit, enforce, refuse_another, refuse_batch_dependence, refuse_trained_start
+from harness.audit.batch import CROWD
+from harness.audit.count import FREE_STATISTICS
+from harness.audit.export import MOST_IMAGES
 from harness.errors import AuditError, BudgetError, ContractError, Refusal
-from harness.evaluation import BATCH
-from harness.inspection import inspect
-from harness.ledger import FREE_STATISTICS, Ledger
+from harness.runs import inspect
 from harness.spec import BUDGET, Recipe
+from harness.training.evaluate import BATCH
 
 TESTS = Path(__file__).parent
 BAD = TESTS / "bad_architectures"

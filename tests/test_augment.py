@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as T
 
-from harness.augment import DRAWS, augment, strength
 from harness.spec import Recipe
+from harness.training.augment import DRAWS, augment, strength
 
 EVERYTHING = Recipe(rotation=25, translate=0.2, scale=0.2, shear=0.3, zoom_p=0.5)
 MIDDLE = 0.5

@@ -15,20 +15,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.backprop import (
-    COLUMNS,
-    DERIVATIVES,
-    QUANTITIES,
-    WEIGHTS,
-    Problem,
-    Trajectory,
-    descend,
-    evaluate,
-    fastest_stable,
-    sigmoid,
-    sweep,
-    write_csv,
-)
+from harness.backprop import COLUMNS, WEIGHTS, Problem, Trajectory, fastest_stable, sweep, write_csv
+from harness.backprop.network import DERIVATIVES, QUANTITIES, descend, evaluate, sigmoid
 from harness.errors import UsageError
 
 WORKBOOK = json.loads((Path(__file__).parent / "data" / "backprop_workbook.json").read_text())

@@ -12,12 +12,12 @@ import torch
 from test_training import DATASET, epochs_of, numbers, same_bits
 from torch import Tensor, nn
 
-from harness import inspection, plugins, training
-from harness.audit import Audit, audit
-from harness.capture import Lean
-from harness.graph import over_the_same_tensors
+from harness import plugins, training
+from harness.audit import Audit, audit, over_the_same_tensors
+from harness.runs import inspect
 from harness.spec import Architecture, Arithmetic
 from harness.training import Average, fit
+from harness.training.capture import Lean
 
 FILES = sorted(Path("architectures").glob("*.py"))
 
@@ -29,13 +29,13 @@ def audited(file: Path) -> tuple[Architecture, nn.Module, Audit]:
     architecture = plugins.load(file)
     torch.manual_seed(0)
     network = architecture.build()
-    return architecture, network, inspection.inspect(architecture, architecture.knobs)[0]
+    return architecture, network, inspect(architecture, architecture.knobs)[0]
 
 
 @pytest.fixture
 def uncaptured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the steps that would be captured one by one: there is no GPU."""
-    monkeypatch.setattr(training._Steps, "_capture", lambda _: None)
+    monkeypatch.setattr(training.Steps, "_capture", lambda _: None)
 
 
 # --- the same bits ----------------------------------------------------------------------------------------
@@ -47,7 +47,7 @@ def uncaptured(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_step_for_capture_gives_the_bits_of_an_eager_one(
     file: Path, precision: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "AUGMENTED_TOGETHER", 25)  # of 70 images, so in three parts
+    monkeypatch.setattr("harness.training.steps.AUGMENTED_TOGETHER", 25)  # of 70 images, so in three parts
     architecture, network, found = audited(file)
     recipe = replace(architecture.recipe, epochs=2, batch_size=32, warmup_epochs=0.0, ema=0.9, augment_fade=1)
     trained = []

@@ -18,12 +18,14 @@ import made_up
 import pytest
 import torch
 
-from harness import cli, data, experiment, plugins
-from harness.backprop import COLUMNS, Problem, descend
+from harness import cli, data, plugins, runs
+from harness.backprop import COLUMNS, Problem
+from harness.backprop.network import descend
 from harness.cli import live
 from harness.errors import TrackerError, UsageError
+from harness.events import Checkpoint, Epoch
 from harness.journal import all_journals
-from harness.spec import PLAIN, Checkpoint, Epoch
+from harness.spec import PLAIN
 from harness.tracking import Tracker, tracking_uri
 
 HEAVY = ("mlflow", "optuna", "pandas", "seaborn", "matplotlib", "torchvision", "sklearn", "scipy")
@@ -123,7 +125,7 @@ def test_a_cluster_without_dask_gets_a_message(
     workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
-    monkeypatch.delitem(sys.modules, "harness.cluster", raising=False)
+    monkeypatch.delitem(sys.modules, "harness.workers.cluster", raising=False)
     assert run("--cluster", "local:2") == UsageError.exit_code
     assert "pip install 'harness[cluster]'" in capsys.readouterr().err
 
@@ -183,7 +185,7 @@ class TestRun:
     def test_a_profile_of_runs_that_take_turns_is_refused(
         self, workplace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(experiment, "choose_device", lambda _: "cuda")
+        monkeypatch.setattr(runs, "choose_device", lambda _: "cuda")
         assert run("--seeds", "2", "--jobs", "2", "--profile") == 2
         assert "A profile is of one run" in capsys.readouterr().err
         assert nothing_recorded()
@@ -193,9 +195,7 @@ class TestRun:
         self, workplace: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         architecture = plugins.load("tiny.py")
-        jobs = experiment.jobs(
-            architecture, architecture.knobs, architecture.recipe, data.load("digits"), range(3), "cpu"
-        )
+        jobs = runs.jobs(architecture, architecture.knobs, architecture.recipe, data.load("digits"), range(3), "cpu")
         tracker = Tracker()
         together = live.train_all(jobs, tracker, at_once=2)
         printed = capsys.readouterr().out
@@ -315,16 +315,16 @@ class TestRun:
     @pytest.fixture
     def interrupted(self, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         """Return the id of a run of three epochs that was stopped after its first."""
-        train = experiment.train
+        train = runs.train
 
-        def stop(*job: Any, **how: Any) -> Iterator[experiment.Event | Checkpoint | None]:
+        def stop(*job: Any, **how: Any) -> Iterator[runs.Event | Checkpoint | None]:
             for event in train(*job, **how):
                 yield event
                 if isinstance(event, Epoch):
                     raise KeyboardInterrupt
 
         with monkeypatch.context() as patched:
-            patched.setattr(experiment, "train", stop)
+            patched.setattr(sys.modules["harness.runs.record"], "train", stop)
             assert run("--epochs", "3") == 130
         (journal,) = all_journals()
         return journal.run_id
@@ -346,7 +346,7 @@ class TestRun:
         self, interrupted: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         Path("tiny.py").write_text(Path("tiny.py").read_text() + "\n# changed\n")
-        monkeypatch.setattr(experiment, "__version__", "0.0.0")
+        monkeypatch.setattr("harness.runs.environment.__version__", "0.0.0")
         assert cli.main(["run", "--resume", interrupted]) == 2
         said = capsys.readouterr().err
         assert "the file was edited" in said
@@ -359,7 +359,7 @@ class TestRun:
     def test_the_same_command_trains_anew_where_another_version_would_give_other_bits(
         self, interrupted: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(experiment, "__version__", "0.0.0")
+        monkeypatch.setattr("harness.runs.environment.__version__", "0.0.0")
         assert run("--epochs", "3") == 0
         states = {record.state for journal in all_journals() if (record := journal.read())}
         assert states == {"interrupted", "finished"}
@@ -420,11 +420,11 @@ class TestCheck:
     def test_a_network_that_breaks_down_on_the_device_is_told_in_a_few_lines(
         self, workplace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def breaks_down(*_: object) -> Iterator[experiment.Event]:
+        def breaks_down(*_: object) -> Iterator[runs.Event]:
             raise RuntimeError("out of chalk")
             yield
 
-        monkeypatch.setattr(experiment, "train", breaks_down)
+        monkeypatch.setattr(runs, "train", breaks_down)
         assert cli.main(["check", "tiny.py", "--device", "cpu"]) == 8
         assert "broke down: RuntimeError: out of chalk" in capsys.readouterr().err
 

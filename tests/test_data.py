@@ -17,6 +17,9 @@ from torch.nn import functional as F
 from torchvision import datasets
 
 from harness import data
+from harness.data.datasets import _load
+from harness.data.digits import _resize_digits
+from harness.data.idx import _read
 from harness.errors import DataError, UsageError
 
 FILES = tuple(data.IDX_DATASETS["mnist"].sha256)
@@ -134,7 +137,7 @@ def test_every_class_has_its_share_of_the_digits_test_set() -> None:
 
 
 def test_digits_are_the_same_bits_every_time_and_everywhere() -> None:
-    digits = data._load_digits("test")
+    digits = data.load_digits_split("test")
     contents = b"".join(split.images.numpy().tobytes() for split in (digits.train, digits.held_out))
     contents += b"".join(split.labels.numpy().astype("<i8").tobytes() for split in (digits.train, digits.held_out))
     assert hashlib.sha256(contents).hexdigest() == "0d494ffd4f3cc708d1adf32d6ee875435aa37dfc99dfae938156f66f87f6a31b"
@@ -143,7 +146,7 @@ def test_digits_are_the_same_bits_every_time_and_everywhere() -> None:
 def test_digits_train_and_test_share_no_position() -> None:
     from sklearn.datasets import load_digits
 
-    resized = data._resize_digits(load_digits().images.astype(np.uint8))
+    resized = _resize_digits(load_digits().images.astype(np.uint8))
     digits = data.load("digits")
     both = torch.cat([digits.train.images, digits.held_out.images]).flatten(1).numpy()
     assert sorted(image.tobytes() for image in both) == sorted(image.tobytes() for image in resized)
@@ -153,14 +156,14 @@ def test_digits_train_and_test_share_no_position() -> None:
 def test_resized_digits_are_torchs_bilinear_ones_rounded(seed: int) -> None:
     small = np.random.default_rng(seed).integers(0, 17, (5, 8, 8), dtype=np.uint8)
     exact = F.interpolate(torch.from_numpy(small).double()[:, None], size=28, mode="bilinear") * 255 / 16
-    apart = exact[:, 0] - torch.from_numpy(data._resize_digits(small))
+    apart = exact[:, 0] - torch.from_numpy(_resize_digits(small))
     assert float(apart.abs().max()) <= 0.5 + 1e-9  # rounded to the nearest of 255
 
 
 def test_black_and_white_stay_black_and_white_when_resized() -> None:
     flat = np.stack([np.zeros((8, 8), np.uint8), np.full((8, 8), 16, np.uint8)])
-    assert data._resize_digits(flat).reshape(2, -1).min(1).tolist() == [0, 255]
-    assert data._resize_digits(flat).reshape(2, -1).max(1).tolist() == [0, 255]
+    assert _resize_digits(flat).reshape(2, -1).min(1).tolist() == [0, 255]
+    assert _resize_digits(flat).reshape(2, -1).max(1).tolist() == [0, 255]
 
 
 def test_the_stated_mean_and_deviation_of_digits_are_those_of_its_training_images() -> None:
@@ -405,17 +408,17 @@ def test_a_study_holds_out_a_fixed_stratified_part_of_the_training_images(
     counts = torch.bincount(study.held_out.labels, minlength=10)
     shares = torch.bincount(whole.train.labels, minlength=10) * validation / len(whole.train.labels)
     assert (counts - shares).abs().max() < 1.001
-    data._load.cache_clear()
+    _load.cache_clear()
     assert torch.equal(data.load(name, "validation").held_out.images, study.held_out.images)
 
 
 def test_a_study_never_reads_the_test_files(root: Path, server: type[Server], monkeypatch: pytest.MonkeyPatch) -> None:
     data.load("mnist")
     read: list[str] = []
-    whole = data._read
-    monkeypatch.setattr(data, "_read", lambda file: read.append(file.name) or whole(file))
-    data._load.cache_clear()
-    monkeypatch.setattr(data, "stratified", lambda labels, size: np.arange(2))
+    whole = _read
+    monkeypatch.setattr("harness.data.idx._read", lambda file: read.append(file.name) or whole(file))
+    _load.cache_clear()
+    monkeypatch.setattr("harness.data.split.stratified", lambda labels, size: np.arange(2))
     data.load("mnist", "validation")
     assert read == ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"]
 

@@ -17,7 +17,8 @@ from harness.cli import tune as tune_command
 from harness.doctor import Finding, examine
 from harness.errors import DataError, TrackerError
 from harness.journal import Journal, all_journals
-from harness.tracking import Store, tracking_uri
+from harness.tracking import tracking_uri
+from harness.tracking.tracking import Store
 
 
 def wrong() -> list[tuple[str, int]]:
@@ -134,7 +135,7 @@ def test_a_study_with_a_damaged_line_loses_the_trials_after_it_and_no_other(
     monkeypatch.setattr(tune_command, "Processes", MadeUpWorkers)
     (workplace / "study.py").write_text(made_up_study())
     before = finish(search(), 6)
-    (log,) = tuning._studies().glob("*/study.log")
+    (log,) = tuning.studies_folder().glob("*/study.log")
     lines = log.read_text().splitlines(keepends=True)
     damaged = next(number for number, line in enumerate(lines) if '"number":3' in line)
     log.write_text("".join([*lines[:damaged], "no json\n", *lines[damaged + 1 :]]))

@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harness.data import Dataset, Split, to_float
-from harness.evaluation import BATCH, Target, class_accuracy, confusion, hardest, predict, score, softmax, verdict
 from harness.spec import BUDGET
+from harness.training import Target, class_accuracy, confusion, hardest, predict, score, softmax, verdict
+from harness.training.evaluate import BATCH
 
 LOGITS = hnp.arrays(np.float32, st.tuples(st.integers(1, 30), st.just(10)), elements=st.floats(-50, 50, width=32))
 

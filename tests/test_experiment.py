@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
@@ -17,23 +18,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from harness import arithmetic, cli, data, experiment, inspection, plugins, training
-from harness.capture import Uncapturable
+from harness import cli, data, plugins, runs, training
 from harness.errors import AuditError, CrashedError, DataError, DivergedError, OutOfMemory, UsageError
-from harness.evaluation import predict
-from harness.experiment import Started
+from harness.events import Checkpoint, Epoch, Result
 from harness.journal import all_journals
-from harness.spec import PLAIN, Arithmetic, Checkpoint, Epoch, Job, Result
+from harness.runs import Started, build
+from harness.spec import PLAIN, Arithmetic, Job
 from harness.tracking import Tracker
+from harness.training import Choice, Uncapturable, compute, predict
 
 
 def job(source: str = TINY, seed: int = 0, **settings: bool | int | float | str) -> Job:
     architecture = plugins.from_source(source, "tiny.py")
     knobs, recipe = plugins.settle(architecture, settings)
-    return experiment.jobs(architecture, knobs, recipe, data.load("digits"), range(seed, seed + 1), "cpu")[0]
+    return runs.jobs(architecture, knobs, recipe, data.load("digits"), range(seed, seed + 1), "cpu")[0]
 
 
-def result(events: Iterator[experiment.Event | None]) -> Result:
+def result(events: Iterator[runs.Event | None]) -> Result:
     *_, last = events
     assert isinstance(last, Result)
     return last
@@ -54,7 +55,7 @@ class DeafTracker(Tracker):
 
 
 def test_a_job_starts_runs_its_epochs_and_ends_with_a_result() -> None:
-    events = [event for event in experiment.train(job()) if event]
+    events = [event for event in runs.train(job()) if event]
     assert [type(event) for event in events] == [Started, Epoch, Epoch, Result]
     assert isinstance(events[0], Started)
     assert events[0].ledger.parameters == 598
@@ -64,8 +65,8 @@ def test_a_job_starts_runs_its_epochs_and_ends_with_a_result() -> None:
     "settings", [{}, {"ema": 0.9}, {"rotation": 10.0, "zoom_p": 0.5}, {"optimizer": "adamw", "momentum": 0}]
 )
 def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(settings: dict[str, float | str]) -> None:
-    first, again = (result(experiment.train(job(**settings))) for _ in range(2))
-    other = result(experiment.train(job(seed=1, **settings)))
+    first, again = (result(runs.train(job(**settings))) for _ in range(2))
+    other = result(runs.train(job(seed=1, **settings)))
     assert same(first, again)
     assert np.array_equal(first.logits, again.logits)
     assert (first.accuracy, first.loss) == (again.accuracy, again.loss)
@@ -89,11 +90,11 @@ def build():
 
 
 def test_what_a_file_draws_while_it_is_executed_follows_from_the_seed() -> None:
-    assert same(result(experiment.train(job(DRAWN))), result(experiment.train(job(DRAWN))))
+    assert same(result(runs.train(job(DRAWN))), result(runs.train(job(DRAWN))))
 
 
 def test_the_score_is_the_last_epochs_and_the_best_epoch_only_stands_beside_it() -> None:
-    *epochs, last = list(experiment.train(job(epochs=5, lr=1.0)))[1:]
+    *epochs, last = list(runs.train(job(epochs=5, lr=1.0)))[1:]
     curve = [epoch.held_out_accuracy for epoch in epochs if isinstance(epoch, Epoch)]
     assert isinstance(last, Result)
     assert last.accuracy == curve[-1] == np.mean(last.logits.argmax(1) == last.labels)
@@ -104,7 +105,7 @@ def test_the_score_is_the_last_epochs_and_the_best_epoch_only_stands_beside_it()
 @pytest.mark.parametrize("name", ["tiny", "conv_transition", "p4m_convolution", "depthwise_head"])
 def test_the_scored_weights_put_into_the_plugins_own_network_give_the_same_answers(name: str) -> None:
     source = TINY if name == "tiny" else Path(f"architectures/{name}.py").read_text()
-    done = result(experiment.train(job(source, epochs=1, ema=0.9, warmup_epochs=0)))
+    done = result(runs.train(job(source, epochs=1, ema=0.9, warmup_epochs=0)))
     network = plugins.from_source(source, "tiny.py").build()
     network.load_state_dict(done.weights)
     digits = data.load("digits")
@@ -113,7 +114,7 @@ def test_the_scored_weights_put_into_the_plugins_own_network_give_the_same_answe
 
 
 def test_with_averaging_the_averaged_network_is_the_one_scored() -> None:
-    plain, averaged = result(experiment.train(job())), result(experiment.train(job(ema=0.9)))
+    plain, averaged = result(runs.train(job())), result(runs.train(job(ema=0.9)))
     assert not same(plain, averaged)
 
 
@@ -146,7 +147,7 @@ def build():
 def test_a_gate_to_the_rest_of_the_batch_that_training_opened_is_refused_before_there_is_a_score() -> None:
     seen = []
     with pytest.raises(AuditError, match=r"beside other images|two at a time|reversed"):
-        seen.extend(event for event in experiment.train(job(GATED)))
+        seen.extend(event for event in runs.train(job(GATED)))
     assert not any(isinstance(event, Result) for event in seen)
 
 
@@ -177,7 +178,7 @@ def build():
 def test_a_gate_that_only_a_crowd_of_real_images_opens_is_refused_before_there_is_a_score() -> None:
     seen = []
     with pytest.raises(AuditError, match="shuffled and 37 at a time"):
-        seen.extend(event for event in experiment.train(job(CROWDED)))
+        seen.extend(event for event in runs.train(job(CROWDED)))
     assert not any(isinstance(event, Result) for event in seen)
 
 
@@ -186,29 +187,29 @@ def test_the_target_is_reached_at_exactly_99_4_percent(curve: list[float], reach
     digits = replace(data.load("digits"), is_benchmark=True)
     plain = Epoch(number=1, lr=0.1, train_loss=0.5, train_accuracy=0.9, seconds=1.0, images_per_second=1.0)
     epochs = [replace(plain, held_out_loss=0.1, held_out_accuracy=accuracy) for accuracy in curve]
-    done = experiment._result(epochs, 1.0, torch.zeros(len(digits.held_out.labels), 10), digits, {})
+    done = runs.result_of(epochs, 1.0, torch.zeros(len(digits.held_out.labels), 10), digits, {})
     assert done.epochs_to_target == reached
     elsewhere = replace(digits, is_benchmark=False)
-    assert experiment._result(epochs, 1.0, torch.tensor(done.logits), elsewhere, {}).epochs_to_target is None
+    assert runs.result_of(epochs, 1.0, torch.tensor(done.logits), elsewhere, {}).epochs_to_target is None
 
 
 def test_of_equal_best_epochs_the_first_is_named() -> None:
     digits = data.load("digits")
     plain = Epoch(number=1, lr=0.1, train_loss=0.5, train_accuracy=0.9, seconds=1.0, images_per_second=1.0)
     epochs = [replace(plain, held_out_loss=0.1, held_out_accuracy=accuracy) for accuracy in (0.8, 0.9, 0.9, 0.85)]
-    done = experiment._result(epochs, 1.0, torch.zeros(len(digits.held_out.labels), 10), digits, {})
+    done = runs.result_of(epochs, 1.0, torch.zeros(len(digits.held_out.labels), 10), digits, {})
     assert (done.best_epoch, done.best_accuracy, done.accuracy) == (2, 0.9, 0.85)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4, 359])
 def test_a_batch_of_one_image_is_refused(batch_size: int) -> None:
     with pytest.raises(UsageError, match="a batch of one image"):
-        next(experiment.train(job(batch_size=batch_size)))
+        next(runs.train(job(batch_size=batch_size)))
 
 
 def test_a_job_for_other_data_is_refused() -> None:
     with pytest.raises(DataError, match="another one"):
-        list(experiment.train(replace(job(), dataset_digest="0" * 64)))
+        list(runs.train(replace(job(), dataset_digest="0" * 64)))
 
 
 # --- arithmetic and turns ---------------------------------------------------------------------------------
@@ -216,9 +217,9 @@ def test_a_job_for_other_data_is_refused() -> None:
 
 def test_a_job_is_computed_as_the_rule_says_and_a_plain_one_plainly() -> None:
     asked = job()
-    chosen = arithmetic.choose("cpu", 1_437 * 2)
+    chosen = compute.choose("cpu", 1_437 * 2)
     for one, expected in ((asked, chosen), (replace(asked, plain=True), PLAIN)):
-        started = next(experiment.train(one))
+        started = next(runs.train(one))
         assert isinstance(started, Started)
         assert started.arithmetic == expected
 
@@ -234,11 +235,11 @@ def test_every_seed_of_a_network_is_computed_as_the_rule_says(
 ) -> None:
     asked = job(file.read_text(), seed)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(arithmetic, "has_bfloat16", lambda _: has_bfloat16)
-        patched.setattr(arithmetic, "has_compiler", lambda: True)
-        built = inspection.build(asked)
-        chosen = experiment.choose_arithmetic(asked, images, built.reference.own_graphs(torch.device("cpu")))
-    assert chosen == experiment.Choice(arithmetic.rule("cpu", has_bfloat16, True, images))
+        patched.setattr(compute, "has_bfloat16", lambda _: has_bfloat16)
+        patched.setattr(compute, "has_compiler", lambda: True)
+        built = build(asked)
+        chosen = runs.choose_arithmetic(asked, images, built.reference.own_graphs(torch.device("cpu")))
+    assert chosen == Choice(compute.rule("cpu", has_bfloat16, True, images))
 
 
 TABLE = '''"""A convolution with a table of its own for every seed; of some seeds its maps are zero."""
@@ -264,12 +265,10 @@ def build():
 
 
 def test_a_seeds_table_of_constants_decides_nothing() -> None:
-    built = [inspection.build(job(TABLE, seed)) for seed in range(6)]
+    built = [build(job(TABLE, seed)) for seed in range(6)]
     tables = [next(iter(each.audit.train.constants.values())) for each in built]
     assert {bool(table.any()) for table in tables} == {True, False}
-    chosen = [
-        experiment.choose_arithmetic(job(TABLE), 1, each.reference.own_graphs(torch.device("cpu"))) for each in built
-    ]
+    chosen = [runs.choose_arithmetic(job(TABLE), 1, each.reference.own_graphs(torch.device("cpu"))) for each in built]
     assert len(set(chosen)) == 1
     assert "mul_" in chosen[0].because
 
@@ -294,8 +293,8 @@ def no_gradient(network: nn.Module, **_: object) -> Callable[[Tensor], Tensor]:
 
 def test_a_run_that_the_compiler_gets_wrong_is_the_one_that_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     def trained(wanted: Arithmetic) -> tuple[Started, Result]:
-        monkeypatch.setattr(arithmetic, "choose", lambda *_: wanted)
-        started, *_, scored = (event for event in experiment.train(job(ema=0.9)) if event)
+        monkeypatch.setattr(compute, "choose", lambda *_: wanted)
+        started, *_, scored = (event for event in runs.train(job(ema=0.9)) if event)
         assert isinstance(started, Started)
         assert isinstance(scored, Result)
         return started, scored
@@ -311,31 +310,31 @@ def test_a_run_that_the_compiler_gets_wrong_is_the_one_that_is_not_compiled(monk
 
 def test_a_run_whose_first_epochs_were_trained_by_wrong_code_does_not_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = Arithmetic(execution="compiled")
-    monkeypatch.setattr(arithmetic, "choose", lambda *_: compiled)
+    monkeypatch.setattr(compute, "choose", lambda *_: compiled)
     monkeypatch.setattr(torch, "compile", lambda network, **_: network)
-    events = [event for event in experiment.train(job(), keep=True) if event]
+    events = [event for event in runs.train(job(), keep=True) if event]
     [checkpoint] = (event for event in events if isinstance(event, Checkpoint))
     first = next(event for event in events if isinstance(event, Epoch))
-    progress = experiment.Progress(checkpoint, (first,), compiled)
-    assert same(result(experiment.train(job(), progress)), result(experiment.train(job())))
+    progress = runs.Progress(checkpoint, (first,), compiled)
+    assert same(result(runs.train(job(), progress)), result(runs.train(job())))
     monkeypatch.setattr(torch, "compile", no_gradient)
     with pytest.raises(CrashedError, match="cannot go on"):
-        next(experiment.train(job(), progress))
+        next(runs.train(job(), progress))
 
 
 def test_a_run_that_cannot_be_captured_trains_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     def waits(_: object) -> None:
         raise Uncapturable("called a synchronizing CUDA operation")
 
-    monkeypatch.setattr(arithmetic, "choose", lambda *_: Arithmetic(channels_last=True, execution="captured"))
-    monkeypatch.setattr(training._Steps, "_capture", waits)
-    started, *_, found = (event for event in experiment.train(job(ema=0.9)) if event)
+    monkeypatch.setattr(compute, "choose", lambda *_: Arithmetic(channels_last=True, execution="captured"))
+    monkeypatch.setattr(training.Steps, "_capture", waits)
+    started, *_, found = (event for event in runs.train(job(ema=0.9)) if event)
     assert isinstance(started, Started)
     assert isinstance(found, Result)
     assert started.arithmetic == Arithmetic(channels_last=True)
     assert "CUDA graph" in started.slow_because
-    monkeypatch.setattr(arithmetic, "choose", lambda *_: Arithmetic(channels_last=True))
-    assert same(found, result(experiment.train(job(ema=0.9))))
+    monkeypatch.setattr(compute, "choose", lambda *_: Arithmetic(channels_last=True))
+    assert same(found, result(runs.train(job(ema=0.9))))
 
 
 def test_what_others_do_between_an_epochs_work_and_its_end_is_on_the_wall_clock_alone(
@@ -345,7 +344,7 @@ def test_what_others_do_between_an_epochs_work_and_its_end_is_on_the_wall_clock_
     others = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: next(now) + others[0])  # a second between any two looks
     epochs: list[Epoch] = []
-    for event in experiment.train(job()):
+    for event in runs.train(job()):
         if event is None:
             others[0] += 100  # another run has its turn
         elif isinstance(event, Epoch):
@@ -378,20 +377,18 @@ def test_a_gpu_is_used_where_torch_has_code_for_it(
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
     monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: built_for)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla P100")
-    assert experiment.choose_device("auto") == ("cuda" if expected else "cpu")
+    assert runs.choose_device("auto") == ("cuda" if expected else "cpu")
     if not expected:
         with pytest.raises(UsageError, match=r"no code for Tesla P100 \(sm_"):
-            experiment.choose_device("cuda")
+            runs.choose_device("cuda")
 
 
 @pytest.mark.slow
 def test_jobs_in_turns_give_the_bits_of_one_after_the_other() -> None:
     jobs = [job(seed=seed, rotation=10.0) for seed in (1, 2, 3)]
-    turns: Iterator[tuple[int, experiment.Event]] = experiment.in_turns(
-        [experiment.train(one) for one in jobs], 2, "cpu"
-    )
+    turns: Iterator[tuple[int, runs.Event]] = runs.in_turns([runs.train(one) for one in jobs], 2, "cpu")
     together = {place: event for place, event in turns if isinstance(event, Result)}
-    assert all(same(together[place], result(experiment.train(one))) for place, one in enumerate(jobs))
+    assert all(same(together[place], result(runs.train(one))) for place, one in enumerate(jobs))
 
 
 def countdown(name: str, turns: int, seen: list[str]) -> Generator[str | None]:
@@ -406,15 +403,15 @@ def countdown(name: str, turns: int, seen: list[str]) -> Generator[str | None]:
 
 def test_as_many_as_asked_for_take_turns_and_the_next_begins_when_one_ends() -> None:
     seen: list[str] = []
-    runs = [countdown(name, turns, seen) for name, turns in (("a", 1), ("b", 3), ("c", 2))]
-    turns: Iterator[tuple[int, str]] = experiment.in_turns(runs, 2, "cpu")
+    several = [countdown(name, turns, seen) for name, turns in (("a", 1), ("b", 3), ("c", 2))]
+    turns: Iterator[tuple[int, str]] = runs.in_turns(several, 2, "cpu")
     assert list(turns) == [(0, "a0"), (1, "b0"), (2, "c0"), (1, "b1"), (2, "c1"), (1, "b2")]
     assert seen == ["a0", "b0", "a closed", "c0", "b1", "c1", "b2", "c closed", "b closed"]
 
 
 def test_who_stops_listening_ends_every_run() -> None:
     seen: list[str] = []
-    turns: Generator[tuple[int, str]] = experiment.in_turns([countdown(name, 9, seen) for name in "ab"], 2, "cpu")
+    turns: Generator[tuple[int, str]] = runs.in_turns([countdown(name, 9, seen) for name in "ab"], 2, "cpu")
     next(turns), next(turns)
     turns.close()
     assert sorted(seen[-2:]) == ["a closed", "b closed"]
@@ -428,8 +425,8 @@ def test_a_run_that_breaks_lets_those_that_have_begun_end_and_no_other_begin() -
         raise DivergedError("too far")
 
     seen: list[str] = []
-    runs = [countdown("a", 3, seen), breaks(), countdown("c", 1, seen)]
-    turns: Iterator[tuple[int, str]] = experiment.in_turns(runs, 2, "cpu")
+    several = [countdown("a", 3, seen), breaks(), countdown("c", 1, seen)]
+    turns: Iterator[tuple[int, str]] = runs.in_turns(several, 2, "cpu")
     with pytest.raises(DivergedError, match="too far"):
         list(turns)
     assert seen == ["a0", "a1", "a2", "a closed"]
@@ -440,7 +437,7 @@ def test_what_a_run_said_in_the_turn_it_broke_in_is_handed_on() -> None:
         yield "x0"
         raise DivergedError("too far")
 
-    turns: Iterator[tuple[int, str]] = experiment.in_turns([breaks()], 2, "cpu")
+    turns: Iterator[tuple[int, str]] = runs.in_turns([breaks()], 2, "cpu")
     assert next(turns) == (0, "x0")
     with pytest.raises(DivergedError):
         next(turns)
@@ -449,24 +446,24 @@ def test_what_a_run_said_in_the_turn_it_broke_in_is_handed_on() -> None:
 @pytest.mark.usefixtures("workplace")
 class TestEarlier:
     def test_a_finished_job_is_known_and_any_other_is_not(self) -> None:
-        list(experiment.record(job(), DeafTracker()))
+        list(runs.record(job(), DeafTracker()))
         (journal,) = all_journals()
-        found = experiment.earlier([job(), job(seed=1)])
+        found = runs.earlier([job(), job(seed=1)])
         assert {seed: record.run_id for seed, record in found.finished.items()} == {0: journal.run_id}
         assert found.unfinished == {}
         others = [job(lr=0.2), job(width=5), job(TINY + "\n# changed\n"), replace(job(), plain=True)]
-        assert all(experiment.earlier([other]) == experiment.Earlier({}, {}) for other in others)
+        assert all(runs.earlier([other]) == runs.Earlier({}, {}) for other in others)
 
     def test_a_finished_job_that_is_damaged_does_not_count(self) -> None:
-        list(experiment.record(job(), DeafTracker()))
+        list(runs.record(job(), DeafTracker()))
         (all_journals()[0].folder / "test.npz").unlink()
-        assert experiment.earlier([job()]).finished == {}
+        assert runs.earlier([job()]).finished == {}
 
 
 @pytest.mark.usefixtures("workplace")
 class TestRecording:
     def test_every_event_is_in_the_journal_before_it_is_handed_on(self) -> None:
-        for event in experiment.record(job(), DeafTracker()):
+        for event in runs.record(job(), DeafTracker()):
             (journal,) = all_journals()
             record = journal.read()
             assert record is not None
@@ -478,7 +475,7 @@ class TestRecording:
                 assert journal.source == TINY
 
     def test_a_consumer_that_stops_leaves_an_interrupted_run(self) -> None:
-        events = experiment.record(job(), DeafTracker())
+        events = runs.record(job(), DeafTracker())
         next(event for event in events if isinstance(event, Epoch))
         events.close()
         record = all_journals()[0].read()
@@ -487,7 +484,7 @@ class TestRecording:
         assert len(record.epochs) == 1
 
     def test_a_consumer_that_stops_after_the_result_leaves_a_finished_run(self) -> None:
-        events = experiment.record(job(), DeafTracker())
+        events = runs.record(job(), DeafTracker())
         while not isinstance(next(events), Result):
             pass
         events.close()
@@ -497,7 +494,7 @@ class TestRecording:
 
     def test_a_loss_that_explodes_ends_as_diverged_with_the_step_and_learning_rate(self) -> None:
         with pytest.raises(DivergedError, match="step") as caught:
-            list(experiment.record(job(lr=100.0, epochs=10, weight_decay=1.0), DeafTracker()))
+            list(runs.record(job(lr=100.0, epochs=10, weight_decay=1.0), DeafTracker()))
         record = all_journals()[0].read()
         assert record is not None
         assert record.state == "diverged"
@@ -507,24 +504,24 @@ class TestRecording:
         def broken(*_: object) -> None:
             raise RuntimeError("out of chalk")
 
-        monkeypatch.setattr(experiment, "predict", broken)
+        monkeypatch.setattr(sys.modules["harness.runs.train"], "predict", broken)
         with pytest.raises(CrashedError, match="out of chalk"):
-            list(experiment.record(job(), DeafTracker()))
+            list(runs.record(job(), DeafTracker()))
         record = all_journals()[0].read()
         assert record is not None
         assert record.state == "failed"
 
     def test_memory_that_ends_in_training_is_a_verdict_of_its_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(experiment, "predict", lambda *_: torch.zeros(2**48))
+        monkeypatch.setattr(sys.modules["harness.runs.train"], "predict", lambda *_: torch.zeros(2**48))
         with pytest.raises(OutOfMemory, match=r"tiny\.py ran out of memory"):
-            list(experiment.record(job(), DeafTracker()))
+            list(runs.record(job(), DeafTracker()))
         record = all_journals()[0].read()
         assert record is not None
         assert record.state == "out of memory"
 
     def test_a_network_over_budget_leaves_nothing_behind(self, workplace: Path) -> None:
         with pytest.raises(Exception, match="budget"):
-            list(experiment.record(job(width=28 * 2), DeafTracker()))
+            list(runs.record(job(width=28 * 2), DeafTracker()))
         assert all_journals() == []
 
 
@@ -533,7 +530,7 @@ def test_answers_that_are_not_numbers_are_a_divergence_and_never_a_score() -> No
     logits = torch.full((len(digits.held_out.labels), 10), torch.nan)
     epoch = Epoch(number=3, lr=0.1, train_loss=0.5, train_accuracy=0.9, seconds=1.0, images_per_second=1.0)
     with pytest.raises(DivergedError, match="epoch 3"):
-        experiment._scored(epoch, logits, digits)
+        runs.scored_epoch(epoch, logits, digits)
 
 
 @pytest.mark.usefixtures("workplace")
@@ -541,13 +538,13 @@ def test_answers_that_are_not_numbers_are_a_divergence_and_never_a_score() -> No
 def test_an_epoch_that_comes_out_otherwise_ends_a_run_unless_an_operator_may_do_so(
     unrepeatable: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begun = experiment.record(job(epochs=3), DeafTracker())
+    begun = runs.record(job(epochs=3), DeafTracker())
     while not (isinstance(event := next(begun), Epoch) and event.number == 2):
         pass
     begun.close()
     (journal,) = all_journals()
     next(journal.folder.glob("checkpoint-2-*")).unlink()  # the second epoch is recorded, its weights are lost
-    train = experiment.train
+    train = runs.train
 
     def otherwise(*args: Any, **kwargs: Any) -> Iterator[object]:
         for event in train(*args, **kwargs):
@@ -558,8 +555,8 @@ def test_an_epoch_that_comes_out_otherwise_ends_a_run_unless_an_operator_may_do_
             else:
                 yield event
 
-    monkeypatch.setattr(experiment, "train", otherwise)
-    resumed = experiment.record(job(epochs=3), DeafTracker(), unfinished=journal)
+    monkeypatch.setattr(sys.modules["harness.runs.record"], "train", otherwise)
+    resumed = runs.record(job(epochs=3), DeafTracker(), unfinished=journal)
     if unrepeatable:
         assert isinstance(list(resumed)[-1], Result)
         assert [epoch["number"] for epoch in journal.read().epochs] == [1, 2, 3]

@@ -15,16 +15,16 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.nn import functional as F
 
-from harness import arithmetic, plugins
+from harness import plugins
 from harness.audit import audit
-from harness.folding import fold, gather, normalised, whole_maps
-from harness.layout import arrange_scoring
 from harness.spec import PLAIN, Arithmetic, Execution
+from harness.training import arrange_scoring, compute
+from harness.training.folding import fold, gather, normalised, whole_maps
 
 aten = torch.ops.aten
 IMAGES = torch.rand(6, 1, 28, 28, generator=torch.Generator().manual_seed(0))
 CHANNELS_LAST = Arithmetic(channels_last=True)
-needs_compiler = pytest.mark.skipif(not arithmetic.has_compiler(), reason="no C++ compiler with Python's headers")
+needs_compiler = pytest.mark.skipif(not compute.has_compiler(), reason="no C++ compiler with Python's headers")
 ARCHITECTURES = sorted((Path(__file__).parent.parent / "architectures").glob("*.py"))
 
 

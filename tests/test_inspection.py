@@ -10,10 +10,15 @@ import pytest
 import torch
 from conftest import TINY
 
-from harness import audit, cli, data, experiment, inspection, plugins, workers
-from harness.audit import FREE_START, Audit
+from harness import audit, cli, data, plugins, runs, workers
+from harness.audit import Audit
+from harness.audit.rebuild import FREE_START
 from harness.errors import AuditError, ContractError
-from harness.spec import Job, Trial
+from harness.events import Trial
+from harness.runs import build, expect, leave, leave_nothing
+from harness.runs.build import cache
+from harness.runs.shared_audits import is_awaited, take
+from harness.spec import Job
 
 TABLE = '''"""A linear layer, and what is added to its answers: drawn for each seed, and never trained."""
 import torch
@@ -74,7 +79,7 @@ def build():
 def job(source: str = TINY, seed: int = 0, **settings: bool | int | float | str) -> Job:
     architecture = plugins.from_source(source, "tiny.py")
     knobs, recipe = plugins.settle(architecture, settings)
-    return experiment.jobs(architecture, knobs, recipe, data.load("digits"), range(seed, seed + 1), "cpu")[0]
+    return runs.jobs(architecture, knobs, recipe, data.load("digits"), range(seed, seed + 1), "cpu")[0]
 
 
 @pytest.fixture
@@ -88,7 +93,7 @@ def audits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return original(network, path)
 
     monkeypatch.setattr(audit, "audit", noted)
-    monkeypatch.setattr(inspection, "_kept", type(inspection._kept)())
+    monkeypatch.setattr("harness.runs.build.cache", type(cache)())
     return made
 
 
@@ -104,7 +109,7 @@ def test_twenty_seeds_are_audited_once(workplace: Path, audits: list[str]) -> No
 
 def test_a_recipe_needs_no_audit_of_its_own_and_a_knob_does(audits: list[str]) -> None:
     for one in (job(), job(lr=0.2, seed=1), job(dropout=0.2), job(dropout=0.2, seed=2)):
-        inspection.build(one)
+        build(one)
     assert len(audits) == 2
 
 
@@ -117,13 +122,13 @@ class Half(nn.Module):
         return answers * 0.4321
 """
     for path in ("tiny.py", "copy.py"):
-        found = inspection.build(replace(job(written), path=path))
+        found = build(replace(job(written), path=path))
         assert any(entry.layer.startswith(path) for entry in found.audit.ledger.entries)
     assert audits == ["tiny.py", "copy.py"]
 
 
 def test_a_network_with_a_table_is_audited_for_every_seed(audits: list[str]) -> None:
-    built = [inspection.build(job(TABLE, seed)) for seed in range(2)]
+    built = [build(job(TABLE, seed)) for seed in range(2)]
     assert len(audits) == 3  # and once with a table of no seed's
     tables = [next(iter(each.audit.evaluation.constants.values())) for each in built]
     assert not torch.equal(*tables)
@@ -133,25 +138,25 @@ def test_a_network_with_a_table_is_audited_for_every_seed(audits: list[str]) -> 
 def test_a_table_whose_size_is_drawn_by_lot_is_refused(audits: list[str]) -> None:
     source = TABLE.replace("torch.randn(10)", "torch.randn(10 if torch.rand(()) < 0.5 else 1)")
     with pytest.raises(AuditError, match="computes otherwise"):
-        [inspection.build(job(source, seed)) for seed in range(9)]
+        [build(job(source, seed)) for seed in range(9)]
 
 
 def test_reference_numbers_are_of_no_seed_and_stay_as_they_are(audits: list[str]) -> None:
-    built = [inspection.build(job(seed=seed)) for seed in range(2)]
+    built = [build(job(seed=seed)) for seed in range(2)]
     references = [each.reference.own_graphs(torch.device("cpu")).train.state_dict() for each in built]
     assert all(map(torch.equal, *(reference.values() for reference in references)))
     own = built[0].audit.graphs(built[0].network, torch.device("cpu")).train
     assert not torch.equal(own.state_dict()["4.weight"], references[0]["4.weight"])
     own(torch.rand(4, 1, 28, 28)).sum().backward()
-    inspection._kept.clear()
-    again = inspection.build(job()).reference.own_graphs(torch.device("cpu")).train.state_dict()
+    cache.clear()
+    again = build(job()).reference.own_graphs(torch.device("cpu")).train.state_dict()
     assert all(map(torch.equal, again.values(), references[0].values()))
 
 
 def test_the_numbers_of_a_seed_do_not_depend_on_who_was_audited(audits: list[str]) -> None:
-    after_another = [inspection.build(job(seed=seed)).network for seed in (0, 1)][1]
-    inspection._kept.clear()
-    alone = inspection.build(job(seed=1)).network
+    after_another = [build(job(seed=seed)).network for seed in (0, 1)][1]
+    cache.clear()
+    alone = build(job(seed=1)).network
     assert all(map(torch.equal, after_another.state_dict().values(), alone.state_dict().values()))
 
 
@@ -159,9 +164,9 @@ def test_a_weight_that_is_not_finite_is_refused_in_a_later_seed(audits: list[str
     from harness.training import derive_seed
 
     source = SOME_SEEDS_DIVERGE.replace("SEED", str(derive_seed(1, 0, "weights")))
-    inspection.build(job(source, 0))
+    build(job(source, 0))
     with pytest.raises(AuditError, match="not finite"):
-        inspection.build(job(source, 1))
+        build(job(source, 1))
 
 
 @pytest.mark.parametrize(
@@ -174,7 +179,7 @@ def test_a_weight_that_is_not_finite_is_refused_in_a_later_seed(audits: list[str
 )
 def test_a_form_that_is_drawn_by_lot_is_refused(audits: list[str], form: str) -> None:
     with pytest.raises(AuditError, match="computes otherwise"):
-        [inspection.build(job(DRAWN_FORM.format(form=form), seed)) for seed in range(9)]
+        [build(job(DRAWN_FORM.format(form=form), seed)) for seed in range(9)]
 
 
 @pytest.mark.parametrize(
@@ -187,19 +192,19 @@ def test_a_form_that_is_drawn_by_lot_is_refused(audits: list[str], form: str) ->
 )
 def test_a_number_that_is_drawn_by_lot_is_refused_though_no_answer_shows_it(audits: list[str], form: str) -> None:
     with pytest.raises(AuditError, match="computes otherwise"):
-        inspection.build(job(DRAWN_FORM.format(form=form)))
+        build(job(DRAWN_FORM.format(form=form)))
 
 
 def test_numbers_that_are_not_saved_with_the_network_may_be_drawn_by_lot(audits: list[str]) -> None:
     source = TABLE.replace("self.added = torch.randn(10)", "self.register_buffer('added', DRAWN, persistent=False)")
     source = source.replace("self.added\n", "self.added[:10]\n").replace("DRAWN", f"torch.randn({FREE_START + 2})")
-    inspection.build(job(source))
+    build(job(source))
 
 
 def test_only_the_audits_used_last_are_kept(audits: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inspection, "MOST_KEPT", 2)
+    monkeypatch.setattr("harness.runs.build.MOST_KEPT", 2)
     for dropout in (0.1, 0.2, 0.1, 0.3, 0.1, 0.2):
-        inspection.build(job(dropout=dropout))
+        build(job(dropout=dropout))
     assert len(audits) == 4  # 0.1, 0.2, 0.3, and 0.2 again
 
 
@@ -208,66 +213,66 @@ def test_only_the_audits_used_last_are_kept(audits: list[str], monkeypatch: pyte
 
 def test_an_audit_that_was_left_is_taken_and_made_no_more(tmp_path: Path, audits: list[str]) -> None:
     one = job(seed=3)
-    assert inspection.expect(tmp_path, one)
-    assert not inspection.expect(tmp_path, replace(one, seed=4))  # the same file and knobs
-    assert inspection.is_awaited(tmp_path, one)
-    inspection.leave(tmp_path, one)
-    assert not inspection.is_awaited(tmp_path, one)
-    inspection._kept.clear()
-    inspection.take(tmp_path, one)
-    inspection.build(one)
+    assert expect(tmp_path, one)
+    assert not expect(tmp_path, replace(one, seed=4))  # the same file and knobs
+    assert is_awaited(tmp_path, one)
+    leave(tmp_path, one)
+    assert not is_awaited(tmp_path, one)
+    cache.clear()
+    take(tmp_path, one)
+    build(one)
     assert len(audits) == 1
     assert [*tmp_path.iterdir()] == []
 
 
 def test_why_a_network_was_refused_is_taken_too(tmp_path: Path, audits: list[str]) -> None:
     eleven = job(TINY.replace("width * width, 10", "width * width, 11"))
-    inspection.expect(tmp_path, eleven)
-    inspection.leave(tmp_path, eleven)
+    expect(tmp_path, eleven)
+    leave(tmp_path, eleven)
     with pytest.raises(ContractError, match="shape"):
-        inspection.take(tmp_path, eleven)
+        take(tmp_path, eleven)
 
 
 def test_where_a_process_died_the_one_that_trains_audits(tmp_path: Path, audits: list[str]) -> None:
     one = job()
-    inspection.expect(tmp_path, one)
-    inspection.leave_nothing(tmp_path, one)
-    assert not inspection.is_awaited(tmp_path, one)
-    inspection.take(tmp_path, one)
-    inspection.build(one)
+    expect(tmp_path, one)
+    leave_nothing(tmp_path, one)
+    assert not is_awaited(tmp_path, one)
+    take(tmp_path, one)
+    build(one)
     assert len(audits) == 1
 
 
 def test_what_was_left_stays_where_its_process_ends_after_it(tmp_path: Path, audits: list[str]) -> None:
     one = job()
-    inspection.expect(tmp_path, one)
-    inspection.leave(tmp_path, one)
-    inspection.leave_nothing(tmp_path, one)
-    inspection._kept.clear()
-    inspection.take(tmp_path, one)
-    assert len(inspection._kept) == 1
+    expect(tmp_path, one)
+    leave(tmp_path, one)
+    leave_nothing(tmp_path, one)
+    cache.clear()
+    take(tmp_path, one)
+    assert len(cache) == 1
 
 
 def test_trials_train_while_others_wait_for_their_audits(tmp_path: Path, audits: list[str]) -> None:
     late, ready = job(dropout=0.2, epochs=1), job(epochs=1)
-    inspection.expect(tmp_path, late)
+    expect(tmp_path, late)
     finished: list[int] = []
 
     def tell(number: int, _: object) -> None:
         finished.append(number)
         if number == 1:  # the other one has trained meanwhile
-            threading.Thread(target=inspection.leave, args=(tmp_path, late)).start()
+            threading.Thread(target=leave, args=(tmp_path, late)).start()
 
-    trials = experiment.attempt([(0, {}, late), (1, {}, ready)], {}, tell, tmp_path)
+    trials = runs.attempt([(0, {}, late), (1, {}, ready)], {}, tell, tmp_path)
     assert finished == [1, 0]
     assert [trial.state for trial in trials] == ["complete", "complete"]
 
 
 def test_a_trial_over_the_budget_is_told_so_by_its_audit(tmp_path: Path, audits: list[str]) -> None:
     wide = job(TINY.replace("width * width, 10)", "width * width, 60), nn.Linear(60, 10)"), width=28)
-    inspection.expect(tmp_path, wide)
-    inspection.leave(tmp_path, wide)
-    (trial,) = experiment.attempt([(0, {}, wide)], {}, lambda *_: None, tmp_path)
+    expect(tmp_path, wide)
+    leave(tmp_path, wide)
+    (trial,) = runs.attempt([(0, {}, wide)], {}, lambda *_: None, tmp_path)
     assert trial.state == "infeasible"
     assert trial.parameters is not None
     assert trial.parameters > 20_000

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from harness.errors import UsageError
+from harness.events import Checkpoint
 from harness.journal import Journal, Outcome, all_journals, settle_left_overs
-from harness.spec import Checkpoint
 
 
 @pytest.fixture(autouse=True)

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness import arithmetic, kernels
-from harness.kernels import ACTIVATIONS, max_pool, normalise, silu, silu_in_place
+from harness.training import compute
+from harness.training.kernels import ACTIVATIONS, _library, max_pool, normalise, silu, silu_in_place
 
-pytestmark = pytest.mark.skipif(not arithmetic.has_compiler(), reason="no C++ compiler with Python's headers")
+pytestmark = pytest.mark.skipif(not compute.has_compiler(), reason="no C++ compiler with Python's headers")
 
 aten = torch.ops.aten
 NEAR = {torch.float32: 1e-6, torch.bfloat16: 2**-7}  # of the largest: a rounding of each result, and of what it is from
@@ -203,15 +203,15 @@ def test_the_compiler_is_told_the_right_shapes_and_gradients(
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder where no kernels are yet."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    kernels._library.cache_clear()
+    _library.cache_clear()
     yield tmp_path / f"harness_kernels_{os.getuid()}"
-    kernels._library.cache_clear()
+    _library.cache_clear()
 
 
 def test_they_are_built_once_and_leave_nothing_else(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     silu(torch.zeros(1))
     (built,) = elsewhere.iterdir()
-    kernels._library.cache_clear()
+    _library.cache_clear()
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("built again"))
     silu(torch.zeros(1))
     assert [built] == list(elsewhere.iterdir())
@@ -222,7 +222,7 @@ def test_a_torn_file_is_built_again(elsewhere: Path) -> None:
     (built,) = elsewhere.iterdir()
     built.unlink()  # that of this process stays as it is
     built.write_bytes(b"\x7fELF")
-    kernels._library.cache_clear()
+    _library.cache_clear()
     assert silu(torch.ones(1)).item() > 0.7
 
 

@@ -1,4 +1,4 @@
-"""The floor plan, as a rule about imports: nobody climbs, nobody goes in circles, nothing hides."""
+"""The layers of the package, as a rule about imports: each layer imports lower ones, and no import is hidden."""
 
 from __future__ import annotations
 
@@ -9,81 +9,97 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "harness"
-FLOORS = (
-    ("errors",),
-    ("spec", "supervision"),
-    (
-        "plugins",
-        "graph",
-        "ledger",
-        "audit",
-        "anatomy",
-        "arithmetic",
-        "folding",
-        "kernels",
-        "layout",
-        "capture",
-        "data",
-        "augment",
-        "statistics",
-        "journal",
-        "backprop",
-    ),
-    ("evaluation", "training", "page", "plots", "records", "exchange", "tracking"),
-    ("inspection", "experiment", "leaderboard", "plans", "report"),
-    ("workers", "cluster", "tuning", "speed", "profiling", "doctor"),
-    ("cli",),
+LAYERS = (
+    {"errors"},
+    {"spec", "statistics", "markdown", "watchdog"},
+    {"events", "backprop", "data", "sentences"},
+    {"audit", "plugins"},
+    {"training"},
+    {"journal"},
+    {"plots"},
+    {"tracking", "leaderboard"},
+    {"runs"},
+    {"workers", "speed"},
+    {"tuning"},
+    {"doctor"},
+    {"cli"},
 )
-HEIGHT = {room: (floor, place) for floor, rooms in enumerate(FLOORS) for place, room in enumerate(rooms)}
-ONLY_ROOM = {"mlflow": "tracking", "optuna": "tuning", "dask": "cluster", "distributed": "cluster"}
+LAYER = {part: height for height, layer in enumerate(LAYERS) for part in layer}
+ONLY_IN = {"mlflow": "tracking", "optuna": "tuning", "dask": "workers", "distributed": "workers"}
+FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if path.parent != PACKAGE or not path.stem.startswith("__")]
 
 
-def room_of(path: Path) -> str:
+def part_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def files() -> list[Path]:
-    return [path for path in sorted(PACKAGE.rglob("*.py")) if room_of(path) not in ("__init__", "__main__")]
-
-
-def imports(tree: ast.AST) -> Iterator[tuple[str, str]]:
-    """Yield (top-level package, room of the own package or '')."""
+def imports(tree: ast.AST) -> Iterator[str]:
+    """Yield the dotted name of everything that is imported."""
     for node in ast.walk(tree):
-        names: list[str] = []
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "relative imports hide the room they come from"
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        for name in names:
-            parts = name.split(".")
-            yield parts[0], parts[1] if parts[0] == "harness" and parts[1:] != ["__version__"] else ""
+            assert node.level == 0, "relative imports hide their package"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_room_imports_only_from_below_or_before(path: Path) -> None:
-    room = room_of(path)
-    for package, other in imports(ast.parse(path.read_text())):
-        if package == "harness" and other not in ("", room):
-            assert HEIGHT[other] < HEIGHT[room], f"{room} imports {other}"
+def own_imports(path: Path) -> Iterator[str]:
+    """Yield the dotted names below `harness` that a file imports."""
+    for name in imports(ast.parse(path.read_text())):
+        if name.startswith("harness.") and name != "harness.__version__":
+            yield name.removeprefix("harness.")
 
 
-@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_no_import_of_the_own_package_hides_in_a_function(path: Path) -> None:
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            assert "harness" not in {package for package, _ in imports(node)}, node.name
+def module_of(name: str) -> str:
+    """Return the module that an import below `harness` reads: the longest part of its name that is a file."""
+    parts = name.split(".")
+    while not (PACKAGE.joinpath(*parts).with_suffix(".py").exists() or PACKAGE.joinpath(*parts).is_dir()):
+        parts.pop()
+    return ".".join(parts)
 
 
-@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_mlflow_optuna_and_dask_are_known_to_one_room_each(path: Path) -> None:
-    for package, _ in imports(ast.parse(path.read_text())):
-        assert ONLY_ROOM.get(package, room_of(path)) == room_of(path)
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+class TestFile:
+    def test_imports_lower_layers_alone(self, path: Path) -> None:
+        for other in (name.partition(".")[0] for name in own_imports(path)):
+            assert other == part_of(path) or LAYER[other] < LAYER[part_of(path)], f"imports {other}"
+
+    def test_hides_no_import_of_the_package(self, path: Path) -> None:
+        for node in ast.walk(ast.parse(path.read_text())):
+            is_lazy_face = path.stem == "__init__" and getattr(node, "name", "") == "__getattr__"
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and not is_lazy_face:
+                assert not [name for name in imports(node) if name.startswith("harness")], node.name
+
+    def test_loads_no_module_of_the_package_by_its_name(self, path: Path) -> None:
+        calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        loaded = [ast.unparse(call) for call in calls if "import_module" in ast.unparse(call.func)]
+        assert path == PACKAGE / "cli" / "__init__.py" or not [call for call in loaded if "harness" in call]
+
+    def test_knows_no_tool_of_another_package(self, path: Path) -> None:
+        for name in imports(ast.parse(path.read_text())):
+            assert ONLY_IN.get(name.partition(".")[0], part_of(path)) == part_of(path)
+
+    def test_imports_no_face_of_its_own_package(self, path: Path) -> None:
+        if path.stem != "__init__":
+            assert part_of(path) not in {module_of(name) for name in own_imports(path)} - {path.stem}
 
 
-def test_every_room_has_its_place_on_the_plan() -> None:
-    assert {room_of(path) for path in files()} == set(HEIGHT)
+@pytest.mark.parametrize("package", sorted({part_of(path) for path in FILES if path.parent != PACKAGE}))
+def test_modules_of_a_package_form_no_cycle(package: str) -> None:
+    files = [path for path in FILES if part_of(path) == package and path.stem != "__init__"]
+    reads = {
+        path.stem: {module_of(name).split(".")[1] for name in own_imports(path) if name.startswith(f"{package}.")}
+        for path in files
+    }
+    while free := [stem for stem, others in reads.items() if not others & reads.keys()]:
+        for stem in free:
+            del reads[stem]
+    assert not reads
 
 
-def test_nobody_made_a_junk_drawer() -> None:
-    assert not [path for path in files() if path.stem in ("util", "utils", "helpers", "common", "misc")]
+def test_every_part_has_a_layer() -> None:
+    assert {part_of(path) for path in FILES} == LAYER.keys()
+
+
+def test_no_file_is_a_junk_drawer() -> None:
+    assert not [path for path in FILES if path.stem in ("util", "utils", "helpers", "common", "misc")]

@@ -16,24 +16,18 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.nn import functional as F
 
-from harness import arithmetic, layout
 from harness.audit import audit
-from harness.layout import (
-    VECTOR,
-    Choice,
-    arrange,
-    arrange_scoring,
-    batch_norm,
-    batch_norm_in_sums,
-    choose_suitable,
-    convolve_one_channel,
-    unrepeatable,
-)
 from harness.spec import PLAIN, Arithmetic, Execution, Precision
+from harness.training import Choice, arrange_scoring, choose_suitable, compute, unrepeatable
+from harness.training.batch_norm import batch_norm, batch_norm_in_sums
+from harness.training.compatible import _step
+from harness.training.kernels import VECTOR, normalise
+from harness.training.memory_layout import arrange
+from harness.training.padding import convolve_one_channel
 
 PADDED = Arithmetic(channels_last=True, padded=True)
 
-needs_compiler = pytest.mark.skipif(not arithmetic.has_compiler(), reason="no C++ compiler with Python's headers")
+needs_compiler = pytest.mark.skipif(not compute.has_compiler(), reason="no C++ compiler with Python's headers")
 
 IMAGES = torch.rand(6, 1, 28, 28, generator=torch.Generator().manual_seed(0))
 
@@ -180,20 +174,20 @@ def test_a_reason_found_in_float32_says_so() -> None:
 
 def test_a_gradient_that_alone_is_another_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     found = audit(Head(F.relu), "network.py")
-    step = layout._step
+    step = _step
 
     def turned(graph: GraphModule, learns: bool, used: Arithmetic, images: Tensor) -> dict[str, Tensor]:
         made = step(graph, learns, used, images)
         return {**made, "gradients": -made["gradients"]} if used.channels_last else made
 
-    monkeypatch.setattr(layout, "_step", turned)
+    monkeypatch.setattr("harness.training.compatible._step", turned)
     chosen = choose_suitable(FAST, found.train.module(), found.evaluation.module(), "network.py")
     assert chosen == Choice(Arithmetic("bfloat16"), "the network gives other gradients channels last")
 
 
 def test_memory_that_ends_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     found = audit(Head(F.relu), "network.py")
-    monkeypatch.setattr("harness.layout.arrange", lambda *_: torch.zeros(2**48))
+    monkeypatch.setattr("harness.training.compatible.arrange", lambda *_: torch.zeros(2**48))
     with pytest.raises(RuntimeError, match="memory"):
         choose_suitable(FAST, found.train.module(), found.evaluation.module(), "network.py")
 
@@ -224,7 +218,7 @@ def test_where_nothing_suits_training_is_plain() -> None:
         raise RuntimeError("out of chalk")
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("harness.layout.arrange", broken)
+        patched.setattr("harness.training.compatible.arrange", broken)
         chosen = choose_suitable(FAST, found.train.module(), found.evaluation.module(), "network.py")
     assert chosen.arithmetic == PLAIN
     assert "out of chalk" in chosen.because
@@ -492,13 +486,13 @@ def test_the_kernel_is_for_norms_before_an_activation_and_for_broken_vectors(
 ) -> None:
     monkeypatch.setattr(torch, "compile", lambda network, **_: network)
     calls: list[int] = []
-    kernel = layout.normalise
+    kernel = normalise
 
     def noted(*given: Any) -> tuple[Tensor, Tensor, Tensor]:
         calls.append(given[-1])
         return kernel(*given)
 
-    monkeypatch.setattr(layout, "normalise", noted)
+    monkeypatch.setattr("harness.training.batch_norm.normalise", noted)
     between = [nn.BatchNorm2d(channels), nn.ReLU()][:: 1 if norm_first else -1]
     head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10))
     network, plain = (exported(nn.Sequential(nn.Conv2d(1, channels, 5, stride=4), *between, *head)) for _ in range(2))
@@ -663,9 +657,9 @@ class Puts(nn.Module):
 
 
 def test_operators_that_do_not_repeat_are_named_by_torch() -> None:
-    arithmetic.repeat(True)
+    compute.repeat(True)
     try:
         for network, expected in ((Puts(), ("put_",)), (Plain(), ())):
             assert unrepeatable(PLAIN, exported(network)) == expected
     finally:
-        arithmetic.repeat(False)
+        compute.repeat(False)

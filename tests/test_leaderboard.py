@@ -17,10 +17,12 @@ from made_up import LABELS, answers_with, edit, finished, source_of, wrong_at_ra
 from harness import data, leaderboard
 from harness.cli import options
 from harness.errors import UsageError
+from harness.events import StudyRecord, Trial
 from harness.journal import Journal, all_journals
 from harness.leaderboard import Board, rank
+from harness.leaderboard.row import _stretches
 from harness.plugins import from_source
-from harness.spec import BUDGET, StudyRecord, Trial
+from harness.spec import BUDGET
 
 
 @pytest.fixture(autouse=True)
@@ -401,7 +403,7 @@ class TestComparison:
 @given(seeds=st.sets(st.integers(0, 40), min_size=1))
 @settings(max_examples=60)
 def test_stretches_are_the_seeds_and_no_other(seeds: set[int]) -> None:
-    stretches = leaderboard._stretches(sorted(seeds))
+    stretches = _stretches(sorted(seeds))
     assert [seed for first, count in stretches for seed in range(first, first + count)] == sorted(seeds)
     assert all(left[0] + left[1] < right[0] for left, right in itertools.pairwise(stretches))
 

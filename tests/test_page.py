@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
-from harness import page
-from harness.backprop import Problem, sweep
+from harness.backprop import Problem, sweep, sweep_markdown, sweep_state
 from harness.journal import Event, Record
+from harness.sentences import spread_line
 from harness.spec import Recipe
 from harness.statistics import summarise
+from harness.tracking import confirmation_line
+from harness.tracking.notes import markdown, verdict_line
 
 FINISHED = {
     "event": "finished",
@@ -50,8 +52,8 @@ def record(ended: Event | None, *, is_benchmark: bool = True, **knobs: Any) -> R
 
 
 def test_a_run_is_named_for_its_architecture_its_changed_knobs_and_its_seed() -> None:
-    assert page.run_name(record(None)) == "net seed 3"
-    assert page.run_name(record(None, width=12)) == "net width=12 seed 3"
+    assert record(None).name == "net seed 3"
+    assert record(None, width=12).name == "net width=12 seed 3"
 
 
 @pytest.mark.parametrize(
@@ -66,11 +68,11 @@ def test_a_run_is_named_for_its_architecture_its_changed_knobs_and_its_seed() ->
     ],
 )
 def test_the_verdict_in_a_line(ended: Event | None, is_benchmark: bool, line: str) -> None:
-    assert page.verdict_line(record(ended, is_benchmark=is_benchmark)) == line
+    assert verdict_line(record(ended, is_benchmark=is_benchmark)) == line
 
 
 def test_a_finished_runs_page_has_score_best_epoch_targets_classes_curve_and_layers() -> None:
-    text = page.markdown(record(FINISHED))
+    text = markdown(record(FINISHED))
     for words in (
         "Score: 99.41 % after the last epoch",
         "Best epoch 2: 99.53 % (picked on the test set; never ranks)",
@@ -85,15 +87,15 @@ def test_a_finished_runs_page_has_score_best_epoch_targets_classes_curve_and_lay
 
 
 def test_a_failed_runs_page_gives_the_reason_and_no_score() -> None:
-    text = page.markdown(record({"event": "failed", "state": "diverged", "reason": "the loss was nan"}))
+    text = markdown(record({"event": "failed", "state": "diverged", "reason": "the loss was nan"}))
     assert "diverged: the loss was nan" in text
     assert "Score" not in text
 
 
 def test_one_seed_has_no_spread() -> None:
-    assert page.spread(summarise([0.994])) == "mean test accuracy after the last epoch 99.400 %, n = 1"
-    assert "95 % interval of the mean on this test set 81.29 to 100.00 %" in page.spread(summarise([0.93, 0.95]))
-    assert "all of one score: that tells no interval" in page.spread(summarise([0.994, 0.994]))
+    assert spread_line(summarise([0.994])) == "mean test accuracy after the last epoch 99.400 %, n = 1"
+    assert "95 % interval of the mean on this test set 81.29 to 100.00 %" in spread_line(summarise([0.93, 0.95]))
+    assert "all of one score: that tells no interval" in spread_line(summarise([0.994, 0.994]))
 
 
 CONFIRMED = {"n": 5.0, "winner": 0.995, "default": 0.994, "difference": 0.001, "low95": -0.0001, "high95": 0.0021}
@@ -111,12 +113,12 @@ CONFIRMED = {"n": 5.0, "winner": 0.995, "default": 0.994, "difference": 0.001, "
     ],
 )
 def test_a_confirmation_has_the_boards_verdict(more: dict[str, float], said: str) -> None:
-    assert page.confirmation_line({**CONFIRMED, **more}).endswith(said)
+    assert confirmation_line({**CONFIRMED, **more}).endswith(said)
 
 
 def test_a_sweeps_page_names_every_rate_its_state_and_the_fastest() -> None:
     problem = Problem(targets=(0.5, 0.5))
-    text = page.sweep_markdown(problem, sweep(problem, (1.0, 128.0), 100))
+    text = sweep_markdown(problem, sweep(problem, (1.0, 128.0), 100))
     assert "Fastest stable rate (lowest loss at the last step): **1**" in text
     assert "unstable: the loss rises at step 1" in text
     for derivative in range(1, 9):
@@ -125,5 +127,5 @@ def test_a_sweeps_page_names_every_rate_its_state_and_the_fastest() -> None:
 
 def test_a_saturated_rate_is_said_to_have_stopped_learning() -> None:
     (trajectory,) = sweep(Problem(), (1e6,), 100)
-    assert "saturated: outputs 0" in page.sweep_state(trajectory)
-    assert "learning has all but stopped" in page.sweep_state(trajectory)
+    assert "saturated: outputs 0" in sweep_state(trajectory)
+    assert "learning has all but stopped" in sweep_state(trajectory)

@@ -12,9 +12,10 @@ import pytest
 from conftest import TINY
 from made_up import finished, source_of
 
-from harness import cli, data, experiment, leaderboard, plans, plugins
+from harness import cli, data, leaderboard, plugins, runs
 from harness.errors import DataError
 from harness.journal import all_journals
+from harness.leaderboard import plans
 from harness.spec import Job
 from harness.statistics import compare
 
@@ -33,7 +34,7 @@ def job(name: str) -> Job:
     (recorded.folder / "events.jsonl").unlink()
     architecture = plugins.from_source(source_of(name), record.job["path"])
     knobs, recipe = plugins.settle(architecture, {})
-    made = experiment.jobs(architecture, knobs, recipe, data.load("digits"), range(1), "cpu")[0]
+    made = runs.jobs(architecture, knobs, recipe, data.load("digits"), range(1), "cpu")[0]
     return replace(made, dataset="mnist", dataset_digest=record.job["dataset_digest"])
 
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from harness.backprop import WEIGHTS, Problem, sweep
+from harness.events import Trial
 from harness.journal import Outcome
 from harness.plots import confusion_matrix, hardest_images, learning_curves, study, sweep_losses, sweep_weights
-from harness.spec import Knob, Trial
+from harness.spec import Knob
 
 EPOCHS = [
     {

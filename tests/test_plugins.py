@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from harness.errors import ContractError, UsageError
-from harness.plugins import RESERVED, blame, build_network, from_source, load, settle
+from harness.plugins import build_network, from_source, load, settle
+from harness.plugins.architecture import RESERVED
+from harness.plugins.sandbox import blame
 from harness.spec import RECIPE_FIELDS, Architecture, Recipe
 
 SOURCE = '''"""A linear layer.

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness import cli, experiment, tracking
+from harness import cli, runs, tracking
 from harness.errors import DivergedError
+from harness.events import Epoch
 from harness.journal import PROFILE, all_journals
-from harness.profiling import profiled
-from harness.spec import Epoch
+from harness.runs import profiled
 
 
 def trace() -> dict[str, object]:
@@ -54,7 +54,7 @@ def test_the_trace_is_an_artifact_in_mlflow(workplace: Path) -> None:
 
 
 def test_an_epoch_that_breaks_ends_its_profile() -> None:
-    def breaks() -> Generator[experiment.Event | None]:
+    def breaks() -> Generator[runs.Event | None]:
         yield Epoch(number=1, lr=0.1, train_loss=1.0, train_accuracy=0.5, seconds=1.0, images_per_second=1.0)
         raise DivergedError("Training diverged.")
 

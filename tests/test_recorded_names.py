@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 
 from harness import plugins, tuning
-from harness.anatomy import Anatomy, Layer
+from harness.audit import Anatomy
+from harness.audit.count import Entry
+from harness.audit.summary import Layer
 from harness.data import load
-from harness.experiment import Group
+from harness.events import Checkpoint, Epoch, Trial
 from harness.journal import Outcome
-from harness.ledger import Entry
-from harness.spec import RECIPE_FIELDS, Arithmetic, Checkpoint, Epoch, Job, Trial
+from harness.runs import Group
+from harness.spec import RECIPE_FIELDS, Arithmetic, Job
 from harness.training import derive_seed
 
 ARCHITECTURES = Path(__file__).parent.parent / "architectures"

@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 from made_up import finished
 
-from harness import records, report
 from harness.errors import DataError
-from harness.journal import Journal
-from harness.leaderboard import rank
+from harness.journal import Journal, verify
+from harness.leaderboard import rank, to_csv, to_json, to_markdown
 
 JUNK: tuple[Any, ...] = (None, "", "x", -1, 1e400, float("nan"), [], {}, [[]], 10**30, True)
 
@@ -36,15 +35,15 @@ def verdict_on(journal: Journal, events: list[Any]) -> str:
     """Return why the run is refused; empty if it is believed."""
     journal.events_file.write_text("".join(json.dumps(event) + "\n" for event in events))
     try:
-        records.outcome(journal, records.finished(journal))
+        verify.outcome(journal, verify.finished(journal))
     except DataError as error:
         return error.wrong
     return ""
 
 
 def test_a_run_that_holds_is_believed(journal: Journal) -> None:
-    record = records.finished(journal)
-    assert (records.outcome(journal, record).answers == records.outcome(journal, record).labels).mean() == 0.994
+    record = verify.finished(journal)
+    assert (verify.outcome(journal, record).answers == verify.outcome(journal, record).labels).mean() == 0.994
 
 
 @pytest.mark.slow
@@ -65,7 +64,7 @@ def test_a_fact_that_is_missing_or_junk_is_refused_or_does_no_harm_to_the_board(
             if not verdict_on(journal, events):  # not every fact is looked at: a host's name may be anything
                 believed += 1
                 board = rank([journal])
-                assert all(form(board) for form in (report.to_markdown, report.to_csv, report.to_json))
+                assert all(form(board) for form in (to_markdown, to_csv, to_json))
     assert believed > 0
     assert not verdict_on(journal, whole)
 
@@ -74,10 +73,10 @@ def test_a_fact_that_is_missing_or_junk_is_refused_or_does_no_harm_to_the_board(
 def test_what_is_no_journal_is_refused(journal: Journal, text: str) -> None:
     journal.events_file.write_text(text)
     with pytest.raises(DataError):
-        records.finished(journal)
+        verify.finished(journal)
 
 
 def test_a_source_that_is_no_text_is_refused(journal: Journal) -> None:
     (journal.folder / "architecture.py").write_bytes(b"\xff\xfe")
     with pytest.raises(DataError, match="damaged"):
-        records.finished(journal)
+        verify.finished(journal)

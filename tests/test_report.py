@@ -15,9 +15,22 @@ import numpy as np
 import pytest
 from made_up import LABELS, answers_with, finished, wrong_at_random
 
-from harness import exchange, report
-from harness.journal import all_journals
-from harness.leaderboard import Board, compare_asked, leaders_by_size, rank
+from harness.journal import all_journals, archive
+from harness.leaderboard import (
+    Board,
+    asked_table,
+    compare_asked,
+    leaders_by_size,
+    left_out,
+    rank,
+    tables,
+    to_csv,
+    to_html,
+    to_json,
+    to_markdown,
+)
+from harness.leaderboard.formats import FACTS
+from harness.leaderboard.tables import NEW_IMAGES, THIS_SET
 from harness.statistics import lower_bound
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -46,7 +59,7 @@ def board(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Board:
 def page(folder: Path) -> str:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        return report.to_html(rank(all_journals()))
+        return to_html(rank(all_journals()))
 
 
 class Tables(html.parser.HTMLParser):
@@ -94,13 +107,13 @@ def markdown_tables(text: str) -> list[list[list[str]]]:
 
 class TestForms:
     def test_markdown_and_html_hold_the_same_tables(self, board: Board, page: str) -> None:
-        in_markdown = markdown_tables(report.to_markdown(board))
+        in_markdown = markdown_tables(to_markdown(board))
         in_html = Tables(page).tables
         assert len(in_markdown) == 5
         assert in_html[:5] == in_markdown
 
     def test_the_ranking_reads_as_computed(self, board: Board) -> None:
-        (head, first, *_), *_ = markdown_tables(report.to_markdown(board))
+        (head, first, *_), *_ = markdown_tables(to_markdown(board))
         good = board.rows[0]
         assert dict(zip(head, first, strict=True)) == {
             "rank": "1",
@@ -117,19 +130,19 @@ class TestForms:
 
     def test_every_table_with_a_statistic_says_of_what_it_speaks(self, board: Board) -> None:
         asked = compare_asked(board.rows, board.rows[0], board.rows[2])
-        for table in report.tables(replace(board, asked=asked)):
+        for table in tables(replace(board, asked=asked)):
             tells = [heading for heading in table.headings if any(word in heading for word in ("interval", "least"))]
-            assert all(heading.endswith((report.THIS_SET, report.NEW_IMAGES)) for heading in tells)
-            assert "p, adjusted" not in table.headings or report.NEW_IMAGES in table.note
+            assert all(heading.endswith((THIS_SET, NEW_IMAGES)) for heading in tells)
+            assert "p, adjusted" not in table.headings or NEW_IMAGES in table.note
 
     def test_the_pair_asked_for_stands_in_every_form_with_the_other_way(self, board: Board) -> None:
         asked = replace(board, asked=compare_asked(board.rows, board.rows[0], board.rows[2]))
         said = "python -m harness compare good bad --seeds 10 --dataset mnist"
-        assert said in report.to_markdown(asked)
-        assert said in report.to_html(asked)
-        assert "all 3 pairs of ranked rows" in report.to_markdown(asked)
-        assert json.loads(report.to_json(asked))["asked"]["among"] == 3
-        assert json.loads(report.to_json(board))["asked"] is None
+        assert said in to_markdown(asked)
+        assert said in to_html(asked)
+        assert "all 3 pairs of ranked rows" in to_markdown(asked)
+        assert json.loads(to_json(asked))["asked"]["among"] == 3
+        assert json.loads(to_json(board))["asked"] is None
 
     def test_a_pair_of_the_leaders_that_is_asked_for_is_told_what_the_board_says(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -139,7 +152,7 @@ class TestForms:
             for seed in range(3):
                 finished(f"net{number}", seed, 50 + number + 5 * seed)
         found = rank(all_journals())
-        note = report.asked_table(found, compare_asked(found.rows, *found.rows[:2])).note
+        note = asked_table(found, compare_asked(found.rows, *found.rows[:2])).note
         assert "all 15 pairs of ranked rows" in note
         assert f"among those 10 pairs p is {found.pairs[0].p:.3f}" in note
 
@@ -148,7 +161,7 @@ class TestForms:
         for seed in range(10):
             finished("net", seed, 58)
         found = rank(all_journals())
-        (row,) = csv.DictReader(io.StringIO(report.to_csv(found)))
+        (row,) = csv.DictReader(io.StringIO(to_csv(found)))
         assert row["looks"] == f"10={found.rows[0].looks[10]}"
         assert row["targets"] == "parameters;epochs;accuracy"
 
@@ -159,7 +172,7 @@ class TestForms:
         finished("good", 0, answers=answers_with(LABELS < 0))
         finished("bad", 0, 60)
         found = rank(all_journals())
-        (row,) = report.asked_table(found, compare_asked(found.rows, *found.rows)).rows
+        (row,) = asked_table(found, compare_asked(found.rows, *found.rows)).rows
         assert row[-2] == "cannot tell yet"
         assert "of these two trained networks and no others: McNemar p below 0.001" in row[-1]
 
@@ -170,7 +183,7 @@ class TestForms:
         for seed in range(20):
             finished("net", seed, 50 if seed < 10 else 75)
         found = rank(all_journals())
-        (row,) = report.tables(found)[0].rows
+        (row,) = tables(found)[0].rows
         assert row[-1] == f"99.4 % at 10 seeds, not at 20 ({100 * found.rows[0].looks[20]:.3f})"
 
     def test_a_row_of_other_epochs_and_one_of_equal_scores_say_so(
@@ -179,37 +192,37 @@ class TestForms:
         monkeypatch.chdir(tmp_path)
         for seed in range(3):
             finished("net", seed, 50, recipe={"epochs": 1})
-        (row,) = report.tables(rank(all_journals()))[0].rows
+        (row,) = tables(rank(all_journals()))[0].rows
         assert row[0] == "1 of 3 epochs"
         assert row[5] == "equal scores"
 
     def test_csv_and_json_hold_every_fact_of_every_row(self, board: Board) -> None:
-        rows = list(csv.DictReader(io.StringIO(report.to_csv(board))))
-        whole = json.loads(report.to_json(board))
+        rows = list(csv.DictReader(io.StringIO(to_csv(board))))
+        whole = json.loads(to_json(board))
         assert (
             [row["network"] for row in rows]
             == [row["network"] for row in whole["rows"]]
             == [row.name for row in board.rows]
         )
         assert [float(row["accuracy"]) for row in rows] == [row.score.mean for row in board.rows]
-        assert {fact.key for fact in report.FACTS} < set(whole["rows"][0])
+        assert {fact.key for fact in FACTS} < set(whole["rows"][0])
         assert whole["left_out"] == [{"run": board.left_out[0].run_id, "reason": "failed"}]
         assert {pair["verdict"] for pair in whole["pairs"]} == {"better", "cannot tell yet"}
 
     def test_what_does_not_count_is_said(self, board: Board, page: str) -> None:
         said = f"1 left out: failed: {board.left_out[0].run_id}"
-        assert list(report.left_out(board)) == [said]
-        assert said in report.to_markdown(board)
+        assert list(left_out(board)) == [said]
+        assert said in to_markdown(board)
         assert said in page
 
     def test_a_name_with_a_pipe_or_a_tag_breaks_no_table(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
         finished("net", 0, knobs={"width": "<b>|x"})
         odd = rank(all_journals())
-        page = report.to_html(odd)
+        page = to_html(odd)
         assert "<b>|x" not in page
         assert "&lt;b&gt;|x" in page
-        assert r"&lt;b>\|x" in report.to_markdown(odd)
+        assert r"&lt;b>\|x" in to_markdown(odd)
 
 
 HERE = Path(__file__).parent
@@ -219,12 +232,12 @@ HERE = Path(__file__).parent
 def committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Board:
     """Return the board of the committed runs."""
     monkeypatch.chdir(tmp_path)
-    assert not any(arrival.refused for arrival in exchange.take_in(HERE / "data" / "reference_runs.zip"))
+    assert not any(arrival.refused for arrival in archive.take_in(HERE / "data" / "reference_runs.zip"))
     return rank(all_journals())
 
 
 def test_the_committed_board_is_what_the_committed_runs_give(committed: Board) -> None:
-    assert report.to_markdown(committed) == (HERE.parent / "LEADERBOARD.md").read_text(encoding="utf-8")
+    assert to_markdown(committed) == (HERE.parent / "LEADERBOARD.md").read_text(encoding="utf-8")
 
 
 class TestReadme:
@@ -291,7 +304,7 @@ class TestPage:
 
     @pytest.mark.slow
     def test_the_same_board_gives_the_same_page(self, board: Board, page: str) -> None:
-        assert report.to_html(board) == page
+        assert to_html(board) == page
 
     def test_images_that_everybody_gets_wrong_are_shown(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
@@ -299,7 +312,7 @@ class TestPage:
             wrong = wrong_at_random(20, seed)
             wrong[7] = True
             finished("net", seed, answers=answers_with(wrong))
-        page = report.to_html(rank(all_journals()))
+        page = to_html(rank(all_journals()))
         assert f'alt="test image 7, a {LABELS[7]}"' in page
         assert "<br>#7</li>" in page
 

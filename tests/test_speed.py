@@ -9,11 +9,15 @@ import pytest
 import torch
 from torchvision import transforms
 
-from harness import arithmetic, cli, data, experiment, inspection, plugins, speed
+from harness import cli, data, plugins, runs, speed
 from harness.audit import audit
 from harness.errors import CrashedError
+from harness.runs import inspect
 from harness.spec import Arithmetic, Job, Recipe
 from harness.speed import Roofline, Speed
+from harness.speed.reference import _transforms
+from harness.speed.speed import _as_in_a_script
+from harness.training import compute
 
 S6_GAP = Path(__file__).parent.parent / "architectures" / "s6_gap.py"
 
@@ -21,7 +25,7 @@ S6_GAP = Path(__file__).parent.parent / "architectures" / "s6_gap.py"
 def job(path: str = "tiny.py", **settings: float) -> Job:
     architecture = plugins.load(path)
     knobs, recipe = plugins.settle(architecture, settings)
-    return experiment.jobs(architecture, knobs, recipe, data.load("digits"), range(1), "cpu")[0]
+    return runs.jobs(architecture, knobs, recipe, data.load("digits"), range(1), "cpu")[0]
 
 
 def test_the_two_ways_take_turns_and_the_ratio_is_of_neighbours(workplace: Path) -> None:
@@ -46,15 +50,15 @@ def test_a_network_that_breaks_the_compiler_gets_a_message(workplace: Path, monk
         raise RuntimeError("no such instruction")
 
     monkeypatch.setattr(torch, "compile", broken)
-    monkeypatch.setattr(arithmetic, "choose", lambda *_: Arithmetic(execution="compiled"))
+    monkeypatch.setattr(compute, "choose", lambda *_: Arithmetic(execution="compiled"))
     with pytest.raises(CrashedError, match="no such instruction"):
         list(speed.measure(job(), epochs=1, workers=0))
 
 
 def test_the_plain_loop_has_torchs_own_settings_and_the_harness_its_own() -> None:
-    arithmetic.settle("cuda")
+    compute.settle("cuda")
     try:
-        with speed._as_in_a_script("cuda"):
+        with _as_in_a_script("cuda"):
             assert torch.backends.cudnn.allow_tf32
             assert not torch.backends.cudnn.deterministic
             assert not torch.are_deterministic_algorithms_enabled()
@@ -64,7 +68,7 @@ def test_the_plain_loop_has_torchs_own_settings_and_the_harness_its_own() -> Non
         assert torch.are_deterministic_algorithms_enabled()
         assert torch.is_deterministic_algorithms_warn_only_enabled()
     finally:
-        arithmetic.repeat(False)
+        compute.repeat(False)
 
 
 @pytest.mark.parametrize(
@@ -76,14 +80,14 @@ def test_the_plain_loop_has_torchs_own_settings_and_the_harness_its_own() -> Non
     ],
 )
 def test_a_recipe_in_torchvisions_words(recipe: Recipe, kinds: list[type]) -> None:
-    compose = speed._transforms(recipe, 0.1307, 0.3081)
+    compose = _transforms(recipe, 0.1307, 0.3081)
     found = compose.transforms  # type: ignore[attr-defined]
     assert [type(step) for step in found] == [*kinds, transforms.ToTensor, transforms.Normalize]
 
 
 def test_an_affine_recipe_keeps_its_units_in_torchvisions_words() -> None:
     recipe = Recipe(rotation=12.0, translate=0.12, scale=0.1, shear=0.1)
-    affine = speed._transforms(recipe, 0.1, 0.3).transforms[0]  # type: ignore[attr-defined]
+    affine = _transforms(recipe, 0.1, 0.3).transforms[0]  # type: ignore[attr-defined]
     assert affine.degrees == [-12.0, 12.0]
     assert affine.translate == (0.06, 0.06)  # of the whole width, where ours is of half of it
     assert affine.scale == (0.9, 1.1)
@@ -104,7 +108,7 @@ def test_the_least_work_of_a_network_is_counted_as_by_hand() -> None:
 
 
 def test_the_least_work_of_s6_gap_is_three_passes_but_for_the_first_layer() -> None:
-    found, anatomy = inspection.inspect(plugins.load(S6_GAP), plugins.load(S6_GAP).knobs)
+    found, anatomy = inspect(plugins.load(S6_GAP), plugins.load(S6_GAP).knobs)
     first = 16 * 26 * 26 * 9
     assert speed.work(found)[0] == 6 * anatomy.multiply_adds - 2 * first
 

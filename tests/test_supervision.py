@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import supervision
+from harness import watchdog
 
 WATCHED = """
 import sys, time
@@ -29,9 +29,9 @@ def watched(work: str, tmp_path: Path) -> tuple[int, str, Path]:
     log, code = tmp_path / "log", tmp_path / "code.py"
     code.write_text(WATCHED.format(work=work))
     process = subprocess.Popen([sys.executable, str(code), str(log)], stdout=subprocess.PIPE, text=True)
-    clock = supervision.Clock(process.pid, log, 2.0)
+    clock = watchdog.Clock(process.pid, log, 2.0)
     while process.poll() is None:
-        time.sleep(supervision.SLICE)
+        time.sleep(watchdog.SLICE)
         clock.tick()
     return process.returncode, process.stdout.read() if process.stdout else "", log
 
@@ -62,7 +62,7 @@ def test_who_gets_on_or_waits_for_others_is_left_alone(work: str, tmp_path: Path
 def test_who_gets_no_further_is_ended_and_the_line_is_named(work: str, tmp_path: Path) -> None:
     code, said, log = watched(work, tmp_path)
     assert (code, said) == (-signal.SIGKILL, "")
-    error = supervision.post_mortem("code.py", code, log)
+    error = watchdog.post_mortem("code.py", code, log)
     place = f"{tmp_path / 'code.py'}:{LINE + work.count(chr(10))}"
     assert error.wrong == f"code.py got no further for 2 s, and was ended at {place}."
 
@@ -70,14 +70,14 @@ def test_who_gets_no_further_is_ended_and_the_line_is_named(work: str, tmp_path:
 def test_one_that_stopped_itself_is_ended_too(tmp_path: Path) -> None:
     code, _, log = watched("import os, signal; os.kill(os.getpid(), signal.SIGSTOP)", tmp_path)
     assert code == -signal.SIGKILL
-    assert "got no further for 2 s" in supervision.post_mortem("code.py", code, log).wrong
+    assert "got no further for 2 s" in watchdog.post_mortem("code.py", code, log).wrong
 
 
 def test_a_segmentation_fault_names_the_line_of_the_thread_that_had_it(tmp_path: Path) -> None:
     thread = "import ctypes, threading\nthreading.Thread(target=time.sleep, args=(5,), daemon=True).start()\n"
     code, _, log = watched(f"{thread}ctypes.string_at(0)", tmp_path)
     assert code == -signal.SIGSEGV
-    told = supervision.post_mortem("It", code, log).wrong
+    told = watchdog.post_mortem("It", code, log).wrong
     assert told == f"It was ended by SIGSEGV at {tmp_path / 'code.py'}:{LINE + 2}."
 
 
@@ -91,7 +91,7 @@ def test_a_segmentation_fault_names_the_line_of_the_thread_that_had_it(tmp_path:
     ],
 )
 def test_without_a_log_the_signal_or_the_exit_code_is_named(exitcode: int, words: str, tmp_path: Path) -> None:
-    assert words in supervision.post_mortem("It", exitcode, tmp_path / "none").wrong
+    assert words in watchdog.post_mortem("It", exitcode, tmp_path / "none").wrong
 
 
 def test_of_no_process_or_group_that_is_not_there_anything_is_ended() -> None:
@@ -100,4 +100,4 @@ def test_of_no_process_or_group_that_is_not_there_anything_is_ended() -> None:
     process.start()
     process.join()
     assert process.pid
-    supervision.end_group(process.pid)
+    watchdog.end_group(process.pid)

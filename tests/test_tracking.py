@@ -23,12 +23,15 @@ from made_up import finished
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from harness import cli, experiment, tracking
-from harness.backprop import WEIGHTS, Problem, descend
+from harness import cli, runs, tracking
+from harness.backprop import WEIGHTS, Problem
+from harness.backprop.network import descend
 from harness.errors import TrackerError
+from harness.events import Checkpoint, Epoch
 from harness.journal import Journal, Record, all_journals
-from harness.spec import Checkpoint, Epoch, Job
-from harness.tracking import SWEEPS, Store, Tracker, sync, tracking_uri
+from harness.spec import Job
+from harness.tracking import SWEEPS, Tracker, sync, tracking_uri
+from harness.tracking.tracking import Store
 
 COUNTING = '''"""A linear layer, over a mean image that is not saved with the network."""
 import torch
@@ -59,7 +62,7 @@ def run(*arguments: str) -> int:
     return cli.main(["run", "tiny.py", "--dataset", "digits", *arguments])
 
 
-def runs(experiment: str = "digits") -> list[Run]:
+def runs_in_store(experiment: str = "digits") -> list[Run]:
     client = MlflowClient(tracking_uri())
     found = client.get_experiment_by_name(experiment)
     return list(client.search_runs([found.experiment_id], order_by=["attributes.start_time"])) if found else []
@@ -96,7 +99,7 @@ def interrupt(*_: object, **__: object) -> None:
 @pytest.fixture
 def trained(workplace: Path) -> Run:
     assert run("--set", "width=5") == 0
-    (found,) = runs()
+    (found,) = runs_in_store()
     return found
 
 
@@ -160,7 +163,7 @@ def test_its_artifacts_are_all_there_and_under_mlruns(trained: Run, workplace: P
 
 def test_the_logged_model_answers_as_the_scored_network_did_for_any_batch(trained: Run) -> None:
     from harness import data
-    from harness.evaluation import predict
+    from harness.training import predict
 
     (journal,) = all_journals()
     model = mlflow.pytorch.load_model(f"{trained.info.artifact_uri}/model")
@@ -172,11 +175,11 @@ def test_the_logged_model_answers_as_the_scored_network_did_for_any_batch(traine
 
 def test_a_network_with_numbers_that_are_not_saved_with_it_is_logged_with_them(workplace: Path) -> None:
     from harness import data
-    from harness.evaluation import predict
+    from harness.training import predict
 
     Path("counting.py").write_text(COUNTING)
     assert cli.main(["run", "counting.py", "--dataset", "digits"]) == 0
-    (journal,), (found,) = all_journals(), runs()
+    (journal,), (found,) = all_journals(), runs_in_store()
     model = mlflow.pytorch.load_model(f"{found.info.artifact_uri}/model")
     digits = data.load("digits")
     assert np.allclose(predict(model, digits, digits.held_out).numpy(), journal.logits(), atol=1e-5)
@@ -185,7 +188,7 @@ def test_a_network_with_numbers_that_are_not_saved_with_it_is_logged_with_them(w
 def test_projecting_again_changes_nothing(trained: Run) -> None:
     before, seen = trained.to_dictionary(), history(trained)
     sync(all_journals())
-    (after,) = runs()
+    (after,) = runs_in_store()
     assert after.to_dictionary() == before
     assert history(after) == seen
 
@@ -197,7 +200,7 @@ def test_a_lost_store_is_made_again_from_the_journals(
     seen = history(trained)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workplace / 'another.db'}")
     assert cli.main(["sync"]) == 0
-    (again,) = runs()
+    (again,) = runs_in_store()
     assert history(again) == seen
     assert again.data.params == trained.data.params
     assert (again.info.status, again.info.end_time) == ("FINISHED", trained.info.end_time)
@@ -206,7 +209,7 @@ def test_a_lost_store_is_made_again_from_the_journals(
 def test_an_experiment_deleted_in_the_ui_is_restored_rather_than_lost(trained: Run) -> None:
     MlflowClient(tracking_uri()).delete_experiment(trained.info.experiment_id)
     assert run("--seed", "1") == 0
-    assert sorted(shown.info.run_name for shown in runs()) == ["tiny seed 1", "tiny width=5 seed 0"]
+    assert sorted(shown.info.run_name for shown in runs_in_store()) == ["tiny seed 1", "tiny width=5 seed 0"]
 
 
 def test_a_half_written_journal_shows_as_running_and_is_completed_later(trained: Run, workplace: Path) -> None:
@@ -219,11 +222,11 @@ def test_a_half_written_journal_shows_as_running_and_is_completed_later(trained:
     half.events_file.write_text("".join(lines[:2]))
     store = Store(tracking_uri())
     store.project(half)
-    begun = next(run for run in runs() if run.data.tags["harness.run_id"] == "half")
+    begun = next(run for run in runs_in_store() if run.data.tags["harness.run_id"] == "half")
     assert begun.info.status == "RUNNING"
     half.events_file.write_text("".join(lines))
     store.project(half)
-    ended = next(run for run in runs() if run.data.tags["harness.run_id"] == "half")
+    ended = next(run for run in runs_in_store() if run.data.tags["harness.run_id"] == "half")
     assert ended.info.run_id == begun.info.run_id
     assert ended.info.status == "FINISHED"
     assert history(ended) == history(trained)
@@ -232,7 +235,7 @@ def test_a_half_written_journal_shows_as_running_and_is_completed_later(trained:
 @pytest.mark.slow
 def test_seeds_stand_under_one_parent_with_mean_spread_and_interval(workplace: Path) -> None:
     assert run("--seeds", "3") == 0
-    found = runs()
+    found = runs_in_store()
     parent = next(run for run in found if run.info.run_name == "tiny 3 seeds")
     children = [run for run in found if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     scores = [child.data.metrics["test/final_accuracy"] for child in children]
@@ -257,7 +260,7 @@ def test_a_run_that_did_not_finish_says_so(workplace: Path, state: str) -> None:
     cut.events_file.write_text("".join(lines[:2]))
     cut.append("failed", state=state, reason="a reason")
     Store(tracking_uri()).project(cut)
-    shown = next(run for run in runs() if run.data.tags["harness.run_id"] == "cut")
+    shown = next(run for run in runs_in_store() if run.data.tags["harness.run_id"] == "cut")
     assert shown.info.status == {"interrupted": "KILLED"}.get(state, "FAILED")
     assert shown.data.tags["verdict"] == state
     assert shown.data.tags["reason"] == "a reason"
@@ -275,7 +278,7 @@ def test_a_run_that_goes_on_is_running_again_and_then_finished(workplace: Path) 
     Store(tracking_uri()).project(resumed)
 
     def shown() -> Run:
-        return next(run for run in runs() if run.data.tags["harness.run_id"] == "resumed")
+        return next(run for run in runs_in_store() if run.data.tags["harness.run_id"] == "resumed")
 
     assert shown().info.status == "KILLED"
     resumed.append("resumed", epoch=1)
@@ -304,7 +307,7 @@ def test_a_server_that_is_down_costs_nothing_and_exit_7_says_the_result_is_safe(
     assert "sync" in printed.err
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert cli.main(["sync"]) == 0
-    assert [shown.info.status for shown in runs()] == ["FINISHED"]
+    assert [shown.info.status for shown in runs_in_store()] == ["FINISHED"]
 
 
 @pytest.mark.slow
@@ -318,10 +321,10 @@ def test_recording_draws_no_random_number_while_training_may_run_and_adds_the_mo
     tracker = Tracker()
     tracker.notice(all_journals()[0])
     deadline = time.monotonic() + 60
-    while not (found := runs()) or "harness.complete" not in found[0].data.tags:
+    while not (found := runs_in_store()) or "harness.complete" not in found[0].data.tags:
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    assert runs()[0].info.status == "FINISHED"  # asked anew: mlflow reads a run's status before its tags
+    assert runs_in_store()[0].info.status == "FINISHED"  # asked anew: mlflow reads a run's status before its tags
     assert torch.equal(states[0], torch.get_rng_state())
     assert np.array_equal(states[1], np.random.get_state()[1])  # type: ignore[index]
     assert states[2] == random.getstate()
@@ -362,7 +365,7 @@ def test_a_damaged_store_is_named_and_can_be_made_anew(
     assert len(printed.splitlines()) <= 3
     database.rename(workplace / "moved_away.db")
     assert cli.main(["sync"]) == 0
-    assert [again.info.run_name for again in runs()] == [trained.info.run_name]
+    assert [again.info.run_name for again in runs_in_store()] == [trained.info.run_name]
 
 
 def test_a_folder_that_was_copied_never_writes_into_the_one_it_was_copied_from(
@@ -381,7 +384,7 @@ def test_a_folder_that_was_copied_never_writes_into_the_one_it_was_copied_from(
 def test_what_a_person_wrote_on_a_finished_run_stays(trained: Run) -> None:
     MlflowClient(tracking_uri()).set_tag(trained.info.run_id, "mlflow.note.content", "my own words")
     assert cli.main(["sync"]) == 0
-    assert runs()[0].data.tags["mlflow.note.content"] == "my own words"
+    assert runs_in_store()[0].data.tags["mlflow.note.content"] == "my own words"
 
 
 @pytest.mark.slow
@@ -397,7 +400,7 @@ def test_a_damaged_journal_is_named_and_stops_no_other(
     printed = capsys.readouterr().err
     assert "2 of 3 records" in printed
     assert "00000000-000000-first, quoted-'-name" in printed
-    assert [again.info.run_name for again in runs()] == [trained.info.run_name]
+    assert [again.info.run_name for again in runs_in_store()] == [trained.info.run_name]
 
 
 @pytest.mark.parametrize(
@@ -433,7 +436,7 @@ def test_a_store_that_recovers_is_no_failure(workplace: Path, monkeypatch: pytes
 
     monkeypatch.setattr(Store, "project", fail_at_first)
     assert run() == 0
-    assert [shown.info.status for shown in runs()] == ["FINISHED"]
+    assert [shown.info.status for shown in runs_in_store()] == ["FINISHED"]
 
 
 def test_a_store_that_lacks_a_table_is_blamed_and_no_journal(
@@ -471,7 +474,7 @@ class TestWithoutMlflow:
         assert [journal.read().state for journal in all_journals()] == ["finished"] * int(seeds)  # type: ignore[union-attr]
         self.install()
         assert cli.main(["sync"]) == 0
-        assert {shown.info.status for shown in runs()} == {"FINISHED"}
+        assert {shown.info.status for shown in runs_in_store()} == {"FINISHED"}
 
     def test_the_sentence_says_where_results_are_and_what_next(
         self, workplace: Path, capsys: pytest.CaptureFixture[str]
@@ -506,8 +509,8 @@ class TestWithoutMlflow:
             shutil.copytree(workplace / "mlruns" / folder, workplace / "another" / "mlruns" / folder)
         monkeypatch.chdir(workplace / "another")
         assert cli.main(["sync"]) == 0
-        assert [shown.info.status for shown in runs()] == ["FINISHED"]
-        assert len(runs("tune/digits/study")) == 3
+        assert [shown.info.status for shown in runs_in_store()] == ["FINISHED"]
+        assert len(runs_in_store("tune/digits/study")) == 3
 
 
 def test_a_missing_drawing_package_is_named_once(
@@ -556,7 +559,7 @@ def test_the_end_of_a_command_waits_as_long_as_the_store_gets_on(tmp_path: Path)
 class TestSweep:
     def test_a_sweep_is_one_run_with_a_child_a_learning_rate(self, workplace: Path) -> None:
         assert cli.main(["backprop", "--lr", "0.5,2.0", "--steps", "100"]) == 0
-        found = runs(SWEEPS)
+        found = runs_in_store(SWEEPS)
         parent = next(run for run in found if "mlflow.parentRunId" not in run.data.tags)
         children = {run.info.run_name: run for run in found if run is not parent}
         assert set(children) == {"lr 0.5", "lr 2"}
@@ -570,7 +573,7 @@ class TestSweep:
 
     def test_every_step_of_every_quantity_is_a_metric(self, workplace: Path) -> None:
         assert cli.main(["backprop", "--lr", "0.5", "--steps", "100"]) == 0
-        child = next(run for run in runs(SWEEPS) if run.info.run_name == "lr 0.5")
+        child = next(run for run in runs_in_store(SWEEPS) if run.info.run_name == "lr 0.5")
         seen = history(child)
         rows = descend(Problem(), 0.5, 100).rows
         assert set(seen) == {"E_total", "E1", "E2", "a_o1", "a_o2", *WEIGHTS}
@@ -580,12 +583,12 @@ class TestSweep:
     def test_the_same_sweep_again_is_the_same_run_and_another_is_another(self, workplace: Path) -> None:
         for steps in ("5", "5", "6"):
             assert cli.main(["backprop", "--lr", "0.5", "--steps", steps]) == 0
-        parents = [run.info.run_name for run in runs(SWEEPS) if "mlflow.parentRunId" not in run.data.tags]
+        parents = [run.info.run_name for run in runs_in_store(SWEEPS) if "mlflow.parentRunId" not in run.data.tags]
         assert parents == ["targets 0.01, 0.99, 1 rates, 5 steps", "targets 0.01, 0.99, 1 rates, 6 steps"]
 
     def test_rates_of_every_size_are_recorded_under_names_of_their_own(self, workplace: Path) -> None:
         assert cli.main(["backprop", "--lr", "1e-7,1000000,1000000.1,1e20", "--steps", "2"]) == 0
-        names = {run.info.run_name for run in runs(SWEEPS) if "mlflow.parentRunId" in run.data.tags}
+        names = {run.info.run_name for run in runs_in_store(SWEEPS) if "mlflow.parentRunId" in run.data.tags}
         assert names == {"lr 1e-07", "lr 1000000", "lr 1000000.1", "lr 1e20"}
 
     def test_a_sweep_that_was_stopped_half_way_is_recorded_anew(
@@ -594,9 +597,9 @@ class TestSweep:
         with monkeypatch.context() as patch:
             patch.setattr(MlflowClient, "set_terminated", interrupt)
             assert cli.main(["backprop", "--lr", "0.5,1", "--steps", "3"]) == 130
-        assert {run.info.status for run in runs(SWEEPS)} == {"RUNNING"}
+        assert {run.info.status for run in runs_in_store(SWEEPS)} == {"RUNNING"}
         assert cli.main(["backprop", "--lr", "0.5,1", "--steps", "3"]) == 0
-        assert sorted((run.info.run_name, run.info.status) for run in runs(SWEEPS)) == [
+        assert sorted((run.info.run_name, run.info.status) for run in runs_in_store(SWEEPS)) == [
             ("lr 0.5", "FINISHED"),
             ("lr 1", "FINISHED"),
             ("targets 0.01, 0.99, 2 rates, 3 steps", "FINISHED"),
@@ -617,27 +620,28 @@ class TestSweep:
 def test_a_group_that_is_stopped_ends_with_its_last_child(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained: list[int] = []
 
-    def stop_in_the_second(job: Job, *how: Any, **more: Any) -> Iterator[experiment.Event | Checkpoint | None]:
+    def stop_in_the_second(job: Job, *how: Any, **more: Any) -> Iterator[runs.Event | Checkpoint | None]:
         for event in train(job, *how, **more):
             yield event
             if job.seed == 1 and isinstance(event, Epoch):
                 raise KeyboardInterrupt
         trained.append(job.seed)
 
-    train = experiment.train
-    monkeypatch.setattr(experiment, "train", stop_in_the_second)
-    monkeypatch.setattr(tracking, "HASTE_SECONDS", tracking.PATIENCE_SECONDS)  # other work may keep MLflow waiting
+    train = runs.train
+    monkeypatch.setattr(sys.modules["harness.runs.record"], "train", stop_in_the_second)
+    # Other work may keep MLflow waiting.
+    monkeypatch.setattr("harness.tracking.tracking.HASTE_SECONDS", tracking.PATIENCE_SECONDS)
     assert run("--seeds", "3") == 130
     assert trained == [0]
-    assert {run.info.run_name: run.info.status for run in runs()} == {
+    assert {run.info.run_name: run.info.status for run in runs_in_store()} == {
         "tiny 3 seeds": "KILLED",
         "tiny seed 0": "FINISHED",
         "tiny seed 1": "KILLED",
     }
 
-    monkeypatch.setattr(experiment, "train", train)
+    monkeypatch.setattr(sys.modules["harness.runs.record"], "train", train)
     assert run("--seeds", "3") == 0  # goes on in the same group
-    assert {run.info.run_name: run.info.status for run in runs()} == {
+    assert {run.info.run_name: run.info.status for run in runs_in_store()} == {
         "tiny 3 seeds": "FINISHED",
         "tiny seed 0": "FINISHED",
         "tiny seed 1": "FINISHED",
@@ -654,7 +658,7 @@ def test_a_seed_that_was_begun_anew_is_one_seed_of_its_group(workplace: Path, or
     store = Store(tracking_uri())
     for place in order:
         store.project((lost, anew, other)[place])
-    (parent,) = (run for run in runs() if "seeds" in run.info.run_name)
+    (parent,) = (run for run in runs_in_store() if "seeds" in run.info.run_name)
     assert parent.info.status == "FINISHED"
     assert parent.data.metrics["n"] == 2
     assert parent.data.tags["verdict"] == "2 of 2 seeds finished"
@@ -664,9 +668,9 @@ def test_a_seed_that_was_begun_anew_is_one_seed_of_its_group(workplace: Path, or
 def test_seeds_added_later_are_a_group_of_their_own_that_ends(workplace: Path) -> None:
     assert run("--seeds", "2") == 0
     assert run("--seeds", "4") == 0
-    parents = {run.info.run_name: run.info.status for run in runs() if "seeds" in run.info.run_name}
+    parents = {run.info.run_name: run.info.status for run in runs_in_store() if "seeds" in run.info.run_name}
     assert parents == {"tiny 2 seeds": "FINISHED"}
-    by_parent = Counter(run.data.tags.get("mlflow.parentRunId", "") for run in runs())
+    by_parent = Counter(run.data.tags.get("mlflow.parentRunId", "") for run in runs_in_store())
     assert sorted(by_parent.values()) == [2, 2, 2]  # two parents, and two seeds under each
 
 
@@ -691,7 +695,7 @@ def test_pull_brings_home_what_others_sent_to_a_shared_store_and_nothing_twice(
         assert record.origin["trials"] is None
     assert cli.main(["sync", "--pull"]) == 0
     assert "0 runs taken in" in capsys.readouterr().err
-    assert len(runs()) == 3  # two seeds and their parent: nothing was doubled on the way back
+    assert len(runs_in_store()) == 3  # two seeds and their parent: nothing was doubled on the way back
 
 
 def test_pull_refuses_what_does_not_hold_and_names_it(

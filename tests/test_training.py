@@ -23,11 +23,12 @@ from torch.optim.lr_scheduler import (
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from harness.audit import audit
-from harness.augment import DRAWS, augment
 from harness.data import Dataset, Split, to_float
 from harness.errors import DivergedError
-from harness.spec import PLAIN, Arithmetic, Checkpoint, Epoch, Recipe
+from harness.events import Checkpoint, Epoch
+from harness.spec import PLAIN, Arithmetic, Recipe
 from harness.training import Average, derive_seed, fit, learning_rates, make_optimizer, seed_everything
+from harness.training.augment import DRAWS, augment
 
 COUNT = 70
 RECIPE = Recipe(epochs=3, batch_size=32, lr=0.05)

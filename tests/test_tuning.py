@@ -24,13 +24,16 @@ from conftest import is_alive
 from mlflow import MlflowClient
 from pebble import ProcessExpired
 
-from harness import cli, data, experiment, leaderboard, plugins, tracking, training, tuning, workers
+from harness import cli, data, leaderboard, plugins, runs, tracking, training, tuning, workers
 from harness.cli import tune as tune_command
 from harness.errors import CrashedError, DataError, UsageError
-from harness.experiment import Attempt
+from harness.events import Epoch, StudyRecord, Trial
 from harness.journal import all_journals
-from harness.spec import BUDGET, Epoch, Job, Knob, StudyRecord, Trial
+from harness.runs import Attempt
+from harness.runs.trial import _is_hopeless
+from harness.spec import BUDGET, Job, Knob
 from harness.tuning import Search, tune
+from harness.tuning.batch import _floor, _outcomes
 
 STUDIES = sorted((Path(__file__).parent.parent / "studies").glob("*.py"))
 STUDY = '''"""Learning rate, dropout and width of a linear layer."""
@@ -108,7 +111,7 @@ class MadeUpWorkers(workers.Processes):
         final = 1 - abs(math.log10(job.recipe.lr) + 1) / 3 - float(job.knobs["dropout"]) / 4
         whole = _curve(number, [final - 0.1 / (epoch + 1) for epoch in range(job.recipe.epochs)])
         for epoch in range(1, job.recipe.epochs):
-            if experiment._is_hopeless(whole.epochs[:epoch], floor):
+            if _is_hopeless(whole.epochs[:epoch], floor):
                 value = whole.epochs[epoch - 1].held_out_accuracy
                 return Trial(number, "pruned", value, settings, whole.epochs[:epoch], parameters, "slow")
         return replace(whole, settings=settings, parameters=parameters)
@@ -118,7 +121,7 @@ class DirectWorkers(MadeUpWorkers):
     """Trains in this process."""
 
     def attempt(self, number: int, settings: Mapping[str, Knob], job: Job, floor: Mapping[int, float]) -> Trial:
-        return experiment.attempt([(number, settings, job)], floor, untold)[0]
+        return runs.attempt([(number, settings, job)], floor, untold)[0]
 
 
 @pytest.fixture
@@ -211,7 +214,7 @@ class TestSameStudy:
         assert len({first, second, search().id}) == 3
 
     def test_two_processes_cannot_work_on_one_study(self, workshop: Path) -> None:
-        with tuning._alone(search()), pytest.raises(UsageError, match="Another process"):
+        with tuning.alone(search()), pytest.raises(UsageError, match="Another process"):
             finish(search(), 1)
 
 
@@ -238,8 +241,8 @@ def test_a_network_over_budget_costs_no_training_step(
     assert {(trial.state, trial.value) for trial in record.trials} == {("infeasible", None)}
     for trial in record.trials:
         assert trial.parameters == 12 * int(trial.settings["width"]) ** 2 + 10 > BUDGET.parameters
-    (log,) = tuning._studies().glob("*/study.log")
-    for frozen, trial in zip(tuning._Log.read(log.parent).study.trials, record.trials, strict=True):
+    (log,) = tuning.studies_folder().glob("*/study.log")
+    for frozen, trial in zip(tuning.Log.read(log.parent).study.trials, record.trials, strict=True):
         assert trial.parameters
         assert frozen.system_attrs["constraints:parameters"] == trial.parameters - BUDGET.parameters
 
@@ -258,14 +261,14 @@ def test_equal_settings_are_trained_once_and_told_again(workshop: Path, made_up:
 
 
 def test_trials_train_from_seeds_that_no_run_begins_with(workshop: Path) -> None:
-    asked = tuning._Asking(search(), []).ask(3)
+    asked = tuning.Proposer(search(), []).ask(3)
     assert [trial.job.seed for trial in asked if trial.job] == [1_000_000, 1_000_001, 1_000_002]
 
 
 def test_a_trial_is_stopped_where_optunas_median_pruner_would_stop_it() -> None:
     lots = random.Random(0)
     done = [_curve(number, [lots.random() for _ in range(6)]) for number in range(7)]
-    floor = tuning._floor(done)
+    floor = _floor(done)
     pruner = optuna.pruners.MedianPruner()
     study = optuna.create_study(direction="maximize", pruner=pruner)
     for trial in done:
@@ -275,11 +278,11 @@ def test_a_trial_is_stopped_where_optunas_median_pruner_would_stop_it() -> None:
         asked, epochs = study.ask(), _curve(0, [lots.random() for _ in range(6)]).epochs
         for number, epoch in enumerate(epochs, 1):
             asked.report(epoch.held_out_accuracy or 0.0, number)
-            assert experiment._is_hopeless(epochs[:number], floor) == asked.should_prune()
+            assert _is_hopeless(epochs[:number], floor) == asked.should_prune()
 
 
 def test_nobody_is_stopped_before_five_trials_are_complete() -> None:
-    assert tuning._floor([_curve(number, [0.9]) for number in range(4)]) == {}
+    assert _floor([_curve(number, [0.9]) for number in range(4)]) == {}
 
 
 def _curve(number: int, accuracies: Sequence[float]) -> Trial:
@@ -332,7 +335,7 @@ def test_a_trial_that_hangs_is_given_up_with_its_children_and_the_study_goes_on(
     hang += "        while width: pass"
     (workshop / "breaks.py").write_text(BREAKS.replace("CRASH", hang).replace("width % 2", "width > 15"))
     (workshop / "study.py").write_text(WIDTHS.replace("LOW", "2"))
-    asked = tuning._Asking(search(), []).ask(20)
+    asked = tuning.Proposer(search(), []).ask(20)
     hanging = next(one for one in asked if int(one.settings["width"]) > 15)
     fine = next(one for one in asked if int(one.settings["width"]) <= 15)
     with workers.Processes(1, "cpu", patience=20) as hired:
@@ -340,7 +343,7 @@ def test_a_trial_that_hangs_is_given_up_with_its_children_and_the_study_goes_on(
         for _, future in futures:
             while not hired.wait([future], 60):
                 pass
-        (lost,), (trained,) = (tuning._outcomes([one], future, hired.why_lost(future)) for one, future in futures)
+        (lost,), (trained,) = (_outcomes([one], future, hired.why_lost(future)) for one, future in futures)
     assert lost.reason == "its process got no further for 20 s, and was ended at breaks.py:11."
     assert trained.state == "complete"
     assert not is_alive(int((workshop / "child").read_text()))
@@ -429,28 +432,28 @@ class TestLosses:
             '"lr":', '"weight_decay": 1.0, "epochs": 9, "lr":'
         )
         (workshop / "study.py").write_text(text)
-        asked = tuning._Asking(search(), []).ask(1)[0]
+        asked = tuning.Proposer(search(), []).ask(1)[0]
         assert asked.job
-        assert [trial.state for trial in experiment.attempt([(0, {}, asked.job)], {}, untold)] == ["diverged"]
+        assert [trial.state for trial in runs.attempt([(0, {}, asked.job)], {}, untold)] == ["diverged"]
 
 
 @pytest.mark.slow
 def test_trials_trained_in_turns_are_those_trained_alone(workshop: Path) -> None:
-    asked = [(one.number, one.settings, one.job) for one in tuning._Asking(search(), []).ask(4) if one.job]
+    asked = [(one.number, one.settings, one.job) for one in tuning.Proposer(search(), []).ask(4) if one.job]
     assert len(asked) > 1
 
     def kept(trials: list[Trial]) -> list[tuple[object, ...]]:
         return [(trial.number, trial.state, trial.value, trial.settings) for trial in trials]
 
-    alone = [experiment.attempt([one], {}, untold)[0] for one in asked]
-    assert kept(experiment.attempt(asked, {}, untold)) == kept(alone)
+    alone = [runs.attempt([one], {}, untold)[0] for one in asked]
+    assert kept(runs.attempt(asked, {}, untold)) == kept(alone)
 
 
 class TestDamage:
     @pytest.fixture
     def log(self, workshop: Path, made_up: type[MadeUpWorkers]) -> Path:
         finish(search(), 5)
-        (file,) = tuning._studies().glob("*/study.log")
+        (file,) = tuning.studies_folder().glob("*/study.log")
         return file
 
     def test_reading_writes_nothing_so_that_a_torn_line_can_still_be_mended(self, log: Path) -> None:
@@ -472,9 +475,9 @@ class TestDamage:
 
     @pytest.mark.parametrize("change", [{"state": "bogus"}, {"value": "0.9"}, {"value": 7.5}, {"parameters": "x"}])
     def test_an_outcome_that_cannot_be_true_is_trained_again(self, log: Path, change: dict[str, Any]) -> None:
-        (asked,) = tuning._Asking(search(), tuning._Log.read(log.parent).study.trials).ask(1)
+        (asked,) = tuning.Proposer(search(), tuning.Log.read(log.parent).study.trials).ask(1)
         trial = Trial(asked.number, "complete", 0.5, asked.settings, parameters=10)
-        reader = tuning._Log.read(log.parent)
+        reader = tuning.Log.read(log.parent)
         reader.keep(trial)
         assert reader.kept(asked) == trial
         file = log.parent / f"{asked.number}.json"
@@ -785,7 +788,7 @@ def test_killed_three_times_the_study_is_the_one_of_an_undisturbed_run(workshop:
 def test_a_study_suggests_what_its_architecture_knows(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(file.parent.parent)
     made = search(str(file.relative_to(Path.cwd())), epochs=None)
-    asked = tuning._Asking(made, []).ask(20)
+    asked = tuning.Proposer(made, []).ask(20)
     assert not [trial.error.lines for trial in asked if trial.error]
     assert len({trial.key for trial in asked}) == 20
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from harness import supervision
+from harness import watchdog
 from harness.cli.endings import WORDS, Terminated, exit_code, in_good_order, report, signal_of, speak_of
 from harness.errors import CrashedError, HarnessError
 
@@ -46,7 +46,7 @@ def each(module: ModuleType, args: argparse.Namespace) -> int:
 
 def _one(module: ModuleType, args: argparse.Namespace, subject: str) -> tuple[int, bool]:
     """Return the exit code of one file, and whether the next one has its turn."""
-    child = _Child(module.main, args, subject, getattr(args, "patience", supervision.PATIENCE))
+    child = _Child(module.main, args, subject, getattr(args, "patience", watchdog.PATIENCE))
     try:
         code, returned = child.run()
     except KeyboardInterrupt as stop:
@@ -101,7 +101,7 @@ class _Child:
     """
 
     def __init__(
-        self, work: Callable[[Any], int], argument: object, subject: str, patience: float = supervision.PATIENCE
+        self, work: Callable[[Any], int], argument: object, subject: str, patience: float = watchdog.PATIENCE
     ) -> None:
         self._subject = subject
         self._patience = patience
@@ -147,17 +147,17 @@ class _Child:
         return self._end()[0]
 
     def _end(self) -> tuple[int, bool]:
-        clock = supervision.Clock(self.pid, self._log, self._patience)
-        while not wait([self._process.sentinel], supervision.SLICE):
+        clock = watchdog.Clock(self.pid, self._log, self._patience)
+        while not wait([self._process.sentinel], watchdog.SLICE):
             clock.tick()
-        supervision.end_group(self.pid)  # before it is reaped: its number is still its own
+        watchdog.end_group(self.pid)  # before it is reaped: its number is still its own
         self._process.join()
         with self._folder:
             with contextlib.suppress(EOFError):
                 if self._answer.poll():
                     code, returned = self._answer.recv()
                     return code, returned
-            raise supervision.post_mortem(self._subject, self._process.exitcode, self._log)
+            raise watchdog.post_mortem(self._subject, self._process.exitcode, self._log)
 
     @contextlib.contextmanager
     def _paused_by_ctrl_z(self) -> Iterator[None]:
@@ -180,7 +180,7 @@ class _Child:
 
 
 def _run(work: Callable[[Any], int], argument: Any, log: Path, sender: Connection) -> None:
-    supervision.watch(log)
+    watchdog.watch(log)
     if getattr(argument, "is_one_of_several", False):
         speak_of(*argument.files)
     returned = []

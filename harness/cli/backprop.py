@@ -9,8 +9,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from harness import page, tracking
-from harness.backprop import COLUMNS, LARGEST, Problem, Trajectory, fastest_stable, sweep, write_csv
+from harness import tracking
+from harness.backprop import COLUMNS, LARGEST, Problem, Trajectory, fastest_stable, sweep, sweep_state, write_csv
 from harness.cli import show
 from harness.errors import UsageError
 
@@ -82,7 +82,7 @@ def _summarise(trajectories: Sequence[Trajectory], loss: float) -> None:
             f"{trajectory.rows[0]['E_total']:.9f}",
             f"{trajectory.final_loss:.9f}",
             "not reached" if steps is None else str(steps),
-            page.sweep_state(trajectory),
+            sweep_state(trajectory),
         )
     show.console.print(rows)
     best = fastest_stable(trajectories)

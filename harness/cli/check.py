@@ -14,12 +14,13 @@ from dataclasses import replace
 
 import torch
 
-from harness import arithmetic, audit, data, experiment, layout, plugins
+from harness import audit, data, plugins, runs
 from harness.cli import live, options, show
 from harness.cli.endings import report
 from harness.errors import HarnessError
-from harness.inspection import inspect
+from harness.runs import inspect
 from harness.spec import BUDGET, Architecture, Knob, Recipe
+from harness.training import choose_suitable, compute
 
 BATCH = 128
 """Images in a batch of the rehearsal."""
@@ -61,7 +62,7 @@ def _check(path: str, given: dict[str, str], device: str | None) -> None:
         _rehearse(architecture, knobs, recipe, device)
     else:
         graphs = found.own_graphs(torch.device("cpu"))
-        choice = layout.choose_suitable(arithmetic.choose("cpu", 0), graphs.train, graphs.evaluation, path)
+        choice = choose_suitable(compute.choose("cpu", 0), graphs.train, graphs.evaluation, path)
         if choice.because:
             show.console.print(f"trains more slowly on this CPU: {choice.because}")
     show.console.print("passes", style="green", end="")
@@ -73,12 +74,10 @@ def _check(path: str, given: dict[str, str], device: str | None) -> None:
 
 def _rehearse(architecture: Architecture, knobs: dict[str, Knob], recipe: Recipe, device: str) -> None:
     """Get ready to train, on the images that are always there, and say how."""
-    ready = experiment.jobs(
-        architecture, knobs, replace(recipe, batch_size=BATCH), data.load("digits"), range(1), device
-    )
-    with contextlib.closing(experiment.train(ready[0])) as events, experiment.telling_breakdowns(ready[0]):
+    ready = runs.jobs(architecture, knobs, replace(recipe, batch_size=BATCH), data.load("digits"), range(1), device)
+    with contextlib.closing(runs.train(ready[0])) as events, runs.telling_breakdowns(ready[0]):
         started = next(events)
-    assert isinstance(started, experiment.Started)
+    assert isinstance(started, runs.Started)
     show.console.print(f"trains on {started.device_name}, {started.arithmetic.words}")
     for remark in live.remarks(replace(started, untrained=0.0)):  # that share is of so few images
         show.console.print(remark)

@@ -14,11 +14,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from harness import data, experiment, leaderboard, page, plans, plugins
+from harness import data, leaderboard, plugins, runs
 from harness.cli import live, options, show
 from harness.errors import UsageError
 from harness.journal import all_journals
-from harness.plans import MOST_SEEDS
+from harness.leaderboard import MOST_SEEDS, plans
+from harness.sentences import comparison_line, p_text
 from harness.spec import RECIPE_FIELDS, Architecture, Job, Knob, Recipe
 from harness.statistics import FEWEST, LOOKS, compare
 from harness.tracking import Tracker
@@ -57,7 +58,7 @@ settle = live.settle
 def _network(name: str, dataset: data.Dataset, device: str) -> tuple[str, Job]:
     """Return what to call the network that a user named, and a job of it, whose seed is to be chosen."""
     label, architecture, knobs, recipe = _file(name) if name.endswith(".py") else _row(name, dataset.name)
-    return label, experiment.jobs(architecture, knobs, recipe, dataset, range(1), device)[0]
+    return label, runs.jobs(architecture, knobs, recipe, dataset, range(1), device)[0]
 
 
 _Network = tuple[str, Architecture, dict[str, Knob], Recipe]
@@ -115,6 +116,6 @@ def _compare(networks: Sequence[tuple[str, Job]], seeds: int, at_once: int, trac
     assert found.p is not None
     adjusted = replace(found, p=plan.adjust(found.p))
     means = [(name, float(part.mean())) for (name, _), part in zip(networks, both, strict=True)]
-    show.console.print(f"\n{page.comparison_line(means, plan.count, adjusted)}", style="bold")
+    show.console.print(f"\n{comparison_line(means, plan.count, adjusted)}", style="bold")
     if adjusted.p != found.p:
-        show.console.print(f"by itself the pair has this interval, and p {page.p_text(found.p)}; see above")
+        show.console.print(f"by itself the pair has this interval, and p {p_text(found.p)}; see above")

@@ -14,15 +14,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from harness import exchange, leaderboard, report, tuning
+from harness import leaderboard, tuning
 from harness.cli import show
 from harness.cli.endings import report as report_error
 from harness.data import NAMES
 from harness.errors import DataError, UsageError
-from harness.journal import all_journals
-from harness.leaderboard import Board, Pair
-from harness.report import Table
-from harness.spec import StudyRecord
+from harness.events import StudyRecord
+from harness.journal import all_journals, archive
+from harness.leaderboard import Board, Pair, Table, asked_table, left_out, tables, to_csv, to_html, to_json, to_markdown
 
 SHOWN = 50
 """Rows of a table that a terminal shows at most."""
@@ -67,7 +66,7 @@ def _no_collection() -> Iterator[None]:
 def _main(args: argparse.Namespace) -> int:
     if args.compare and args.csv:
         raise UsageError("--compare has no CSV form.", mend="Use --json.")
-    code = show.arrivals(exchange.take_in(args.arriving), str(args.arriving)) if args.arriving else 0
+    code = show.arrivals(archive.take_in(args.arriving), str(args.arriving)) if args.arriving else 0
     try:
         board = leaderboard.rank(all_journals(), args.dataset, [*_studies()])
     except UsageError as error:
@@ -79,14 +78,14 @@ def _main(args: argparse.Namespace) -> int:
         board = replace(board, asked=_compared(board, *args.compare))
     if args.export:
         runs = [(run.journal, row.trials) for row in board.rows for run in row.runs]
-        print(f"{exchange.export(runs, args.export)} runs written to {args.export}", file=sys.stderr)
+        print(f"{archive.export(runs, args.export)} runs written to {args.export}", file=sys.stderr)
     if args.html:
-        _write(args.html, report.to_html(board))
+        _write(args.html, to_html(board))
     elif args.markdown or args.csv or args.json:
-        form = report.to_markdown if args.markdown else report.to_csv if args.csv else report.to_json
+        form = to_markdown if args.markdown else to_csv if args.csv else to_json
         print(form(board).rstrip("\n"))
     elif board.asked:
-        _print(report.asked_table(board, board.asked))
+        _print(asked_table(board, board.asked))
     elif not args.export:
         _show(board)
     return code
@@ -107,9 +106,9 @@ def _compared(board: Board, first: str, second: str) -> Pair:
 
 
 def _show(board: Board) -> None:
-    for table in report.tables(board):
+    for table in tables(board):
         _print(table)
-    for line in report.left_out(board):
+    for line in left_out(board):
         show.console.print(line, style="yellow")
     show.console.print("one page to hand in: python -m harness leaderboard --html board.html")
 

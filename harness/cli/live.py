@@ -12,23 +12,24 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from harness import data, experiment, journal, page, supervision
+from harness import data, journal, runs, watchdog, workers
 from harness.cli import show
 from harness.cli.endings import exit_code, report
 from harness.errors import HarnessError, TrackerError, UsageError, WorkerLost
-from harness.evaluation import verdict
-from harness.experiment import Started
+from harness.events import Epoch, Result
 from harness.journal import Journal, Record, journals
-from harness.profiling import Profile, profiled
-from harness.spec import BUDGET, Epoch, HeldOut, Job, Result
+from harness.runs import Profile, Started, profiled
+from harness.sentences import spread_line
+from harness.spec import BUDGET, HeldOut, Job
 from harness.statistics import summarise
-from harness.tracking import Tracker
+from harness.tracking import Tracker, unrepeatable_line
+from harness.training import verdict
 
 if TYPE_CHECKING:
-    from harness.cluster import Cluster
+    from harness.workers import Cluster
 
-Events = Generator[experiment.Event | None]
-Turns = Generator[tuple[int, experiment.Event]]
+Events = Generator[runs.Event | None]
+Turns = Generator[tuple[int, runs.Event]]
 
 
 def choose_dataset(asked: str) -> str:
@@ -47,8 +48,8 @@ def choose_dataset(asked: str) -> str:
 
 def choose_device(asked: str) -> str:
     """Resolve ``auto``, and say so where a GPU is left alone."""
-    device = experiment.choose_device(asked)
-    if asked == "auto" and (missing := experiment.gpu_without_code()):
+    device = runs.choose_device(asked)
+    if asked == "auto" and (missing := runs.gpu_without_code()):
         show.console.print(f"Training on the CPU: {missing}.", style="bold yellow")
     return device
 
@@ -60,7 +61,7 @@ def connect(args: argparse.Namespace, dataset: str, held_out: HeldOut) -> tuple[
         UsageError: Dask is not installed, nobody answers, or there is no such device.
     """
     try:
-        cluster = importlib.import_module("harness.cluster")
+        make = workers.Cluster
     except ModuleNotFoundError as error:
         raise UsageError(
             f"--cluster needs Dask, which is not installed here ({error.name}).",
@@ -68,7 +69,7 @@ def connect(args: argparse.Namespace, dataset: str, held_out: HeldOut) -> tuple[
         ) from error
     if args.gpu_share is not None and not 0 < args.gpu_share <= 1:
         raise UsageError(f"--gpu-share {args.gpu_share:g} is out of range.", legal="Legal: above 0, to 1.")
-    hired: Cluster = cluster.Cluster(args.cluster, args.patience)
+    hired = make(args.cluster, args.patience)
     device = ("cuda" if hired.gpus else "cpu") if args.device == "auto" else args.device
     if device == "cuda" and not hired.gpus:
         raise UsageError("No worker of the cluster announces a GPU.", mend="Use --device cpu, or leave it to auto.")
@@ -100,44 +101,44 @@ def train_all(
     """
     if len(jobs) > 1:
         importlib.import_module("scipy")  # of the mean and its interval: better missed now than in the end
-    found = experiment.Earlier({}, {}) if again else experiment.earlier(jobs, trained_here=cluster is None)
+    found = runs.Earlier({}, {}) if again else runs.earlier(jobs, trained_here=cluster is None)
     known = {seed: _show_finished(seed, record, tracker) for seed, record in sorted(found.finished.items())}
     missing = [job for job in jobs if job.seed not in known]
     same_group = found.group is not None and found.group.size == len(jobs)
-    group = found.group if same_group else experiment.new_group(len(missing))
+    group = found.group if same_group else runs.new_group(len(missing))
 
     def here(job: Job) -> Events:
-        return experiment.record(job, tracker, group, found.unfinished.get(job.seed))
+        return runs.record(job, tracker, group, found.unfinished.get(job.seed))
 
     if cluster and missing:
         trained = _train_in_turns(missing, [_there(job, tracker, group, cluster) for job in missing], len(missing))
     elif at_once > 1 and len(missing) > 1:
         trained = _train_in_turns(missing, [*map(here, missing)], at_once, missing[0].device)
     else:
-        runs: list[Generator[experiment.Event | Profile | None]] = [*map(here, missing)]
-        if profile and runs:
-            runs[0] = profiled(here(missing[0]), jobs[0].recipe.epochs)
-        trained = [_train(job, run, job is missing[0]) for job, run in zip(missing, runs, strict=True)]
+        trainings: list[Generator[runs.Event | Profile | None]] = [*map(here, missing)]
+        if profile and trainings:
+            trainings[0] = profiled(here(missing[0]), jobs[0].recipe.epochs)
+        trained = [_train(job, run, job is missing[0]) for job, run in zip(missing, trainings, strict=True)]
     known.update(zip((job.seed for job in missing), trained, strict=True))
     scores = [known[job.seed] for job in jobs]
     if len(scores) > 1:
         by_seed = ", ".join(f"seed {job.seed} {100 * score:.2f} %" for job, score in zip(jobs, scores, strict=True))
-        show.console.print(f"\n{jobs[0].name}: {by_seed}\n{page.spread(summarise(scores))}")
+        show.console.print(f"\n{jobs[0].name}: {by_seed}\n{spread_line(summarise(scores))}")
     return scores
 
 
-def _there(job: Job, tracker: Tracker, group: experiment.Group | None, cluster: Cluster) -> Events:
+def _there(job: Job, tracker: Tracker, group: runs.Group | None, cluster: Cluster) -> Events:
     """Record what the cluster trains; of a worker that is lost the record ends there, and another begins."""
     while True:
         try:
-            return (yield from experiment.record(job, tracker, group, trainer=cluster.train))
+            return (yield from runs.record(job, tracker, group, trainer=cluster.train))
         except WorkerLost as lost:
             show.console.print(lost.wrong)
 
 
 def resume(job: Job, journal: Journal, tracker: Tracker) -> float:
     """Go on with an interrupted run, and return its score."""
-    return _train(job, experiment.record(job, tracker, None, journal, or_anew=False), introduces=True)
+    return _train(job, runs.record(job, tracker, None, journal, or_anew=False), introduces=True)
 
 
 def _show_finished(seed: int, record: Record, tracker: Tracker) -> float:
@@ -164,12 +165,12 @@ def remarks(started: Started) -> Iterator[str]:
     if started.slow_because:
         yield f"trained more slowly: {started.slow_because}"
     if started.unrepeatable:
-        yield page.unrepeatable_line(started.unrepeatable)
+        yield unrepeatable_line(started.unrepeatable)
     if started.untrained > 0.05:
         yield f"{100 * started.untrained:.0f} % of the averaged network that is scored is the untrained one: lower ema"
 
 
-def _train(job: Job, events: Generator[experiment.Event | Profile | None], introduces: bool) -> float:
+def _train(job: Job, events: Generator[runs.Event | Profile | None], introduces: bool) -> float:
     """Print events as they come and return the score; first the network, where it was not shown yet."""
     score = 0.0
     name = f"{job.name} seed {job.seed}"
@@ -199,12 +200,12 @@ def _train(job: Job, events: Generator[experiment.Event | Profile | None], intro
     return score
 
 
-def _train_in_turns(jobs: Sequence[Job], runs: Sequence[Events], at_once: int, device: str = "cpu") -> list[float]:
+def _train_in_turns(jobs: Sequence[Job], trainings: Sequence[Events], at_once: int, device: str = "cpu") -> list[float]:
     """Print a line a seed and an epoch, and return the scores in the order of the jobs."""
     scores = [0.0] * len(jobs)
     introduces = True
     epochs = jobs[0].recipe.epochs
-    turns: Turns = experiment.in_turns(runs, at_once, device)
+    turns: Turns = runs.in_turns(trainings, at_once, device)
     with _progress(jobs[0].name, epochs * len(jobs)) as progress, contextlib.closing(turns):
         for place, event in turns:
             seed = f"seed {jobs[place].seed:<4}"
@@ -313,7 +314,7 @@ def settle_left_overs(tracker: Tracker, died: Mapping[int, str] | None = None) -
 def _close(tracker: Tracker, stopped: bool) -> int:
     """Let the tracker catch up, in a few seconds where the command was stopped, and return the exit code."""
     try:
-        with supervision.at_rest():
+        with watchdog.at_rest():
             tracker.close(stopped)
     except TrackerError as error:
         report(error)

@@ -10,7 +10,7 @@ from harness import plugins
 from harness.data import NAMES
 from harness.errors import UsageError
 from harness.spec import Architecture, Knob, Recipe
-from harness.supervision import PATIENCE
+from harness.watchdog import PATIENCE
 
 LONGEST = 10_000_000
 """The most seconds that can be waited for."""

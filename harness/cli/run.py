@@ -10,14 +10,14 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from harness import data, experiment, plugins
+from harness import data, plugins, runs
 from harness.cli import live, options, show
 from harness.errors import UsageError
 from harness.spec import Job
 from harness.tracking import Tracker
 
 if TYPE_CHECKING:
-    from harness.cluster import Cluster
+    from harness.workers import Cluster
 
 MOST_SEEDS = 1_000
 
@@ -109,7 +109,7 @@ def _resume(args: argparse.Namespace) -> int:
 
 def _go_on(run_id: str, tracker: Tracker) -> None:
     live.settle_left_overs(tracker)
-    job, journal = experiment.interrupted(run_id)
+    job, journal = runs.interrupted(run_id)
     show.console.rule(job.name, align="left")
     live.resume(job, journal, tracker)
 
@@ -134,4 +134,4 @@ def _jobs(path: str, given: dict[str, str], dataset: str, seeds: range, device: 
     show.console.print(architecture.summary)
     for name in recipe.idle:
         show.console.print(f"note: {name} is set, but nothing in this recipe uses it", style="yellow")
-    return experiment.jobs(architecture, knobs, recipe, data.load(dataset), seeds, device, plain=plain)
+    return runs.jobs(architecture, knobs, recipe, data.load(dataset), seeds, device, plain=plain)

@@ -12,11 +12,10 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from harness.anatomy import Anatomy
+from harness.audit import Anatomy, Ledger
 from harness.errors import DataError, printable
-from harness.evaluation import Target
-from harness.exchange import Arrival
-from harness.ledger import Ledger
+from harness.journal import Arrival
+from harness.training import Target
 
 
 class _Console(Console):

@@ -15,7 +15,7 @@ from dataclasses import asdict
 
 import torch
 
-from harness import data, experiment, plugins, speed, supervision
+from harness import data, plugins, runs, speed, watchdog
 from harness.cli import live, options, show
 from harness.errors import UsageError
 from harness.speed import Roofline, Speed
@@ -47,14 +47,14 @@ def main(args: argparse.Namespace) -> int:
         raise UsageError(f"--epochs {epochs} is out of range.", legal=f"Legal: 1 to {recipe.epochs}.")
     if args.workers < 0:
         raise UsageError(f"--workers {args.workers} is negative.", legal="Legal: 0 or more.")
-    job = experiment.jobs(architecture, knobs, recipe, data.load(name), range(1), device)[0]
-    where = experiment.device_name(torch.device(device))
+    job = runs.jobs(architecture, knobs, recipe, data.load(name), range(1), device)[0]
+    where = runs.device_name(torch.device(device))
     if not args.json:
         show.console.print(
             f"{architecture.name} on {name}, {where}, batches of {recipe.batch_size}; a turn is an epoch"
         )
     for found in speed.measure(job, epochs, args.workers):
-        supervision.gets_on()
+        watchdog.gets_on()
         if isinstance(found, Speed):
             if args.json:
                 about = {"device": where, "workers": args.workers, "unit": "images/s"}

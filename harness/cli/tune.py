@@ -16,14 +16,14 @@ from pathlib import Path
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from harness import data, experiment, leaderboard, page, plugins, tuning
+from harness import data, leaderboard, plugins, runs, tuning
 from harness.cli import live, options, show
 from harness.errors import UsageError, did_you_mean
+from harness.events import Epoch, StudyRecord, Trial
 from harness.journal import all_journals
-from harness.plugins import PRUNERS, SAMPLERS
-from harness.spec import Epoch, StudyRecord, Trial
+from harness.plugins import PRUNERS, SAMPLERS, settings_as_options, settings_text
 from harness.statistics import compare, luck
-from harness.tracking import Tracker
+from harness.tracking import Tracker, confirmation_line, counts
 from harness.tuning import BATCH, Search
 from harness.workers import News, Processes, Workers
 
@@ -215,7 +215,7 @@ class _Rows:
         if self._began is None:
             self._began = time.monotonic()
             if record.trials:
-                show.console.print(f"goes on: {page.counts(record.trials)} already there")
+                show.console.print(f"goes on: {counts(record.trials)} already there")
             show.console.print(
                 f"{'trial':>5}  {'state':<10}  {'score':>8}  {'best':>8}  {'parameters':>10}  {'left':>5}  settings"
             )
@@ -230,7 +230,7 @@ class _Rows:
         left = (time.monotonic() - self._began) / self._since * max(self._wanted - self.finished, 0)
         score = "" if trial.value is None else f"{100 * trial.value:.2f} %"
         parameters = "" if trial.parameters is None else f"{trial.parameters:,}"
-        said = page.short_settings(trial)
+        said = settings_text(trial)
         if trial.same_as is not None:
             said += f"  (as trial {trial.same_as})"
         elif trial.state in ("failed", "diverged"):
@@ -285,7 +285,7 @@ def _conclude(search: Search, record: StudyRecord, here: str, is_confirmed: bool
     Args:
         is_confirmed: whether it is confirmed by this command anyway.
     """
-    show.console.print(f"\n{page.counts(record.trials)}")
+    show.console.print(f"\n{counts(record.trials)}")
     best = tuning.winner(record.trials)
     if best is None or best.value is None:
         show.console.print("No trial is complete: there is no winner.")
@@ -309,7 +309,7 @@ def _conclude(search: Search, record: StudyRecord, here: str, is_confirmed: bool
 
 
 def _command(search: Search, best: Trial) -> str:
-    return f"{search.study.architecture.path} {page.settings(best)} --dataset {search.dataset.name}"
+    return f"{search.study.architecture.path} {settings_as_options(best)} --dataset {search.dataset.name}"
 
 
 def _confirm(search: Search, record: StudyRecord, seeds: int, tracker: Tracker) -> None:
@@ -321,7 +321,7 @@ def _confirm(search: Search, record: StudyRecord, seeds: int, tracker: Tracker) 
     whole = data.load(search.dataset.name)
     architecture = search.study.architecture
     both = [
-        experiment.jobs(architecture, *plugins.settle(architecture, settings), whole, range(seeds), search.device)
+        runs.jobs(architecture, *plugins.settle(architecture, settings), whole, range(seeds), search.device)
         for settings in (best.settings, {})
     ]
     if both[0] == both[1]:
@@ -342,4 +342,4 @@ def _confirm(search: Search, record: StudyRecord, seeds: int, tracker: Tracker) 
         found |= {"low95": compared.low, "high95": compared.high, "p": compared.p}
     record = tuning.confirm(search, found)
     tracker.notice(record)
-    show.console.print(f"\n{page.confirmation_line(record.confirmation)}", style="bold")
+    show.console.print(f"\n{confirmation_line(record.confirmation)}", style="bold")

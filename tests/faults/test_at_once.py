@@ -12,9 +12,10 @@ from conftest import TINY
 from mlflow import MlflowClient
 from processes import harness
 
-from harness import data, experiment, plugins
-from harness.experiment import Started
+from harness import data, plugins, runs
+from harness.events import Epoch
 from harness.journal import all_journals
+from harness.runs import Started
 from harness.spec import Job
 from harness.tracking import Tracker, tracking_uri
 
@@ -98,19 +99,19 @@ def test_two_that_download_at_once_leave_one_whole_dataset(tmp_path: Path, monke
 def job(epochs: int) -> Job:
     architecture = plugins.from_source(TINY, "tiny.py")
     knobs, recipe = plugins.settle(architecture, {"epochs": epochs})
-    return experiment.jobs(architecture, knobs, recipe, data.load("digits"), range(1), "cpu")[0]
+    return runs.jobs(architecture, knobs, recipe, data.load("digits"), range(1), "cpu")[0]
 
 
 def test_of_two_that_would_go_on_with_a_run_one_does_and_the_other_trains_its_own(workplace: Path) -> None:
     tracker = Tracker()
-    begun = experiment.record(job(4), tracker)
+    begun = runs.record(job(4), tracker)
     for event in begun:
-        if isinstance(event, experiment.Epoch) and event.number == 2:
+        if isinstance(event, Epoch) and event.number == 2:
             begun.close()
     (interrupted,) = all_journals()
-    found = experiment.earlier([job(4)]).unfinished[0]
+    found = runs.earlier([job(4)]).unfinished[0]
     assert found.run_id == interrupted.run_id
-    both = [experiment.record(job(4), tracker, None, found) for _ in range(2)]
+    both = [runs.record(job(4), tracker, None, found) for _ in range(2)]
     started = [next(event for event in run if isinstance(event, Started)) for run in both]
     assert [event.epochs_before for event in started] == [2, 0]
     assert started[0].run_id == interrupted.run_id != started[1].run_id

@@ -17,13 +17,14 @@ from dask_processes import DaskProcesses, dask_processes
 from distributed import Client
 from processes import harness, until
 
-from harness import cli, data, experiment, plugins, tuning
-from harness.cluster import Cluster, Member, shared_out
+from harness import cli, data, plugins, runs, tuning
 from harness.errors import BudgetError, ClusterLost, CrashedError, UsageError, WorkerLost
+from harness.events import Epoch, Result, StudyRecord
 from harness.journal import all_journals
-from harness.spec import StudyRecord
 from harness.tuning import Search
-from harness.workers import News, Processes
+from harness.workers import Cluster, News, Processes
+from harness.workers.cluster import shared_out
+from harness.workers.remote import Member
 
 pytestmark = pytest.mark.slow
 
@@ -113,7 +114,7 @@ def test_a_host_that_is_lost_loses_no_trial(two: DaskProcesses, alone: list[Any]
 def test_a_worker_that_hangs_loses_its_work_to_another(
     two: DaskProcesses, alone: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("harness.cluster.SILENCE_SECONDS", 8.0)
+    monkeypatch.setattr("harness.workers.cluster.SILENCE_SECONDS", 8.0)
 
     def stop_it(news: News) -> None:
         two.send(news.worker.removeprefix("worker "), signal.SIGSTOP)
@@ -156,7 +157,7 @@ def test_a_trial_that_kills_its_process_is_lost_alone_and_several_in_a_row_end_t
 def test_a_run_whose_worker_is_lost_is_trained_by_another(two: DaskProcesses) -> None:
     architecture = plugins.load("tiny.py")
     knobs, recipe = plugins.settle(architecture, {"epochs": 19, "batch_size": 5})
-    jobs = experiment.jobs(architecture, knobs, recipe, data.load("digits"), range(2), "cpu")
+    jobs = runs.jobs(architecture, knobs, recipe, data.load("digits"), range(2), "cpu")
     hired = connect(two)
     lost = False
     with hired:
@@ -169,14 +170,14 @@ def test_a_run_whose_worker_is_lost_is_trained_by_another(two: DaskProcesses) ->
                 except WorkerLost:
                     waiting[seed] = job, hired.train(job)
                     continue
-                if isinstance(event, experiment.Epoch) and not lost:
+                if isinstance(event, Epoch) and not lost:
                     lost = True
                     two.kill("one")
-                if isinstance(event, experiment.Result):
+                if isinstance(event, Result):
                     results.append(event)
                     del waiting[seed]
     assert sorted(result.accuracy for result in results) == sorted(
-        event.accuracy for job in jobs for event in experiment.train(job) if isinstance(event, experiment.Result)
+        event.accuracy for job in jobs for event in runs.train(job) if isinstance(event, Result)
     )
 
 
@@ -231,14 +232,14 @@ def test_what_a_worker_refuses_reaches_the_driver_in_its_own_words(
 def test_an_address_where_nobody_answers_gets_a_message(
     workshop: Path, monkeypatch: pytest.MonkeyPatch, address: str, said: str
 ) -> None:
-    monkeypatch.setattr("harness.cluster.CONNECT_SECONDS", 1)
+    monkeypatch.setattr("harness.workers.cluster.CONNECT_SECONDS", 1)
     with pytest.raises(UsageError) as caught:
         Cluster(address, 60)
     assert said in " ".join(caught.value.lines)
 
 
 def test_a_scheduler_without_workers_gets_a_message(workshop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.cluster.ARRIVAL_SECONDS", 1)
+    monkeypatch.setattr("harness.workers.cluster.ARRIVAL_SECONDS", 1)
     with dask_processes(workshop / "dask") as begun, pytest.raises(UsageError, match="has no workers"):
         connect(begun)
 
@@ -341,7 +342,7 @@ def test_workers_started_by_hand_announce_one_gpu_once(workshop: Path, pretended
 def test_a_worker_that_comes_later_announces_what_is_left(
     workshop: Path, pretended: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("harness.cluster.HEARTBEAT_SECONDS", 0.1)
+    monkeypatch.setattr("harness.workers.remote.HEARTBEAT_SECONDS", 0.1)
     with dask_processes(workshop / "dask") as begun:
         begun.begin_worker("one", "--preload", pretended)
         begun.begin_worker("two", "--preload", pretended)
@@ -395,7 +396,7 @@ def test_a_worker_without_images_is_sent_them(workshop: Path) -> None:
 
 
 def test_who_takes_a_connection_and_says_nothing_is_given_up(workshop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.cluster.CONNECT_SECONDS", 1)
+    monkeypatch.setattr("harness.workers.cluster.CONNECT_SECONDS", 1)
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(UsageError, match="it says nothing"):
         Cluster(f"tcp://127.0.0.1:{silent.getsockname()[1]}", 60)
 

@@ -16,8 +16,8 @@ import pytest
 import torch
 from processes import Silent, harness, start, until
 
+from harness.events import Epoch
 from harness.journal import Journal, Record, all_journals
-from harness.spec import Epoch
 
 pytestmark = pytest.mark.slow
 

@@ -21,10 +21,12 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from processes import Silent
 
-from harness import cli, data, experiment, plugins, tracking
+from harness import cli, data, plugins, runs
+from harness.events import Epoch
 from harness.journal import Journal, Record, all_journals
-from harness.spec import Epoch, Job
-from harness.tracking import Store, Tracker, tracking_uri
+from harness.spec import Job
+from harness.tracking import Tracker, tracking_uri
+from harness.tracking.tracking import Store
 
 pytestmark = pytest.mark.slow
 
@@ -83,7 +85,7 @@ def server(
 def job(epochs: int) -> Job:
     architecture = plugins.from_source(TINY, "tiny.py")
     knobs, recipe = plugins.settle(architecture, {"epochs": epochs})
-    return experiment.jobs(architecture, knobs, recipe, data.load("digits"), range(1), "cpu")[0]
+    return runs.jobs(architecture, knobs, recipe, data.load("digits"), range(1), "cpu")[0]
 
 
 def only() -> tuple[Journal, Record]:
@@ -93,7 +95,7 @@ def only() -> tuple[Journal, Record]:
     return journal, record
 
 
-def runs() -> list[Run]:
+def runs_in_store() -> list[Run]:
     client = MlflowClient(tracking_uri())
     found = client.get_experiment_by_name("digits")
     return list(client.search_runs([found.experiment_id])) if found else []
@@ -101,7 +103,7 @@ def runs() -> list[Run]:
 
 def assert_mlflow_says_what_the_journal_says() -> None:
     _, record = only()
-    (run,) = runs()
+    (run,) = runs_in_store()
     client = MlflowClient(tracking_uri())
     assert record.ended
     assert run.info.status == "FINISHED"
@@ -121,10 +123,10 @@ def assert_mlflow_says_what_the_journal_says() -> None:
 def test_a_server_that_dies_in_mid_run_and_comes_back_has_every_step_once(server: Server) -> None:
     server.start()
     tracker = Tracker()
-    for event in experiment.record(job(12), tracker):
+    for event in runs.record(job(12), tracker):
         if isinstance(event, Epoch) and event.number == 5:
             deadline = time.monotonic() + 30
-            while not runs():  # the tracker is at work on it
+            while not runs_in_store():  # the tracker is at work on it
                 assert time.monotonic() < deadline
             server.kill()
         if isinstance(event, Epoch) and event.number == 9:
@@ -169,7 +171,7 @@ class Failing:
 def test_a_server_that_hangs_or_fails_ends_with_exit_7_and_loses_nothing(
     kind: type[Silent | Failing], workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(tracking, "PATIENCE_SECONDS", 4)
+    monkeypatch.setattr("harness.tracking.tracking.PATIENCE_SECONDS", 4)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
     with contextlib.closing(kind()) as broken:
@@ -188,7 +190,7 @@ def test_a_database_that_somebody_holds_locked_while_it_trains_misses_nothing(wo
     tracker = Tracker()
     with contextlib.closing(sqlite3.connect("mlruns/mlflow.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        for event in experiment.record(job(12), tracker):
+        for event in runs.record(job(12), tracker):
             if isinstance(event, Epoch) and event.number == 12:
                 other.execute("COMMIT")
     tracker.close()
@@ -198,7 +200,7 @@ def test_a_database_that_somebody_holds_locked_while_it_trains_misses_nothing(wo
 def test_a_database_that_stays_locked_ends_with_exit_7_and_loses_nothing(
     workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(tracking, "PATIENCE_SECONDS", 2)
+    monkeypatch.setattr("harness.tracking.tracking.PATIENCE_SECONDS", 2)
     with contextlib.closing(sqlite3.connect("mlruns/mlflow.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         assert cli.main(["run", "tiny.py", "--dataset", "digits"]) == 7

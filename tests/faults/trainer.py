@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from harness import data, experiment, plugins
+from harness import data, plugins, runs
 from harness.cli import options
 from harness.journal import settle_left_overs
 from harness.tracking import Tracker
@@ -27,10 +27,10 @@ def main(seed: int, epochs: int, given: dict[str, str]) -> None:
     settle_left_overs({})
     architecture = plugins.load("tiny.py")
     knobs, recipe = options.settle(architecture, {**given, "epochs": str(epochs)})
-    jobs = experiment.jobs(architecture, knobs, recipe, data.load("digits"), range(seed, seed + 1), "cpu")
-    found = experiment.earlier(jobs)
+    jobs = runs.jobs(architecture, knobs, recipe, data.load("digits"), range(seed, seed + 1), "cpu")
+    found = runs.earlier(jobs)
     if not found.finished:
-        for event in experiment.record(jobs[0], DeafTracker(), None, found.unfinished.get(seed)):
+        for event in runs.record(jobs[0], DeafTracker(), None, found.unfinished.get(seed)):
             if event:
                 print(type(event).__name__, flush=True)
 

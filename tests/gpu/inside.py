@@ -14,12 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from harness import arithmetic, audit, augment, data, evaluation, experiment, inspection, layout, plugins, training
+from harness import audit, data, plugins, runs, training
+from harness.audit import over_the_same_tensors
 from harness.data import Dataset
-from harness.graph import over_the_same_tensors
+from harness.runs import build
 from harness.spec import PLAIN, Arithmetic, Job, Recipe
-
-DRAWS = augment.DRAWS
+from harness.training import arrange_scoring, compute, predict
+from harness.training.augment import DRAWS as DRAWS
+from harness.training.augment import augment
+from harness.training.compatible import _step
+from harness.training.memory_layout import arrange
 
 
 @dataclass(frozen=True)
@@ -61,11 +65,11 @@ def ready(path: str, dataset: str, device: str, *, seed: int = 0, one_batch: boo
     if one_batch:
         recipe = replace(recipe, augment_fade=0)
         whole = replace(whole, train=whole.train.at(torch.arange(min(recipe.batch_size, len(whole.train.labels)))))
-    job = experiment.jobs(architecture, architecture.knobs, recipe, whole, range(seed, seed + 1), device)[0]
-    arithmetic.settle(device)
-    built, there = inspection.build(job), torch.device(device)
+    job = runs.jobs(architecture, architecture.knobs, recipe, whole, range(seed, seed + 1), device)[0]
+    compute.settle(device)
+    built, there = build(job), torch.device(device)
     images = len(whole.train.labels) * recipe.epochs
-    chosen = experiment.choose_arithmetic(job, images, built.reference.own_graphs(there)).arithmetic
+    chosen = runs.choose_arithmetic(job, images, built.reference.own_graphs(there)).arithmetic
     return Ready(job, whole.to(there), built.network, built.audit.graphs(built.network, there), chosen)
 
 
@@ -77,7 +81,7 @@ def far_apart(found: Ready) -> list[float]:
     few = found.dataset.normalise(data.to_float(found.dataset.train.images[:12]))
     apart = []
     for learns, graph in ((True, found.graphs.train), (False, found.graphs.evaluation)):
-        plain, moved = (layout._step(graph, learns, replace(PLAIN, channels_last=last), few) for last in (False, True))
+        plain, moved = (_step(graph, learns, replace(PLAIN, channels_last=last), few) for last in (False, True))
         apart += [
             float((one - other).abs().max() / other.abs().max().clamp_min(1e-30))
             for one, other in zip(moved.values(), plain.values(), strict=True)
@@ -101,10 +105,10 @@ class Steps:
         graphs = copy.deepcopy(found.graphs)
         self._average = training.Average(graphs.train, found.recipe.ema) if found.recipe.ema else None
         trained = over_the_same_tensors(graphs.train)
-        self._steps = training._Steps(trained, found.dataset, found.recipe, how or found.chosen, self._average)
+        self._steps = training.Steps(trained, found.dataset, found.recipe, how or found.chosen, self._average)
         if self._average:
             graphs.evaluation.load_state_dict(self._average.state, assign=True)
-        self._scored = layout.arrange_scoring(graphs.evaluation, how or found.chosen)
+        self._scored = arrange_scoring(graphs.evaluation, how or found.chosen)
         self.batch, self.count = max(self._steps.sizes), len(self._steps.sizes)
 
     def epoch(self) -> None:
@@ -124,11 +128,11 @@ class Steps:
     def score(self, batch: int | None = None) -> Tensor:
         """Return the logits of the held-out images, `batch` at a time; as a run scores them, by default."""
         self._scored.refresh()
-        return evaluation.predict(self._scored, self._dataset, self._dataset.held_out, batch)
+        return predict(self._scored, self._dataset, self._dataset.held_out, batch)
 
     def ask_again(self, logits: Tensor) -> None:
         """Ask the held-out images in other company, as at the end of a run."""
-        experiment._ask_again(self._scored, logits, self._dataset, "")
+        runs.recheck_predictions(self._scored, logits, self._dataset, "")
 
     def parts(self) -> Iterator[tuple[str, Callable[[], Any]]]:
         """Yield what a step is made of: network forward, with backward, and the update."""
@@ -160,10 +164,10 @@ def optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 def augmented(found: Ready, rows: Tensor, draws: Tensor) -> Tensor:
     """Return training images (N, 1, 28, 28) as the network sees them, augmented by `draws` (N, DRAWS)."""
     pixels = data.to_float(found.dataset.train.images[rows])
-    return found.dataset.normalise(augment.augment(pixels, draws, found.recipe, 1.0))
+    return found.dataset.normalise(augment(pixels, draws, found.recipe, 1.0))
 
 
 def graph_channels_last(found: Ready) -> GraphModule:
     """Return a copy of the graph that is trained, its weights channels last."""
     trained = copy.deepcopy(found.graphs.train)
-    return layout.arrange(trained, replace(PLAIN, channels_last=True))  # type: ignore[return-value]
+    return arrange(trained, replace(PLAIN, channels_last=True))  # type: ignore[return-value]

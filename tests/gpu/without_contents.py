@@ -25,11 +25,13 @@ from torch.fx import GraphModule
 from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from harness import folding, inspection, layout, plugins, training
-from harness.audit import Audit, audit
+from harness import plugins, training
+from harness.audit import Audit, audit, over_the_same_tensors
 from harness.data import Dataset, Split
-from harness.graph import over_the_same_tensors
+from harness.runs import inspect
 from harness.spec import Arithmetic, Recipe
+from harness.training import memory_layout
+from harness.training.folding import fold
 
 CAPTURED = Arithmetic("bfloat16", channels_last=True, execution="captured")
 
@@ -103,7 +105,7 @@ def host_calls(found: Audit, network: nn.Module, recipe: Recipe) -> list[str]:
         graph = found.graphs(network, device).train
         average = training.Average(graph, recipe.ema) if recipe.ema else None
         trained = over_the_same_tensors(graph)
-        steps = training._Steps(trained, dataset().to(device), recipe, CAPTURED, average)
+        steps = training.Steps(trained, dataset().to(device), recipe, CAPTURED, average)
         steps._rehearse()  # the optimiser makes its state in the first one
         with Moves() as moves:
             steps._rehearse()
@@ -114,7 +116,7 @@ def of_architectures() -> Iterator[dict[str, object]]:
     """Take the steps of every file with every optimiser, with averaging and without."""
     for file in sorted(Path("architectures").glob("*.py")):
         architecture = plugins.load(file)
-        found, _ = inspection.inspect(architecture, architecture.knobs)
+        found, _ = inspect(architecture, architecture.knobs)
         network = architecture.build()
         for optimiser in OPTIMISERS:
             for ema in (0.0, 0.99):
@@ -136,16 +138,16 @@ def of_culprits() -> Iterator[dict[str, object]]:
         yield {"network": type(network).__name__, "found": found}
 
 
-def fold(network: GraphModule) -> None:
+def _fold(network: GraphModule) -> None:
     """Fold as a training does, with tables that have contents: they are made before the first step."""
     with unset_fake_temporarily():
-        folding.fold(network)
+        fold(network)
 
 
 def main() -> None:
     """Print what is found, a line each."""
-    layout.fold = fold
-    training._Steps._capture = lambda _: None  # type: ignore[method-assign]  steps are taken, not captured
+    memory_layout.fold = _fold  # type: ignore[attr-defined]
+    training.Steps._capture = lambda _: None  # type: ignore[method-assign]  steps are taken, not captured
     for line in (*of_architectures(), *of_culprits()):
         print(json.dumps(line), flush=True)
 

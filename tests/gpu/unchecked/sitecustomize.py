@@ -29,7 +29,7 @@ def no_loss_is_told(training: ModuleType) -> None:
 
 def nothing_is_asked_again(experiment: ModuleType) -> None:
     """The same images, asked again on the device, would be classified otherwise."""
-    experiment._ask_again = lambda *_: None
+    experiment.recheck_predictions = lambda *_: None
 
 
 def scores_are_of_what_is_kept(evaluation: ModuleType) -> None:
@@ -45,10 +45,10 @@ def scores_are_of_what_is_kept(evaluation: ModuleType) -> None:
 
 
 SWITCHES: dict[str, Callable[[ModuleType], None]] = {
-    "harness.layout": every_layout_suits,
-    "harness.training": no_loss_is_told,
-    "harness.experiment": nothing_is_asked_again,
-    "harness.evaluation": scores_are_of_what_is_kept,
+    "harness.training.compatible": every_layout_suits,
+    "harness.training.fit": no_loss_is_told,
+    "harness.runs.train": nothing_is_asked_again,
+    "harness.runs.score": scores_are_of_what_is_kept,
 }
 
 

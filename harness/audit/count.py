@@ -1,0 +1,271 @@
+"""The ledger: every number a network stores, counted on its two exported graphs.
+
+Counted, in 32-bit units: parameters (frozen ones too), buffers, tensors a graph holds as constants
+(attributes, globals, arrays, literal tables) and numbers written into the code of `forward`. Listed
+but not counted: batch-norm running statistics, as long as they are nothing else and no more than
+`FREE_STATISTICS`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.fx import Node
+
+from harness.audit.graph import arguments, cause, short_name
+from harness.errors import AuditError
+
+FREE_STATISTICS = 4_000
+"""Most batch-norm running statistics that are not counted: a fifth of the budget, 2,000 channels. With
+more, they all count, for a network could learn tables of the images into them."""
+
+FREE_LITERALS: Mapping[str, frozenset[str]] = {
+    "batch_norm": frozenset({"momentum", "eps"}),
+    "group_norm": frozenset({"eps"}),
+    "layer_norm": frozenset({"eps"}),
+    "rms_norm": frozenset({"eps"}),
+    "instance_norm": frozenset({"momentum", "eps"}),
+    "dropout": frozenset({"p"}),
+    "feature_dropout": frozenset({"p"}),
+    "alpha_dropout": frozenset({"p"}),
+    "feature_alpha_dropout": frozenset({"p"}),
+}
+"""Operator arguments whose numbers are settings of a layer, not knowledge about digits."""
+
+FREE_SETTINGS = 10
+"""Most different values that such arguments take in a network without being counted; with more, each is."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the ledger.
+
+    Attributes:
+        layer: dotted name of the module, or ``file:line`` for what no module holds.
+        name: name of the tensor within its layer.
+        kind: parameter, frozen parameter, buffer, constant, literal or batch-norm statistic.
+        shape: the tensor's axes.
+        numbers: stored 32-bit units.
+        counted: whether they count against the budget.
+    """
+
+    layer: str
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    numbers: int
+    counted: bool = True
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Every number a network stores."""
+
+    entries: tuple[Entry, ...]
+
+    @property
+    def parameters(self) -> int:
+        """The counted numbers: what the budget limits."""
+        return sum(entry.numbers for entry in self.entries if entry.counted)
+
+
+def count(network: nn.Module, train: ExportedProgram, evaluation: ExportedProgram, path: str) -> Ledger:
+    """Count what `network`, exported as `train` and `evaluation`, stores; `path` is the plug-in's, for messages."""
+    registered = dict((*network.named_parameters(), *network.named_buffers()))
+    statistics = _batch_norm_statistics(network, train, evaluation)
+    free = statistics if sum(registered[name].numel() for name in statistics) <= FREE_STATISTICS else set()
+    entries: list[Entry] = []
+    counted: set[object] = set()
+    for name, tensor in registered.items():
+        layer, _, short = name.rpartition(".")
+        # What is free is not marked as counted: a weight in the same memory counts for itself. So does a second
+        # tensor in the memory of a first: each run trains a copy of either.
+        numbers = tensor.numel() if name in free else _units(tensor, counted) or _own_units(tensor)
+        kind, holder = _kind(name, tensor, statistics), layer or type(network).__name__
+        entries.append(Entry(holder, short, kind, tuple(tensor.shape), numbers, name not in free))
+    for program in (train, evaluation):
+        entries.extend(_constants(program, counted, path))
+    return Ledger((*entries, *_literals(train, evaluation, path)))
+
+
+def _kind(name: str, tensor: Tensor, statistics: set[str]) -> str:
+    if name in statistics:
+        return "batch-norm statistic"
+    if isinstance(tensor, nn.Parameter):
+        return "parameter" if tensor.requires_grad else "frozen parameter"
+    return "buffer"
+
+
+def _units(tensor: Tensor, counted: set[object]) -> int:
+    """Return the stored 32-bit units behind `tensor`; 0 if an earlier tensor shares its memory.
+
+    The whole storage counts, not the view of it, and a number of under 32 bits counts as one.
+    """
+    storage = tensor.untyped_storage()
+    memory = (storage.data_ptr(), storage.nbytes())  # two arrays of one address may differ in length
+    if memory in counted:
+        return 0
+    counted.add(memory)
+    elements = max(tensor.numel(), math.ceil(storage.nbytes() / tensor.element_size()))
+    return elements * _units_each(tensor)
+
+
+def _own_units(tensor: Tensor) -> int:
+    return tensor.numel() * _units_each(tensor)
+
+
+def _units_each(tensor: Tensor) -> int:
+    return max(1, math.ceil(tensor.element_size() / 4))
+
+
+def _batch_norm_statistics(network: nn.Module, train: ExportedProgram, evaluation: ExportedProgram) -> set[str]:
+    """Name the buffers that are honest running statistics: of a batch norm, from 0 and 1, and nothing else."""
+    buffers = dict(network.named_buffers())
+    users = {mode: _buffer_users(program) for mode, program in (("train", train), ("evaluation", evaluation))}
+    honest = set()
+    for name, buffer in buffers.items():
+        if buffer.untyped_storage().nbytes() != buffer.numel() * buffer.element_size():
+            continue  # a view: there is more behind it
+        training, scoring = users["train"].get(name, []), users["evaluation"].get(name, [])
+        for role, start in (("running_mean", 0), ("running_var", 1)):
+            moved = training and all(_serves(user, node, role, training=True) for user, node in training)
+            if moved and all(_serves(user, node, role) for user, node in scoring) and bool((buffer == start).all()):
+                honest.add(name)
+        # Counts batches: only ever raised by one, and read by nobody.
+        counter = training and not scoring and all(_only_counts(user) for user, _ in training)
+        if counter and buffer.ndim == 0 and buffer == 0:
+            honest.add(name)
+    return honest
+
+
+def _only_counts(user: Node) -> bool:
+    """Whether `user` adds one to a counter, and whoever takes the sum does the same: a batch norm used twice."""
+    raised = user.target is torch.ops.aten.add_.Tensor and user.args[1:] == (1,)
+    return raised and all(_only_counts(later) for later in user.users)
+
+
+def _buffer_users(program: ExportedProgram) -> dict[str, list[tuple[Node, Node]]]:
+    """Map each buffer's name to the (user, placeholder) pairs in the graph."""
+    names = program.graph_signature.inputs_to_buffers
+    found: dict[str, list[tuple[Node, Node]]] = {}
+    for node in program.graph.nodes:
+        if node.op == "placeholder" and node.name in names:
+            found[names[node.name]] = [(user, node) for user in node.users]
+    return found
+
+
+def _serves(user: Node, buffer: Node, role: str, training: bool | None = None) -> bool:
+    """Whether batch norm `user` takes `buffer` as its `role` and as nothing else."""
+    if user.target is not torch.ops.aten.batch_norm.default:
+        return False
+    given = arguments(user)
+    uses = [name for name, value in given.items() if value is buffer]
+    return uses == [role] and training in (None, given["training"])
+
+
+def _constants(program: ExportedProgram, counted: set[object], path: str) -> Iterator[Entry]:
+    """List the tensors the graph holds; a literal table is lifted once in each mode, the same bytes are one table."""
+    lifted = program.graph_signature.inputs_to_lifted_tensor_constants
+    for node in program.graph.nodes:
+        if node.op == "placeholder" and node.name in lifted:
+            name = lifted[node.name]
+            tensor = program.constants[name]
+            assert isinstance(tensor, Tensor)
+            user = next(iter(node.users), node)
+            refuse_odd_tensor(f"The tensor used at {cause(user, path)}", tensor, path)
+            numbers, digest = _units(tensor, counted), _digest(tensor)
+            if numbers and digest not in counted:
+                counted.add(digest)
+                yield Entry(cause(user, path), f"{name}#{digest[:8]}", "constant", tuple(tensor.shape), numbers)
+
+
+def _digest(tensor: Tensor) -> str:
+    """Return the SHA-256 of the whole storage behind `tensor`, not of the view alone."""
+    stored = torch.empty(0, dtype=torch.uint8).set_(tensor.detach().untyped_storage().cpu())
+    return hashlib.sha256(stored.numpy().tobytes()).hexdigest()
+
+
+def _literals(train: ExportedProgram, evaluation: ExportedProgram, path: str) -> Iterator[Entry]:
+    """Numbers written into `forward`, by line; the larger count of the two modes where they differ."""
+    found = _written(train, path) | _written(evaluation, path)
+    lines = Counter[str]()
+    for (line, _number), times in found.items():
+        lines[line] += times
+    for line, numbers in sorted(lines.items()):
+        yield Entry(line, "numbers in the code", "literal", (), numbers)
+
+
+def _written(program: ExportedProgram, path: str) -> Counter[tuple[str, float]]:
+    """Count (line, number) over the graph: all where nothing but numbers flows, else the non-structural ones."""
+    found = Counter[tuple[str, float]]()
+    settings: dict[float, str] = {}
+    from_data: set[Node] = set()
+    for node in program.graph.nodes:
+        if node.op == "placeholder":
+            from_data.add(node)
+        elif node.op == "call_function":
+            is_size = not isinstance(node.meta.get("val"), (Tensor, list, tuple))
+            if not is_size and any(source in from_data for source in node.all_input_nodes):
+                from_data.add(node)
+            if isinstance(node.target, torch._ops.OpOverload):
+                everything = node not in from_data and not is_size
+                free = frozenset() if everything else FREE_LITERALS.get(short_name(node), frozenset())
+                numbers = _numbers(node, everything, arguments(node).keys() - free)
+                for number in _numbers(node, everything, free):
+                    settings.setdefault(number, cause(node, path))
+            else:  # arithmetic on the number of images: rare, so that nothing in it is free
+                numbers = (value for value in node.args if isinstance(value, (int, float)) and value not in (-1, 0, 1))
+            for number in numbers:
+                found[cause(node, path), number] += _written_units(number)
+    if len(settings) > FREE_SETTINGS:
+        found.update({(line, number): _written_units(number) for number, line in settings.items()})
+    return found
+
+
+def _written_units(number: float) -> int:
+    """Return the 32-bit units behind a number in the code: two for one of more than nine digits."""
+    return 1 if float(f"{number:.9g}") == number else 2
+
+
+def _numbers(node: Node, everything: bool, names: Collection[str]) -> Iterator[float]:
+    types = {argument.name: str(argument.type) for argument in node.target._schema.arguments}  # type: ignore[union-attr]
+    for name, value in arguments(node).items():
+        for number in value if isinstance(value, (list, tuple)) else (value,):
+            if name not in names or isinstance(number, (bool, Node)) or not isinstance(number, (int, float, complex)):
+                continue
+            structural = isinstance(number, int) and ("int" in types[name].lower())
+            parts = (number.real, number.imag) if isinstance(number, complex) else (number,)
+            for part in parts:
+                if (everything or not structural) and part not in (-1, 0, 1) and math.isfinite(part):
+                    yield part
+
+
+def refuse_odd_tensor(name: str, tensor: Tensor, path: str) -> None:
+    """Refuse what is not a plain tensor: only those have a size that can be believed.
+
+    Raises:
+        AuditError: a tensor subclass, a sparse or lazy tensor, or one with a hook.
+    """
+    if type(tensor) not in (Tensor, nn.Parameter) or tensor.layout != torch.strided:
+        raise AuditError(
+            "tensor",
+            f"{name} is a {type(tensor).__name__} ({tensor.layout}), whose numbers the audit cannot count.",
+            where=path,
+            legal="Legal: dense torch.Tensor and torch.nn.Parameter, no subclasses.",
+            mend="Give lazy layers their sizes (nn.Linear for nn.LazyLinear); store tables dense.",
+        )
+    if tensor._backward_hooks or getattr(tensor, "_post_accumulate_grad_hooks", None):
+        raise AuditError(
+            "hook",
+            f"{name} has a hook, Python that would run in every step of training.",
+            where=path,
+            legal="After the audit the graph alone is trained; none of the plug-in's Python runs any more.",
+            mend="Take register_hook out; gradient clipping and decay are the recipe's.",
+        )

@@ -1,0 +1,127 @@
+"""From a module to the two graphs that are counted, trained and scored, and what a graph may hold."""
+
+from __future__ import annotations
+
+import traceback
+
+import torch
+from torch import nn
+from torch.export import Dim, ExportedProgram
+from torch.fx import Node
+
+from harness.audit.graph import cause, operators, where
+from harness.audit.probe import gist, made_up_images, quiet
+from harness.errors import AuditError, UsageError
+
+MOST_OPERATORS = 2_000
+"""Most operators in a graph; one that takes lists counts once for each of their entries. Shapes, strides,
+indices and the order of a list are free, so each could hide a few bits; this bounds them. A 30-layer
+network has about 400."""
+
+MOST_IMAGES = 65_535
+"""Images in the largest batch that a graph is exported for: up to so many cuDNN normalises, and any recipe trains."""
+
+
+def export(network: nn.Module, training: bool, path: str) -> ExportedProgram:
+    """Export a module, in training or evaluation mode, for batches of any size.
+
+    Raises:
+        AuditError: it cannot be exported.
+        UsageError: torch cannot write its cache.
+    """
+    network.train(training)
+    try:
+        with quiet():
+            # A dynamic batch: a branch on the number of images cannot hide a second network.
+            batch = Dim("batch", min=2, max=MOST_IMAGES)
+            program = torch.export.export(network, (made_up_images(3),), dynamic_shapes=({0: batch},))
+    except OSError as error:
+        raise UsageError(
+            f"torch cannot write {error.filename}: {error.strerror}.",
+            mend="Set TORCHINDUCTOR_CACHE_DIR to a folder that you may write to.",
+        ) from error
+    except Exception as error:  # torch.export raises many types, none documented
+        mode = "training" if training else "evaluation"
+        text = "".join(traceback.format_exception(error))
+        fixes_batch = "Constraints violated" in text
+        raise AuditError(
+            "export",
+            f"The network cannot be exported in {mode} mode: "
+            + ("forward takes one number of images for granted." if fixes_batch else gist(error)),
+            where=where(text, path),
+            legal="forward must be plain tensor code: no branch on values, no fixed batch size, no attribute set.",
+            mend="Write images.shape[0] instead of len(images) or a number, and do not branch or loop on it."
+            if fixes_batch
+            else "Rewrite that line with tensor operations; make tensors and attributes in __init__.",
+        ) from error
+    _free_layout(program)
+    return program
+
+
+def _free_layout(program: ExportedProgram) -> None:
+    """Let views copy where they must, and take out what torch noted of precision: the harness decides on both."""
+    for node in program.graph.find_nodes(op="call_function", target=torch.ops.aten.view.default):
+        node.target = torch.ops.aten.reshape.default
+    for node in program.graph.find_nodes(op="call_function", target=torch.ops.aten._assert_tensor_metadata.default):
+        program.graph.erase_node(node)
+    program.graph_module.recompile()
+
+
+def refuse_foreign_operators(program: ExportedProgram, path: str) -> None:
+    """Refuse operators that are not torch's own, and more of them than a graph may hold."""
+    nodes = operators(program)
+    for node in nodes:
+        if isinstance(node.target, torch._ops.OpOverload):
+            foreign = node.target.namespace != "aten"
+        else:  # arithmetic on sizes is plain Python; anything else is a higher-order operator
+            foreign = getattr(node.target, "__module__", "") not in ("_operator", "math", "torch")
+        if foreign:
+            raise AuditError(
+                "operator",
+                f"forward uses the operator {node.target}, which the audit cannot look into.",
+                where=cause(node, path),
+                legal="Legal: torch's own (aten) operators; no custom operators, no nested graphs.",
+                mend="Write it with ordinary torch functions; for torch.no_grad() use tensor.detach().",
+            )
+    size = sum(_size(node) for node in nodes)
+    if size > MOST_OPERATORS:
+        raise AuditError(
+            "operators",
+            f"forward runs {size:,} operators and entries of their lists; the most is {MOST_OPERATORS:,}.",
+            where=cause(max(nodes, key=_size), path),
+            mend="Loop less: one operator on a larger tensor instead of many on small ones.",
+        )
+
+
+def _size(node: Node) -> int:
+    values = (*node.args, *node.kwargs.values())
+    return max(1, sum(len(value) for value in values if isinstance(value, (list, tuple))))
+
+
+def refuse_change_at_evaluation(evaluation: ExportedProgram, path: str) -> None:
+    """Refuse a network that draws random numbers or changes its state when it is scored."""
+    try:
+        plain = evaluation.run_decompositions()  # in-place changes and lots show only after this
+    except Exception as error:
+        raise AuditError(
+            "export", f"The network's graph cannot be simplified: {gist(error)}", where=path, mend="Simplify forward."
+        ) from error
+    for node in operators(plain):
+        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+            raise AuditError(
+                "random",
+                f"The network draws random numbers at evaluation ({node.target}).",
+                where=cause(node, path),
+                legal="Random numbers are for training: self.training is false when a network is scored.",
+                mend="Use nn.Dropout instead of F.dropout, or pass training=self.training.",
+            )
+    signature = plain.graph_signature
+    changed = [*signature.buffers_to_mutate.values(), *getattr(signature, "parameters_to_mutate", {}).values()]
+    if changed:
+        raise AuditError(
+            "state-change",
+            f"Scoring the network changes its {changed[0]}.",
+            where=path,
+            legal="A network answers the same however often it is asked; only training moves its state.",
+            mend="Update buffers only where self.training is true.",
+        )

@@ -1,0 +1,120 @@
+"""The plug-in's own `forward`, called for the last time: what it returns and what it learns."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from harness.audit.graph import where
+from harness.audit.probe import made_up_images, quiet, restored
+from harness.errors import AuditError, ContractError, mend_devices
+
+
+def probe_forward(network: nn.Module, path: str) -> None:
+    """Run the plug-in's `forward` in both modes and check what it returns and what it learns."""
+    made: list[str] = []
+
+    def note(module: nn.Module, name: str, _parameter: object) -> None:
+        lines = [frame for frame in traceback.extract_stack() if frame.filename == path]
+        made.append(f"{path}:{lines[-1].lineno}" if lines else path)
+
+    hook = register_module_parameter_registration_hook(note)
+    try:
+        for training in (False, True):
+            answers = _answer(network, training, path)
+    finally:
+        hook.remove()
+    if made:
+        raise AuditError(
+            "parameter-in-forward",
+            "forward makes a parameter.",
+            where=made[0],
+            legal="A network's parameters are made once, in build.",
+            mend="Make the layer in __init__, or delete it if nothing uses it.",
+        )
+    if not answers.requires_grad:
+        raise AuditError(
+            "untrainable",
+            "No parameter of the network would learn: its answers in training carry no gradient.",
+            where=path,
+            legal="At least one nn.Parameter that requires a gradient takes part in every answer.",
+            mend="Take torch.no_grad, detach() or requires_grad=False out.",
+        )
+    registered = {id(parameter) for parameter in network.parameters()}
+    for leaf in _leaves(answers):
+        if id(leaf) not in registered:
+            raise AuditError(
+                "unregistered",
+                f"forward uses a trainable tensor of shape {tuple(leaf.shape)} that the network does not register.",
+                where=path,
+                legal="Layers live in attributes, nn.ModuleList or nn.Sequential; tensors in nn.Parameter attributes.",
+                mend="A plain Python list or dict of layers hides them: use nn.ModuleList or nn.ModuleDict.",
+            )
+
+
+def _answer(network: nn.Module, training: bool, path: str) -> Tensor:
+    images = made_up_images(6)
+    network.train(training)
+    try:
+        with restored(network), quiet():
+            answers = network(images)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        said = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        raise ContractError(
+            "forward-raises",
+            f"forward raised {said}{_layer_behind(error, network)}",
+            where=where("".join(traceback.format_exception(error)), path),
+            legal="forward takes (N, 1, 28, 28) float images and returns (N, 10) logits.",
+            mend=mend_devices(said) or "Mend that line or that layer.",
+        ) from error
+    wrong = ""
+    if not isinstance(answers, Tensor):
+        wrong = f"a {type(answers).__name__}"
+    elif tuple(answers.shape) != (len(images), 10):
+        wrong = f"shape {tuple(answers.shape)} for {len(images)} images"
+    elif answers.device.type != "cpu":
+        wrong = f"a tensor on the device {answers.device}"
+    elif answers.dtype != torch.float32:
+        wrong = f"{answers.dtype}"
+    elif not bool(answers.isfinite().all()):
+        wrong = "numbers that are not finite"
+    if wrong:
+        raise ContractError(
+            "output",
+            f"forward returns {wrong}.",
+            where=path,
+            legal="Legal: a float32 tensor of shape (N, 10) for (N, 1, 28, 28) images.",
+            mend=mend_devices(wrong) or "Mend the last layer.",
+        )
+    return answers
+
+
+def _layer_behind(error: BaseException, network: nn.Module) -> str:
+    """Return `` in layer 3 (Linear)`` for the innermost layer that led to `error`, or an empty string."""
+    names = {id(module): name for name, module in network.named_modules()}
+    for frame, _line in reversed(list(traceback.walk_tb(error.__traceback__))):
+        module = frame.f_locals.get("self")
+        if isinstance(module, nn.Module) and names.get(id(module)):
+            return f" in layer {names[id(module)]} ({type(module).__name__})"
+    return ""
+
+
+def _leaves(answers: Tensor) -> Iterator[Tensor]:
+    """Yield the tensors that gradients of `answers` would reach."""
+    todo: list[Any] = [answers.grad_fn]
+    seen: set[Any] = {None}
+    while todo:
+        function = todo.pop()
+        if function in seen:
+            continue
+        seen.add(function)
+        if hasattr(function, "variable"):
+            yield function.variable
+        todo.extend(parent for parent, _ in function.next_functions)

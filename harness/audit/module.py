@@ -1,0 +1,76 @@
+"""What a module may be, so that the harness finds all of its numbers."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+from torch import Tensor, nn
+
+from harness.audit.count import refuse_odd_tensor
+from harness.errors import AuditError
+
+GUARDED_METHODS = (
+    "parameters", "named_parameters", "buffers", "named_buffers", "modules", "named_modules", "children",
+    "named_children", "state_dict", "load_state_dict", "register_parameter", "register_buffer", "_apply",
+    "__call__", "__getattr__", "__getattribute__", "__setattr__",
+)  # fmt: skip
+"""Methods of ``nn.Module`` by which the harness and torch find a network's numbers."""
+
+
+def refuse_odd_module(network: nn.Module, path: str) -> None:
+    """Refuse what would keep the harness from finding a network's numbers."""
+    _refuse_overrides(network, path)
+    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+        refuse_odd_tensor(name, tensor, path)
+    _refuse_shared_memory(network, path)
+
+
+def _refuse_shared_memory(network: nn.Module, path: str) -> None:
+    """Refuse a weight whose memory holds other numbers too: copied to where they are trained, the two would part."""
+    numbers: list[tuple[str, Tensor]] = [*network.named_parameters(), *network.named_buffers()]
+    for layer, module in network.named_modules():
+        held = ((f"{layer}.{name}".lstrip("."), value) for name, value in vars(module).items())
+        numbers += [(name, value) for name, value in held if isinstance(value, Tensor)]
+    spans = [(*_span(tensor), name, tensor) for name, tensor in numbers]
+    for start, end, weight, parameter in spans:
+        if not isinstance(parameter, nn.Parameter):
+            continue
+        for other_start, other_end, name, tensor in spans:
+            if tensor is not parameter and other_start < end and start < other_end:
+                raise AuditError(
+                    "shared-memory",
+                    f"{name} lies in the memory of the weight {weight}, but is another tensor.",
+                    where=path,
+                    legal="Layers share a weight by holding the same nn.Parameter: `self.b.weight = self.a.weight`.",
+                    mend="Share the nn.Parameter itself, or take a copy: clone().",
+                )
+
+
+def _span(tensor: Tensor) -> tuple[int, int]:
+    """Return the addresses that a tensor's numbers lie between."""
+    if tensor.layout != torch.strided or not tensor.numel():
+        return 0, 0
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.data_ptr(), tensor.data_ptr() + (last + 1) * tensor.element_size()
+
+
+def _refuse_overrides(network: nn.Module, path: str) -> None:
+    for name, module in nn.Module.named_modules(network):
+        for method in GUARDED_METHODS:
+            owner = next(kind for kind in type(module).__mro__ if method in kind.__dict__)
+            if method in module.__dict__ or not _is_torchs_own(owner):
+                raise AuditError(
+                    "override",
+                    f"{name or type(module).__name__} overrides nn.Module.{method}.",
+                    where=path,
+                    legal="The harness finds a network's numbers through nn.Module's own methods.",
+                    mend=f"Take the override of {method} out.",
+                )
+
+
+def _is_torchs_own(kind: type) -> bool:
+    """Whether `kind` is the class its module and name say, and torch's or Python's."""
+    home = sys.modules.get(kind.__module__)
+    named_so = kind.__module__.startswith(("torch.", "builtins"))
+    return named_so and getattr(home, kind.__qualname__, None) is kind

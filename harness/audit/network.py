@@ -1,0 +1,218 @@
+"""The audit: what a network must be before it is trained, and the budget it is held against.
+
+A network is exported twice with `torch.export`, in training and in evaluation mode. What is counted is
+what these two graphs hold, and they alone are then trained and scored: after the audit none of the
+plug-in's Python runs any more, so a number that is not in the ledger cannot help the score. Every
+refusal names its rule, the line that causes it and the mend.
+
+A network is audited on the CPU, whatever trains it, so that its ledger is the same on every machine. One
+audit, of a network from a seed of its own, serves every seed: `Audit.graphs` fills the two graphs with the numbers
+of a network built anew.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.fx import GraphModule
+
+from harness.audit.batch import refuse_batch_dependence
+from harness.audit.count import Ledger, count
+from harness.audit.export import export, refuse_change_at_evaluation, refuse_foreign_operators
+from harness.audit.forward import probe_forward
+from harness.audit.graph import on_device
+from harness.audit.module import refuse_odd_module
+from harness.audit.probe import (
+    TOLERANCE,
+    calls_digest,
+    gist,
+    made_up_images,
+    nudged,
+    one_step,
+    quiet,
+    relative_distance,
+)
+from harness.errors import AuditError, BudgetError, ContractError
+from harness.spec import Budget, Recipe
+
+
+@dataclass(frozen=True, eq=False)
+class Graphs:
+    """The two graphs of an audited network, with numbers of their own on one device: training one moves the other."""
+
+    train: GraphModule
+    evaluation: GraphModule
+
+
+@dataclass(frozen=True, eq=False)
+class Audit:
+    """A network that passed, as the two graphs that are trained and scored, and its ledger.
+
+    It can be pickled, for another process of the same user.
+    """
+
+    ledger: Ledger
+    train: ExportedProgram
+    evaluation: ExportedProgram
+    calls: str
+    """A digest of the operators that the network calls, with the numbers that its code gives them."""
+
+    @property
+    def serves_every_seed(self) -> bool:
+        """Whether all numbers of the graphs are parameters and buffers: a constant may be drawn for one seed alone."""
+        programs = (self.train, self.evaluation)
+        return not any(program.graph_signature.inputs_to_lifted_tensor_constants for program in programs)
+
+    def graphs(self, network: nn.Module, device: torch.device) -> Graphs:
+        """Return the two graphs on `device`, with copies of the numbers of `network`, which passed `refuse_another`."""
+        numbers = _copies(network, device)
+        graphs = (on_device(program.module(), device) for program in (self.train, self.evaluation))
+        return Graphs(*(filled(graph, numbers) for graph in graphs))
+
+    def own_graphs(self, device: torch.device) -> Graphs:
+        """Return the two graphs on `device`, with copies of the numbers of the network that was audited."""
+        return self.graphs(self.train.module(), device)
+
+    def __reduce__(self) -> tuple[Callable[..., Self], tuple[Ledger, bytes, bytes, str]]:
+        return type(self)._loaded, (self.ledger, _saved(self.train), _saved(self.evaluation), self.calls)
+
+    @classmethod
+    def _loaded(cls, ledger: Ledger, train: bytes, evaluation: bytes, calls: str) -> Self:
+        programs = [torch.export.load(io.BytesIO(program)) for program in (train, evaluation)]
+        return cls(ledger, programs[0], programs[1], calls)
+
+
+def _saved(program: ExportedProgram) -> bytes:
+    stream = io.BytesIO()
+    torch.export.save(program, stream)
+    return stream.getvalue()
+
+
+def _copies(network: nn.Module, device: torch.device) -> dict[str, Tensor]:
+    """Copy every parameter and buffer, by all of its names; what is one tensor there is one tensor here."""
+    found: dict[str, Tensor] = {}
+    made: dict[int, Tensor] = {}
+    for named in (network.named_parameters(remove_duplicate=False), network.named_buffers(remove_duplicate=False)):
+        for name, tensor in named:
+            if id(tensor) not in made:
+                copied = tensor.detach().to(device, copy=True)
+                is_parameter = isinstance(tensor, nn.Parameter)
+                made[id(tensor)] = nn.Parameter(copied, tensor.requires_grad) if is_parameter else copied
+            found[name] = made[id(tensor)]
+    return found
+
+
+def filled(graph: GraphModule, numbers: Mapping[str, Tensor]) -> GraphModule:
+    """Put `numbers` in place of the graph's own parameters and buffers of the same names, and return it."""
+    own = (*graph.named_parameters(remove_duplicate=False), *graph.named_buffers(remove_duplicate=False))
+    for name, _ in own:
+        if name in numbers:  # what a graph holds beside them are its constants
+            layer, _, short = name.rpartition(".")
+            holder = graph.get_submodule(layer)
+            setattr(holder, short, numbers[name])
+            holder._non_persistent_buffers_set.discard(short)  # a run that goes on needs each of them
+    return graph
+
+
+def audit(network: nn.Module, path: str) -> Audit:
+    """Export `network`, built by the plug-in at `path`, and count what it stores.
+
+    Args:
+        network: maps (N, 1, 28, 28) float images to (N, 10) logits; on the CPU.
+        path: file name for messages.
+
+    Raises:
+        ContractError: a wrong output, or a `forward` that raises.
+        AuditError: the network hides state, draws lots, changes when scored, or cannot be exported.
+    """
+    refuse_odd_module(network, path)
+    probe_forward(network, path)
+    train = export(network, True, path)
+    refuse_foreign_operators(train, path)
+    evaluation = export(network, False, path)
+    refuse_foreign_operators(evaluation, path)
+    refuse_change_at_evaluation(evaluation, path)
+    found = Audit(count(network, train, evaluation, path), train, evaluation, calls_digest(network))
+    _refuse_unfaithful(network, train.module(), evaluation.module(), path)
+    scored, images = evaluation.module(), made_up_images(12)
+    refuse_batch_dependence(scored, images, path)
+    for direction in (1, -1):  # with every gate that starts near zero opened and closed
+        with nudged(network, direction):
+            refuse_batch_dependence(scored, images, path, crowd=100)
+    return found
+
+
+def enforce(ledger: Ledger, recipe: Recipe, budget: Budget) -> None:
+    """Hold a network and its recipe against the budget.
+
+    Raises:
+        BudgetError: too many stored numbers, or too many epochs.
+    """
+    if ledger.parameters > budget.parameters:
+        largest = sorted((entry for entry in ledger.entries if entry.counted), key=lambda entry: -entry.numbers)[:3]
+        raise BudgetError(
+            "parameters",
+            f"The network stores {ledger.parameters:,} numbers; the budget is {budget.parameters:,}.",
+            legal="Largest: " + "; ".join(f"{e.layer}.{e.name} ({e.kind}) {e.numbers:,}" for e in largest) + ".",
+            mend="Make it narrower, or take layers out; `python -m harness check` shows the layer table.",
+            excess=ledger.parameters - budget.parameters,
+        )
+    if recipe.epochs > budget.epochs:
+        raise BudgetError(
+            "epochs",
+            f"The recipe trains for {recipe.epochs} epochs; the budget is {budget.epochs}.",
+            legal=f"Legal: 1 to {budget.epochs} epochs.",
+            mend=f"Set epochs to {budget.epochs} or fewer.",
+            excess=recipe.epochs - budget.epochs,
+        )
+
+
+def _refuse_unfaithful(network: nn.Module, train: nn.Module, evaluation: nn.Module, path: str) -> None:
+    """What is trained and scored is the graph: it must answer and learn as the network itself does."""
+    images = made_up_images(7)
+    worst = distance(network, train, evaluation, images, path)
+    if worst > TOLERANCE:
+        raise AuditError(
+            "unfaithful",
+            f"The network's exported graph answers or learns differently from the network (by {worst:.2g}).",
+            where=path,
+            legal="What trains and is scored is the graph: no Python randomness, counters or custom gradients.",
+            mend="Use torch operators for randomness and detach() for gradients; keep no state in Python.",
+        )
+    if not torch.equal(images, made_up_images(7)):
+        raise AuditError(
+            "writes-on-images",
+            "The network writes on the images it is given.",
+            where=path,
+            legal="Images are lent: the same memory may be asked about again.",
+            mend="Take inplace=True off the first layer, or the _ off the operator that is applied to the images.",
+        )
+
+
+def distance(network: nn.Module, train: nn.Module, evaluation: nn.Module, images: Tensor, path: str) -> float:
+    """Return how far answers, gradients and moved buffers of the graphs, over its own tensors, are from a network's."""
+    network.eval()
+    with torch.no_grad(), quiet():
+        scored = relative_distance(network(images), evaluation(images))
+    network.train()
+    try:
+        moved = one_step(network, network, images)
+        learned = one_step(network, train, images)
+    except RuntimeError as error:
+        raise ContractError(
+            "backward-raises",
+            f"The backward pass raised {gist(error)}",
+            where=path,
+            legal="Every loss must have a gradient: what it needs may not be written over.",
+            mend="Take inplace=True, or the _, off the operator that overwrites what another one needs.",
+        ) from error
+    if moved.keys() != learned.keys():  # some parameter learns in one and not in the other
+        return math.inf
+    return max([scored, *(relative_distance(moved[name], learned[name]) for name in moved)])

@@ -1,0 +1,164 @@
+"""Finished runs on their way between machines: written to one file, checked on arrival, kept as journals.
+
+The file is a zip: ``manifest.json`` with the SHA-256 of all others, and of every run its events, its plug-in
+and its answers to the test images. Logits and weights stay at home. What arrives is only ever read: no plug-in
+is executed, nothing is unpickled, and such a run is marked on every board.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from harness.errors import DataError, HarnessError, UsageError
+from harness.journal import verify
+from harness.journal.journal import OUTCOME, Journal, journals, plain, write_outcome
+
+FORMAT = 1
+"""Rises when a file of today could no longer be read."""
+
+LARGEST = 64 * 1024 * 1024
+"""Bytes that one entry may unpack to."""
+
+_EVENTS, _SOURCE = "events.jsonl", "architecture.py"
+_FILES = (_EVENTS, _SOURCE, OUTCOME)
+_FIXED = (1980, 1, 1, 0, 0, 0)  # the date of every entry: the same runs make the same file
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """What became of a run that arrived: taken in, or why not."""
+
+    run_id: str
+    refused: str = ""
+    is_new: bool = True
+
+
+def export(runs: Iterable[tuple[Journal, int | None]], place: Path) -> int:
+    """Write finished runs, each with how many trials were spent on its settings, to one file; return how many.
+
+    Raises:
+        UsageError: there are none, or the file cannot be written.
+    """
+    files: dict[str, bytes] = {}
+    trials: dict[str, int | None] = {}
+    for journal, spent in runs:
+        trials[journal.run_id] = spent
+        outcome = io.BytesIO()
+        write_outcome(outcome, journal.outcome())
+        contents = (journal.events_file.read_bytes(), journal.source.encode(), outcome.getvalue())
+        files |= {f"{journal.run_id}/{name}": content for name, content in zip(_FILES, contents, strict=True)}
+    if not trials:
+        raise UsageError(
+            "There is no finished run to export.", mend="Train one: python -m harness run architectures/s6_gap.py"
+        )
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    manifest = json.dumps({"format": FORMAT, "trials": trials, "sha256": hashes}, indent=1)
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in {"manifest.json": manifest.encode(), **files}.items():
+            archive.writestr(zipfile.ZipInfo(name, _FIXED), content, zipfile.ZIP_DEFLATED)
+    try:
+        place.write_bytes(packed.getvalue())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{place} cannot be written: {error}.", mend="Name a file elsewhere.") from error
+    return len(trials)
+
+
+def take_in(place: Path) -> list[Arrival]:
+    """Check the runs of an exported file and keep those that hold.
+
+    Raises:
+        UsageError: there is no such file.
+        DataError: it is no export of ours, of another format, or damaged.
+    """
+    if not place.is_file():
+        raise UsageError(f"There is no file {place}.", mend="Name a file that leaderboard --export wrote.")
+    try:
+        with zipfile.ZipFile(place) as archive:
+            manifest = json.loads(_read(archive, "manifest.json"))
+            if manifest["format"] != FORMAT:
+                raise DataError(
+                    f"{place} is of format {manifest['format']}; this harness reads format {FORMAT}.",
+                    mend="Update the older of the two harnesses, and export again.",
+                )
+            hashes, trials = dict(manifest["sha256"]), dict(manifest["trials"])
+            return [
+                _take(run_id, partial(_unpack, archive, hashes, run_id), str(place), spent)
+                for run_id, spent in trials.items()
+            ]
+    except HarnessError:
+        raise
+    except Exception as error:  # whatever a file leads to that somebody damaged or made up
+        raise DataError(
+            f"{place} is damaged, or no export of this harness: {type(error).__name__}: {error}.",
+            legal="Nothing was taken from it.",
+            mend="Copy it again from where python -m harness leaderboard --export FILE wrote it.",
+        ) from error
+
+
+def receive(run_id: str, folder: Path, origin: str) -> Arrival:
+    """Check a run whose three files lie in `folder` and keep it, if it holds."""
+    return _take(run_id, lambda name: (folder / name).read_bytes(), origin, None)
+
+
+def _unpack(archive: zipfile.ZipFile, hashes: Mapping[str, str], run_id: str, name: str) -> bytes:
+    entry = f"{run_id}/{name}"
+    content = _read(archive, entry)
+    if hashlib.sha256(content).hexdigest() != hashes[entry]:
+        raise DataError(f"{name} is not what was exported: its SHA-256 differs")
+    return content
+
+
+def _read(archive: zipfile.ZipFile, entry: str) -> bytes:
+    with archive.open(entry) as packed:
+        content = packed.read(LARGEST + 1)  # what the archive says of its size need not be true
+    if len(content) > LARGEST:
+        raise DataError(f"{entry} would unpack to more than {LARGEST:,} bytes")
+    return content
+
+
+def _refuse_bomb(packed: bytes) -> None:
+    """Refuse arrays that would unpack to more than is sane, whatever their file says of their size."""
+    with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+        for entry in archive.namelist():
+            _read(archive, entry)
+
+
+def _take(run_id: str, read: Callable[[str], bytes], origin: str, trials: int | None) -> Arrival:
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,119}", run_id):
+        return Arrival(plain(run_id), "its name is no name of a run")
+    try:
+        files = {name: read(name) for name in _FILES}
+        _refuse_bomb(files[OUTCOME])
+        there = Journal(journals() / run_id)
+        if there.events_file.exists():
+            same = there.events_file.read_bytes() == files[_EVENTS]
+            return Arrival(run_id, "" if same else "another run of that name is here already", is_new=False)
+        with tempfile.TemporaryDirectory(dir=_made(journals().parent)) as beside:
+            arriving = Journal(Path(beside) / run_id)
+            arriving.folder.mkdir()
+            for name, content in files.items():
+                (arriving.folder / name).write_bytes(content)
+            note = json.dumps({"from": origin, "trials": trials})
+            (arriving.folder / "origin.json").write_text(note, encoding="utf-8")
+            verify.outcome(arriving, verify.finished(arriving))
+            arriving.folder.rename(_made(journals()) / run_id)
+    except HarnessError as error:
+        return Arrival(run_id, error.wrong)
+    except Exception as error:  # as in take_in
+        return Arrival(run_id, f"its journal is damaged ({type(error).__name__}: {error})")
+    return Arrival(run_id)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

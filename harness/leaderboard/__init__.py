@@ -1,0 +1,31 @@
+"""The leaderboard: finished runs ranked and compared, as tables, documents and one page."""
+
+from harness.leaderboard.compare import Pair, compare_all, compare_asked
+from harness.leaderboard.formats import to_csv, to_json, to_markdown
+from harness.leaderboard.page import to_html
+from harness.leaderboard.plans import MOST_SEEDS
+from harness.leaderboard.rank import Board, answers, leaders_by_size, pareto, rank, wrong_for_all
+from harness.leaderboard.row import identity
+from harness.leaderboard.tables import Table, asked_table, left_out, tables
+
+__all__ = [
+    "MOST_SEEDS",
+    "Board",
+    "Pair",
+    "Table",
+    "answers",
+    "asked_table",
+    "compare_all",
+    "compare_asked",
+    "identity",
+    "leaders_by_size",
+    "left_out",
+    "pareto",
+    "rank",
+    "tables",
+    "to_csv",
+    "to_html",
+    "to_json",
+    "to_markdown",
+    "wrong_for_all",
+]

@@ -1,0 +1,263 @@
+"""Journals to a ranked table: what may be averaged, what is left out and why, who is better than whom.
+
+A row is one file with one set of knobs and one recipe; its sample are the finished runs of distinct seeds.
+Rows are ordered by their mean score. What the difference between two of them is worth is another question,
+which `harness.statistics.compare` answers. Means, intervals, certificates and the bounds of class leaders speak of
+this test set; comparisons speak of new images.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from harness import plugins
+from harness.errors import DataError, UsageError, did_you_mean, printable
+from harness.events import StudyRecord
+from harness.journal import Journal, verify
+from harness.leaderboard.compare import Pair, compare_leaders
+from harness.leaderboard.row import Row, Run, identity
+from harness.spec import RECIPE_FIELDS, Job
+from harness.statistics import leader_bound
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A run that does not count, why, and its job where that can be read."""
+
+    run_id: str
+    reason: str
+    job: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Leader:
+    """The first row of a class by size.
+
+    Attributes:
+        rows: how many ranked rows the class has.
+        bound: of its mean score on this test set, 95 %, allowing for its being the best of them.
+    """
+
+    row: Row
+    rows: int
+    bound: float
+
+
+@dataclass(frozen=True)
+class Board:
+    """A ranking.
+
+    Attributes:
+        rows: those with a rank in its order, then the provisional ones, highest mean first; after them those of
+            another number of epochs than their file's.
+        left_out: finished or not, what does not count.
+        pairs: the leaders compared with each other.
+        elsewhere: datasets with runs of their own, which never stand beside these.
+        asked: the pair that was asked for.
+    """
+
+    dataset: str
+    rows: tuple[Row, ...]
+    left_out: tuple[LeftOut, ...]
+    pairs: tuple[Pair, ...]
+    elsewhere: tuple[str, ...]
+    asked: Pair | None = None
+
+    def find(self, name: str) -> Row:
+        """Return the row of this name, id or rank.
+
+        Raises:
+            UsageError: there is none, or several of this name.
+        """
+        found = (
+            [row for row in self.rows if name in (row.name, row.label)]
+            or [row for row in self.rows if name in (row.architecture, str(row.rank or ""))]
+            or [row for row in self.rows if len(name) >= 4 and row.id.startswith(name)]
+        )
+        if len(found) != 1:
+            legal = [row.label for row in found or self.rows]
+            raise UsageError(
+                f"{'No row is' if not found else f'{len(found)} rows are'} called '{name}'.",
+                legal=f"Legal: {', '.join(map(repr, legal))}.",
+                mend=did_you_mean(name, legal) or "Name a row by its rank, or as it is called there.",
+            )
+        return found[0]
+
+
+def rank(journals: Iterable[Journal], dataset: str = "auto", studies: Sequence[StudyRecord] = ()) -> Board:
+    """Read journals and rank what is finished.
+
+    Args:
+        dataset: which board; ``auto`` for the benchmark if it has any run, else the only other.
+        studies: whose trials were spent on a row's settings.
+
+    Raises:
+        UsageError: no finished run of `dataset`.
+    """
+    runs, left_out = _read(journals)
+    names = sorted({run.record.job["dataset"] for run in runs}, key=lambda name: (name != "mnist", name))
+    chosen = (names or ["mnist"])[0] if dataset == "auto" else dataset
+    counted = [run for run in runs if run.record.job["dataset"] == chosen]
+    damaged = [*_unreadable(counted)]
+    left_out += damaged
+    gone = {entry.run_id for entry in damaged}
+    counted = [run for run in counted if run.record.run_id not in gone]
+    if not counted:
+        raise _nothing(dataset, chosen, left_out)
+    rows, again = _rows(counted, studies)
+    left_out = [entry for entry in left_out if entry.job is None or entry.job.get("dataset", chosen) == chosen]
+    left_out = sorted([*left_out, *again], key=lambda entry: entry.run_id)
+    elsewhere = tuple(name for name in names if name != chosen)
+    return Board(chosen, tuple(rows), tuple(left_out), tuple(compare_leaders(rows)), elsewhere)
+
+
+def _nothing(asked: str, dataset: str, left_out: Sequence[LeftOut]) -> UsageError:
+    said = "".join(f" {entry.run_id}: {entry.reason}." for entry in left_out[:1])
+    return UsageError(
+        f"There is no finished run{'' if asked == 'auto' else f' on {asked}'} to rank.",
+        legal=f"{len(left_out)} left out.{said}" if left_out else "",
+        mend=f"Train one (python -m harness run FILE --dataset {dataset}), or take some in with --import FILE.",
+    )
+
+
+def answers(journals: Iterable[Journal], jobs: Sequence[Job]) -> np.ndarray:
+    """Return which test images the finished runs of some jobs answer rightly: (jobs, images) bool, in their order.
+
+    Raises:
+        DataError: a job has no finished run, or its answers cannot be read.
+    """
+    wanted = {(identity(asdict(job)), job.seed): place for place, job in enumerate(jobs)}
+    found: dict[int, Run] = {}
+    runs, _ = _read(journals)
+    for run in sorted(runs, key=_precedence):
+        place = wanted.get((identity(run.record.job), run.seed))
+        if place is not None:
+            found.setdefault(place, run)
+    if missing := [job for place, job in enumerate(jobs) if place not in found]:
+        raise DataError(f"{missing[0].name} has no finished run of seed {missing[0].seed} here.")
+    return np.stack([found[place].correct for place in range(len(jobs))])
+
+
+def pareto(rows: Sequence[Row]) -> list[Row]:
+    """Return the ranked rows that no other of at most their size scores above, the smallest first."""
+    front: list[Row] = []
+    for row in sorted((row for row in rows if row.rank), key=lambda row: (row.parameters, -row.mean)):
+        if not front or row.mean > front[-1].mean:
+            front.append(row)
+    return front
+
+
+def leaders_by_size(rows: Sequence[Row]) -> dict[int, Leader]:
+    """Return, for each class by size that has a ranked row, the first, the largest class first."""
+    classes: dict[int, list[Row]] = defaultdict(list)
+    for row in rows:
+        if row.rank and row.size:
+            classes[row.size].append(row)
+    board = [row.scores for row in rows if row.rank]
+    return {
+        size: Leader(found[0], len(found), leader_bound(found[0].correct, board, len(found)))
+        for size, found in sorted(classes.items(), reverse=True)
+    }
+
+
+def wrong_for_all(rows: Sequence[Row]) -> list[int]:
+    """Return the positions of test images that every run of every row answers wrongly."""
+    right: np.ndarray = np.any([row.correct.any(0) for row in rows], axis=0)
+    return [int(position) for position in np.flatnonzero(~right)]
+
+
+def _read(journals: Iterable[Journal]) -> tuple[list[Run], list[LeftOut]]:
+    runs, left_out = [], []
+    for journal in journals:
+        try:
+            runs.append(Run(journal, verify.finished(journal)))
+        except DataError as error:
+            left_out.append(LeftOut(journal.run_id, printable(error.wrong), _job(journal)))
+    trained = [run.record.job for run in runs]
+    return runs, [entry for entry in left_out if not (entry.reason == "interrupted" and entry.job in trained)]
+
+
+def _job(journal: Journal) -> dict[str, Any] | None:
+    try:
+        record = journal.read()
+        return record.job if record else None
+    except Exception:  # whatever a line leads to that somebody damaged
+        return None
+
+
+def _precedence(run: Run) -> tuple[bool, int, str]:
+    """Of one seed the first run counts, and a run of one's own before one that came from elsewhere."""
+    return bool(run.record.origin), run.record.started["time"], run.record.run_id
+
+
+def _rows(runs: Sequence[Run], studies: Sequence[StudyRecord]) -> tuple[list[Row], list[LeftOut]]:
+    """Group runs into ranked rows; of several runs of one seed the first counts."""
+    groups: dict[str, dict[int, Run]] = defaultdict(dict)
+    curves: dict[tuple[Any, ...], Run] = {}
+    again = []
+    for run in sorted(runs, key=_precedence):
+        counted = groups[identity(run.record.job)].setdefault(run.seed, run)
+        twin = curves.setdefault((identity(run.record.job), *run.losses), run)
+        if counted is not run:
+            again.append(LeftOut(run.record.run_id, f"seed {run.seed} again; {counted.record.run_id} counts"))
+        elif twin is not run:
+            del groups[identity(run.record.job)][run.seed]
+            again.append(LeftOut(run.record.run_id, f"its training losses are those of {twin.record.run_id}"))
+    rows = _labelled([_row(list(group.values()), studies) for group in groups.values()])
+    rows.sort(key=lambda row: (not row.is_full, row.is_provisional, -row.mean, row.name))
+    ranked = [row.mean for row in rows if row.is_full and not row.is_provisional]
+    return [
+        replace(row, rank=1 + ranked.index(row.mean)) if row.is_full and not row.is_provisional else row for row in rows
+    ], again
+
+
+def _row(runs: list[Run], studies: Sequence[StudyRecord]) -> Row:
+    runs.sort(key=lambda run: run.seed)
+    job = runs[0].record.job
+    own = plugins.declaration(runs[0].journal.source)
+    default = {**job["default_knobs"], **own.knobs}
+    changed = {name: value for name, value in job["knobs"].items() if value != default[name]}
+    changed |= {name: job["recipe"][name] for name in RECIPE_FIELDS if job["recipe"][name] != getattr(own.recipe, name)}
+    return Row(tuple(runs), changed, own.recipe.epochs, job["name"], trials=_trials(runs, studies))
+
+
+def _labelled(rows: Sequence[Row]) -> list[Row]:
+    """Tell apart what shares a name: changed settings, and files that were edited in between."""
+    plain = Counter(row.label for row in rows if not row.changed)
+    return [
+        replace(row, label=f"{row.architecture} {row.id[:4]}") if row.changed or plain[row.label] > 1 else row
+        for row in rows
+    ]
+
+
+def _trials(runs: Sequence[Run], studies: Sequence[StudyRecord]) -> int | None:
+    """Count the trials of all studies in which these settings were found."""
+    job = runs[0].record.job
+    settings = {**job["recipe"], **job["knobs"]}
+    here = sum(
+        len(study.trials)
+        for study in studies
+        if study.search["architecture_sha256"] == job["sha256"]
+        and study.search["dataset_digest"] == job["dataset_digest"]
+        and any(_is_part(trial.settings, settings) for trial in study.trials)
+    )
+    told = [run.record.origin["trials"] for run in runs if run.record.origin]
+    known = [count for count in told if count is not None]
+    return None if not here and len(known) < len(told) else max([here, *known])
+
+
+def _is_part(settings: Mapping[str, Any], of: Mapping[str, Any]) -> bool:
+    return all(of.get(name) == value for name, value in settings.items() if name != "epochs")
+
+
+def _unreadable(runs: Iterable[Run]) -> Iterator[LeftOut]:
+    for run in runs:
+        try:
+            _ = run.correct
+        except DataError as error:
+            yield LeftOut(run.record.run_id, error.wrong)

@@ -1,0 +1,281 @@
+"""One finished run, and one row of the board: a file with one set of knobs and one recipe."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from harness.journal import Journal, Outcome, Record, verify
+from harness.plugins import settings_texts, value_text
+from harness.spec import BUDGET, RECIPE_FIELDS
+from harness.statistics import FEWEST, LOOKS, Summary, bound_at_look, bound_on_new_images, lower_bound, summarise
+from harness.training import Target, verdict
+
+SIZES = (1_000, 2_000, 5_000, 10_000, 20_000)
+"""The classes by size: at most as many parameters."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its journal and what was read there."""
+
+    journal: Journal
+    record: Record
+
+    @property
+    def seed(self) -> int:
+        """The seed it was trained from."""
+        return int(self.record.job["seed"])
+
+    @property
+    def outcome(self) -> Mapping[str, Any]:
+        """The journal's last event."""
+        assert self.record.ended
+        return self.record.ended
+
+    @property
+    def losses(self) -> list[float]:
+        """The training loss of each epoch: no two seeds share them."""
+        return [epoch["train_loss"] for epoch in self.record.epochs]
+
+    @property
+    def test(self) -> Outcome:
+        """The final test pass, read each time: the answers of ten thousand runs would not fit into memory.
+
+        Raises:
+            DataError: it cannot be read, or does not hold.
+        """
+        return verify.outcome(self.journal, self.record)
+
+    @cached_property
+    def correct(self) -> np.ndarray:
+        """(images,) bool: which test images it answers rightly.
+
+        Raises:
+            DataError: they cannot be read, or do not hold.
+        """
+        test = self.test
+        right: np.ndarray = test.answers == test.labels
+        return right
+
+
+@dataclass(frozen=True)
+class Row:
+    """One file with one set of knobs and one recipe.
+
+    Attributes:
+        runs: the finished runs that count, one a seed, by seed.
+        changed: knobs and recipe fields that are not the file's own.
+        full_epochs: the file's own number of epochs.
+        label: the architecture, and where that says too little the first digits of the id: ``s6_gap 5f3a``.
+        rank: 1 for the highest mean; equal means share it; None while provisional, or of other epochs than the file's.
+        trials: how many trials of studies came before its settings were found; 0 for the file's own, None if unknown.
+    """
+
+    runs: tuple[Run, ...]
+    changed: Mapping[str, Any]
+    full_epochs: int
+    label: str
+    rank: int | None = None
+    trials: int | None = 0
+
+    @property
+    def first(self) -> Record:
+        """The record of its lowest seed; what the key names is the same in all."""
+        return self.runs[0].record
+
+    @property
+    def architecture(self) -> str:
+        """The name of its file."""
+        return str(self.first.job["name"])
+
+    @property
+    def name(self) -> str:
+        """The label and what was changed: ``s6_gap 5f3a width=12``."""
+        return " ".join([self.label, *settings_texts(self.changed)])
+
+    @property
+    def id(self) -> str:
+        """Eight hexadecimal digits that stand for what its runs have in common."""
+        return hashlib.sha256(identity(self.first.job).encode()).hexdigest()[:8]
+
+    @property
+    def n(self) -> int:
+        """Distinct seeds."""
+        return len(self.runs)
+
+    @property
+    def seeds(self) -> list[int]:
+        """Its seeds, in order."""
+        return [run.seed for run in self.runs]
+
+    @property
+    def scores(self) -> list[float]:
+        """The score of each seed: test accuracy after the last epoch."""
+        return [run.outcome["accuracy"] for run in self.runs]
+
+    @cached_property
+    def score(self) -> Summary:
+        """Mean, spread and interval of the scores, on this test set."""
+        return summarise(self.scores)
+
+    @property
+    def mean(self) -> float:
+        """The mean score, by which it ranks: equal counts of right answers give equal means, whatever n is."""
+        return round(self.score.mean, 12)
+
+    @property
+    def is_provisional(self) -> bool:
+        """Whether there are too few seeds to rank."""
+        return self.n < FEWEST
+
+    @property
+    def epochs(self) -> int:
+        """The epochs that its runs train for."""
+        return int(self.first.job["recipe"]["epochs"])
+
+    @property
+    def is_full(self) -> bool:
+        """Whether that is the file's own number: another row has no rank."""
+        return self.epochs == self.full_epochs
+
+    @cached_property
+    def looks(self) -> dict[int, float]:
+        """The bound of the mean on this test set at each look that its seeds allow, by their number.
+
+        Raises:
+            DataError: the answers of a run cannot be read.
+        """
+        if not self.is_benchmark:
+            return {}
+        return {count: bound_at_look(self.correct[:count]) for count in LOOKS if self.seeds[:count] == [*range(count)]}
+
+    @property
+    def certified_at(self) -> list[int]:
+        """The looks, by their number of seeds, at which the target was held: a certificate is given for one."""
+        return [count for count, bound in self.looks.items() if bound >= BUDGET.accuracy]
+
+    @property
+    def lower_bound(self) -> float | None:
+        """Of the mean score on this test set, one-sided, with 95 % confidence; None for a single seed."""
+        return lower_bound(self.scores)
+
+    @cached_property
+    def bound_on_new_images(self) -> float | None:
+        """Of the mean accuracy on images like these, one-sided, with 95 % confidence; None for a single seed.
+
+        Raises:
+            DataError: the answers of a run cannot be read.
+        """
+        return bound_on_new_images(self.correct)
+
+    @property
+    def is_benchmark(self) -> bool:
+        """Whether its dataset is the one that the targets speak of."""
+        return bool(self.first.started["is_benchmark"])
+
+    @property
+    def best(self) -> float:
+        """The mean over seeds of the best epoch, which was picked on the test set."""
+        return statistics.fmean(run.outcome["best_accuracy"] for run in self.runs)
+
+    @property
+    def best_epochs(self) -> list[int]:
+        """The best epoch of each seed."""
+        return [run.outcome["best_epoch"] for run in self.runs]
+
+    @property
+    def gap(self) -> float:
+        """What picking the epoch on the test set would have added."""
+        return self.best - self.score.mean
+
+    @property
+    def epochs_to_target(self) -> list[int]:
+        """The epochs of those seeds that reached the target, in order."""
+        found = (run.outcome["epochs_to_target"] for run in self.runs)
+        return sorted(epochs for epochs in found if epochs is not None)
+
+    @property
+    def seconds(self) -> float:
+        """Mean time of a run, from the first step to the score."""
+        return statistics.fmean(run.outcome["seconds"] for run in self.runs)
+
+    @property
+    def devices(self) -> list[str]:
+        """What it was trained on."""
+        return sorted({run.record.device for run in self.runs})
+
+    @property
+    def imported(self) -> int:
+        """How many of its runs came from another machine."""
+        return sum(bool(run.record.origin) for run in self.runs)
+
+    @property
+    def parameters(self) -> int:
+        """Stored numbers of the network."""
+        return int(self.first.started["parameters"])
+
+    @property
+    def multiply_adds(self) -> int:
+        """Multiply-adds of one image."""
+        return int(self.first.started["anatomy"]["multiply_adds"])
+
+    @property
+    def uses(self) -> Mapping[str, bool]:
+        """The parts the assignment asks about: batch norm, dropout, ..."""
+        return dict(self.first.started["anatomy"]["uses"])
+
+    @property
+    def size(self) -> int | None:
+        """The smallest of `SIZES` it fits into; None if it fits into none."""
+        return next((size for size in SIZES if self.parameters <= size), None)
+
+    @property
+    def targets(self) -> list[Target]:
+        """The mean score held against the challenge's targets."""
+        return verdict(self.parameters, self.epochs, self.score.mean, BUDGET, self.is_benchmark)
+
+    @property
+    def commands(self) -> list[str]:
+        """What to type to get these runs again."""
+        settings = "".join(f" --set {name}={value_text(value)}" for name, value in self.changed.items())
+        job = self.first.job
+        return [
+            f"python -m harness run {shlex.quote(job['path'])} --dataset {job['dataset']}{settings}"
+            f" --seed {first} --seeds {count}"
+            for first, count in _stretches(self.seeds)
+        ]
+
+    @property
+    def correct(self) -> np.ndarray:
+        """(seeds, images) bool: which test images each seed answers rightly.
+
+        Raises:
+            DataError: those of a run cannot be read.
+        """
+        return np.stack([run.correct for run in self.runs])
+
+
+def identity(job: Mapping[str, Any]) -> str:
+    """Return what runs that may be averaged have in common, from the fields of a `Job`."""
+    recipe = [job["recipe"][name] for name in RECIPE_FIELDS]
+    return json.dumps([job["sha256"], job["knobs"], recipe, job["dataset_digest"], job["protocol"]], sort_keys=True)
+
+
+def _stretches(seeds: Sequence[int]) -> list[tuple[int, int]]:
+    """Return (first, count) of each unbroken stretch of ascending numbers."""
+    found: list[tuple[int, int]] = []
+    for seed in seeds:
+        if found and seed == sum(found[-1]):
+            found[-1] = (found[-1][0], found[-1][1] + 1)
+        else:
+            found.append((seed, 1))
+    return found

@@ -1,0 +1,24 @@
+"""Plug-ins: from a path to an `Architecture` or a `Study`, by the rules of the two contracts."""
+
+from harness.plugins.architecture import build_network, declaration, from_source, load
+from harness.plugins.sandbox import in_one_process
+from harness.plugins.settings import settings_as_options, settings_text, settings_texts, settle, short_value, value_text
+from harness.plugins.study import PRUNERS, SAMPLERS, load_study, suggest
+
+__all__ = [
+    "PRUNERS",
+    "SAMPLERS",
+    "build_network",
+    "declaration",
+    "from_source",
+    "in_one_process",
+    "load",
+    "load_study",
+    "settings_as_options",
+    "settings_text",
+    "settings_texts",
+    "settle",
+    "short_value",
+    "suggest",
+    "value_text",
+]

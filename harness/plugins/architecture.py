@@ -1,0 +1,176 @@
+"""From a path to an `Architecture` or a `Study`: every rule of the two plug-in contracts.
+
+An architecture in short: one self-contained Python file with a docstring, an optional ``RECIPE`` dict of
+`Recipe` overrides, and ``build(*, knob=default, ...) -> nn.Module``. The signature is the declaration
+of the knobs. A study: likewise one file, with ``ARCHITECTURE``, the path of what it searches,
+``suggest(trial) -> dict`` of settings, and optionally ``SAMPLER`` and ``PRUNER``. A plug-in is Python that
+runs on this machine: nothing here isolates a hostile file.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import hashlib
+import inspect
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from harness.errors import ContractError, UsageError, did_you_mean, mend_devices
+from harness.plugins.sandbox import running_plugin
+from harness.plugins.source import load_module, read_source, summary_of
+from harness.spec import RECIPE_FIELDS, Architecture, Knob, Recipe
+
+RESERVED = ("seed", "device", "parameters", "dataset")
+"""Names the harness records beside every knob; a knob of that name would be ambiguous."""
+
+
+def load(path: str | Path) -> Architecture:
+    """Read the architecture at `path` and check it against the contract.
+
+    Raises:
+        UsageError: there is no such file.
+        ContractError: the file breaks the contract.
+    """
+    return from_source(read_source(path, "an architecture, such as architectures/s6_gap.py"), str(path))
+
+
+def from_source(source: str, path: str) -> Architecture:
+    """Check the architecture's text `source`, as `load` does; `path` is used for its name and in messages."""
+    module, summary = load_module(source, path, ("RECIPE", "build"))
+    build = getattr(module, "build", None)
+    if not callable(build):
+        raise ContractError(
+            "build",
+            f"{path} defines no function build.",
+            legal="def build(*, width: int = 16) -> nn.Module: returns the network.",
+            mend="`python -m harness new NAME` writes a file that keeps the contract.",
+        )
+    knobs = _knobs(build, path)
+    return Architecture(
+        name=Path(path).stem,
+        path=path,
+        source=source,
+        sha256=hashlib.sha256(source.encode()).hexdigest(),
+        summary=summary,
+        knobs=knobs,
+        recipe=_recipe(getattr(module, "RECIPE", {}), knobs, path),
+        build=build,
+    )
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What an architecture's text says of itself: the docstring's first line, its knobs' defaults, its recipe."""
+
+    summary: str
+    knobs: Mapping[str, Knob]
+    recipe: Recipe
+
+
+def declaration(source: str) -> Declaration:
+    """Read what an architecture declares, without running it; what is not written as a plain value is left out."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return Declaration("", {}, Recipe())
+    knobs: dict[str, Knob] = {}
+    recipe = Recipe()
+    for statement in tree.body:
+        if isinstance(statement, ast.FunctionDef) and statement.name == "build":
+            for argument, default in zip(statement.args.kwonlyargs, statement.args.kw_defaults, strict=True):
+                with contextlib.suppress(ValueError, TypeError):
+                    knobs[argument.arg] = ast.literal_eval(default)  # type: ignore[arg-type]
+        targets = getattr(statement, "targets", [getattr(statement, "target", None)])
+        if [target.id for target in targets if isinstance(target, ast.Name)] == ["RECIPE"]:
+            with contextlib.suppress(ValueError, TypeError, UsageError):
+                recipe = Recipe(**ast.literal_eval(statement.value))  # type: ignore[attr-defined]
+    return Declaration(summary_of(tree), knobs, recipe)
+
+
+def build_network(architecture: Architecture, knobs: Mapping[str, Knob]) -> nn.Module:
+    """Call `build` and return its network.
+
+    Raises:
+        ContractError: `build` raised, or returned something that is not an ``nn.Module`` on the CPU.
+    """
+    given = ", ".join(f"{name}={value}" for name, value in knobs.items())
+    mend = f"Mend build, or the knobs it was given: {given}." if given else "Mend build."
+    with running_plugin(architecture.path, "build-raises", "build raised", mend):
+        network = architecture.build(**knobs)
+    if not isinstance(network, nn.Module):
+        raise ContractError(
+            "not-a-module",
+            f"build returned {type(network).__name__}, not a torch.nn.Module.",
+            where=architecture.path,
+            mend="Return the network itself.",
+        )
+    for tensor in (*network.parameters(), *network.buffers()):
+        if tensor.device.type != "cpu":
+            wrong = f"build returned a network on the device {tensor.device}."
+            raise ContractError("device", wrong, where=architecture.path, mend=mend_devices(wrong))
+    return network
+
+
+def _knobs(build: Any, path: str) -> dict[str, Knob]:
+    where = f"{path}:{build.__code__.co_firstlineno}" if hasattr(build, "__code__") else path
+    knobs: dict[str, Knob] = {}
+    for parameter in inspect.signature(build).parameters.values():
+        name, default = parameter.name, parameter.default
+        wrong = ""
+        if parameter.kind is not parameter.KEYWORD_ONLY:
+            wrong = f"build takes '{name}' by position or catch-all."
+        elif default is parameter.empty:
+            wrong = f"build's knob '{name}' has no default."
+        elif not isinstance(default, (bool, int, float, str)):
+            wrong = f"build's knob '{name}' defaults to {default!r}; a knob is an int, float, bool or str."
+        elif isinstance(default, float) and not math.isfinite(default):
+            wrong = f"build's knob '{name}' defaults to {default}; a knob is finite."
+        elif name in RECIPE_FIELDS:
+            wrong = f"build's knob '{name}' is also a recipe field; a name is one or the other."
+        elif name in RESERVED:
+            wrong = f"build's knob '{name}' has a name the harness uses itself ({', '.join(RESERVED)})."
+        if wrong:
+            raise ContractError(
+                "knobs",
+                wrong,
+                where=where,
+                legal="build takes keyword-only parameters with defaults: def build(*, width: int = 16).",
+                mend="Rename or rewrite the parameter.",
+            )
+        knobs[name] = default
+    return knobs
+
+
+def _recipe(overrides: object, knobs: Mapping[str, Knob], path: str) -> Recipe:
+    if not isinstance(overrides, dict):
+        raise ContractError(
+            "recipe",
+            f"RECIPE is {type(overrides).__name__}, not a dict.",
+            where=path,
+            mend='Write RECIPE = {"lr": 0.05}, or leave it out.',
+        )
+    for name in overrides:
+        if name not in RECIPE_FIELDS:
+            raise ContractError(
+                "recipe",
+                f"RECIPE has no field {name!r}.",
+                where=path,
+                legal=f"Legal: {', '.join(RECIPE_FIELDS)}.",
+                mend=did_you_mean(str(name), RECIPE_FIELDS) or f"Take {name!r} out of RECIPE.",
+            )
+    try:
+        return Recipe(**overrides)
+    except UsageError as error:
+        raise ContractError(
+            "recipe",
+            f"RECIPE: {error.wrong}",
+            where=path,
+            legal=error.legal,
+            mend=error.mend or "Mend that value of RECIPE.",
+        ) from None

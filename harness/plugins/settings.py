@@ -1,0 +1,77 @@
+"""Settings by name: applied over a plug-in's own, and written as a person reads or types them."""
+
+from __future__ import annotations
+
+import reprlib
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from harness.errors import UsageError, did_you_mean
+from harness.events import Trial
+from harness.spec import RECIPE_FIELDS, Architecture, Knob, Recipe
+
+
+def settle(architecture: Architecture, settings: Mapping[str, Knob]) -> tuple[dict[str, Knob], Recipe]:
+    """Apply `settings` (knobs and recipe fields by name) over the plug-in's own.
+
+    Returns:
+        All knobs of `build`, and the recipe.
+
+    Raises:
+        UsageError: an unknown name, or a value that is not legal for it.
+    """
+    legal = [*architecture.knobs, *RECIPE_FIELDS]
+    for name in settings:
+        if name not in legal:
+            raise UsageError(
+                f"{architecture.name} has no knob or recipe field '{name}'.",
+                legal=f"Knobs: {', '.join(architecture.knobs) or 'none'}. Recipe: {', '.join(RECIPE_FIELDS)}.",
+                mend=did_you_mean(name, legal),
+            )
+    knobs = dict(architecture.knobs)
+    for name, default in architecture.knobs.items():
+        if name in settings:
+            knobs[name] = _knob_value(name, settings[name], default)
+    overrides: dict[str, Any] = {name: value for name, value in settings.items() if name in RECIPE_FIELDS}
+    return knobs, replace(architecture.recipe, **overrides)
+
+
+def _knob_value(name: str, value: Knob, default: Knob) -> Knob:
+    if isinstance(default, float) and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if not abs(value) <= sys.float_info.max:  # refuses NaN too
+            raise UsageError(f"{name} cannot be {value}.", legal="Legal: finite numbers.")
+        return float(value)
+    if type(value) is not type(default):
+        raise UsageError(
+            f"{name} must be {type(default).__name__}, not {value!r}.",
+            legal=f"Its default is {default!r}.",
+        )
+    return value
+
+
+def settings_as_options(trial: Trial) -> str:
+    """Return a trial's settings as the command line takes them: ``--set lr=0.1 --set width=12``."""
+    return " ".join(f"--set {name}={value_text(value)}" for name, value in trial.settings.items())
+
+
+def settings_text(trial: Trial) -> str:
+    """Return a trial's settings for a table: ``lr=0.1 width=12``."""
+    return " ".join(settings_texts(trial.settings))
+
+
+def settings_texts(settings: Mapping[str, Knob]) -> list[str]:
+    """Return settings for a table: ``lr=0.1``, ``width=12``."""
+    return [f"{name}={short_value(value)}" for name, value in settings.items()]
+
+
+def value_text(value: Knob) -> str:
+    """Return a setting as the command line takes it."""
+    return str(value).lower() if isinstance(value, bool) else shlex.quote(str(value))
+
+
+def short_value(value: Knob) -> str:
+    """Return a value in at most about thirty characters."""
+    return f"{value:.4g}" if isinstance(value, float) else reprlib.repr(value).strip("'")

@@ -1,0 +1,125 @@
+"""The study contract: which settings of one architecture to try."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import reprlib
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from harness.errors import ContractError, UsageError, did_you_mean
+from harness.plugins.architecture import load
+from harness.plugins.sandbox import running_plugin
+from harness.plugins.source import load_module, read_source
+from harness.spec import Architecture, Knob, Study
+
+_LONGEST_TEXT = 200
+
+SAMPLERS = ("tpe", "random")
+"""Who proposes a study's settings; the first is the default."""
+
+PRUNERS = ("median", "none")
+"""Who stops a study's hopeless trials early; the first is the default."""
+
+
+def load_study(path: str | Path) -> Study:
+    """Read the study at `path`, and the architecture it names, and check both against their contracts.
+
+    Raises:
+        UsageError: there is no such file.
+        ContractError: a file breaks its contract.
+    """
+    source, path = read_source(path, "a study, such as studies/s6_gap.py"), str(path)
+    module, summary = load_module(source, path, ("ARCHITECTURE", "SAMPLER", "PRUNER", "suggest"))
+    suggest = getattr(module, "suggest", None)
+    if not callable(suggest) or len(inspect.signature(suggest).parameters) != 1:
+        raise ContractError(
+            "suggest",
+            f"{path} defines no function suggest(trial).",
+            where=path,
+            legal='def suggest(trial): return {"lr": trial.suggest_float("lr", 0.01, 0.3, log=True)}',
+            mend="Write it; studies/s6_gap.py shows one.",
+        )
+    return Study(
+        name=Path(path).stem,
+        path=path,
+        source=source,
+        sha256=hashlib.sha256(source.encode()).hexdigest(),
+        summary=summary,
+        architecture=_searched(getattr(module, "ARCHITECTURE", None), path),
+        sampler=_choice(module, "SAMPLER", SAMPLERS, path),
+        pruner=_choice(module, "PRUNER", PRUNERS, path),
+        suggest=suggest,
+    )
+
+
+def suggest(study: Study, trial: Any) -> dict[str, Knob]:
+    """Ask the study for the settings of an Optuna trial; `settle` checks them.
+
+    Raises:
+        ContractError: its `suggest` raised, or returned something that is not a dict.
+    """
+    with running_plugin(study.path, "suggest-raises", "suggest raised", "Mend that line."):
+        settings = study.suggest(trial)
+    if not isinstance(settings, dict):
+        raise ContractError(
+            "suggest",
+            f"suggest returned {type(settings).__name__}, not a dict.",
+            where=study.path,
+            mend='Return settings by name: {"lr": trial.suggest_float("lr", 0.01, 0.3, log=True)}',
+        )
+    settings = {name: value.item() if isinstance(value, np.generic) else value for name, value in settings.items()}
+    for name, value in settings.items():
+        if not isinstance(name, str) or not _is_plain(value):
+            raise ContractError(
+                "suggest",
+                f"suggest returned what is no setting: {type(value).__name__} under {reprlib.repr(name)}.",
+                where=study.path,
+                legal="Legal: a name, and a number below 2**63, a short text, True or False.",
+                mend="Leave a setting out where a trial has none.",
+            )
+    return settings
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a value can be a setting at all: printed, typed on the command line, and stored by anybody."""
+    if isinstance(value, str):
+        return value.isprintable() and len(value) <= _LONGEST_TEXT
+    return isinstance(value, (bool, float)) or (isinstance(value, int) and abs(value) < 2**63)
+
+
+def _searched(path: object, study: str) -> Architecture:
+    if not isinstance(path, str):
+        raise ContractError(
+            "architecture",
+            f"{study} does not say which architecture it searches.",
+            where=study,
+            mend='Write ARCHITECTURE = "architectures/s6_gap.py" near its top.',
+        )
+    try:
+        return load(path)
+    except UsageError as error:
+        raise ContractError(
+            "architecture",
+            f"ARCHITECTURE: {error.wrong}",
+            where=study,
+            legal="Legal: the path of an architecture, from the folder the command is run in.",
+            mend=error.mend or "Mend that path.",
+        ) from None
+
+
+def _choice(module: ModuleType, name: str, legal: tuple[str, ...], path: str) -> str:
+    value = getattr(module, name, legal[0])
+    if value not in legal:
+        raise ContractError(
+            name.lower(),
+            f"{name} cannot be {value!r}.",
+            where=path,
+            legal=f"Legal: {', '.join(legal)}.",
+            mend=did_you_mean(str(value), legal) or "Choose one of them, or leave it out.",
+        )
+    return str(value)

@@ -1,0 +1,62 @@
+"""The device that trains, and what a person calls it."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+
+import torch
+
+from harness.errors import UsageError
+
+
+def choose_device(name: str) -> str:
+    """Resolve ``auto`` to ``cuda`` where there is a GPU that this torch has code for, else ``cpu``.
+
+    Raises:
+        UsageError: ``cuda`` was asked for and there is none.
+    """
+    if name == "cpu" or (name == "auto" and (not torch.cuda.is_available() or gpu_without_code())):
+        return "cpu"
+    if not torch.cuda.is_available():
+        raise UsageError("There is no CUDA device here.", mend="Use --device cpu or auto.")
+    if missing := gpu_without_code():
+        raise UsageError(
+            f"{missing}.",
+            legal=f"It has code for {', '.join(torch.cuda.get_arch_list())}.",
+            mend="Use --device cpu, or install a torch that was built for this GPU.",
+        )
+    return "cuda"
+
+
+def gpu_without_code() -> str:
+    """Say which GPU is here that this torch has no code for; empty where there is none such."""
+    if not torch.cuda.is_available() or _has_code_for(torch.cuda.get_device_capability(), torch.cuda.get_arch_list()):
+        return ""
+    major, minor = torch.cuda.get_device_capability()
+    return f"torch {torch.__version__} has no code for {torch.cuda.get_device_name()} (sm_{major}{minor})"
+
+
+def _has_code_for(capability: tuple[int, int], built_for: Sequence[str]) -> bool:
+    """Whether a GPU runs what torch was built for: code of its own generation up to its own version, or older PTX."""
+    for name in built_for:
+        kind, _, number = name.partition("_")
+        if kind in ("sm", "compute"):  # of AMD's it is none
+            number = number.rstrip("af")
+            built = (int(number[:-1]), int(number[-1]))
+            if built <= capability and (kind == "compute" or built[0] == capability[0]):
+                return True
+    return False
+
+
+def device_name(device: torch.device) -> str:
+    """Return what a person calls the device, such as ``NVIDIA H200`` or ``AMD EPYC, 2 threads``."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            model = next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        model = platform.processor() or platform.machine()
+    threads = torch.get_num_threads()
+    return f"{model}, {threads} thread{'' if threads == 1 else 's'}"

@@ -1,0 +1,40 @@
+"""What the bits of a run depend on beside its job: machine, threads and versions."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+import subprocess
+from typing import Any
+
+import torch
+
+from harness import __version__
+
+
+def describe_environment(device: str) -> dict[str, Any]:
+    """Return device, threads, machine and versions as a journal records them."""
+    return {
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "machine": socket.gethostname(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "harness": __version__,
+        "git": _git_commit(),
+    }
+
+
+def describe_process() -> dict[str, Any]:
+    """Return who writes the journal, which is not always who trains."""
+    return {"host": socket.gethostname(), "pid": os.getpid()}
+
+
+def _git_commit() -> str:
+    """Return the checkout's commit, with ``+`` if files differ from it; empty outside a checkout."""
+    command = ["git", "describe", "--always", "--abbrev=40", "--dirty=+"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""

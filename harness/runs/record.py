@@ -1,0 +1,189 @@
+"""A job trained and written to its journal, event by event."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import asdict, fields, replace
+
+import filelock
+import numpy as np
+
+from harness import watchdog
+from harness.errors import ClusterLost, CrashedError, DivergedError, HarnessError, OutOfMemory, UsageError
+from harness.events import Checkpoint, Epoch, Result
+from harness.journal import DAMAGE, Journal, Outcome
+from harness.runs.environment import describe_process
+from harness.runs.job import Group
+from harness.runs.resume import progress_of
+from harness.runs.train import Event, Progress, Started, broke_down, train
+from harness.spec import Job
+from harness.tracking import Tracker
+from harness.training import softmax
+
+Trainer = Callable[[Job], Iterator[Event | None]]
+"""Trains a job somewhere, from the start, and yields what `train` would."""
+
+
+def record(
+    job: Job,
+    tracker: Tracker,
+    group: Group | None = None,
+    unfinished: Journal | None = None,
+    or_anew: bool = True,
+    trainer: Trainer | None = None,
+) -> Generator[Event | None]:
+    """Train `job`, writing every event to a journal of its own before handing it on.
+
+    A journal begins with the first event, so a job that is refused leaves nothing behind. It is locked while
+    it is written to.
+
+    Args:
+        unfinished: the journal of the same job, interrupted: it is gone on with, unless somebody else does.
+        or_anew: then train the job from the start.
+        trainer: who trains it, here unless told otherwise.
+
+    Raises:
+        UsageError: somebody else goes on with it, and it is not to be trained anew.
+        HarnessError: as `train`; a plug-in that raises in training becomes a `CrashedError`.
+    """
+    with contextlib.ExitStack() as held:
+        progress = _take_up(unfinished, held) if unfinished else None
+        if unfinished and not progress and not or_anew:
+            raise UsageError(f"Another process goes on with {unfinished.run_id}.", mend="Wait for it.")
+        journal = unfinished if progress else None
+        trained = trainer(job) if trainer else train(job, progress, keep=True)
+        yield from _record(job, tracker, group, journal, progress, trained, held)
+
+
+def _take_up(journal: Journal, held: contextlib.ExitStack) -> Progress | None:
+    """Lock a journal, and return how far it came, or None if another process was faster."""
+    try:
+        held.enter_context(journal.lock())
+    except filelock.Timeout:
+        return None
+    with contextlib.suppress(*DAMAGE):
+        record = journal.read()
+        if record and record.state == "interrupted":
+            journal.cut_torn_line()
+            return progress_of(journal, record)
+    return None
+
+
+def _record(
+    job: Job,
+    tracker: Tracker,
+    group: Group | None,
+    journal: Journal | None,
+    progress: Progress | None,
+    trained: Iterator[Event | Checkpoint | None],
+    held: contextlib.ExitStack,
+) -> Generator[Event | None]:
+    known = progress.epochs if progress else ()
+    repeats = True
+    try:
+        for event in trained:
+            watchdog.gets_on()
+            if isinstance(event, Checkpoint):
+                assert journal
+                journal.keep(event)
+                continue
+            if isinstance(event, Started):
+                if journal:
+                    journal.append("resumed", epoch=event.epochs_before, **describe_process())
+                else:
+                    journal = Journal.create(f"{job.name}-s{job.seed}")
+                    held.enter_context(journal.lock())
+                    journal.store(job.source)
+                    journal.append("started", **_started(job, event, group))
+                event = replace(event, run_id=journal.run_id)
+                repeats = not event.unrepeatable
+            elif isinstance(event, Epoch) and journal:
+                if event.number > len(known):
+                    journal.append("epoch", **asdict(event))
+                elif repeats:
+                    _refuse_other_bits(event, known[event.number - 1])
+            elif isinstance(event, Result) and journal:
+                _finish(journal, event)
+            if journal and event:
+                tracker.notice(journal)
+            yield event
+    except (KeyboardInterrupt, GeneratorExit):
+        _fail(journal, tracker, "interrupted", "stopped before its last epoch")
+        raise
+    except HarnessError as error:
+        _fail(journal, tracker, _state(error), error.wrong)
+        raise
+    except Exception as error:
+        told = broke_down(job, error)
+        _fail(journal, tracker, _state(told), told.wrong)
+        raise told from error
+
+
+def _state(error: HarnessError) -> str:
+    """Return the state of a run that ended with `error`."""
+    # The command line was legal when the run began: what is wrong by now is a disk.
+    if isinstance(error, (UsageError, ClusterLost)):
+        return "interrupted"
+    if isinstance(error, OutOfMemory):
+        return "out of memory"
+    return "diverged" if isinstance(error, DivergedError) else "failed"
+
+
+def _refuse_other_bits(again: Epoch, known: Epoch) -> None:
+    """An epoch that was recorded without its checkpoint is trained again, and must come out as it did."""
+    if any(
+        getattr(again, declared.name) != getattr(known, declared.name)
+        for declared in fields(Epoch)
+        if declared.name not in Epoch.CLOCKED
+    ):
+        raise CrashedError(
+            f"Epoch {again.number} came out otherwise than before the interruption: "
+            f"training loss {again.train_loss!r} instead of {known.train_loss!r}.",
+            legal="A run goes on only where this machine gives the same bits again.",
+            mend="Train it anew: the same command with --again.",
+        )
+
+
+def _finish(journal: Journal, result: Result) -> None:
+    outcome = Outcome(
+        answers=result.logits.argmax(1).astype(np.uint8),
+        labels=result.labels,
+        hardest=result.hardest,
+        confidence=softmax(result.logits[result.hardest]).max(1),
+        images=result.images,
+    )
+    journal.store_outcome(outcome, result.logits, result.weights)
+    arrays = ("logits", "labels", "images", "hardest", "weights")
+    names = [declared.name for declared in fields(Result) if declared.name not in arrays]
+    journal.append("finished", **{name: getattr(result, name) for name in names})
+    journal.drop_checkpoints()
+
+
+def _fail(journal: Journal | None, tracker: Tracker, state: str, reason: str) -> None:
+    record = journal.read() if journal else None
+    if journal and record and not record.ended:  # a consumer may stop listening after the result, too
+        with contextlib.suppress(UsageError):  # on a full disk nothing more can be said: the next start settles it
+            journal.append("failed", state=state, reason=reason)
+        if state != "interrupted":
+            journal.drop_checkpoints()
+        tracker.notice(journal)
+
+
+def _started(job: Job, started: Started, group: Group | None) -> dict[str, object]:
+    described = asdict(job)
+    del described["source"]  # stands beside the journal as architecture.py
+    return {
+        "job": described,
+        "group": asdict(group) if group else None,
+        "is_benchmark": started.is_benchmark,
+        "parameters": started.ledger.parameters,
+        "ledger": [asdict(entry) for entry in started.ledger.entries],
+        "anatomy": asdict(started.anatomy),
+        "environment": {
+            **started.environment,
+            **describe_process(),
+            "arithmetic": asdict(started.arithmetic),
+            "unrepeatable": list(started.unrepeatable),
+        },
+    }

@@ -1,0 +1,87 @@
+"""Scores after an epoch, the last check of predictions, and the result of a run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from harness import audit, data
+from harness.errors import DivergedError
+from harness.events import Epoch, Result
+from harness.spec import BUDGET
+from harness.training import class_accuracy, confusion, hardest, predict, score
+
+FEW = {"cpu": 37, "cuda": 613}
+"""Images asked at a time when all held-out images are asked once more; far from `evaluation.BATCH`."""
+
+ASKED_IN_PAIRS = {"cpu": 1_000, "cuda": 200}
+"""Of these, as many are asked two at a time as well, which is slow."""
+
+HARDEST = 25
+"""How many of the most confidently wrong images a run keeps."""
+
+
+def recheck_predictions(scored: Callable[[Tensor], Tensor], logits: Tensor, dataset: data.Dataset, path: str) -> None:
+    """What was learned may have opened a gate to the rest of the batch that was shut when the network was audited."""
+    audit.refuse_batch_dependence(scored, dataset.normalise(data.to_float(dataset.held_out.images[:12])), path)
+    # A gate may open to real images alone: the very answers that are scored must come again in other company.
+    order = torch.randperm(len(logits), generator=torch.Generator().manual_seed(0)).to(logits.device)
+    device = logits.device.type
+    for batch, asked in ((FEW[device], order), (2, order[: ASKED_IN_PAIRS[device]])):
+        again = predict(scored, dataset, dataset.held_out.at(asked), batch)
+        audit.refuse_changed_classes(logits[asked], again, f"shuffled and {batch} at a time", path)
+
+
+def scored_epoch(epoch: Epoch, logits: Tensor, dataset: data.Dataset) -> Epoch:
+    """Return an epoch with the held-out loss and accuracy of (N, 10) `logits`.
+
+    Raises:
+        DivergedError: the loss is not finite.
+    """
+    held_out = score(logits, dataset.held_out.labels)
+    if not math.isfinite(held_out.loss):
+        raise DivergedError(
+            f"Training diverged: the held-out loss after epoch {epoch.number} was {held_out.loss:g}.",
+            legal=f"The training loss of that epoch was {epoch.train_loss:.4g}.",
+            mend="Lower lr, or look for a log or division by zero in the network.",
+        )
+    return replace(epoch, held_out_loss=held_out.loss, held_out_accuracy=held_out.accuracy)
+
+
+def result_of(
+    epochs: Sequence[Epoch],
+    scoring: float,
+    logits: Tensor,
+    dataset: data.Dataset,
+    weights: Mapping[str, Tensor],
+) -> Result:
+    """Return the result of a run that has trained all of its epochs.
+
+    Args:
+        scoring: seconds that scoring took.
+        logits: (N, 10), of the held-out images after the last epoch.
+    """
+    last, answers, labels = epochs[-1], logits.cpu().numpy(), dataset.held_out.labels.cpu().numpy()
+    curve = [epoch.held_out_accuracy for epoch in epochs if epoch.held_out_accuracy is not None]
+    reached = [number for number, accuracy in enumerate(curve, 1) if accuracy >= BUDGET.accuracy]
+    wrong = hardest(answers, labels, HARDEST)
+    assert last.held_out_loss is not None
+    return Result(
+        accuracy=curve[-1],
+        class_accuracy=tuple(class_accuracy(confusion(answers.argmax(1), labels)).tolist()),
+        loss=last.held_out_loss,
+        best_accuracy=max(curve),
+        best_epoch=curve.index(max(curve)) + 1,
+        epochs_to_target=reached[0] if reached and dataset.is_benchmark else None,
+        seconds=scoring + sum(epoch.seconds for epoch in epochs),
+        wall_seconds=scoring + sum(epoch.elapsed for epoch in epochs),
+        logits=answers,
+        labels=labels,
+        images=dataset.held_out.images.cpu().numpy()[wrong],
+        hardest=wrong,
+        weights=weights,
+    )

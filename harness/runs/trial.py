@@ -1,0 +1,98 @@
+"""A study's trials, trained in turns: whatever goes wrong in one becomes its state and reason."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from harness import watchdog
+from harness.errors import BudgetError, DataError, DivergedError, HarnessError
+from harness.events import Epoch, Trial, TrialState
+from harness.runs.interleave import in_turns
+from harness.runs.shared_audits import is_awaited, take
+from harness.runs.train import Started, broke_down, train
+from harness.spec import BUDGET, Job, Knob
+
+LOOK_SECONDS = 0.002
+"""How long a trial that waits for its audit lets the others wait, each time it looks."""
+
+
+Attempt = tuple[int, Mapping[str, Knob], Job]
+"""A trial to train: its number, what the study suggested, the job that became of it."""
+
+
+Tell = Callable[[int, Epoch], None]
+"""Takes the number of a trial and an epoch that it has finished."""
+
+
+def attempt(
+    asked: Sequence[Attempt], floor: Mapping[int, float], tell: Tell, audits: Path | None = None
+) -> list[Trial]:
+    """Train a study's trials, in turns; whatever goes wrong in one becomes its state and reason.
+
+    Args:
+        floor: by epoch, the accuracy below which a trial is stopped.
+        tell: called after every epoch.
+        audits: the folder where other processes leave the audits of trials; the others train meanwhile.
+
+    Raises:
+        DataError: this machine has not the images, which is not held against a trial.
+    """
+    trials = in_turns([_attempt(*one, floor, tell, audits) for one in asked], len(asked), asked[0][2].device)
+    return [trial for _, trial in sorted(trials, key=lambda found: found[0])]
+
+
+def _attempt(
+    number: int, settings: Mapping[str, Knob], job: Job, floor: Mapping[int, float], tell: Tell, audits: Path | None
+) -> Iterator[Trial | None]:
+    """Yield None where others may have a turn, and last the trial."""
+    started = _now()
+    epochs: list[Epoch] = []
+    parameters: int | None = None
+
+    def ended(state: TrialState, reason: str = "") -> Trial:
+        value = epochs[-1].held_out_accuracy if epochs else None
+        return Trial(number, state, value, settings, tuple(epochs), parameters, reason, started, _now())
+
+    try:
+        if audits:
+            while is_awaited(audits, job):
+                time.sleep(LOOK_SECONDS)
+                yield None
+            take(audits, job)
+        for event in train(job):
+            watchdog.gets_on()
+            if event is None:
+                yield None
+            elif isinstance(event, Started):
+                parameters = event.ledger.parameters
+            elif isinstance(event, Epoch):
+                epochs.append(event)
+                tell(number, event)
+                if event.number < job.recipe.epochs and _is_hopeless(epochs, floor):
+                    yield ended("pruned", f"below the median of earlier trials after epoch {event.number}")
+                    return
+    except BudgetError as error:
+        parameters = BUDGET.parameters + error.excess if error.rule == "parameters" else None
+        yield ended("infeasible", error.wrong)
+    except DivergedError as error:
+        yield ended("diverged", error.wrong)
+    except DataError:
+        raise
+    except HarnessError as error:
+        yield ended("failed", " ".join(error.lines))
+    except Exception as error:
+        yield ended("failed", broke_down(job, error).wrong)
+    else:
+        yield ended("complete")
+
+
+def _is_hopeless(epochs: Sequence[Epoch], floor: Mapping[int, float]) -> bool:
+    best = max(epoch.held_out_accuracy or 0.0 for epoch in epochs)
+    return best < floor.get(epochs[-1].number, -math.inf)
+
+
+def _now() -> int:
+    return round(time.time() * 1000)

@@ -1,0 +1,38 @@
+"""Made-up images and numbers for trial steps: no seed, pixel or label of a run has a part in them."""
+
+from __future__ import annotations
+
+import operator
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+from torch.nn import functional as F
+
+
+def made_up(count: int, device: torch.device) -> Tensor:
+    """Return images (count, 1, 28, 28) in the range of normalised digits, the same each time: bright blobs on black."""
+    generator = torch.Generator().manual_seed(count)
+    blobs = torch.rand(count, 1, 7, 7, generator=generator).pow(3)
+    return F.interpolate(blobs, scale_factor=4, mode="bilinear").mul(3.2).sub(0.4).to(device)
+
+
+def numbers(graph: nn.Module) -> dict[str, Tensor]:
+    """Return every tensor of a network by name, and of an exported graph also the tables that its operators read."""
+    found = dict((*graph.named_parameters(remove_duplicate=False), *graph.named_buffers(remove_duplicate=False)))
+    if isinstance(graph, GraphModule):
+        read = {
+            str(node.target): operator.attrgetter(str(node.target))(graph)
+            for node in graph.graph.find_nodes(op="get_attr")
+        }
+        found.update({name: value for name, value in read.items() if isinstance(value, Tensor)})
+    return found
+
+
+def move_zeros(network: nn.Module) -> None:
+    """Give weights that are all zero other numbers, the same each time: behind them no gradient could be compared."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if not parameter.any():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator).mul(0.1))

@@ -1,0 +1,25 @@
+"""Studies: trials proposed, trained and logged. The only package that knows optuna."""
+
+from harness.tuning.driver import tune
+from harness.tuning.log import Log, alone, confirm, cut, left_over, names, read, records, winner
+from harness.tuning.propose import FIRST_SEED, Proposer
+from harness.tuning.search import BATCH, COUNTED, Search, studies_folder
+
+__all__ = [
+    "BATCH",
+    "COUNTED",
+    "FIRST_SEED",
+    "Log",
+    "Proposer",
+    "Search",
+    "alone",
+    "confirm",
+    "cut",
+    "left_over",
+    "names",
+    "read",
+    "records",
+    "studies_folder",
+    "tune",
+    "winner",
+]

@@ -1,0 +1,318 @@
+"""A study's log: told trials, kept trials, and the lock of the process at work on it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import filelock
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import create_trial
+
+from harness.errors import DataError, UsageError
+from harness.events import Epoch, StudyRecord, Trial
+from harness.tuning.propose import STATES, Proposal, constraints_of, create_study, value_of
+from harness.tuning.search import COUNTED, Search, studies_folder
+
+
+def names() -> list[str]:
+    """Return the id of every study there is."""
+    return sorted(file.parent.name for file in studies_folder().glob("*/study.log"))
+
+
+def records() -> Iterator[StudyRecord]:
+    """Yield every study there is, as recorded.
+
+    Raises:
+        DataError: after all others, if one is damaged.
+    """
+    damaged = []
+    for name in names():
+        try:
+            found = read(name)
+        except Exception:  # whatever a line leads to that is no JSON, or not Optuna's
+            damaged.append(name)
+            continue
+        if found:
+            yield found
+    if damaged:
+        raise DataError(
+            f"{studies_folder() / damaged[0] / 'study.log'} is damaged.",
+            mend="The command that made the study says which line; python -m harness doctor can cut it off.",
+        )
+
+
+def left_over() -> Iterator[StudyRecord]:
+    """Yield, once, every study whose process died at work."""
+    for note in studies_folder().glob(f"*/{_AT_WORK}"):
+        if not _is_locked(note.parent):
+            note.unlink(missing_ok=True)
+            with contextlib.suppress(Exception):  # a damaged log is told by whoever goes on with it
+                if found := read(note.parent.name):
+                    yield found
+
+
+def cut(study: str, copy: Path) -> None:
+    """Keep a copy of a damaged log, and cut it off before the first line that does not lead to a study."""
+    folder = studies_folder() / study
+    log = folder / "study.log"
+    lines = log.read_bytes().splitlines(keepends=True)
+    shutil.copy(log, copy)
+    whole = _whole(lines)
+    while whole:
+        log.write_bytes(b"".join(lines[:whole]))
+        try:
+            found = Log.read(folder)
+            if [trial.number for trial in found.trials] == list(range(len(found.trials))):
+                return
+        except Exception:  # whatever the last of these lines leads to
+            pass
+        whole -= 1
+    log.write_bytes(b"")
+
+
+def read(study: str) -> StudyRecord | None:
+    """Return the study of this id as recorded, or None if it was never begun."""
+    folder = studies_folder() / study
+    if not (folder / "study.log").exists():
+        return None
+    log = Log.read(folder)
+    return log.record(_is_locked(folder)) if "started" in log.study.user_attrs else None
+
+
+def confirm(search: Search, confirmation: Mapping[str, float]) -> StudyRecord:
+    """Keep with the study how its winner did against the default recipe; its ``p`` then allows for earlier looks.
+
+    Confirmed again with another number of seeds, it is the next look, and has half the level of the one before.
+    """
+    log = Log.read(studies_folder() / search.id)
+    seeds = [*log.study.user_attrs.get("confirmed with", [])]
+    if confirmation["n"] not in seeds:
+        seeds.append(confirmation["n"])
+        log.study.set_user_attr("confirmed with", seeds)
+    found = {**confirmation, "looks": float(seeds.index(confirmation["n"]) + 1)}
+    if "p" in found:
+        found["p"] = min(found["p"] * 2 ** (found["looks"] - 1), 1.0)
+    log.study.set_user_attr("confirmation", found)
+    return log.record(is_running=False)
+
+
+def winner(trials: Sequence[Trial]) -> Trial | None:
+    """Return the complete trial of highest validation accuracy, the first of equals; None if there is none."""
+    complete = [trial for trial in trials if trial.state == "complete"]
+    return max(complete, key=lambda trial: trial.value or 0.0, default=None)
+
+
+class Log:
+    """A study's folder: Optuna's journal of the told trials, and the finished ones that are not told yet.
+
+    mlruns/studies/ID/study.log   one line a trial, written whole: a kill leaves a trial or none
+    mlruns/studies/ID/N.json      a finished trial of the batch at work
+
+    Attributes:
+        trials: the told ones, by number.
+        losses: how many of the last ones were lost while this process was at work.
+        known: the first trial of each `_Asked.key`.
+    """
+
+    def __init__(self, folder: Path, study: optuna.Study) -> None:
+        self.folder = folder
+        self.study = study
+        self.trials: list[Trial] = []
+        self.losses = 0
+        self.known: dict[str, Trial] = {}
+        for frozen in study.trials:
+            self._add(frozen.user_attrs["key"], _trial(frozen.user_attrs["trial"]))
+
+    def _add(self, key: str, trial: Trial) -> None:
+        self.trials.append(trial)
+        self.known.setdefault(key, trial)
+
+    @classmethod
+    def read(cls, folder: Path) -> Log:
+        """Open a log and write nothing: another process may be at work on it.
+
+        Raises:
+            Exception: whatever a damaged log leads to.
+        """
+        return cls(folder, optuna.load_study(storage=_storage(folder), study_name=folder.name))
+
+    @classmethod
+    def begin(cls, search: Search, wanted: int) -> Log:
+        """Open the log of `search`, mended, and note what it is and how many trials are wanted.
+
+        Raises:
+            DataError: it is damaged.
+        """
+        folder = studies_folder() / search.id
+        is_new = not _mend(folder / "study.log")
+        try:
+            study = create_study(_storage(folder), folder.name) if is_new else cls.read(folder).study
+            log = cls(folder, study)
+        except Exception as error:  # whatever a line leads to that is not Optuna's
+            raise DataError(
+                f"{folder / 'study.log'} is damaged: {type(error).__name__}: {error}.",
+                mend="Restore the file, or move its folder away: the study is then begun anew.",
+            ) from error
+        if [trial.number for trial in log.trials] != list(range(len(log.trials))):
+            raise DataError(
+                f"{log.folder / 'study.log'} lacks a trial that was told.",
+                mend="Restore the file, or move its folder away: the study is then begun anew.",
+            )
+        for name, value in (("search", search.settings), ("wanted", wanted)):
+            if log.study.user_attrs.get(name) != value:
+                log.study.set_user_attr(name, value)
+        if "started" not in log.study.user_attrs:
+            log.study.set_user_attr("started", round(time.time() * 1000))
+        return log
+
+    def keep(self, trial: Trial) -> None:
+        """Keep a finished trial until its batch is told."""
+        beside = self.folder / f"{trial.number}.part"
+        beside.write_text(json.dumps(asdict(trial)), encoding="utf-8")
+        os.replace(beside, self.folder / f"{trial.number}.json")
+
+    def kept(self, asked: Proposal) -> Trial | None:
+        """Return what `keep` kept, if it is whole and of the trial that is asked for."""
+        try:
+            trial = _trial(json.loads((self.folder / f"{asked.number}.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            return None
+        return trial if trial.settings == asked.settings and _is_sound(trial) else None
+
+    def tell(self, asked: Proposal, trial: Trial) -> None:
+        """Append a finished trial."""
+        self.study.add_trial(
+            create_trial(
+                state=STATES[trial.state],
+                value=value_of(trial),
+                params=asked.drawn.params if asked.job else {},
+                distributions=asked.drawn.distributions if asked.job else {},
+                intermediate_values={epoch.number: epoch.held_out_accuracy or 0.0 for epoch in trial.epochs},
+                constraints=constraints_of(trial),
+                user_attrs={"trial": asdict(trial), "key": asked.key},
+            )
+        )
+        self._add(asked.key, trial)
+        self.losses = 0 if trial.state in COUNTED else self.losses + 1
+        (self.folder / f"{trial.number}.json").unlink(missing_ok=True)
+
+    def record(self, is_running: bool) -> StudyRecord:
+        """Return the study as plain data."""
+        noted = self.study.user_attrs
+        has_all = sum(trial.state in COUNTED for trial in self.trials) >= noted["wanted"]
+        return StudyRecord(
+            run_id=self.folder.name,
+            search=noted["search"],
+            started=noted["started"],
+            wanted=noted["wanted"],
+            state="finished" if has_all else "running" if is_running else "stopped",
+            trials=tuple(self.trials),
+            importances=_importances(self.study) if has_all else {},
+            confirmation=noted.get("confirmation", {}),
+        )
+
+
+def _mend(log: Path) -> bool:
+    """Cut off a last line torn by a kill, refuse damage anywhere else, and return whether anything is there.
+
+    Raises:
+        DataError: a line that is not JSON.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    if not log.exists():
+        return False
+    whole = log.read_bytes()
+    kept = whole[: whole.rfind(b"\n") + 1]
+    lines = kept.splitlines()
+    if (number := _whole(lines)) < len(lines):
+        raise DataError(
+            f"Line {number + 1} of {log} is damaged.",
+            legal=f"The {number} lines before it are whole; nothing was changed.",
+            mend="Restore the file, or let python -m harness doctor cut it off there: those trials are trained again.",
+        )
+    if kept != whole:
+        os.truncate(log, len(kept))
+    log.with_name(log.name + ".lock").unlink(missing_ok=True)  # Optuna's own, left by a kill: we are alone here
+    return bool(kept)
+
+
+def _whole(lines: Sequence[bytes]) -> int:
+    """Return how many lines there are before the first that is no JSON object."""
+    for number, line in enumerate(lines):
+        try:
+            if not isinstance(json.loads(line), dict):
+                return number
+        except ValueError:
+            return number
+    return len(lines)
+
+
+def _storage(folder: Path) -> JournalStorage:
+    return JournalStorage(JournalFileBackend(str(folder / "study.log")))
+
+
+def _trial(stored: Mapping[str, Any]) -> Trial:
+    return Trial(**{**stored, "epochs": tuple(Epoch(**epoch) for epoch in stored["epochs"])})
+
+
+def _is_sound(trial: Trial) -> bool:
+    """Whether a kept outcome can be true; `complete` and `pruned` have a score."""
+    scored = isinstance(trial.value, float) and 0 <= trial.value <= 1
+    counted = trial.parameters is None or isinstance(trial.parameters, int)
+    return trial.state in STATES and counted and (scored or (trial.value is None and trial.state not in COUNTED[:2]))
+
+
+def _importances(study: optuna.Study) -> dict[str, float]:
+    """Return how much of the score's variation each setting explains (PED-ANOVA); empty while nobody can tell."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # said of too few trials, for which it calls all alike
+            return optuna.importance.get_param_importances(study)
+    except (ValueError, RuntimeError, TypeError, UserWarning):  # too few complete trials, or all of one score
+        return {}
+
+
+@contextlib.contextmanager
+def alone(search: Search) -> Iterator[None]:
+    """Hold the study's lock, which the system lets go of when a process dies."""
+    folder = studies_folder() / search.id
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with _lock(folder, timeout=1):  # who only looks whether it is held holds it for an instant
+            (folder / _AT_WORK).touch()
+            try:
+                yield
+            finally:
+                (folder / _AT_WORK).unlink(missing_ok=True)
+    except filelock.Timeout:
+        raise UsageError(
+            f"Another process is at work on the study {search.id}.",
+            mend="Wait for it, or stop it: the same command then goes on where it stopped.",
+        ) from None
+
+
+_AT_WORK = "at-work"
+"""A file that a process leaves in the folder of its study only if it dies."""
+
+
+def _is_locked(folder: Path) -> bool:
+    try:
+        with _lock(folder):
+            return False
+    except filelock.Timeout:
+        return True
+
+
+def _lock(folder: Path, timeout: float = 0) -> filelock.FileLock:
+    return filelock.FileLock(folder / "tune.lock", timeout=timeout)

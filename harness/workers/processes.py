@@ -1,0 +1,195 @@
+"""Who trains the trials of a study: processes of this machine, or others that answer to the same few names."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import multiprocessing
+import os
+import pickle
+import signal
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from multiprocessing import resource_tracker
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from pebble import ProcessExpired, ProcessPool
+
+from harness import watchdog
+from harness.events import Epoch, Result, Trial
+from harness.runs import Attempt, Started, attempt, expect, leave, leave_nothing, train
+from harness.spec import Job
+from harness.workers.protocol import News
+
+THREADS = 1
+"""Threads a trial trains with: another number could give other bits."""
+
+
+class Processes:
+    """Processes of this machine.
+
+    On a CPU each trains one trial at a time: one that dies takes its own trial with it and no other. A GPU
+    is used by one process that trains several in turns, as processes of their own would wait for each other;
+    the other cores audit the networks of trials meanwhile.
+    """
+
+    def __init__(self, count: int, device: str, patience: float, auditors: int = 0) -> None:
+        """Take so many trials at a time; up to `auditors` processes audit those that wait for a GPU."""
+        self.together = count if device == "cuda" else 1
+        self._count = count // self.together
+        self._auditors = auditors
+        self._auditing: dict[Future[None], Job] = {}
+        self._patience = patience
+
+    def __enter__(self) -> Self:
+        self._kept = tempfile.TemporaryDirectory(prefix="harness-")
+        self._folder = Path(self._kept.name)
+        self._clocks: dict[Path, watchdog.Clock] = {}
+        self._read: dict[Path, int] = {}
+        resource_tracker.ensure_running()  # its start would make this thread hear again
+        self._pool = _pool(self._count, self._folder)
+        self._audits = self._folder / "audits"
+        self._audits.mkdir()
+        self._audit_pool = _pool(self._auditors, self._folder) if self._auditors else None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pool in (self._pool, self._audit_pool):
+            if pool:
+                pool.stop()
+                pool.join()
+        self._kept.cleanup()
+
+    def submit(self, asked: Sequence[Attempt], floor: Mapping[int, float]) -> Future[list[Trial]]:
+        """Train at most `together` trials in one of the processes, when one is free."""
+        with _deaf_to_ctrl_c():
+            for _, _, job in asked if self._audit_pool else ():
+                self._audit(job)
+            future: Future[list[Trial]] = self._pool.schedule(_attempt, args=(asked, floor, self._folder, self._audits))
+        return future
+
+    def _audit(self, job: Job) -> None:
+        assert self._audit_pool
+        if expect(self._audits, job):
+            self._auditing[self._audit_pool.schedule(_audit, args=(job, self._audits))] = job
+
+    def wait(self, running: Iterable[Future[Any]], seconds: float) -> set[Future[Any]]:
+        """Return what is done first, or nothing after `seconds`, which end who gets no further."""
+        done, _ = wait(running, timeout=min(seconds, watchdog.SLICE), return_when=FIRST_COMPLETED)
+        for audited in [future for future in self._auditing if future.done()]:
+            self.why_lost(audited)  # its process may have left others behind
+            leave_nothing(self._audits, self._auditing.pop(audited))
+        if not done:
+            for log in self._folder.glob("*.log"):
+                if log not in self._clocks:
+                    self._clocks[log] = watchdog.Clock(int(log.stem), log, self._patience)
+                self._clocks[log].tick()
+        return done
+
+    def run(self, job: Job) -> Future[Result]:
+        """Train a run in one of the processes, when one is free."""
+        with _deaf_to_ctrl_c():
+            future: Future[Result] = self._pool.schedule(_run, args=(job, self._folder))
+        return future
+
+    def news(self) -> list[News]:
+        """Return what has happened since the last call."""
+        found = []
+        for file in self._folder.glob("*.news"):
+            with open(file, "rb") as lines:
+                lines.seek(self._read.get(file, 0))
+                whole, _, _ = lines.read().rpartition(b"\n")
+            if whole:
+                self._read[file] = self._read.get(file, 0) + len(whole) + 1
+                for line in whole.splitlines():
+                    number, event, epochs = pickle.loads(base64.b64decode(line))
+                    found.append(News(number, event, epochs, f"process {file.stem}"))
+        return found
+
+    def why_lost(self, done: Future[Any]) -> str | None:
+        """Say what ended the process, and end what it has left behind."""
+        expired = done.exception()
+        if not isinstance(expired, ProcessExpired):
+            return None
+        watchdog.end_group(expired.pid)
+        log = _log_of(self._folder, expired.pid)
+        told = watchdog.post_mortem("its process", expired.exitcode, log).wrong
+        self._clocks.pop(log, None)
+        log.unlink(missing_ok=True)
+        return told
+
+
+def _pool(count: int, folder: Path) -> ProcessPool:
+    return ProcessPool(
+        max_workers=count,
+        context=multiprocessing.get_context("spawn"),  # torch's threads and CUDA do not survive a fork
+        initializer=_begin,
+        initargs=[folder],
+    )
+
+
+@contextlib.contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Threads and processes begun here never hear Ctrl-C: it is the driver's, which ends its workers."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _begin(folder: Path) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where a process does not inherit what it is deaf to
+    torch.set_num_threads(THREADS)
+    watchdog.watch(_log_of(folder, os.getpid()))
+    watchdog.rest()
+
+
+def _attempt(asked: Sequence[Attempt], floor: Mapping[int, float], folder: Path, audits: Path) -> list[Trial]:
+    epochs = {number: job.recipe.epochs for number, _, job in asked}
+    with _telling(folder) as tell:
+        return attempt(asked, floor, lambda number, epoch: tell(number, epoch, epochs[number]), audits)
+
+
+def _audit(job: Job, audits: Path) -> None:
+    watchdog.gets_on()  # its time is counted from here
+    try:
+        leave(audits, job)
+    finally:
+        watchdog.rest()
+
+
+def _run(job: Job, folder: Path) -> Result:
+    with _telling(folder) as tell:
+        for event in train(job):
+            watchdog.gets_on()
+            if isinstance(event, Result):
+                return event
+            if isinstance(event, (Started, Epoch)):
+                tell(job.seed, event, job.recipe.epochs)
+    raise AssertionError("a training ends with its result")
+
+
+@contextlib.contextmanager
+def _telling(folder: Path) -> Iterator[Callable[[int, Started | Epoch, int], None]]:
+    """Hand out what writes down news: a file, as a process that is killed may not take a lock along."""
+    watchdog.gets_on()  # its time is counted from here
+    try:
+        with open(folder / f"{os.getpid()}.news", "ab", buffering=0) as file:
+
+            def tell(number: int, event: Started | Epoch, epochs: int) -> None:
+                file.write(base64.b64encode(pickle.dumps((number, event, epochs))) + b"\n")
+
+            yield tell
+    finally:
+        watchdog.rest()
+
+
+def _log_of(folder: Path, pid: int) -> Path:
+    return folder / f"{pid}.log"
