@@ -24,7 +24,8 @@ from harness import data, plugins, tuning
 from harness.events import Epoch, StudyRecord, Trial
 from harness.runs import Attempt
 from harness.tracking import tracking_uri
-from harness.tracking.tracking import Store
+from harness.tracking.client import Client
+from harness.tracking.tracker import sync_source
 from harness.tuning import Search
 from harness.workers import Cluster, News
 from harness.workers.processes import _telling
@@ -179,12 +180,12 @@ def _pondering(sampler: str, told: Sequence[FrozenTrial]) -> float:
 
 def measure_mlflow(trials: int, batch: int) -> None:
     """Print what a trial costs the thread that brings a study to MLflow: all at once, and then a batch more."""
-    store, made = Store(tracking_uri()), search("random", batch)
+    store, made = Client(tracking_uri()), search("random", batch)
     for wanted in (trials, trials + batch):
         *_, record = tuning.tune(made, wanted, NoWorkers())
         assert isinstance(record, StudyRecord)
         began = time.perf_counter()
-        store.project(replace(record, state="running"))  # without the figures of a finished one
+        sync_source(store, replace(record, state="running"))  # without the figures of a finished one
         more = wanted - trials or trials
         print(f"{more} trials more: {1000 * (time.perf_counter() - began) / more:.1f} ms a trial", flush=True)
 

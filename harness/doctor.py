@@ -21,7 +21,7 @@ import torch
 
 from harness import data, runs, tracking, tuning
 from harness.errors import DataError, HarnessError, TrackerError
-from harness.journal import ROOT, Journal, all_journals, settle_left_overs, verify
+from harness.journal import ROOT, Journal, all_journals, settle_left_overs, verify_outcome, verify_run
 from harness.leaderboard import plans
 from harness.tracking import Source
 from harness.training import compute
@@ -108,7 +108,7 @@ def _journals() -> Iterator[Finding]:
             record = journal.read()
             states[record.state if record else "empty"] += 1
             if record and record.state == "finished":
-                verify.outcome(journal, verify.finished(journal))
+                verify_outcome(journal, verify_run(journal))
             if record and record.state == "interrupted" and journal.checkpoint(len(record.epochs)):
                 resumable.append(journal.run_id)
         except DataError as error:
@@ -165,7 +165,7 @@ def _store() -> Iterator[Finding]:
         yield Finding("MLflow", "no store yet")
         return
     try:
-        behind = tracking.behind(_sources())
+        behind = tracking.missing_runs(_sources())
     except TrackerError as error:
         is_installed = not isinstance(error.__cause__, ModuleNotFoundError)
         if database and database.exists() and is_installed:

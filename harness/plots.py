@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.backprop import WEIGHTS, Trajectory
-from harness.events import Trial
+from harness.events import Epoch, Trial
 from harness.journal import Outcome
 from harness.spec import Knob
 from harness.statistics import Summary
@@ -32,25 +32,24 @@ def _canvas(width: float, height: float, columns: int = 1, rows: int = 1) -> tup
         return seaborn, figure, figure.subplots(rows, columns)
 
 
-def learning_curves(epochs: Sequence[dict[str, Any]], title: str, target: float | None) -> Figure:
+def learning_curves(epochs: Sequence[Epoch], title: str, target: float | None) -> Figure:
     """Draw loss and accuracy (in percent) against the epoch, for training and test.
 
     Args:
-        epochs: rows with number, train_loss, held_out_loss, train_accuracy, held_out_accuracy.
+        epochs: that were scored.
         target: accuracy to mark, as a fraction of 1, or None.
     """
     seaborn, figure, (left, right) = _canvas(10, 4, columns=2)
-    number = [row["number"] for row in epochs]
+    number = [epoch.number for epoch in epochs]
     for kind, label in (("train", "train"), ("held_out", "test")):
-        losses = [row[f"{kind}_loss"] for row in epochs]
-        accuracies = [100 * row[f"{kind}_accuracy"] for row in epochs]
+        losses = [getattr(epoch, f"{kind}_loss") for epoch in epochs]
+        accuracies = [100 * getattr(epoch, f"{kind}_accuracy") for epoch in epochs]
         seaborn.lineplot(x=number, y=losses, ax=left, label=label, marker="o", markersize=4)
         seaborn.lineplot(x=number, y=accuracies, ax=right, label=label, marker="o", markersize=4)
     left.set(xlabel="epoch", ylabel="cross-entropy", yscale="log", title="loss")
     right.set(xlabel="epoch", ylabel="accuracy (%)", title="accuracy")
-    right.set_ylim(
-        bottom=max(0.0, min(100 * row["held_out_accuracy"] for row in epochs[len(epochs) // 4 :]) - 0.5), top=100
-    )
+    later = [100 * (epoch.held_out_accuracy or 0.0) for epoch in epochs[len(epochs) // 4 :]]
+    right.set_ylim(bottom=max(0.0, min(later) - 0.5), top=100)
     if target is not None:
         right.axhline(100 * target, color="0.4", linestyle="--", linewidth=1)
         right.annotate(f"target {100 * target:g} %", (number[0], 100 * target), fontsize=8, color="0.3", va="bottom")

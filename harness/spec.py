@@ -272,3 +272,11 @@ class Job:
     held_out: HeldOut = "test"
     plain: bool = False
     protocol: int = BUDGET.protocol
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs started together, one a seed, that MLflow shows under one parent."""
+
+    id: str
+    size: int

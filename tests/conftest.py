@@ -29,10 +29,10 @@ def build(*, width: int = 7, dropout: float = 0.1) -> nn.Module:
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return an SQLite file with MLflow's schema and nothing in it: making one takes seconds, copying it none."""
-    from harness.tracking.tracking import Store
+    from harness.tracking.client import Client
 
     database = tmp_path_factory.mktemp("store") / "mlflow.db"
-    Store(f"sqlite:///{database}")
+    Client(f"sqlite:///{database}")
     return database
 
 

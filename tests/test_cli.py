@@ -291,7 +291,7 @@ class TestRun:
         printed = capsys.readouterr().out
         assert "n = 2" in printed
         assert "95 % interval" in printed
-        assert sorted(journal.read().job["seed"] for journal in all_journals()) == [3, 4]  # type: ignore[union-attr]
+        assert sorted(journal.read().job.seed for journal in all_journals()) == [3, 4]  # type: ignore[union-attr]
 
     @pytest.mark.slow
     def test_a_seed_trained_after_others_gives_the_same_bits_as_alone(self, workplace: Path) -> None:

@@ -18,7 +18,7 @@ from harness.doctor import Finding, examine
 from harness.errors import DataError, TrackerError
 from harness.journal import Journal, all_journals
 from harness.tracking import tracking_uri
-from harness.tracking.tracking import Store
+from harness.tracking.client import Client
 
 
 def wrong() -> list[tuple[str, int]]:
@@ -212,7 +212,7 @@ def test_without_mlflow_its_store_is_left_alone(
 
 def test_without_leave_nothing_is_touched(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     finished()
-    Store(tracking_uri())
+    Client(tracking_uri())
     before = listing(workplace)
     assert doctor() == TrackerError.exit_code
     assert "--yes" in capsys.readouterr().out
@@ -243,4 +243,4 @@ def test_what_another_process_trains_is_not_missed_in_the_store(workplace: Path)
     journal = Journal.create("net-s0")
     with journal.lock():
         journal.append("started", job={"dataset": "digits"}, environment={"host": os.uname().nodename, "pid": 1})
-        assert tracking.behind([journal]) == []
+        assert tracking.missing_runs([journal]) == []

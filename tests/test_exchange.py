@@ -16,7 +16,7 @@ from made_up import edit, finished
 
 from harness import cli, data
 from harness.errors import DataError, UsageError
-from harness.journal import Arrival, Journal, all_journals, archive
+from harness.journal import Arrival, Journal, Origin, all_journals, archive
 from harness.leaderboard import rank
 from harness.spec import BUDGET
 
@@ -66,7 +66,7 @@ class TestJourney:
         assert (row.scores, row.name, row.id) == (before[0].scores, before[0].name, before[0].id)
         assert np.array_equal(row.correct, before[0].correct)
         assert (row.imported, row.trials) == (3, 50)
-        assert row.first.origin == {"from": str(place), "trials": 50}
+        assert row.first.origin == Origin(str(place), 50)
 
     def test_the_same_runs_make_the_same_file(self) -> None:
         journals = [on_digits(seed) for seed in range(2)]
@@ -102,7 +102,7 @@ class TestJourney:
         journal.store(source)
         record = journal.read()
         assert record
-        edit(journal, "started", job={**record.job, "sha256": hashlib.sha256(source.encode()).hexdigest()})
+        edit(journal, "started", job={**record.started["job"], "sha256": hashlib.sha256(source.encode()).hexdigest()})
         place = sent(journal)
         shutil.rmtree(journal.folder)
         assert cli.main(["leaderboard", "--import", str(place), "--html", "board.html"]) == 0
@@ -169,8 +169,8 @@ def test_a_job_that_does_not_hold_is_refused(
     journal = on_digits()
     record = journal.read()
     assert record
-    recipe = {**record.job["recipe"], **changes.pop("recipe", {})}
-    edit(journal, "started", job={**record.job, "recipe": recipe, **changes})
+    recipe = {**record.started["job"]["recipe"], **changes.pop("recipe", {})}
+    edit(journal, "started", job={**record.started["job"], "recipe": recipe, **changes})
     place = sent(journal)
     monkeypatch.chdir(elsewhere)
     (arrival,) = archive.take_in(place)

@@ -50,7 +50,7 @@ class DeafTracker(Tracker):
     def __init__(self) -> None:
         super().__init__("nowhere")
 
-    def notice(self, journal: object) -> None:
+    def enqueue(self, journal: object) -> None:
         pass
 
 

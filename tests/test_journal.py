@@ -27,8 +27,7 @@ def test_what_was_appended_is_read_back_in_order() -> None:
     journal.append("epoch", number=2, held_out_accuracy=1 / 3)
     record = journal.read()
     assert record is not None
-    assert record.job == {"name": "net"}
-    assert record.device == "abacus, float32"
+    assert record.started["job"] == {"name": "net"}
     assert [epoch["number"] for epoch in record.epochs] == [1, 2]
     assert [epoch["held_out_accuracy"] for epoch in record.epochs] == [0.1 + 0.2, 1 / 3]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import random
 import shutil
 from pathlib import Path
@@ -275,7 +274,7 @@ class TestHonesty:
         journal, *_ = several("net", [50, 52, 54], knobs={"width": 12})
         record = journal.read()
         assert record
-        search = {"architecture_sha256": record.job["sha256"], "dataset_digest": record.job["dataset_digest"]}
+        search = {"architecture_sha256": record.job.sha256, "dataset_digest": record.job.dataset_digest}
 
         def study(width: int) -> StudyRecord:
             trials = tuple(Trial(n, "complete", 0.9, {"width": width + n, "epochs": 1}) for n in range(7))
@@ -419,5 +418,5 @@ def test_the_commands_of_a_row_train_that_row_again() -> None:
         assert words[-4:] == ["--seed", str(first), "--seeds", str(count)]
         given_settings = [words[place + 1] for place, word in enumerate(words) if word == "--set"]
         knobs, recipe = options.settle(architecture, options.settings(given_settings))
-        assert knobs == row.first.job["knobs"]
-        assert json.loads(json.dumps(vars(recipe))) == row.first.job["recipe"]
+        assert knobs == row.first.job.knobs
+        assert recipe == row.first.job.recipe

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from harness.backprop import Problem, sweep, sweep_markdown, sweep_state
-from harness.journal import Event, Record
+from harness.journal import Record
+from harness.journal.record import Event
 from harness.sentences import spread_line
-from harness.spec import Recipe
+from harness.spec import Job, Recipe
 from harness.statistics import summarise
 from harness.tracking import confirmation_line
 from harness.tracking.notes import markdown, verdict_line
@@ -21,6 +22,10 @@ FINISHED = {
     "class_accuracy": [0.99] * 9 + [0.9512],
     "best_accuracy": 0.9953,
     "best_epoch": 2,
+    "loss": 0.02,
+    "epochs_to_target": 2,
+    "seconds": 1.0,
+    "time": 0,
 }
 EPOCH = {
     "number": 1,
@@ -29,15 +34,19 @@ EPOCH = {
     "train_accuracy": 0.9,
     "held_out_accuracy": 0.95,
     "lr": 0.01,
+    "seconds": 1.0,
+    "images_per_second": 1.0,
 }
 
 
 def record(ended: Event | None, *, is_benchmark: bool = True, **knobs: Any) -> Record:
     """Return a run of a small network, begun with `knobs`, that ended as told."""
     defaults = {"width": 16, "dropout": 0.0}
-    job = {"name": "net", "seed": 3, "dataset": "mnist", "protocol": 1, "recipe": asdict(Recipe())}
+    job = Job("net", "net.py", "", "0" * 64, {**defaults, **knobs}, defaults, Recipe(), "mnist", "0" * 64, 3, "cpu")
     started = {
-        "job": {**job, "knobs": {**defaults, **knobs}, "default_knobs": defaults},
+        "time": 0,
+        "job": asdict(job),
+        "group": None,
         "parameters": 12_345,
         "is_benchmark": is_benchmark,
         "environment": {"device": "abacus"},
@@ -46,14 +55,15 @@ def record(ended: Event | None, *, is_benchmark: bool = True, **knobs: Any) -> R
             "uses": {"batch norm": True, "dropout": False},
             "multiply_adds": 7_840,
             "receptive_field": 28,
+            "ends_in_softmax": False,
         },
     }
     return Record("id", started, [EPOCH] if ended else [], ended)
 
 
 def test_a_run_is_named_for_its_architecture_its_changed_knobs_and_its_seed() -> None:
-    assert record(None).name == "net seed 3"
-    assert record(None, width=12).name == "net width=12 seed 3"
+    assert record(None).start.name == "net seed 3"
+    assert record(None, width=12).start.name == "net width=12 seed 3"
 
 
 @pytest.mark.parametrize(

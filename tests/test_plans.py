@@ -32,10 +32,10 @@ def job(name: str) -> Job:
     record = recorded.read()
     assert record
     (recorded.folder / "events.jsonl").unlink()
-    architecture = plugins.from_source(source_of(name), record.job["path"])
+    architecture = plugins.from_source(source_of(name), record.job.path)
     knobs, recipe = plugins.settle(architecture, {})
     made = runs.jobs(architecture, knobs, recipe, data.load("digits"), range(1), "cpu")[0]
-    return replace(made, dataset="mnist", dataset_digest=record.job["dataset_digest"])
+    return replace(made, dataset="mnist", dataset_digest=record.job.dataset_digest)
 
 
 def written() -> Iterator[dict[str, object]]:

@@ -6,19 +6,22 @@ import numpy as np
 import pytest
 
 from harness.backprop import WEIGHTS, Problem, sweep
-from harness.events import Trial
+from harness.events import Epoch, Trial
 from harness.journal import Outcome
 from harness.plots import confusion_matrix, hardest_images, learning_curves, study, sweep_losses, sweep_weights
 from harness.spec import Knob
 
 EPOCHS = [
-    {
-        "number": n,
-        "train_loss": 1 / n,
-        "held_out_loss": 2 / n,
-        "train_accuracy": 1 - 0.1 / n,
-        "held_out_accuracy": 1 - 0.2 / n,
-    }
+    Epoch(
+        number=n,
+        lr=0.1,
+        train_loss=1 / n,
+        train_accuracy=1 - 0.1 / n,
+        seconds=1.0,
+        images_per_second=1.0,
+        held_out_loss=2 / n,
+        held_out_accuracy=1 - 0.2 / n,
+    )
     for n in range(1, 6)
 ]
 
@@ -26,10 +29,10 @@ EPOCHS = [
 def test_learning_curves_hold_every_epoch_and_the_target() -> None:
     left, right = learning_curves(EPOCHS, "a title", 0.994).axes
     assert [list(line.get_ydata()) for line in left.lines] == [
-        [epoch["train_loss"] for epoch in EPOCHS],
-        [epoch["held_out_loss"] for epoch in EPOCHS],
+        [epoch.train_loss for epoch in EPOCHS],
+        [epoch.held_out_loss for epoch in EPOCHS],
     ]
-    assert list(right.lines[1].get_ydata()) == pytest.approx([100 * epoch["held_out_accuracy"] for epoch in EPOCHS])
+    assert list(right.lines[1].get_ydata()) == pytest.approx([100 * (epoch.held_out_accuracy or 0) for epoch in EPOCHS])
     assert list(right.lines[2].get_ydata()) == [99.4, 99.4]
 
 

@@ -15,8 +15,7 @@ from harness.audit.summary import Layer
 from harness.data import load
 from harness.events import Checkpoint, Epoch, Trial
 from harness.journal import Outcome
-from harness.runs import Group
-from harness.spec import RECIPE_FIELDS, Arithmetic, Job
+from harness.spec import RECIPE_FIELDS, Arithmetic, Group, Job
 from harness.training import derive_seed
 
 ARCHITECTURES = Path(__file__).parent.parent / "architectures"

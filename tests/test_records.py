@@ -11,7 +11,7 @@ import pytest
 from made_up import finished
 
 from harness.errors import DataError
-from harness.journal import Journal, verify
+from harness.journal import Journal, verify_outcome, verify_run
 from harness.leaderboard import rank, to_csv, to_json, to_markdown
 
 JUNK: tuple[Any, ...] = (None, "", "x", -1, 1e400, float("nan"), [], {}, [[]], 10**30, True)
@@ -35,15 +35,15 @@ def verdict_on(journal: Journal, events: list[Any]) -> str:
     """Return why the run is refused; empty if it is believed."""
     journal.events_file.write_text("".join(json.dumps(event) + "\n" for event in events))
     try:
-        verify.outcome(journal, verify.finished(journal))
+        verify_outcome(journal, verify_run(journal))
     except DataError as error:
         return error.wrong
     return ""
 
 
 def test_a_run_that_holds_is_believed(journal: Journal) -> None:
-    record = verify.finished(journal)
-    assert (verify.outcome(journal, record).answers == verify.outcome(journal, record).labels).mean() == 0.994
+    record = verify_run(journal)
+    assert (verify_outcome(journal, record).answers == verify_outcome(journal, record).labels).mean() == 0.994
 
 
 @pytest.mark.slow
@@ -73,10 +73,10 @@ def test_a_fact_that_is_missing_or_junk_is_refused_or_does_no_harm_to_the_board(
 def test_what_is_no_journal_is_refused(journal: Journal, text: str) -> None:
     journal.events_file.write_text(text)
     with pytest.raises(DataError):
-        verify.finished(journal)
+        verify_run(journal)
 
 
 def test_a_source_that_is_no_text_is_refused(journal: Journal) -> None:
     (journal.folder / "architecture.py").write_bytes(b"\xff\xfe")
     with pytest.raises(DataError, match="damaged"):
-        verify.finished(journal)
+        verify_run(journal)

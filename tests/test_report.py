@@ -276,12 +276,12 @@ class TestReadme:
     def test_what_is_said_of_the_flagship_and_of_the_best_epoch(self, committed: Board) -> None:
         text = " ".join((HERE.parent / "README.md").read_text(encoding="utf-8").split())
         row = committed.find("s6_gap")
-        in_bfloat16 = [run.outcome["accuracy"] for run in row.runs if run.record.arithmetic.precision == "bfloat16"]
+        in_bfloat16 = [run.result.accuracy for run in row.runs if run.facts.start.arithmetic.precision == "bfloat16"]
         for value in (row.mean, row.lower_bound, lower_bound(in_bfloat16), row.looks[10], row.bound_on_new_images):
             assert value is not None
             assert f"{100 * value:.3f}" in text
         runs = [run for each in committed.rows for run in each.runs]
-        gap = np.mean([run.outcome["best_accuracy"] - run.outcome["accuracy"] for run in runs])
+        gap = np.mean([run.result.best_accuracy - run.result.accuracy for run in runs])
         assert f"worth {100 * gap:.2f} points on average ({len(runs)} recorded runs" in text
 
 

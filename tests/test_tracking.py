@@ -31,7 +31,8 @@ from harness.events import Checkpoint, Epoch
 from harness.journal import Journal, Record, all_journals
 from harness.spec import Job
 from harness.tracking import SWEEPS, Tracker, sync, tracking_uri
-from harness.tracking.tracking import Store
+from harness.tracking.client import Client
+from harness.tracking.tracker import sync_source
 
 COUNTING = '''"""A linear layer, over a mean image that is not saved with the network."""
 import torch
@@ -112,8 +113,8 @@ def test_a_run_shows_its_name_settings_and_verdict(trained: Run) -> None:
     assert trained.data.params["seed"] == "0"
     assert trained.data.params["parameters"] == "310"
     assert trained.data.params["device"] == record.device
-    assert set(record.job["recipe"]) <= set(trained.data.params)
-    assert trained.data.tags["source_sha256"] == record.job["sha256"]
+    assert set(record.job.recipe) <= set(trained.data.params)
+    assert trained.data.tags["source_sha256"] == record.job.sha256
     assert trained.data.tags["protocol"] == "1"
     assert trained.data.tags["verdict"] == "all 2 targets met"
 
@@ -142,8 +143,8 @@ def test_its_page_holds_the_verdict_the_curve_and_the_layers(trained: Run) -> No
 def test_its_dataset_is_logged_with_its_digest(trained: Run) -> None:
     (used,) = trained.inputs.dataset_inputs
     assert used.dataset.name == "digits"
-    assert only_record().job["dataset_digest"].startswith(used.dataset.digest)
-    assert json.loads(used.dataset.source)["sha256"] == only_record().job["dataset_digest"]
+    assert only_record().job.dataset_digest.startswith(used.dataset.digest)
+    assert json.loads(used.dataset.source)["sha256"] == only_record().job.dataset_digest
 
 
 def test_its_artifacts_are_all_there_and_under_mlruns(trained: Run, workplace: Path) -> None:
@@ -220,12 +221,12 @@ def test_a_half_written_journal_shows_as_running_and_is_completed_later(trained:
     for file in ("architecture.py", "test.npz", "weights.pt"):
         (half.folder / file).write_bytes((journal.folder / file).read_bytes())
     half.events_file.write_text("".join(lines[:2]))
-    store = Store(tracking_uri())
-    store.project(half)
+    store = Client(tracking_uri())
+    sync_source(store, half)
     begun = next(run for run in runs_in_store() if run.data.tags["harness.run_id"] == "half")
     assert begun.info.status == "RUNNING"
     half.events_file.write_text("".join(lines))
-    store.project(half)
+    sync_source(store, half)
     ended = next(run for run in runs_in_store() if run.data.tags["harness.run_id"] == "half")
     assert ended.info.run_id == begun.info.run_id
     assert ended.info.status == "FINISHED"
@@ -259,7 +260,7 @@ def test_a_run_that_did_not_finish_says_so(workplace: Path, state: str) -> None:
     (cut.folder / "architecture.py").write_text(journal.source)
     cut.events_file.write_text("".join(lines[:2]))
     cut.append("failed", state=state, reason="a reason")
-    Store(tracking_uri()).project(cut)
+    sync_source(Client(tracking_uri()), cut)
     shown = next(run for run in runs_in_store() if run.data.tags["harness.run_id"] == "cut")
     assert shown.info.status == {"interrupted": "KILLED"}.get(state, "FAILED")
     assert shown.data.tags["verdict"] == state
@@ -275,18 +276,18 @@ def test_a_run_that_goes_on_is_running_again_and_then_finished(workplace: Path) 
     shutil.copytree(journal.folder, resumed.folder)
     resumed.events_file.write_text("".join(lines[:2]))
     resumed.append("failed", state="interrupted", reason="a reason")
-    Store(tracking_uri()).project(resumed)
+    sync_source(Client(tracking_uri()), resumed)
 
     def shown() -> Run:
         return next(run for run in runs_in_store() if run.data.tags["harness.run_id"] == "resumed")
 
     assert shown().info.status == "KILLED"
     resumed.append("resumed", epoch=1)
-    Store(tracking_uri()).project(resumed)
+    sync_source(Client(tracking_uri()), resumed)
     assert shown().info.status == "RUNNING"
     with open(resumed.events_file, "a") as file:
         file.writelines(lines[2:])
-    Store(tracking_uri()).project(resumed)
+    sync_source(Client(tracking_uri()), resumed)
     assert shown().info.status == "FINISHED"
     assert shown().data.tags["verdict"] != "interrupted"
     assert "reason" not in shown().data.tags
@@ -316,10 +317,10 @@ def test_recording_draws_no_random_number_while_training_may_run_and_adds_the_mo
 ) -> None:
     assert run() == 0
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workplace / 'another.db'}")
-    Store(tracking_uri())  # before we look into it ourselves
+    Client(tracking_uri())  # before we look into it ourselves
     states = [torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()]  # type: ignore[index, union-attr]
     tracker = Tracker()
-    tracker.notice(all_journals()[0])
+    tracker.enqueue(all_journals()[0])
     deadline = time.monotonic() + 60
     while not (found := runs_in_store()) or "harness.complete" not in found[0].data.tags:
         assert time.monotonic() < deadline
@@ -335,7 +336,7 @@ def test_recording_draws_no_random_number_while_training_may_run_and_adds_the_mo
 
 @pytest.mark.slow
 def test_several_first_opens_at_once_all_succeed(tmp_path: Path) -> None:
-    code = f"from harness.tracking import Store; Store('sqlite:///{tmp_path / 'runs' / 'mlflow.db'}')"
+    code = f"from harness.tracking.client import Client; Client('sqlite:///{tmp_path / 'runs' / 'mlflow.db'}')"
     started = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(3)]
     assert [(process.communicate()[1], process.returncode) for process in started] == [("", 0)] * 3
     assert {file.name for file in (tmp_path / "runs").iterdir()} == {"mlflow.db", "mlflow.lock"}
@@ -347,9 +348,9 @@ def test_a_first_open_that_is_killed_leaves_no_half_of_a_store(tmp_path: Path, m
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "copy", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            Store(uri)
+            Client(uri)
     assert not (tmp_path / "mlflow.db").exists()
-    assert Store(uri).experiments() == {}
+    assert Client(uri).experiments() == {}
 
 
 @pytest.mark.slow
@@ -427,14 +428,14 @@ def test_a_password_is_not_printed(
 
 
 def test_a_store_that_recovers_is_no_failure(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    project, failures = Store.project, iter([OSError("gone"), OSError("gone")])
+    project, failures = sync_source, iter([OSError("gone"), OSError("gone")])
 
-    def fail_at_first(store: Store, source: Journal) -> None:
+    def fail_at_first(store: Client, source: Journal) -> None:
         if (error := next(failures, None)) is not None:
             raise error
         project(store, source)
 
-    monkeypatch.setattr(Store, "project", fail_at_first)
+    monkeypatch.setattr("harness.tracking.tracker.sync_source", fail_at_first)
     assert run() == 0
     assert [shown.info.status for shown in runs_in_store()] == ["FINISHED"]
 
@@ -630,7 +631,7 @@ def test_a_group_that_is_stopped_ends_with_its_last_child(workplace: Path, monke
     train = runs.train
     monkeypatch.setattr(sys.modules["harness.runs.record"], "train", stop_in_the_second)
     # Other work may keep MLflow waiting.
-    monkeypatch.setattr("harness.tracking.tracking.HASTE_SECONDS", tracking.PATIENCE_SECONDS)
+    monkeypatch.setattr("harness.tracking.tracker.HASTE_SECONDS", tracking.PATIENCE_SECONDS)
     assert run("--seeds", "3") == 130
     assert trained == [0]
     assert {run.info.run_name: run.info.status for run in runs_in_store()} == {
@@ -655,9 +656,9 @@ def test_a_seed_that_was_begun_anew_is_one_seed_of_its_group(workplace: Path, or
     group = {"started": {"group": {"id": "g", "size": 2}}}
     lost = finished(seed=0, dataset="digits", end="interrupted", **group)
     anew, other = (finished(seed=seed, dataset="digits", **group) for seed in (0, 1))
-    store = Store(tracking_uri())
+    store = Client(tracking_uri())
     for place in order:
-        store.project((lost, anew, other)[place])
+        sync_source(store, (lost, anew, other)[place])
     (parent,) = (run for run in runs_in_store() if "seeds" in run.info.run_name)
     assert parent.info.status == "FINISHED"
     assert parent.data.metrics["n"] == 2
@@ -692,7 +693,7 @@ def test_pull_brings_home_what_others_sent_to_a_shared_store_and_nothing_twice(
         record = journal.read()
         assert record
         assert record.origin
-        assert record.origin["trials"] is None
+        assert record.origin.trials is None
     assert cli.main(["sync", "--pull"]) == 0
     assert "0 runs taken in" in capsys.readouterr().err
     assert len(runs_in_store()) == 3  # two seeds and their parent: nothing was doubled on the way back

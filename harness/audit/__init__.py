@@ -1,16 +1,18 @@
 """The audit: what a network stores, counted on its exported graphs, and what a network may not do."""
 
 from harness.audit.batch import refuse_batch_dependence, refuse_changed_classes
-from harness.audit.count import Ledger
+from harness.audit.count import Entry, Ledger
 from harness.audit.graph import arguments, cause, operators, over_the_same_tensors, short_name
 from harness.audit.network import Audit, Graphs, audit, enforce
 from harness.audit.rebuild import refuse_another, refuse_other_audit, refuse_trained_start
-from harness.audit.summary import Anatomy, describe
+from harness.audit.summary import Anatomy, Layer, describe
 
 __all__ = [
     "Anatomy",
     "Audit",
+    "Entry",
     "Graphs",
+    "Layer",
     "Ledger",
     "arguments",
     "audit",

@@ -20,7 +20,7 @@ from harness.errors import UsageError
 from harness.journal import all_journals
 from harness.leaderboard import MOST_SEEDS, plans
 from harness.sentences import comparison_line, p_text
-from harness.spec import RECIPE_FIELDS, Architecture, Job, Knob, Recipe
+from harness.spec import Architecture, Job, Knob, Recipe
 from harness.statistics import FEWEST, LOOKS, compare
 from harness.tracking import Tracker
 
@@ -47,7 +47,7 @@ def main(args: argparse.Namespace) -> int:
     options.refuse_jobs(args.jobs, device)
     dataset = data.load(live.choose_dataset(args.dataset))
     networks = [_network(name, dataset, device) for name in (args.a, args.b)]
-    if len({leaderboard.identity(asdict(job)) for _, job in networks}) == 1:
+    if len({leaderboard.identity(job) for _, job in networks}) == 1:
         raise UsageError("Both are the same network with the same settings.", mend="Name two.")
     return live.recorded(lambda tracker: _compare(networks, args.seeds, args.jobs, tracker))
 
@@ -76,15 +76,14 @@ def _row(name: str, dataset: str) -> _Network:
         by_file = f"Or name its file, such as architectures/{name}.py: that needs no run of it."
         raise UsageError(error.wrong, legal=error.legal, mend=f"{error.mend} {by_file}") from error
     job = row.first.job
-    architecture = plugins.load(job["path"]) if Path(job["path"]).is_file() else None
-    if architecture is None or architecture.sha256 != job["sha256"]:
+    architecture = plugins.load(job.path) if Path(job.path).is_file() else None
+    if architecture is None or architecture.sha256 != job.sha256:
         raise UsageError(
-            f"The file of {row.name} is not in {job['path']} as it was trained.",
+            f"The file of {row.name} is not in {job.path} as it was trained.",
             legal="What a run holds that came from elsewhere is never executed.",
             mend="Bring that file back; leaderboard --html shows it whole.",
         )
-    recipe = {name: job["recipe"][name] for name in RECIPE_FIELDS}
-    return row.label, architecture, *plugins.settle(architecture, {**job["knobs"], **recipe})
+    return row.label, architecture, *plugins.settle(architecture, {**job.knobs, **asdict(job.recipe)})
 
 
 def _compare(networks: Sequence[tuple[str, Job]], seeds: int, at_once: int, tracker: Tracker) -> None:

@@ -17,10 +17,10 @@ from harness.cli import show
 from harness.cli.endings import exit_code, report
 from harness.errors import HarnessError, TrackerError, UsageError, WorkerLost
 from harness.events import Epoch, Result
-from harness.journal import Journal, Record, journals
+from harness.journal import FinishedRun, Journal, journals
 from harness.runs import Profile, Started, profiled
 from harness.sentences import spread_line
-from harness.spec import BUDGET, HeldOut, Job
+from harness.spec import BUDGET, Group, HeldOut, Job
 from harness.statistics import summarise
 from harness.tracking import Tracker, unrepeatable_line
 from harness.training import verdict
@@ -127,7 +127,7 @@ def train_all(
     return scores
 
 
-def _there(job: Job, tracker: Tracker, group: runs.Group | None, cluster: Cluster) -> Events:
+def _there(job: Job, tracker: Tracker, group: Group | None, cluster: Cluster) -> Events:
     """Record what the cluster trains; of a worker that is lost the record ends there, and another begins."""
     while True:
         try:
@@ -141,13 +141,12 @@ def resume(job: Job, journal: Journal, tracker: Tracker) -> float:
     return _train(job, runs.record(job, tracker, None, journal, or_anew=False), introduces=True)
 
 
-def _show_finished(seed: int, record: Record, tracker: Tracker) -> float:
-    assert record.ended
-    folder = journals() / record.run_id
-    tracker.notice(Journal(folder))  # which may not have been there when it ended
-    score, epochs = float(record.ended["accuracy"]), len(record.epochs)
-    show.console.print(f"\nseed {seed} on {record.job['dataset']} was trained before, {record.device}")
-    show.targets(verdict(record.started["parameters"], epochs, score, BUDGET, bool(record.started.get("is_benchmark"))))
+def _show_finished(seed: int, run: FinishedRun, tracker: Tracker) -> float:
+    folder = journals() / run.run_id
+    tracker.enqueue(Journal(folder))  # which may not have been there when it ended
+    score = run.result.accuracy
+    show.console.print(f"\nseed {seed} on {run.job.dataset} was trained before, {run.start.device}")
+    show.targets(verdict(run.start.parameters, len(run.epochs), score, BUDGET, run.start.is_benchmark))
     show.console.print(f"score {100 * score:.2f} %", style="bold", end="")
     show.console.print(f" after the last epoch\nrecord: {folder}\n--again trains it anew")
     return score
@@ -308,7 +307,7 @@ def settle(died: Mapping[int, str]) -> int:
 def settle_left_overs(tracker: Tracker, died: Mapping[int, str] | None = None) -> None:
     """Let journals and MLflow say that a run was interrupted whose process has died."""
     for left_over in journal.settle_left_overs(died or {}):
-        tracker.notice(left_over)
+        tracker.enqueue(left_over)
 
 
 def _close(tracker: Tracker, stopped: bool) -> int:

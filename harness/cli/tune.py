@@ -21,7 +21,7 @@ from harness.cli import live, options, show
 from harness.errors import UsageError, did_you_mean
 from harness.events import Epoch, StudyRecord, Trial
 from harness.journal import all_journals
-from harness.plugins import PRUNERS, SAMPLERS, settings_as_options, settings_text
+from harness.plugins import PRUNERS, SAMPLERS, run_command, settings_text
 from harness.statistics import compare, luck
 from harness.tracking import Tracker, confirmation_line, counts
 from harness.tuning import BATCH, Search
@@ -111,7 +111,7 @@ def settle(died: Mapping[int, str]) -> int:
 def _settle_left_overs(tracker: Tracker, died: Mapping[int, str] | None = None) -> None:
     live.settle_left_overs(tracker, died)
     for record in tuning.left_over():
-        tracker.notice(record)
+        tracker.enqueue(record)
 
 
 def _search(search: Search, args: argparse.Namespace, hired: Workers, said: str, tracker: Tracker) -> None:
@@ -181,7 +181,7 @@ def _tune(search: Search, args: argparse.Namespace, hired: Workers, said: str, t
                     continue
                 if isinstance(event, StudyRecord):
                     record = event
-                    tracker.notice(record)
+                    tracker.enqueue(record)
                     rows.begin(record)
                 else:
                     at_work.drop(event.number)
@@ -191,7 +191,7 @@ def _tune(search: Search, args: argparse.Namespace, hired: Workers, said: str, t
         finally:
             events.close()  # ends the workers
             if record and record.state == "running":  # however it was stopped
-                tracker.notice(replace(record, state="stopped"))
+                tracker.enqueue(replace(record, state="stopped"))
     if record is None or record.state != "finished":
         show.console.print("\nStopped by --timeout; the same command goes on.")
     return record
@@ -230,7 +230,7 @@ class _Rows:
         left = (time.monotonic() - self._began) / self._since * max(self._wanted - self.finished, 0)
         score = "" if trial.value is None else f"{100 * trial.value:.2f} %"
         parameters = "" if trial.parameters is None else f"{trial.parameters:,}"
-        said = settings_text(trial)
+        said = settings_text(trial.settings)
         if trial.same_as is not None:
             said += f"  (as trial {trial.same_as})"
         elif trial.state in ("failed", "diverged"):
@@ -299,17 +299,14 @@ def _conclude(search: Search, record: StudyRecord, here: str, is_confirmed: bool
         f"above their mean by luck alone ({images:,} images)"
     )
     if not is_confirmed:
+        command = run_command(search.study.architecture.path, search.dataset.name, best.settings)
         own_epochs = "" if "epochs" in best.settings else ", with the architecture's own number of epochs"
         show.console.print(
             f"confirm it on the test set{own_epochs}:\n"
-            f"  python -m harness run {_command(search, best)} --seeds 5\n"
+            f"  {command} --seeds 5\n"
             f"or, beside the default recipe and with a verdict: the same tune command with --confirm 5{here}"
         )
     show.console.print(f"look at it: python -m harness ui, experiment tune/{search.dataset.name}/{search.study.name}")
-
-
-def _command(search: Search, best: Trial) -> str:
-    return f"{search.study.architecture.path} {settings_as_options(best)} --dataset {search.dataset.name}"
 
 
 def _confirm(search: Search, record: StudyRecord, seeds: int, tracker: Tracker) -> None:
@@ -341,5 +338,5 @@ def _confirm(search: Search, record: StudyRecord, seeds: int, tracker: Tracker) 
     if compared.low is not None and compared.high is not None and compared.p is not None:
         found |= {"low95": compared.low, "high95": compared.high, "p": compared.p}
     record = tuning.confirm(search, found)
-    tracker.notice(record)
+    tracker.enqueue(record)
     show.console.print(f"\n{confirmation_line(record.confirmation)}", style="bold")

@@ -6,15 +6,15 @@ from harness.journal.journal import (
     OUTCOME,
     PROFILE,
     ROOT,
-    Event,
     Journal,
-    Outcome,
-    Record,
     all_journals,
     journals,
     plain,
     settle_left_overs,
 )
+from harness.journal.outcome import Outcome
+from harness.journal.record import Environment, FinishedRun, Origin, Record, RunResult, RunStart, typed
+from harness.journal.verify import verify_outcome, verify_run
 
 __all__ = [
     "DAMAGE",
@@ -22,12 +22,19 @@ __all__ = [
     "PROFILE",
     "ROOT",
     "Arrival",
-    "Event",
+    "Environment",
+    "FinishedRun",
     "Journal",
+    "Origin",
     "Outcome",
     "Record",
+    "RunResult",
+    "RunStart",
     "all_journals",
     "journals",
     "plain",
     "settle_left_overs",
+    "typed",
+    "verify_outcome",
+    "verify_run",
 ]

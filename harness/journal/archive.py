@@ -19,8 +19,9 @@ from functools import partial
 from pathlib import Path
 
 from harness.errors import DataError, HarnessError, UsageError
-from harness.journal import verify
-from harness.journal.journal import OUTCOME, Journal, journals, plain, write_outcome
+from harness.journal.journal import OUTCOME, Journal, journals, plain
+from harness.journal.outcome import write_outcome
+from harness.journal.verify import verify_outcome, verify_run
 
 FORMAT = 1
 """Rises when a file of today could no longer be read."""
@@ -150,7 +151,7 @@ def _take(run_id: str, read: Callable[[str], bytes], origin: str, trials: int | 
                 (arriving.folder / name).write_bytes(content)
             note = json.dumps({"from": origin, "trials": trials})
             (arriving.folder / "origin.json").write_text(note, encoding="utf-8")
-            verify.outcome(arriving, verify.finished(arriving))
+            verify_outcome(arriving, verify_run(arriving))
             arriving.folder.rename(_made(journals()) / run_id)
     except HarnessError as error:
         return Arrival(run_id, error.wrong)

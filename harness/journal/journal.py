@@ -25,19 +25,19 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import filelock
 import numpy as np
 import torch
 from torch import Tensor
 
-from harness.errors import DataError, UsageError
+from harness.errors import UsageError
 from harness.events import Checkpoint
-from harness.plugins import settings_texts
-from harness.spec import Arithmetic
+from harness.journal.outcome import Outcome, read_outcome, write_outcome
+from harness.journal.record import Event, Origin, Record
 
 ROOT = Path("mlruns")
 """Everything generated lives here, below the folder the command is run in."""
@@ -46,8 +46,6 @@ OUTCOME = "test.npz"
 
 PROFILE = "profile.json.gz"
 
-Event = dict[str, Any]
-
 DAMAGE = (ValueError, KeyError, TypeError, AttributeError, OSError)
 """What reading a journal raises that somebody damaged."""
 
@@ -55,78 +53,6 @@ DAMAGE = (ValueError, KeyError, TypeError, AttributeError, OSError)
 def journals() -> Path:
     """Return the folder of all journals."""
     return ROOT.absolute() / "journal"
-
-
-@dataclass(frozen=True)
-class Record:
-    """A journal as read: what was said when the run started, after each epoch, and when it ended.
-
-    Attributes:
-        origin: of a run that came from another machine: ``from`` (a file or a server) and ``trials`` (how many
-            were spent on its settings there, or None). Nothing in such a run is ever executed.
-        process: the ``host`` and the ``pid`` of who trained it last.
-    """
-
-    run_id: str
-    started: Event
-    epochs: list[Event]
-    ended: Event | None
-    origin: Event | None = None
-    process: Event = field(default_factory=dict)
-
-    @property
-    def job(self) -> dict[str, Any]:
-        """The fields of `harness.spec.Job` but for the source."""
-        return dict(self.started["job"])
-
-    @property
-    def title(self) -> str:
-        """The architecture's name and those knobs that are not at their default: ``s6_gap width=12``."""
-        job = self.job
-        changed = {name: value for name, value in job["knobs"].items() if value != job["default_knobs"][name]}
-        return " ".join([job["name"], *settings_texts(changed)])
-
-    @property
-    def name(self) -> str:
-        """What a person looks for: ``s6_gap width=12 seed 0``."""
-        return f"{self.title} seed {self.job['seed']}"
-
-    @property
-    def arithmetic(self) -> Arithmetic:
-        """How its steps were computed: in a record from before there was a rule, plainly in the recipe's precision."""
-        before_the_rule = {"precision": self.job.get("recipe", {}).get("precision", "float32")}
-        return Arithmetic(**self.started["environment"].get("arithmetic", before_the_rule))
-
-    @property
-    def device(self) -> str:
-        """What a person calls the device and the way it was used."""
-        return f"{self.started['environment']['device']}, {self.arithmetic.words}"
-
-    @property
-    def state(self) -> str:
-        """One of running, finished, failed, diverged, out of memory, interrupted."""
-        if self.ended is None:
-            return "running"
-        return str(self.ended.get("state", "finished"))
-
-
-@dataclass(frozen=True, eq=False)
-class Outcome:
-    """The final test pass of a run, all but the logits.
-
-    Attributes:
-        answers: (N,) uint8, the class each test image was given.
-        labels: (N,) int64.
-        hardest: (K,) positions of the most confidently wrong images.
-        confidence: (K,) the probability those wrong answers were given with.
-        images: (K, 28, 28) uint8, those images.
-    """
-
-    answers: np.ndarray
-    labels: np.ndarray
-    hardest: np.ndarray
-    confidence: np.ndarray
-    images: np.ndarray
 
 
 class Journal:
@@ -187,7 +113,7 @@ class Journal:
         last = events[-1]
         ended = last if last["event"] in ("finished", "failed") else None
         place = self.folder / "origin.json"
-        origin = json.loads(place.read_text(encoding="utf-8")) if place.exists() else None
+        origin = _origin(place) if place.exists() else None
         process = [events[0].get("environment", {}), *(event for event in events if event["event"] == "resumed")][-1]
         return Record(self.run_id, events[0], epochs, ended, origin, process)
 
@@ -340,28 +266,14 @@ class Journal:
                 raise
 
 
-def write_outcome(file: BinaryIO, outcome: Outcome, **more: np.ndarray) -> None:
-    """Write an outcome's arrays, and more, as ``.npz``."""
-    arrays = {declared.name: getattr(outcome, declared.name) for declared in fields(outcome)}
-    np.savez_compressed(file, **arrays, **more)  # type: ignore[arg-type]
-
-
-def read_outcome(file: Path | BinaryIO) -> Outcome:
-    """Read an outcome; never unpickles.
-
-    Raises:
-        DataError: it cannot be read, is damaged, or lacks an array.
-    """
-    try:
-        with np.load(file, allow_pickle=False) as stored:
-            return Outcome(**{declared.name: stored[declared.name] for declared in fields(Outcome)})
-    except Exception as error:  # whatever a file leads to that somebody damaged or made up
-        raise DataError(f"its answers cannot be read ({type(error).__name__})") from error
-
-
 def plain(title: str) -> str:
     """Return at most 60 letters that may stand in any file name and in any query."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", title)[-60:]
+
+
+def _origin(file: Path) -> Origin:
+    stored = json.loads(file.read_text(encoding="utf-8"))
+    return Origin(stored["from"], stored["trials"])
 
 
 @contextlib.contextmanager

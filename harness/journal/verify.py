@@ -1,15 +1,15 @@
-"""What must hold of a finished run before anybody believes it: the one check for runs of this machine and of others.
+"""What must hold of a finished run before it is believed: the one check for runs of this machine and of others.
 
-A journal is text: a kill, a full disk or an editor may have left anything there. Whoever ranks runs, or takes
-them in from elsewhere, asks here, and gets either a record whose every fact has its type and range, or why not.
-That a run adds up does not prove that it was trained: whoever writes a whole journal can write a consistent one.
+A journal is text: a kill, a full disk or an editor may have left anything there. The board and the import ask here, and
+get either a run whose every fact has its type and range, or why not. That a run is consistent does not prove that it
+was trained: a person who writes a whole journal can write a consistent one.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import Any, get_args
 
 import numpy as np
@@ -17,8 +17,11 @@ import numpy as np
 from harness import data
 from harness.data import SIDE
 from harness.errors import DataError, HarnessError
-from harness.journal.journal import Journal, Outcome, Record
-from harness.spec import BUDGET, RECIPE_FIELDS, Arithmetic, Execution, Precision, Recipe
+from harness.events import Epoch
+from harness.journal.journal import Journal
+from harness.journal.outcome import Outcome
+from harness.journal.record import FinishedRun, IllegalRecipe, RunStart
+from harness.spec import BUDGET, Arithmetic, Execution, Precision
 from harness.training import class_accuracy, confusion
 
 _NUMBERS = ("train_loss", "held_out_loss", "lr", "seconds", "images_per_second")
@@ -35,8 +38,8 @@ PARTS = ("batch norm", "dropout", "fully connected", "global average pooling")
 """The parts the assignment asks about."""
 
 
-def finished(journal: Journal) -> Record:
-    """Return the record of a run that finished by the rules of today and holds against itself.
+def verify_run(journal: Journal) -> FinishedRun:
+    """Return a run that finished by the rules of today and is consistent.
 
     Raises:
         DataError: why it does not count, in a few words.
@@ -47,30 +50,34 @@ def finished(journal: Journal) -> Record:
             raise DataError("nothing is recorded")
         if record.state != "finished":
             raise DataError("not finished" if record.state == "running" else record.state)
-        if record.job["protocol"] != BUDGET.protocol:
-            raise DataError(f"protocol {_int(record.job['protocol'])}; the rules are now {BUDGET.protocol}")
-        _check_texts(record)
-        _check_job(record, journal.source)
-        _check_network(record.started)
-        _check_course(record)
-        _check_origin(record)
+        if (protocol := record.started["job"]["protocol"]) != BUDGET.protocol:
+            raise DataError(f"protocol {_int(protocol)}; the rules are now {BUDGET.protocol}")
+        run = FinishedRun.of(record)
+        _check_texts(run)
+        _check_job(run.start, journal.source)
+        _check_network(run.start)
+        _check_course(run)
+        if run.origin and run.origin.trials is not None and _int(run.origin.trials) < 0:
+            raise DataError("its number of trials is no number")
     except HarnessError as error:
         raise DataError(error.wrong) from error
-    except Exception as error:  # whatever a text leads to that somebody damaged or made up
+    except IllegalRecipe as error:
+        raise DataError(str(error)) from error
+    except Exception as error:  # whatever a damaged or made-up text leads to
         raise DataError(f"its journal is damaged ({type(error).__name__})") from error
     if not journal.has_outcome:
         raise DataError("its answers are missing")
-    return record
+    return run
 
 
-def outcome(journal: Journal, record: Record) -> Outcome:
-    """Return the final test pass of a finished run, held against its score and against the test set's labels.
+def verify_outcome(journal: Journal, run: FinishedRun) -> Outcome:
+    """Return the final test pass of a finished run, compared with its score and with the test set's labels.
 
     Raises:
-        DataError: it cannot be read, or does not hold.
+        DataError: it cannot be read, or is not consistent with them.
     """
     found = journal.outcome()
-    name = record.job["dataset"]
+    name = run.job.dataset
     if not data.are_test_labels(name, found.labels):
         raise DataError(f"its labels are not those of {name}")
     if found.answers.shape != found.labels.shape or found.answers.dtype != np.uint8 or found.answers.max() > 9:
@@ -82,89 +89,84 @@ def outcome(journal: Journal, record: Record) -> Outcome:
     if not all(0 <= position < len(found.labels) for position in found.hardest.tolist()):
         raise DataError("its hardest images are not of the test set")
     counts = confusion(found.answers, found.labels)
-    assert record.ended
     score, by_class = int(counts.trace()) / len(found.labels), class_accuracy(counts)
-    if score != record.ended["accuracy"] or not np.allclose(by_class, record.ended["class_accuracy"], atol=1e-9):
+    if score != run.result.accuracy or not np.allclose(by_class, run.result.class_accuracy, atol=1e-9):
         raise DataError("its score is not that of its answers")
     return found
 
 
-def _check_texts(record: Record) -> None:
+def _check_texts(run: FinishedRun) -> None:
     """What is printed may hold nothing that a terminal obeys, and a name has to do for a file's."""
-    job, origin = record.job, record.origin or {"from": ""}
-    shown = [job["name"], job["path"], record.device, origin["from"]]
-    settings = [text for pair in job["knobs"].items() for text in pair if isinstance(text, str)]
+    job = run.job
+    shown = [job.name, job.path, run.start.device, run.origin.place if run.origin else ""]
+    settings = [text for pair in job.knobs.items() for text in pair if isinstance(text, str)]
     if not all(text.isprintable() for text in (*shown, *settings)):
         raise DataError("its journal holds characters that cannot be printed")
-    name = job["name"]
-    if not name or name.startswith(".") or set(name) & set("/\\"):
+    if not job.name or job.name.startswith(".") or set(job.name) & set("/\\"):
         raise DataError("its name is no name of a file")
 
 
-def _check_job(record: Record, source: str) -> None:
-    job = record.job
-    if hashlib.sha256(source.encode()).hexdigest() != job["sha256"]:
+def _check_job(start: RunStart, source: str) -> None:
+    job = start.job
+    if hashlib.sha256(source.encode()).hexdigest() != job.sha256:
         raise DataError("its plug-in is not the one that was trained: the SHA-256 differs")
-    dataset = job["dataset"]
-    if job["held_out"] != "test" or dataset not in data.NAMES or job["dataset_digest"] != data.digest(dataset):
+    if job.held_out != "test" or job.dataset not in data.NAMES or job.dataset_digest != data.digest(job.dataset):
         raise DataError("its dataset is not one that is known here")
-    if record.started["is_benchmark"] is not (dataset in data.IDX_DATASETS and data.IDX_DATASETS[dataset].is_benchmark):
+    idx = data.IDX_DATASETS.get(job.dataset)
+    if start.is_benchmark is not (idx is not None and idx.is_benchmark):
         raise DataError("its dataset is not what it says")
-    recipe = Recipe(**{name: job["recipe"][name] for name in RECIPE_FIELDS})
-    if recipe.epochs > BUDGET.epochs:
+    if job.recipe.epochs > BUDGET.epochs:
         raise DataError("it is over the budget")
-    if _int(job["seed"]) < 0:
+    if _int(job.seed) < 0:
         raise DataError("its seed is none")
-    if record.arithmetic not in _ARITHMETICS:
+    if start.arithmetic not in _ARITHMETICS:
         raise DataError("its arithmetic is not one that is known here")
-    plain = all(isinstance(value, (bool, int, float, str)) for value in job["knobs"].values())
-    if not plain or set(job["default_knobs"]) != set(job["knobs"]):
+    plain = all(isinstance(value, (bool, int, float, str)) for value in job.knobs.values())
+    if not plain or set(job.default_knobs) != set(job.knobs):
         raise DataError("its knobs are not plain values")
 
 
-def _check_network(started: Mapping[str, Any]) -> None:
-    _finite([entry["numbers"] for entry in started["ledger"]])
-    numbers = [entry["numbers"] for entry in started["ledger"] if entry["counted"] is True]
-    if sum(numbers) != _int(started["parameters"]):
-        raise DataError(f"its ledger adds up to {sum(numbers):,} parameters, not to {started['parameters']:,}")
-    if not 0 < sum(numbers) <= BUDGET.parameters:
+def _check_network(start: RunStart) -> None:
+    _finite(entry.numbers for entry in start.ledger)
+    total = sum(entry.numbers for entry in start.ledger if entry.counted is True)
+    if total != _int(start.parameters):
+        raise DataError(f"its ledger adds up to {total:,} parameters, not to {start.parameters:,}")
+    if not 0 < total <= BUDGET.parameters:
         raise DataError("it is over the budget")
-    if {type(entry[name]) for entry in started["ledger"] for name in ("layer", "name", "kind")} != {str}:
+    if {type(text) for entry in start.ledger for text in (entry.layer, entry.name, entry.kind)} != {str}:
         raise DataError("its ledger is none")
-    anatomy = started["anatomy"]
-    _int(anatomy["multiply_adds"])
-    _int(anatomy["receptive_field"])
-    if not all(isinstance(anatomy["uses"][part], bool) for part in PARTS):
+    _int(start.anatomy.multiply_adds)
+    _int(start.anatomy.receptive_field)
+    if not all(isinstance(start.anatomy.uses[part], bool) for part in PARTS):
         raise DataError("its parts are not told")
-    _int(started["time"])
+    _int(start.time)
 
 
-def _check_course(record: Record) -> None:
-    """The epochs, and the facts of the end that follow from them."""
-    ended, epochs = record.ended, record.epochs
-    assert ended
-    if [epoch["number"] for epoch in epochs] != list(range(1, record.job["recipe"]["epochs"] + 1)):
+def _check_course(run: FinishedRun) -> None:
+    """Check the epochs, and the facts of the end that follow from them."""
+    result, epochs = run.result, run.epochs
+    if [epoch.number for epoch in epochs] != list(range(1, run.job.recipe.epochs + 1)):
         raise DataError("its epochs are not those of its recipe")
-    _finite([epoch[name] for epoch in epochs for name in _NUMBERS] + [ended["seconds"], ended["loss"]])
-    _finite([entry.get("wall_seconds", 0) for entry in (*epochs, ended)])  # records from before it was kept have none
-    shares = [epoch[name] for epoch in epochs for name in ("held_out_accuracy", "train_accuracy")]
-    shares += [ended["accuracy"], *ended["class_accuracy"]]
+    _finite([*_numbers_of(epochs), result.seconds, result.loss])
+    walls = [*(epoch.wall_seconds for epoch in epochs), result.wall_seconds]
+    _finite(0 if seconds is None else seconds for seconds in walls)  # records from before it was kept have none
+    curve = [epoch.held_out_accuracy for epoch in epochs]
+    shares = [*curve, *(epoch.train_accuracy for epoch in epochs), result.accuracy, *result.class_accuracy]
     _finite(shares)
-    if max(shares) > 1 or len(ended["class_accuracy"]) != 10:
+    if max(shares) > 1 or len(result.class_accuracy) != 10:  # type: ignore[type-var, operator]
         raise DataError("a share of its journal is none")
-    curve = [epoch["held_out_accuracy"] for epoch in epochs]
-    if curve[-1] != ended["accuracy"]:
+    if curve[-1] != result.accuracy:
         raise DataError("its score is not that of its last epoch")
-    if (ended["best_accuracy"], ended["best_epoch"]) != (max(curve), curve.index(max(curve)) + 1):
+    best = max(run.curve)
+    if (result.best_accuracy, result.best_epoch) != (best, run.curve.index(best) + 1):
         raise DataError("its best epoch is not that of its curve")
-    reached = [number for number, accuracy in enumerate(curve, 1) if accuracy >= BUDGET.accuracy]
-    if ended["epochs_to_target"] != (reached[0] if reached and record.started["is_benchmark"] else None):
+    reached = [number for number, accuracy in enumerate(run.curve, 1) if accuracy >= BUDGET.accuracy]
+    if result.epochs_to_target != (reached[0] if reached and run.start.is_benchmark else None):
         raise DataError("its epochs to the target are not those of its curve")
 
 
-def _check_origin(record: Record) -> None:
-    if record.origin and record.origin["trials"] is not None and _int(record.origin["trials"]) < 0:
-        raise DataError("its number of trials is no number")
+def _numbers_of(epochs: Iterable[Epoch]) -> list[Any]:
+    return [getattr(epoch, name) for epoch in epochs for name in _NUMBERS]
 
 
 def _int(value: Any) -> int:
@@ -173,7 +175,8 @@ def _int(value: Any) -> int:
     return value
 
 
-def _finite(values: list[Any]) -> None:
+def _finite(numbers: Iterable[Any]) -> None:
+    values = list(numbers)
     sound = set(map(type, values)) <= {int, float} and min(values) >= 0 and math.isfinite(sum(values))
     if not sound:  # the sum shows what is not a number
         raise DataError("a number of its journal is none")

@@ -83,10 +83,7 @@ def _pictures(board: Board) -> Iterator[Picture]:
         + ".",
         plots.forest(names, scores, target),
     )
-    curves = {
-        row.label: [[epoch["held_out_accuracy"] for epoch in run.record.epochs] for run in row.runs]
-        for row in rows[:LEADERS]
-    }
+    curves = {row.label: [run.facts.curve for run in row.runs] for row in rows[:LEADERS]}
     yield _picture(
         "Learning curves",
         f"Test accuracy by epoch, mean and range over seeds, of {', '.join(curves)}.",
@@ -135,20 +132,20 @@ def _firsts(rows: Sequence[Row]) -> list[Row]:
     """Return the first row of each file."""
     found: dict[str, Row] = {}
     for row in rows:
-        found.setdefault(row.first.job["sha256"], row)
+        found.setdefault(row.first.job.sha256, row)
     return [*found.values()]
 
 
 def _section(row: Row) -> Section:
     run = row.runs[0]
     target = BUDGET.accuracy if row.is_benchmark else None
-    title = run.record.name
+    title = run.facts.start.name
     return Section(
         row=row,
         summary=plugins.declaration(run.journal.source).summary,
         source=run.journal.source,
         ledger=_ledger(row),
-        curves=_picture(f"{title}: learning curves", "", plots.learning_curves(run.record.epochs, title, target)),
+        curves=_picture(f"{title}: learning curves", "", plots.learning_curves(run.facts.epochs, title, target)),
         confusion=_confusion(row),
         hardest=_png(plots.hardest_images(run.test)),
     )
@@ -161,8 +158,8 @@ def _png(figure: Figure) -> str:
 
 
 def _ledger(row: Row) -> Table:
-    entries = row.first.started["ledger"]
-    rows = [(e["layer"], e["name"], e["kind"], f"{e['numbers']:,}", "yes" if e["counted"] else "no") for e in entries]
+    entries = row.first.start.ledger
+    rows = [(e.layer, e.name, e.kind, f"{e.numbers:,}", "yes" if e.counted else "no") for e in entries]
     return Table("Ledger", "", ("layer", "name", "kind", "numbers", "counted"), rows, rows)
 
 
@@ -177,7 +174,7 @@ def _confusion(row: Row) -> Table:
 
 def _class_errors(rows: Sequence[Row]) -> list[tuple[str, list[float]]]:
     """Return, by row, the mean error of each class in percent."""
-    accuracies = {row.label: [run.outcome["class_accuracy"] for run in row.runs] for row in rows}
+    accuracies = {row.label: [run.result.class_accuracy for run in row.runs] for row in rows}
     return [
         (label, [100 * (1 - statistics.fmean(part)) for part in zip(*seeds, strict=True)])
         for label, seeds in accuracies.items()

@@ -78,7 +78,7 @@ def write_down(a: Job, b: Job, count: int, journals: Iterable[Journal]) -> Plan:
     Raises:
         DataError: the file of a plan is damaged.
     """
-    both = sorted(identity(asdict(job)) for job in (a, b))
+    both = sorted(identity(job) for job in (a, b))
     folder = journal.ROOT.absolute() / "plans"
     folder.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(folder / "lock"):
@@ -86,7 +86,7 @@ def write_down(a: Job, b: Job, count: int, journals: Iterable[Journal]) -> Plan:
         found = next((plan for plan in known if plan["count"] == count), None)
         if found is None:
             begun = [*_begun(journals)]
-            taken = {run.job["seed"] for network, run in begun if network in both}
+            taken = {run.job.seed for network, run in begun if network in both}
             taken.update(seed for plan in known for seed in range(plan["first"], plan["first"] + plan["count"]))
             scored = {network for network, run in begun if run.epochs and _is_beside(run, a)}
             found = {
@@ -125,7 +125,7 @@ def _among(scored: Collection[str], both: Sequence[str]) -> int:
 
 def _is_beside(run: Record, other: Job) -> bool:
     """Whether a run is scored on the same images as another network."""
-    return (run.job["dataset_digest"], run.job["held_out"]) == (other.dataset_digest, other.held_out)
+    return (run.job.dataset_digest, run.job.held_out) == (other.dataset_digest, other.held_out)
 
 
 def files() -> list[Path]:
@@ -177,7 +177,7 @@ def _begun(journals: Iterable[Journal]) -> Iterator[tuple[str, Record]]:
     """Yield the network and the record of every run that was ever begun."""
     for each in journals:
         try:
-            if (record := each.read()) and type(record.job["seed"]) is int:
+            if (record := each.read()) and type(record.job.seed) is int:
                 yield identity(record.job), record
         except Exception:  # whatever a damaged line leads to: such a run counts nowhere
             continue

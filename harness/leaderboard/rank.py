@@ -18,10 +18,11 @@ import numpy as np
 from harness import plugins
 from harness.errors import DataError, UsageError, did_you_mean, printable
 from harness.events import StudyRecord
-from harness.journal import Journal, verify
+from harness.journal import Journal, verify_run
 from harness.leaderboard.compare import Pair, compare_leaders
 from harness.leaderboard.row import Row, Run, identity
-from harness.spec import RECIPE_FIELDS, Job
+from harness.plugins import changed_settings
+from harness.spec import Job
 from harness.statistics import leader_bound
 
 
@@ -31,7 +32,7 @@ class LeftOut:
 
     run_id: str
     reason: str
-    job: dict[str, Any] | None = None
+    job: Job | None = None
 
 
 @dataclass(frozen=True)
@@ -100,17 +101,17 @@ def rank(journals: Iterable[Journal], dataset: str = "auto", studies: Sequence[S
         UsageError: no finished run of `dataset`.
     """
     runs, left_out = _read(journals)
-    names = sorted({run.record.job["dataset"] for run in runs}, key=lambda name: (name != "mnist", name))
+    names = sorted({run.facts.job.dataset for run in runs}, key=lambda name: (name != "mnist", name))
     chosen = (names or ["mnist"])[0] if dataset == "auto" else dataset
-    counted = [run for run in runs if run.record.job["dataset"] == chosen]
+    counted = [run for run in runs if run.facts.job.dataset == chosen]
     damaged = [*_unreadable(counted)]
     left_out += damaged
     gone = {entry.run_id for entry in damaged}
-    counted = [run for run in counted if run.record.run_id not in gone]
+    counted = [run for run in counted if run.facts.run_id not in gone]
     if not counted:
         raise _nothing(dataset, chosen, left_out)
     rows, again = _rows(counted, studies)
-    left_out = [entry for entry in left_out if entry.job is None or entry.job.get("dataset", chosen) == chosen]
+    left_out = [entry for entry in left_out if entry.job is None or entry.job.dataset == chosen]
     left_out = sorted([*left_out, *again], key=lambda entry: entry.run_id)
     elsewhere = tuple(name for name in names if name != chosen)
     return Board(chosen, tuple(rows), tuple(left_out), tuple(compare_leaders(rows)), elsewhere)
@@ -131,11 +132,11 @@ def answers(journals: Iterable[Journal], jobs: Sequence[Job]) -> np.ndarray:
     Raises:
         DataError: a job has no finished run, or its answers cannot be read.
     """
-    wanted = {(identity(asdict(job)), job.seed): place for place, job in enumerate(jobs)}
+    wanted = {(identity(job), job.seed): place for place, job in enumerate(jobs)}
     found: dict[int, Run] = {}
     runs, _ = _read(journals)
     for run in sorted(runs, key=_precedence):
-        place = wanted.get((identity(run.record.job), run.seed))
+        place = wanted.get((identity(run.facts.job), run.seed))
         if place is not None:
             found.setdefault(place, run)
     if missing := [job for place, job in enumerate(jobs) if place not in found]:
@@ -175,14 +176,14 @@ def _read(journals: Iterable[Journal]) -> tuple[list[Run], list[LeftOut]]:
     runs, left_out = [], []
     for journal in journals:
         try:
-            runs.append(Run(journal, verify.finished(journal)))
+            runs.append(Run(journal, verify_run(journal)))
         except DataError as error:
             left_out.append(LeftOut(journal.run_id, printable(error.wrong), _job(journal)))
-    trained = [run.record.job for run in runs]
+    trained = [run.facts.job for run in runs]
     return runs, [entry for entry in left_out if not (entry.reason == "interrupted" and entry.job in trained)]
 
 
-def _job(journal: Journal) -> dict[str, Any] | None:
+def _job(journal: Journal) -> Job | None:
     try:
         record = journal.read()
         return record.job if record else None
@@ -192,7 +193,7 @@ def _job(journal: Journal) -> dict[str, Any] | None:
 
 def _precedence(run: Run) -> tuple[bool, int, str]:
     """Of one seed the first run counts, and a run of one's own before one that came from elsewhere."""
-    return bool(run.record.origin), run.record.started["time"], run.record.run_id
+    return bool(run.facts.origin), run.facts.start.time, run.facts.run_id
 
 
 def _rows(runs: Sequence[Run], studies: Sequence[StudyRecord]) -> tuple[list[Row], list[LeftOut]]:
@@ -201,13 +202,13 @@ def _rows(runs: Sequence[Run], studies: Sequence[StudyRecord]) -> tuple[list[Row
     curves: dict[tuple[Any, ...], Run] = {}
     again = []
     for run in sorted(runs, key=_precedence):
-        counted = groups[identity(run.record.job)].setdefault(run.seed, run)
-        twin = curves.setdefault((identity(run.record.job), *run.losses), run)
+        counted = groups[identity(run.facts.job)].setdefault(run.seed, run)
+        twin = curves.setdefault((identity(run.facts.job), *run.losses), run)
         if counted is not run:
-            again.append(LeftOut(run.record.run_id, f"seed {run.seed} again; {counted.record.run_id} counts"))
+            again.append(LeftOut(run.facts.run_id, f"seed {run.seed} again; {counted.facts.run_id} counts"))
         elif twin is not run:
-            del groups[identity(run.record.job)][run.seed]
-            again.append(LeftOut(run.record.run_id, f"its training losses are those of {twin.record.run_id}"))
+            del groups[identity(run.facts.job)][run.seed]
+            again.append(LeftOut(run.facts.run_id, f"its training losses are those of {twin.facts.run_id}"))
     rows = _labelled([_row(list(group.values()), studies) for group in groups.values()])
     rows.sort(key=lambda row: (not row.is_full, row.is_provisional, -row.mean, row.name))
     ranked = [row.mean for row in rows if row.is_full and not row.is_provisional]
@@ -218,12 +219,10 @@ def _rows(runs: Sequence[Run], studies: Sequence[StudyRecord]) -> tuple[list[Row
 
 def _row(runs: list[Run], studies: Sequence[StudyRecord]) -> Row:
     runs.sort(key=lambda run: run.seed)
-    job = runs[0].record.job
+    job = runs[0].facts.job
     own = plugins.declaration(runs[0].journal.source)
-    default = {**job["default_knobs"], **own.knobs}
-    changed = {name: value for name, value in job["knobs"].items() if value != default[name]}
-    changed |= {name: job["recipe"][name] for name in RECIPE_FIELDS if job["recipe"][name] != getattr(own.recipe, name)}
-    return Row(tuple(runs), changed, own.recipe.epochs, job["name"], trials=_trials(runs, studies))
+    changed = changed_settings(job.knobs, job.recipe, {**job.default_knobs, **own.knobs}, own.recipe)
+    return Row(tuple(runs), changed, own.recipe.epochs, job.name, trials=_trials(runs, studies))
 
 
 def _labelled(rows: Sequence[Row]) -> list[Row]:
@@ -237,16 +236,16 @@ def _labelled(rows: Sequence[Row]) -> list[Row]:
 
 def _trials(runs: Sequence[Run], studies: Sequence[StudyRecord]) -> int | None:
     """Count the trials of all studies in which these settings were found."""
-    job = runs[0].record.job
-    settings = {**job["recipe"], **job["knobs"]}
+    job = runs[0].facts.job
+    settings = {**asdict(job.recipe), **job.knobs}
     here = sum(
         len(study.trials)
         for study in studies
-        if study.search["architecture_sha256"] == job["sha256"]
-        and study.search["dataset_digest"] == job["dataset_digest"]
+        if study.search["architecture_sha256"] == job.sha256
+        and study.search["dataset_digest"] == job.dataset_digest
         and any(_is_part(trial.settings, settings) for trial in study.trials)
     )
-    told = [run.record.origin["trials"] for run in runs if run.record.origin]
+    told = [run.facts.origin.trials for run in runs if run.facts.origin]
     known = [count for count in told if count is not None]
     return None if not here and len(known) < len(told) else max([here, *known])
 
@@ -260,4 +259,4 @@ def _unreadable(runs: Iterable[Run]) -> Iterator[LeftOut]:
         try:
             _ = run.correct
         except DataError as error:
-            yield LeftOut(run.record.run_id, error.wrong)
+            yield LeftOut(run.facts.run_id, error.wrong)

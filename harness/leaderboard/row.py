@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shlex
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from harness.journal import Journal, Outcome, Record, verify
-from harness.plugins import settings_texts, value_text
-from harness.spec import BUDGET, RECIPE_FIELDS
+from harness.journal import FinishedRun, Journal, Outcome, RunResult, verify_outcome
+from harness.plugins import run_command, settings_texts
+from harness.spec import BUDGET, RECIPE_FIELDS, Job
 from harness.statistics import FEWEST, LOOKS, Summary, bound_at_look, bound_on_new_images, lower_bound, summarise
 from harness.training import Target, verdict
 
@@ -28,39 +27,38 @@ class Run:
     """A finished run: its journal and what was read there."""
 
     journal: Journal
-    record: Record
+    facts: FinishedRun
 
     @property
     def seed(self) -> int:
         """The seed it was trained from."""
-        return int(self.record.job["seed"])
+        return self.facts.job.seed
 
     @property
-    def outcome(self) -> Mapping[str, Any]:
-        """The journal's last event."""
-        assert self.record.ended
-        return self.record.ended
+    def result(self) -> RunResult:
+        """What it came to."""
+        return self.facts.result
 
     @property
     def losses(self) -> list[float]:
         """The training loss of each epoch: no two seeds share them."""
-        return [epoch["train_loss"] for epoch in self.record.epochs]
+        return [epoch.train_loss for epoch in self.facts.epochs]
 
     @property
     def test(self) -> Outcome:
         """The final test pass, read each time: the answers of ten thousand runs would not fit into memory.
 
         Raises:
-            DataError: it cannot be read, or does not hold.
+            DataError: it cannot be read, or is not consistent with the run.
         """
-        return verify.outcome(self.journal, self.record)
+        return verify_outcome(self.journal, self.facts)
 
     @cached_property
     def correct(self) -> np.ndarray:
         """(images,) bool: which test images it answers rightly.
 
         Raises:
-            DataError: they cannot be read, or do not hold.
+            DataError: they cannot be read, or are not consistent with the run.
         """
         test = self.test
         right: np.ndarray = test.answers == test.labels
@@ -88,14 +86,14 @@ class Row:
     trials: int | None = 0
 
     @property
-    def first(self) -> Record:
-        """The record of its lowest seed; what the key names is the same in all."""
-        return self.runs[0].record
+    def first(self) -> FinishedRun:
+        """The run of its lowest seed; what the row's id stands for is the same in all."""
+        return self.runs[0].facts
 
     @property
     def architecture(self) -> str:
         """The name of its file."""
-        return str(self.first.job["name"])
+        return self.first.job.name
 
     @property
     def name(self) -> str:
@@ -120,7 +118,7 @@ class Row:
     @property
     def scores(self) -> list[float]:
         """The score of each seed: test accuracy after the last epoch."""
-        return [run.outcome["accuracy"] for run in self.runs]
+        return [run.result.accuracy for run in self.runs]
 
     @cached_property
     def score(self) -> Summary:
@@ -140,7 +138,7 @@ class Row:
     @property
     def epochs(self) -> int:
         """The epochs that its runs train for."""
-        return int(self.first.job["recipe"]["epochs"])
+        return self.first.job.recipe.epochs
 
     @property
     def is_full(self) -> bool:
@@ -180,17 +178,17 @@ class Row:
     @property
     def is_benchmark(self) -> bool:
         """Whether its dataset is the one that the targets speak of."""
-        return bool(self.first.started["is_benchmark"])
+        return self.first.start.is_benchmark
 
     @property
     def best(self) -> float:
         """The mean over seeds of the best epoch, which was picked on the test set."""
-        return statistics.fmean(run.outcome["best_accuracy"] for run in self.runs)
+        return statistics.fmean(run.result.best_accuracy for run in self.runs)
 
     @property
     def best_epochs(self) -> list[int]:
         """The best epoch of each seed."""
-        return [run.outcome["best_epoch"] for run in self.runs]
+        return [run.result.best_epoch for run in self.runs]
 
     @property
     def gap(self) -> float:
@@ -200,38 +198,38 @@ class Row:
     @property
     def epochs_to_target(self) -> list[int]:
         """The epochs of those seeds that reached the target, in order."""
-        found = (run.outcome["epochs_to_target"] for run in self.runs)
+        found = (run.result.epochs_to_target for run in self.runs)
         return sorted(epochs for epochs in found if epochs is not None)
 
     @property
     def seconds(self) -> float:
         """Mean time of a run, from the first step to the score."""
-        return statistics.fmean(run.outcome["seconds"] for run in self.runs)
+        return statistics.fmean(run.result.seconds for run in self.runs)
 
     @property
     def devices(self) -> list[str]:
         """What it was trained on."""
-        return sorted({run.record.device for run in self.runs})
+        return sorted({run.facts.start.device for run in self.runs})
 
     @property
     def imported(self) -> int:
         """How many of its runs came from another machine."""
-        return sum(bool(run.record.origin) for run in self.runs)
+        return sum(bool(run.facts.origin) for run in self.runs)
 
     @property
     def parameters(self) -> int:
         """Stored numbers of the network."""
-        return int(self.first.started["parameters"])
+        return self.first.start.parameters
 
     @property
     def multiply_adds(self) -> int:
         """Multiply-adds of one image."""
-        return int(self.first.started["anatomy"]["multiply_adds"])
+        return self.first.start.anatomy.multiply_adds
 
     @property
     def uses(self) -> Mapping[str, bool]:
         """The parts the assignment asks about: batch norm, dropout, ..."""
-        return dict(self.first.started["anatomy"]["uses"])
+        return self.first.start.anatomy.uses
 
     @property
     def size(self) -> int | None:
@@ -246,13 +244,8 @@ class Row:
     @property
     def commands(self) -> list[str]:
         """What to type to get these runs again."""
-        settings = "".join(f" --set {name}={value_text(value)}" for name, value in self.changed.items())
-        job = self.first.job
-        return [
-            f"python -m harness run {shlex.quote(job['path'])} --dataset {job['dataset']}{settings}"
-            f" --seed {first} --seeds {count}"
-            for first, count in _stretches(self.seeds)
-        ]
+        command = run_command(self.first.job.path, self.first.job.dataset, self.changed)
+        return [f"{command} --seed {first} --seeds {count}" for first, count in _stretches(self.seeds)]
 
     @property
     def correct(self) -> np.ndarray:
@@ -264,10 +257,10 @@ class Row:
         return np.stack([run.correct for run in self.runs])
 
 
-def identity(job: Mapping[str, Any]) -> str:
-    """Return what runs that may be averaged have in common, from the fields of a `Job`."""
-    recipe = [job["recipe"][name] for name in RECIPE_FIELDS]
-    return json.dumps([job["sha256"], job["knobs"], recipe, job["dataset_digest"], job["protocol"]], sort_keys=True)
+def identity(job: Job) -> str:
+    """Return what runs that may be averaged have in common."""
+    recipe = [getattr(job.recipe, name) for name in RECIPE_FIELDS]
+    return json.dumps([job.sha256, dict(job.knobs), recipe, job.dataset_digest, job.protocol], sort_keys=True)
 
 
 def _stretches(seeds: Sequence[int]) -> list[tuple[int, int]]:

@@ -2,19 +2,28 @@
 
 from harness.plugins.architecture import build_network, declaration, from_source, load
 from harness.plugins.sandbox import in_one_process
-from harness.plugins.settings import settings_as_options, settings_text, settings_texts, settle, short_value, value_text
+from harness.plugins.settings import (
+    changed_settings,
+    run_command,
+    settings_text,
+    settings_texts,
+    settle,
+    short_value,
+    value_text,
+)
 from harness.plugins.study import PRUNERS, SAMPLERS, load_study, suggest
 
 __all__ = [
     "PRUNERS",
     "SAMPLERS",
     "build_network",
+    "changed_settings",
     "declaration",
     "from_source",
     "in_one_process",
     "load",
     "load_study",
-    "settings_as_options",
+    "run_command",
     "settings_text",
     "settings_texts",
     "settle",

@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import Any
 
 from harness.errors import UsageError, did_you_mean
-from harness.events import Trial
 from harness.spec import RECIPE_FIELDS, Architecture, Knob, Recipe
 
 
@@ -52,14 +51,24 @@ def _knob_value(name: str, value: Knob, default: Knob) -> Knob:
     return value
 
 
-def settings_as_options(trial: Trial) -> str:
-    """Return a trial's settings as the command line takes them: ``--set lr=0.1 --set width=12``."""
-    return " ".join(f"--set {name}={value_text(value)}" for name, value in trial.settings.items())
+def changed_settings(
+    knobs: Mapping[str, Knob], recipe: Recipe, default_knobs: Mapping[str, Knob], default_recipe: Recipe
+) -> dict[str, Knob]:
+    """Return the knobs and recipe fields that differ from the defaults, by name."""
+    changed = {name: value for name, value in knobs.items() if value != default_knobs.get(name)}
+    fields = {name: (getattr(recipe, name), getattr(default_recipe, name)) for name in RECIPE_FIELDS}
+    return changed | {name: value for name, (value, default) in fields.items() if value != default}
 
 
-def settings_text(trial: Trial) -> str:
-    """Return a trial's settings for a table: ``lr=0.1 width=12``."""
-    return " ".join(settings_texts(trial.settings))
+def run_command(path: str, dataset: str, settings: Mapping[str, Knob]) -> str:
+    """Return the command that trains the file at `path` with these settings; seeds are to be added."""
+    options = "".join(f" --set {name}={value_text(value)}" for name, value in settings.items())
+    return f"python -m harness run {shlex.quote(path)} --dataset {dataset}{options}"
+
+
+def settings_text(settings: Mapping[str, Knob]) -> str:
+    """Return settings for a table: ``lr=0.1 width=12``."""
+    return " ".join(settings_texts(settings))
 
 
 def settings_texts(settings: Mapping[str, Knob]) -> list[str]:

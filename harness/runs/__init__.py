@@ -3,7 +3,7 @@
 from harness.runs.build import build, inspect
 from harness.runs.device import choose_device, device_name, gpu_without_code
 from harness.runs.interleave import in_turns
-from harness.runs.job import Group, jobs, new_group, refuse_single_image
+from harness.runs.job import jobs, new_group, refuse_single_image
 from harness.runs.profile import Profile, profiled
 from harness.runs.record import record
 from harness.runs.resume import Earlier, earlier, interrupted
@@ -16,7 +16,6 @@ __all__ = [
     "Attempt",
     "Earlier",
     "Event",
-    "Group",
     "Profile",
     "Progress",
     "Started",

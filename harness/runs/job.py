@@ -4,19 +4,11 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from harness import data
 from harness.errors import UsageError
-from harness.spec import Architecture, HeldOut, Job, Knob, Recipe
-
-
-@dataclass(frozen=True)
-class Group:
-    """Runs started together, one a seed, that MLflow shows under one parent."""
-
-    id: str
-    size: int
+from harness.spec import Architecture, Group, HeldOut, Job, Knob, Recipe
 
 
 def jobs(

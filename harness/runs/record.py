@@ -14,10 +14,9 @@ from harness.errors import ClusterLost, CrashedError, DivergedError, HarnessErro
 from harness.events import Checkpoint, Epoch, Result
 from harness.journal import DAMAGE, Journal, Outcome
 from harness.runs.environment import describe_process
-from harness.runs.job import Group
 from harness.runs.resume import progress_of
 from harness.runs.train import Event, Progress, Started, broke_down, train
-from harness.spec import Job
+from harness.spec import Group, Job
 from harness.tracking import Tracker
 from harness.training import softmax
 
@@ -106,7 +105,7 @@ def _record(
             elif isinstance(event, Result) and journal:
                 _finish(journal, event)
             if journal and event:
-                tracker.notice(journal)
+                tracker.enqueue(journal)
             yield event
     except (KeyboardInterrupt, GeneratorExit):
         _fail(journal, tracker, "interrupted", "stopped before its last epoch")
@@ -167,7 +166,7 @@ def _fail(journal: Journal | None, tracker: Tracker, state: str, reason: str) ->
             journal.append("failed", state=state, reason=reason)
         if state != "interrupted":
             journal.drop_checkpoints()
-        tracker.notice(journal)
+        tracker.enqueue(journal)
 
 
 def _started(job: Job, started: Started, group: Group | None) -> dict[str, object]:

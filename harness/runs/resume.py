@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +12,27 @@ import torch
 
 from harness import data, plugins
 from harness.errors import DataError, UsageError, did_you_mean
-from harness.events import Epoch
-from harness.journal import DAMAGE, Journal, Record, all_journals, journals, verify
-from harness.plugins import value_text
+from harness.journal import DAMAGE, Environment, FinishedRun, Journal, Record, all_journals, journals, typed, verify_run
+from harness.plugins import changed_settings, run_command
 from harness.runs.device import choose_device, device_name
 from harness.runs.environment import describe_environment
-from harness.runs.job import Group
 from harness.runs.train import Progress
-from harness.spec import BUDGET, RECIPE_FIELDS, Architecture, Job, Recipe
+from harness.spec import BUDGET, Architecture, Group, Job
 
 
 @dataclass(frozen=True)
 class Earlier:
     """What there is of some jobs, by seed: records of finished runs, journals of runs that can be gone on with."""
 
-    finished: dict[int, Record]
+    finished: dict[int, FinishedRun]
     unfinished: dict[int, Journal]
 
     @property
     def group(self) -> Group | None:
         """The group that all of them belong to."""
-        known = [*self.finished.values(), *(journal.read() for journal in self.unfinished.values())]
-        groups = [record.started["group"] for record in known if record]
-        return Group(**groups[0]) if groups and groups[0] and groups.count(groups[0]) == len(groups) else None
+        read = [journal.read() for journal in self.unfinished.values()]
+        groups = [run.start.group for run in (*self.finished.values(), *read) if run]
+        return groups[0] if groups and groups.count(groups[0]) == len(groups) else None
 
 
 def earlier(jobs: Sequence[Job], trained_here: bool = True) -> Earlier:
@@ -47,18 +43,18 @@ def earlier(jobs: Sequence[Job], trained_here: bool = True) -> Earlier:
     """
     found = Earlier({}, {})
     by_seed = {job.seed: job for job in jobs}
-    here = _surroundings(describe_environment(device_name(torch.device(jobs[0].device)))) if trained_here else None
+    here = _surroundings(_environment_here(jobs[0].device)) if trained_here else None
     for journal in all_journals():
         with contextlib.suppress(*DAMAGE):
             record = journal.read()
-            if record is None or record.origin or (job := by_seed.get(record.job["seed"])) is None:
+            if record is None or record.origin or (job := by_seed.get(record.job.seed)) is None:
                 continue
-            if identity_of(record.job) != identity_of(json.loads(json.dumps(asdict(job)))):
+            if identity_of(record.job) != identity_of(job):
                 continue
             if record.state == "finished":
                 with contextlib.suppress(DataError):  # it does not count, and is trained again
-                    found.finished[job.seed] = verify.finished(journal)
-            elif record.state == "interrupted" and _surroundings(record.started["environment"]) == here:
+                    found.finished[job.seed] = verify_run(journal)
+            elif record.state == "interrupted" and _surroundings(record.start.environment) == here:
                 found.unfinished[job.seed] = journal
     for seed in found.finished:
         found.unfinished.pop(seed, None)
@@ -99,15 +95,16 @@ def _interrupted(journal: Journal) -> tuple[Job, Journal]:
     if journal.checkpoint(len(record.epochs)) is None:
         why = "its checkpoints are damaged" if record.epochs else "it was interrupted before its first epoch was done"
         raise UsageError(f"{run_id} cannot be gone on with: {why}.", mend="The command that began it trains it anew.")
-    architecture = plugins.load(record.job["path"])
-    described = {**record.job, "source": architecture.source, "sha256": architecture.sha256}
-    recipe = Recipe(**{name: record.job["recipe"][name] for name in RECIPE_FIELDS})
-    digest = data.load(record.job["dataset"], record.job["held_out"]).digest
-    job = Job(**{**described, "recipe": recipe, "dataset_digest": digest, "protocol": BUDGET.protocol})
-    then = identity_of(record.job) | _surroundings(record.started["environment"])
-    now = identity_of(json.loads(json.dumps(asdict(job)))) | _surroundings(
-        describe_environment(device_name(torch.device(choose_device(job.device))))
+    architecture = plugins.load(record.job.path)
+    job = replace(
+        record.job,
+        source=architecture.source,
+        sha256=architecture.sha256,
+        dataset_digest=data.load(record.job.dataset, record.job.held_out).digest,
+        protocol=BUDGET.protocol,
     )
+    then = identity_of(record.job) | _surroundings(record.start.environment)
+    now = identity_of(job) | _surroundings(_environment_here(choose_device(job.device)))
     differing = [
         "the file was edited" if name == "plug-in" else f"{name}: {then[name]} then, {now[name]} now"
         for name in then
@@ -124,28 +121,29 @@ def _interrupted(journal: Journal) -> tuple[Job, Journal]:
 
 def _command(job: Job, architecture: Architecture) -> str:
     """Return what to type to train a job with the file as it is now."""
-    given = {name: value for name, value in job.knobs.items() if value != architecture.knobs.get(name)}
-    theirs = asdict(architecture.recipe)
-    given |= {name: value for name, value in asdict(job.recipe).items() if value != theirs[name]}
-    settings = "".join(f" --set {name}={value_text(value)}" for name, value in given.items())
-    return f"python -m harness run {shlex.quote(job.path)} --dataset {job.dataset} --seed {job.seed}{settings}"
+    changed = changed_settings(job.knobs, job.recipe, architecture.knobs, architecture.recipe)
+    return f"{run_command(job.path, job.dataset, changed)} --seed {job.seed}"
 
 
-def identity_of(job: Mapping[str, Any]) -> dict[str, Any]:
+def identity_of(job: Job) -> dict[str, Any]:
     """Return what makes a job this one and no other, by the names people use."""
     names = ("knobs", "recipe", "dataset", "dataset_digest", "seed", "device", "held_out", "plain", "protocol")
-    return {"plug-in": job["sha256"]} | {name.replace("_", " "): job.get(name) or None for name in names}
+    described = asdict(job)
+    return {"plug-in": job.sha256} | {name.replace("_", " "): described[name] or None for name in names}
 
 
-def _surroundings(environment: Mapping[str, Any]) -> dict[str, Any]:
+def _surroundings(environment: Environment) -> dict[str, Any]:
     """Return what else the bits of a run depend on; its arithmetic is kept."""
     names = ("threads", "torch", "harness")
-    return {"machine": environment["device"]} | {name: environment[name] for name in names}
+    return {"machine": environment.device} | {name: getattr(environment, name) for name in names}
+
+
+def _environment_here(device: str) -> Environment:
+    return typed(Environment, describe_environment(device_name(torch.device(device))))
 
 
 def progress_of(journal: Journal, record: Record) -> Progress | None:
     """Return how far an interrupted run came, or None without a whole checkpoint."""
-    names = {declared.name for declared in fields(Epoch)}
-    epochs = tuple(Epoch(**{name: event[name] for name in names & event.keys()}) for event in record.epochs)
+    epochs = record.typed_epochs()
     checkpoint = journal.checkpoint(len(epochs))
-    return Progress(checkpoint, epochs, record.arithmetic) if checkpoint else None
+    return Progress(checkpoint, epochs, record.start.arithmetic) if checkpoint else None

@@ -1,32 +1,20 @@
 """MLflow: a projection of journals, studies and sweeps. The only package that knows mlflow."""
 
+from harness.tracking.connection import address, own_database, tracking_uri
 from harness.tracking.notes import unrepeatable_line
 from harness.tracking.study_notes import confirmation_line, counts
-from harness.tracking.tracking import (
-    PATIENCE_SECONDS,
-    SWEEPS,
-    Source,
-    Tracker,
-    address,
-    behind,
-    experiments,
-    own_database,
-    pull,
-    record_sweep,
-    sync,
-    tracking_uri,
-)
+from harness.tracking.sweeps import SWEEPS
+from harness.tracking.tracker import Source, Tracker, experiments, missing_runs, pull, record_sweep, sync
 
 __all__ = [
-    "PATIENCE_SECONDS",
     "SWEEPS",
     "Source",
     "Tracker",
     "address",
-    "behind",
     "confirmation_line",
     "counts",
     "experiments",
+    "missing_runs",
     "own_database",
     "pull",
     "record_sweep",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.journal import Record
+from harness.audit import Anatomy
+from harness.events import Epoch
+from harness.journal import FinishedRun, Record, RunStart
 from harness.markdown import markdown_table
 from harness.sentences import spread_line
 from harness.spec import BUDGET
@@ -21,24 +23,24 @@ def verdict_line(record: Record) -> str:
     """Return the verdict in a few words, such as ``all 3 targets met`` or ``missed: accuracy``."""
     if record.state != "finished":
         return record.state
-    targets = _targets(record)
+    targets = _targets(FinishedRun.of(record))
     missed = [target.name for target in targets if not target.met]
     return f"missed: {', '.join(missed)}" if missed else f"all {len(targets)} targets met"
 
 
 def markdown(record: Record) -> str:
     """Return the run's page: verdict, curve, layer table."""
-    job = record.job
-    parts = [f"**{record.name}** on {job['dataset']}, {record.device}, protocol {job['protocol']}."]
+    start = record.start
+    parts = [f"**{start.name}** on {start.job.dataset}, {start.device}, protocol {start.job.protocol}."]
     if record.state == "finished":
-        parts += _outcome(record)
+        parts += _outcome(FinishedRun.of(record))
     elif record.ended:
-        parts.append(f"### {record.state}: {record.ended['reason']}")
-    if operators := record.started["environment"].get("unrepeatable"):
+        parts.append(f"### {record.state}: {record.reason}")
+    if operators := start.environment.unrepeatable:
         parts.append(unrepeatable_line(operators))
     if record.epochs:
-        parts.append("### Curve\n" + _curve(record))
-    return "\n\n".join([*parts, "### Layers\n" + _layers(record), _summary_of_parts(record)])
+        parts.append("### Curve\n" + _curve(record.typed_epochs()))
+    return "\n\n".join([*parts, "### Layers\n" + _layers(start.anatomy), _summary_of_parts(start)])
 
 
 def unrepeatable_line(operators: Sequence[str]) -> str:
@@ -55,52 +57,48 @@ def group_markdown(scores: dict[int, float], summary: Summary) -> str:
     return f"{spread_line(summary)}.\n\n" + markdown_table(("seed", "accuracy"), rows)
 
 
-def _targets(record: Record) -> list[Target]:
-    assert record.ended
-    accuracy, benchmark = record.ended["accuracy"], record.started["is_benchmark"]
-    return verdict(record.started["parameters"], record.job["recipe"]["epochs"], accuracy, BUDGET, benchmark)
+def _targets(run: FinishedRun) -> list[Target]:
+    start = run.start
+    return verdict(start.parameters, start.job.recipe.epochs, run.result.accuracy, BUDGET, start.is_benchmark)
 
 
-def _outcome(record: Record) -> list[str]:
-    assert record.ended
-    targets = [(t.name, t.reached, t.limit, "met" if t.met else "**missed**") for t in _targets(record)]
-    best = f"{100 * record.ended['best_accuracy']:.2f} %"
+def _outcome(run: FinishedRun) -> list[str]:
+    result = run.result
+    targets = [(t.name, t.reached, t.limit, "met" if t.met else "**missed**") for t in _targets(run)]
+    by_class = [f"{100 * part:.2f}" for part in result.class_accuracy]
     return [
-        f"### Score: {100 * record.ended['accuracy']:.2f} % after the last epoch",
-        f"Best epoch {record.ended['best_epoch']}: {best} (picked on the test set; never ranks).",
+        f"### Score: {100 * result.accuracy:.2f} % after the last epoch",
+        f"Best epoch {result.best_epoch}: {100 * result.best_accuracy:.2f} % (picked on the test set; never ranks).",
         markdown_table(("target", "reached", "limit", "verdict"), targets),
         "### Accuracy by class (%)",
-        markdown_table(
-            [str(digit) for digit in range(10)], [[f"{100 * part:.2f}" for part in record.ended["class_accuracy"]]]
-        ),
+        markdown_table([str(digit) for digit in range(10)], [by_class]),
     ]
 
 
-def _curve(record: Record) -> str:
+def _curve(epochs: Sequence[Epoch]) -> str:
     rows = [
         (
-            str(epoch["number"]),
-            f"{epoch['train_loss']:.4f}",
-            f"{epoch['held_out_loss']:.4f}",
-            f"{100 * epoch['train_accuracy']:.2f}",
-            f"{100 * epoch['held_out_accuracy']:.2f}",
-            f"{epoch['lr']:.3g}",
+            str(epoch.number),
+            f"{epoch.train_loss:.4f}",
+            f"{epoch.held_out_loss:.4f}",
+            f"{100 * epoch.train_accuracy:.2f}",
+            f"{100 * (epoch.held_out_accuracy or 0.0):.2f}",
+            f"{epoch.lr:.3g}",
         )
-        for epoch in record.epochs
+        for epoch in epochs
     ]
     return markdown_table(("epoch", "train loss", "test loss", "train accuracy (%)", "test accuracy (%)", "lr"), rows)
 
 
-def _layers(record: Record) -> str:
-    layers = record.started["anatomy"]["layers"]
-    rows = [(row["name"], row["kind"], row["output"], f"{row['parameters']:,}") for row in layers]
+def _layers(anatomy: Anatomy) -> str:
+    rows = [(layer.name, layer.kind, layer.output, f"{layer.parameters:,}") for layer in anatomy.layers]
     return markdown_table(("layer", "kind", "output shape", "parameters"), rows)
 
 
-def _summary_of_parts(record: Record) -> str:
-    anatomy = record.started["anatomy"]
-    used = ", ".join(f"{part}: {'yes' if on else 'no'}" for part, on in anatomy["uses"].items())
+def _summary_of_parts(start: RunStart) -> str:
+    anatomy = start.anatomy
+    used = ", ".join(f"{part}: {'yes' if on else 'no'}" for part, on in anatomy.uses.items())
     return (
-        f"{record.started['parameters']:,} parameters, {anatomy['multiply_adds']:,} multiply-adds an image, "
-        f"receptive field {anatomy['receptive_field']} pixels. {used}."
+        f"{start.parameters:,} parameters, {anatomy.multiply_adds:,} multiply-adds an image, "
+        f"receptive field {anatomy.receptive_field} pixels. {used}."
     )

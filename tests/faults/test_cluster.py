@@ -185,7 +185,7 @@ def test_seeds_of_a_run_are_recorded_here_whoever_trains_them(two: DaskProcesses
     arguments = ["run", "tiny.py", "--dataset", "digits", "--seeds", "3", "--cluster", two.address]
     assert cli.main(arguments) == 0
     records = [journal.read() for journal in all_journals()]
-    assert sorted((record.job["seed"], record.state) for record in records if record) == [
+    assert sorted((record.job.seed, record.state) for record in records if record) == [
         (0, "finished"),
         (1, "finished"),
         (2, "finished"),
@@ -198,7 +198,7 @@ def test_workers_serve_one_command_after_the_other(two: DaskProcesses, capsys: p
         assert cli.main(arguments) == 0
         assert f"n = {seeds}" in capsys.readouterr().out
     records = [journal.read() for journal in all_journals()]
-    assert sorted(record.job["seed"] for record in records if record) == [0, 1, 2, 3]
+    assert sorted(record.job.seed for record in records if record) == [0, 1, 2, 3]
 
 
 def test_two_studies_at_once_do_not_disturb_each_other(two: DaskProcesses, workshop: Path) -> None:

@@ -51,7 +51,7 @@ def test_files_that_break_their_process_do_not_stop_the_others(workplace: Path) 
     (journal,) = all_journals()
     record = journal.read()
     assert record
-    assert (record.job["name"], record.state) == ("tiny", "finished")
+    assert (record.job.name, record.state) == ("tiny", "finished")
 
 
 def test_one_that_hangs_is_given_up_with_its_children(workplace: Path) -> None:

@@ -26,7 +26,9 @@ from harness.events import Epoch
 from harness.journal import Journal, Record, all_journals
 from harness.spec import Job
 from harness.tracking import Tracker, tracking_uri
-from harness.tracking.tracking import Store
+from harness.tracking.client import Client
+from harness.tracking.runs import add_model
+from harness.tracking.tracker import sync_source
 
 pytestmark = pytest.mark.slow
 
@@ -171,7 +173,7 @@ class Failing:
 def test_a_server_that_hangs_or_fails_ends_with_exit_7_and_loses_nothing(
     kind: type[Silent | Failing], workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("harness.tracking.tracking.PATIENCE_SECONDS", 4)
+    monkeypatch.setattr("harness.tracking.tracker.PATIENCE_SECONDS", 4)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
     with contextlib.closing(kind()) as broken:
@@ -200,7 +202,7 @@ def test_a_database_that_somebody_holds_locked_while_it_trains_misses_nothing(wo
 def test_a_database_that_stays_locked_ends_with_exit_7_and_loses_nothing(
     workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("harness.tracking.tracking.PATIENCE_SECONDS", 2)
+    monkeypatch.setattr("harness.tracking.tracker.PATIENCE_SECONDS", 2)
     with contextlib.closing(sqlite3.connect("mlruns/mlflow.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         assert cli.main(["run", "tiny.py", "--dataset", "digits"]) == 7
@@ -225,7 +227,7 @@ def test_a_server_that_dies_between_a_run_and_its_params_is_given_them_later(
 ) -> None:
     assert cli.main(["run", "tiny.py", "--dataset", "digits"]) == 0
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workplace / 'another.db'}")
-    store = Store(tracking_uri())
+    store = Client(tracking_uri())
     journal, _ = only()
     asked = store._client.log_batch
 
@@ -234,10 +236,10 @@ def test_a_server_that_dies_between_a_run_and_its_params_is_given_them_later(
 
     store._client.log_batch = dies
     with pytest.raises(ConnectionError):
-        store.project(journal)
+        sync_source(store, journal)
     store._client.log_batch = asked
-    store.project(journal)
-    store.add_model(journal)
+    sync_source(store, journal)
+    add_model(store, journal)
     assert_mlflow_says_what_the_journal_says()
 
 

@@ -19,7 +19,7 @@ class DeafTracker(Tracker):
     def __init__(self) -> None:
         super().__init__("nowhere")
 
-    def notice(self, _: object) -> None:
+    def enqueue(self, _: object) -> None:
         pass
 
 

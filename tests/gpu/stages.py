@@ -381,7 +381,7 @@ def _short_warm_up(proof: Proof) -> list[str]:
 def seeds(proof: Proof) -> None:
     """Many seeds at once: all finished, and those that were trained alone before with the same bits?"""
     name = "s6_gap"
-    alone = {record.job["seed"]: record for record in finished(_runs_of(proof, name))}
+    alone = {record.job.seed: record for record in finished(_runs_of(proof, name))}
     at_once = ["--jobs", str(proof.seeds)] if proof.on_gpu and proof.seeds > 1 else []
     ended, records = proof.run(architecture(name), "--seeds", str(proof.seeds), *at_once, "--again", limit=170)
     whole = finished(records)
@@ -392,14 +392,14 @@ def seeds(proof: Proof) -> None:
         finished=len(whole),
         of=proof.seeds,
         mean=mean(scores) if scores else None,
-        same_as_alone=[compare(alone[r.job["seed"]], r) for r in whole if r.job["seed"] in alone],
+        same_as_alone=[compare(alone[r.job.seed], r) for r in whole if r.job.seed in alone],
         how=sorted({record.device for record in records}),
         first=told(records[0]) if records else None,
     )
 
 
 def _runs_of(proof: Proof, name: str) -> list[Record]:
-    return [r for r in read(journals()) if r.job["name"] == name and r.job["dataset"] == proof.dataset]
+    return [r for r in read(journals()) if r.job.name == name and r.job.dataset == proof.dataset]
 
 
 def bench(proof: Proof) -> None:
@@ -499,7 +499,7 @@ def _runs_with(proof: Proof, name: str, given: Sequence[str]) -> list[Record]:
     epochs = [] if proof.epochs is None else [f"epochs={proof.epochs}"]
     knobs, recipe = options.settle(plugins.load(architecture(name)), options.settings([*given, *epochs]))
     wanted = dict(knobs) | asdict(recipe)
-    return [record for record in _runs_of(proof, name) if record.job["knobs"] | record.job["recipe"] == wanted]
+    return [record for record in _runs_of(proof, name) if record.job.knobs | record.job.recipe == wanted]
 
 
 def tune(proof: Proof) -> None:

@@ -266,7 +266,7 @@ def test_a_gpu_that_torch_has_no_code_for_is_refused_and_auto_takes_the_cpu(gpu:
     assert "Traceback" not in on_p100[1]
     assert on_auto[0] == 0, on_auto[1]
     (record,) = records()
-    assert record.job["device"] == "cpu"
+    assert record.job.device == "cpu"
 
 
 # --- the tools --------------------------------------------------------------------------------------------
