@@ -33,7 +33,7 @@ def typed(kind: type[Kind], stored: Mapping[str, Any], **others: Any) -> Kind:
     Raises:
         TypeError: a field without a default is not stored.
     """
-    names = _field_names(kind)
+    names = _field_names(kind)  # type: ignore[arg-type]
     return kind(**{name: value for name, value in {**stored, **others}.items() if name in names})
 
 
