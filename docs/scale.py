@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial
 
 from harness import data, plugins, tuning
 from harness.events import Epoch, StudyRecord, Trial
-from harness.runs import Attempt
+from harness.runs import TrialRequest
 from harness.tracking import tracking_uri
 from harness.tracking.client import Client
 from harness.tracking.tracker import sync_source
@@ -57,7 +57,7 @@ def suggest(trial):
 }
 
 
-def made_up(asked: Sequence[Attempt]) -> list[Trial]:
+def made_up(asked: Sequence[TrialRequest]) -> list[Trial]:
     """Return what training might have given: nineteen epochs, and a score with a summit."""
     (number, settings, _), now = asked[0], round(time.time() * 1000)
     score = 0.99 - abs(math.log10(float(settings["lr"])) + 1) / 10 - abs(int(settings["width"]) - 14) / 100
@@ -78,10 +78,10 @@ def search(sampler: str = "tpe", batch: int = tuning.BATCH) -> Search:
 
 def dask_setup(_: object) -> None:
     """Called by Dask in each worker, which then lets its process sleep instead of training."""
-    _attempt = sleep
+    _train_trials = sleep
 
 
-def sleep(asked: Sequence[Attempt], floor: Mapping[int, float], folder: Path) -> list[Trial]:
+def sleep(asked: Sequence[TrialRequest], floor: Mapping[int, float], folder: Path) -> list[Trial]:
     """Stand in for `harness.workers._attempt`, and tell of an epoch as that does."""
     with _telling(folder) as tell:
         time.sleep(SECONDS)
@@ -97,8 +97,8 @@ def measure_workers() -> None:
     for count, batch in ((1, 20), (2, 20), (4, 10), (4, 20), (4, 40)):
         one_each = {"n_workers": count, "threads_per_worker": 1, "memory_limit": 0}
         with LocalCluster(**one_each, preload="scale", dashboard_address=None) as here:
-            hired = Cluster(here.scheduler_address, patience=60)
-            hired.hire("cpu", 1.0)
+            hired = Cluster(here.scheduler_address, hang_timeout=60)
+            hired.configure("cpu", 1.0)
             hired.send("digits", "validation")
             made = replace(search("random", batch), seed=count)  # a study of its own
             ends: list[float] = []
@@ -130,7 +130,7 @@ class NoWorkers:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def submit(self, asked: Sequence[Attempt], floor: Mapping[int, float]) -> Future[list[Trial]]:
+    def submit(self, asked: Sequence[TrialRequest], floor: Mapping[int, float]) -> Future[list[Trial]]:
         """Make up the outcome."""
         future: Future[list[Trial]] = Future()
         future.set_result(made_up(asked))

@@ -21,7 +21,7 @@ import torch
 
 from harness import data, runs, tracking, tuning
 from harness.errors import DataError, HarnessError, TrackerError
-from harness.journal import ROOT, Journal, all_journals, settle_left_overs, verify_outcome, verify_run
+from harness.journal import ROOT, Journal, all_journals, mark_dead_runs, verify_outcome, verify_run
 from harness.leaderboard import plans
 from harness.tracking import Source
 from harness.training import compute
@@ -38,15 +38,15 @@ class Finding:
         subject: what it is about.
         said: how that is, in a line.
         exit_code: of the error that it would lead to; 0 where all is well.
-        offer: what `mend` would do, as an order; empty where nothing can be done from here.
-        mend: does it, and returns what was done.
+        offer: what `fix` would do, as an order; empty where nothing can be done from here.
+        fix: does it, and returns what was done.
     """
 
     subject: str
     said: str
     exit_code: int = 0
     offer: str = ""
-    mend: Callable[[], str] | None = None
+    fix: Callable[[], str] | None = None
 
 
 def examine() -> Iterator[Finding]:
@@ -78,7 +78,7 @@ def _data() -> Iterator[Finding]:
             place = data.whereabouts(name)
             damaged = data.damaged(name)
         except HarnessError as error:
-            yield Finding(name, error.wrong, error.exit_code)
+            yield Finding(name, error.message, error.exit_code)
             continue
         if damaged:
             files = ", ".join(map(str, damaged))
@@ -94,7 +94,7 @@ def _data() -> Iterator[Finding]:
 
 
 def _journals() -> Iterator[Finding]:
-    settled = settle_left_overs({})
+    settled = mark_dead_runs({})
     if settled:
         names = ", ".join(journal.run_id for journal in settled)
         yield Finding(
@@ -112,8 +112,8 @@ def _journals() -> Iterator[Finding]:
             if record and record.state == "interrupted" and journal.checkpoint(len(record.epochs)):
                 resumable.append(journal.run_id)
         except DataError as error:
-            if "protocol" not in error.wrong:
-                damaged[journal] = error.wrong
+            if "protocol" not in error.message:
+                damaged[journal] = error.message
         except Exception as error:  # whatever a line leads to that somebody damaged
             damaged[journal] = f"cannot be read ({type(error).__name__})"
     yield Finding("journal", ", ".join(f"{count} {state}" for state, count in states.items()) or "no run yet")
@@ -154,7 +154,7 @@ def _plans() -> Iterator[Finding]:
             whole += 1
         except DataError as error:
             offer = "move it away: the same comparison then takes new seeds"
-            yield Finding("plan", error.wrong, error.exit_code, offer, partial(_move_away, file))
+            yield Finding("plan", error.message, error.exit_code, offer, partial(_move_away, file))
     if whole:
         yield Finding("plan", f"{whole} planned comparison{'' if whole == 1 else 's'}")
 
@@ -170,9 +170,9 @@ def _store() -> Iterator[Finding]:
         is_installed = not isinstance(error.__cause__, ModuleNotFoundError)
         if database and database.exists() and is_installed:
             offer = "move it away, and make it anew from the journals"
-            yield Finding("MLflow", error.wrong, error.exit_code, offer, partial(_make_anew, database))
+            yield Finding("MLflow", error.message, error.exit_code, offer, partial(_make_anew, database))
         else:
-            yield Finding("MLflow", f"{error.wrong} {error.mend}", error.exit_code)
+            yield Finding("MLflow", f"{error.message} {error.hint}", error.exit_code)
         return
     if behind:
         yield Finding(
@@ -201,7 +201,7 @@ def _make_anew(database: Path) -> str:
 
 def _cut(study: str) -> str:
     copy = _aside(study)
-    tuning.cut(study, copy)
+    tuning.truncate_log(study, copy)
     return f"cut off; the whole of it is {copy}"
 
 

@@ -30,31 +30,31 @@ class HarnessError(Exception):
     """What is wrong, what is legal and what to do next, each in one line.
 
     Args:
-        wrong: what is wrong.
-        legal: what would have been legal; may be empty where `wrong` already says it.
-        mend: what the user should do next.
+        message: what is wrong.
+        allowed: what would have been legal; may be empty where `message` already says it.
+        hint: what the user should do next.
     """
 
     exit_code = 1
 
-    def __init__(self, wrong: str, *, legal: str = "", mend: str = "") -> None:
-        super().__init__(wrong)
-        self.wrong = wrong
-        self.legal = legal
-        self.mend = mend
+    def __init__(self, message: str, *, allowed: str = "", hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.allowed = allowed
+        self.hint = hint
 
     @property
     def lines(self) -> list[str]:
         """The message as printed, one entry a line."""
-        return [line for line in (self.wrong, self.legal, self.mend) if line]
+        return [line for line in (self.message, self.allowed, self.hint) if line]
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Cross from one process to another whole, whatever a subclass takes to be made."""
-        return _restored, (type(self), self.wrong, self.__dict__)
+        return _restored, (type(self), self.message, self.__dict__)
 
 
-def _restored(kind: type[HarnessError], wrong: str, facts: dict[str, Any]) -> HarnessError:
-    error = kind.__new__(kind, wrong)
+def _restored(kind: type[HarnessError], message: str, facts: dict[str, Any]) -> HarnessError:
+    error = kind.__new__(kind, message)
     error.__dict__.update(facts)
     return error
 
@@ -68,15 +68,15 @@ class UsageError(HarnessError):
 class Refusal(HarnessError):
     """A plug-in that is refused by the rule with id `rule`, caused at `where` (``file:line``)."""
 
-    def __init__(self, rule: str, wrong: str, *, where: str = "", legal: str = "", mend: str = "") -> None:
-        super().__init__(wrong, legal=legal, mend=mend)
+    def __init__(self, rule: str, message: str, *, where: str = "", allowed: str = "", hint: str = "") -> None:
+        super().__init__(message, allowed=allowed, hint=hint)
         self.rule = rule
         self.where = where
 
     @property
     def lines(self) -> list[str]:
         """The message as printed, headed by the rule's id and followed by the cause's line."""
-        first = f"[{self.rule}] {self.wrong}" + (f" ({self.where})" if self.where else "")
+        first = f"[{self.rule}] {self.message}" + (f" ({self.where})" if self.where else "")
         return [first, *super().lines[1:]]
 
 
@@ -92,9 +92,9 @@ class BudgetError(Refusal):
     exit_code = 3
 
     def __init__(
-        self, rule: str, wrong: str, *, excess: int = 1, where: str = "", legal: str = "", mend: str = ""
+        self, rule: str, message: str, *, excess: int = 1, where: str = "", allowed: str = "", hint: str = ""
     ) -> None:
-        super().__init__(rule, wrong, where=where, legal=legal, mend=mend)
+        super().__init__(rule, message, where=where, allowed=allowed, hint=hint)
         self.excess = excess
 
 
@@ -146,8 +146,8 @@ class OutOfMemory(CrashedError):
             return error
         return cls(
             f"{path} ran out of memory: {str(error).strip().partition(chr(10))[0]}",
-            legal="It needs more with a larger batch_size or larger maps; what else runs here needs some, too.",
-            mend="Take a smaller batch_size, narrower layers, or one run at a time.",
+            allowed="It needs more with a larger batch_size or larger maps; what else runs here needs some, too.",
+            hint="Take a smaller batch_size, narrower layers, or one run at a time.",
         )
 
 
@@ -158,7 +158,7 @@ _PACKAGES = {"sklearn": "scikit-learn", "PIL": "pillow"}
 def not_installed(error: ModuleNotFoundError) -> UsageError:
     """Say which of the packages that the harness needs is missing, and how to get it."""
     name = str(error.name).partition(".")[0]
-    return UsageError(f"{name} is not installed here.", mend=f"pip install {_PACKAGES.get(name, name)}")
+    return UsageError(f"{name} is not installed here.", hint=f"pip install {_PACKAGES.get(name, name)}")
 
 
 def ran_out_of_memory(error: BaseException | None) -> bool:
@@ -172,9 +172,9 @@ def ran_out_of_memory(error: BaseException | None) -> bool:
     return False
 
 
-def mend_devices(wrong: str) -> str:
-    """Return how to mend a plug-in that places tensors itself, if torch says with `wrong` that it does, or ''."""
-    if not re.search(r"\bdevices?\b|CUDA|NVIDIA", wrong):
+def device_hint(message: str) -> str:
+    """Return how to mend a plug-in that places tensors itself, if torch says with `message` that it does, or ''."""
+    if not re.search(r"\bdevices?\b|CUDA|NVIDIA", message):
         return ""
     return "The harness moves a network and its images: take out .cuda(), .to(...) and device=."
 
@@ -184,7 +184,7 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
-def did_you_mean(name: str, legal: Iterable[str]) -> str:
+def did_you_mean(name: str, allowed: Iterable[str]) -> str:
     """Return ``Did you mean 'width'?`` for the closest legal name, or an empty string."""
-    close = difflib.get_close_matches(name, list(legal), n=1)
+    close = difflib.get_close_matches(name, list(allowed), n=1)
     return f"Did you mean '{close[0]}'?" if close else ""

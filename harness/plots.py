@@ -55,7 +55,7 @@ def learning_curves(epochs: Sequence[Epoch], title: str, target: float | None) -
         right.annotate(f"target {100 * target:g} %", (number[0], 100 * target), fontsize=8, color="0.3", va="bottom")
     for axes in (left, right):
         axes.xaxis.get_major_locator().set_params(integer=True)
-    figure.suptitle(_plain(title))
+    figure.suptitle(_escape_dollar(title))
     return figure
 
 
@@ -64,7 +64,7 @@ def confusion_matrix(counts: np.ndarray, title: str) -> Figure:
     seaborn, figure, axes = _canvas(6.4, 5.6)
     mistakes = np.where(np.eye(len(counts), dtype=bool), 0, counts)
     seaborn.heatmap(mistakes, annot=counts, fmt="d", cmap="Reds", cbar=False, square=True, linewidths=0.5, ax=axes)
-    axes.set(xlabel="answer", ylabel="true class", title=_plain(title))
+    axes.set(xlabel="answer", ylabel="true class", title=_escape_dollar(title))
     return figure
 
 
@@ -124,7 +124,7 @@ def _history(trials: Sequence[Trial], title: str) -> Figure:
         at = [trial.number for trial in complete]
         axes.step(at, best, where="post", color="0.3", linewidth=1, label="best so far")
         axes.legend(fontsize="small")
-    axes.set(xlabel="trial", ylabel="validation accuracy (%)", title=_plain(title))
+    axes.set(xlabel="trial", ylabel="validation accuracy (%)", title=_escape_dollar(title))
     return figure
 
 
@@ -139,7 +139,7 @@ def _epochs_spent(trials: Sequence[Trial], title: str) -> Figure:
         if any(trial.state == state for trial in trials):
             axes.bar([0], [0], color=colour, label=state)
     axes.legend(fontsize="small")
-    axes.set(xlabel="trial", ylabel="epochs trained", title=f"{_plain(title)}: what each trial cost")
+    axes.set(xlabel="trial", ylabel="epochs trained", title=f"{_escape_dollar(title)}: what each trial cost")
     return figure
 
 
@@ -147,7 +147,7 @@ def _importances(importances: Mapping[str, float], title: str) -> Figure:
     seaborn, figure, axes = _canvas(7, 1.2 + 0.4 * len(importances))
     names = sorted(importances, key=lambda name: -importances[name])
     seaborn.barplot(x=[importances[name] for name in names], y=names, color="tab:blue", ax=axes)
-    axes.set(xlabel="share of the score's variation", title=f"{_plain(title)}: which settings matter")
+    axes.set(xlabel="share of the score's variation", title=f"{_escape_dollar(title)}: which settings matter")
     return figure
 
 
@@ -161,7 +161,7 @@ def _slices(complete: Sequence[Trial], title: str) -> Figure:
         values = [trial.settings[name] for trial in having]
         seaborn.scatterplot(x=_axis(values), y=[100 * (trial.value or 0) for trial in having], ax=axes)
         axes.set(xlabel=name, ylabel="validation accuracy (%)" if axes is panels[0] else "", xscale=_scale(values))
-    figure.suptitle(_plain(title))
+    figure.suptitle(_escape_dollar(title))
     return figure
 
 
@@ -170,7 +170,7 @@ def _contour(complete: Sequence[Trial], across: str, up: str, title: str) -> Fig
     x, y = ([trial.settings[name] for trial in complete] for name in (across, up))
     scores = [100 * (trial.value or 0) for trial in complete]
     shades = {"cmap": "viridis", "vmin": min(scores), "vmax": max(scores)}
-    axes.set(xlabel=across, ylabel=up, xscale=_scale(x), yscale=_scale(y), title=_plain(title))
+    axes.set(xlabel=across, ylabel=up, xscale=_scale(x), yscale=_scale(y), title=_escape_dollar(title))
     axes.minorticks_off()
     if all(_is_number(value) for value in (*x, *y)) and len(set(x)) > 2 and len(set(y)) > 2:
         from matplotlib.tri import Triangulation
@@ -208,7 +208,7 @@ def sweep_losses(trajectories: Sequence[Trajectory], title: str) -> Figure:
     left.set(title="linear")
     right.set(title="logarithmic", yscale="log")
     _legend_outside(figure, left)
-    figure.suptitle(_plain(title))
+    figure.suptitle(_escape_dollar(title))
     return figure
 
 
@@ -220,7 +220,7 @@ def sweep_weights(trajectories: Sequence[Trajectory], title: str) -> Figure:
         seaborn.lineplot(frame, x="step", y=weight, ax=axes, legend=axes is panels.flat[0], **_LINES)
         axes.set(title=weight, xlabel="step", ylabel="")
     _legend_outside(figure, panels.flat[0])
-    figure.suptitle(_plain(title))
+    figure.suptitle(_escape_dollar(title))
     return figure
 
 
@@ -271,7 +271,9 @@ def sizes_and_errors(
         axes.errorbar(
             size, 100 * (1 - score.mean), yerr=reach and reach[::-1], fmt="o", color=colour, capsize=3
         )  # errors are accuracies upside down
-        axes.annotate(_plain(name), (size, 100 * (1 - score.mean)), (6, 5), textcoords="offset points", fontsize=8)
+        axes.annotate(
+            _escape_dollar(name), (size, 100 * (1 - score.mean)), (6, 5), textcoords="offset points", fontsize=8
+        )
     ends = [(parameters[names.index(name)], 100 * (1 - scores[names.index(name)].mean)) for name in front]
     if ends:
         axes.step(*zip(*ends, strict=True), where="post", color="tab:blue", linewidth=1, label="Pareto front")
@@ -289,7 +291,7 @@ def forest(names: Sequence[str], scores: Sequence[Summary], target: float | None
         reach = _reach(score)
         axes.errorbar(100 * score.mean, place, xerr=reach, fmt="o" if reach else "x", color="tab:blue", capsize=3)
     _mark(axes.axvline, target, lambda accuracy: 100 * accuracy)
-    axes.set_yticks(range(len(names)), [_plain(name) for name in names])
+    axes.set_yticks(range(len(names)), [_escape_dollar(name) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set(xlabel="test accuracy after the last epoch (%): mean over seeds, 95 % interval on this test set")
     return figure
@@ -305,7 +307,7 @@ def bands(curves: Mapping[str, Sequence[Sequence[float]]], target: float | None)
     for name, seeds in curves.items():
         points = [(epoch, 100 * value) for seed in seeds for epoch, value in enumerate(seed, 1)]
         epochs, values = zip(*points, strict=True)
-        seaborn.lineplot(x=epochs, y=values, errorbar=("pi", 100), label=_plain(name), ax=axes)
+        seaborn.lineplot(x=epochs, y=values, errorbar=("pi", 100), label=_escape_dollar(name), ax=axes)
     _mark(axes.axhline, target, lambda accuracy: 100 * accuracy)
     later = [100 * value for seeds in curves.values() for seed in seeds for value in seed[len(seed) // 4 :]]
     axes.set_ylim(bottom=min(later) - 0.1, top=min(max(later) + 0.1, 100))
@@ -322,7 +324,7 @@ def _reach(score: Summary) -> list[list[float]] | None:
     return [[100 * (score.mean - max(score.low, 0))], [100 * (min(score.high, 1) - score.mean)]]
 
 
-def _plain(text: str) -> str:
+def _escape_dollar(text: str) -> str:
     """A dollar sign would begin a formula."""
     return text.replace("$", r"\$")
 

@@ -112,13 +112,13 @@ class Recipe:
         if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
             raise UsageError(
                 "nesterov needs the sgd optimizer with momentum above 0.",
-                mend="Set optimizer='sgd' and momentum=0.9, or leave nesterov out.",
+                hint="Set optimizer='sgd' and momentum=0.9, or leave nesterov out.",
             )
         for name in ("warmup_epochs", "augment_fade"):
             if getattr(self, name) > self.epochs:
                 raise UsageError(
                     f"{name} {getattr(self, name):g} is longer than the {self.epochs} epochs of training.",
-                    mend=f"Lower {name} or raise epochs.",
+                    hint=f"Lower {name} or raise epochs.",
                 )
 
     @property
@@ -142,30 +142,30 @@ class Recipe:
 RECIPE_FIELDS: tuple[str, ...] = tuple(declared.name for declared in fields(Recipe))
 
 
-def span(legal: Mapping[str, Any]) -> str:
+def span(allowed: Mapping[str, Any]) -> str:
     """Return a number's legal range in words; of epochs, what the budget leaves of it."""
-    high = min(legal["high"], BUDGET.epochs) if legal["unit"] == "epochs" else legal["high"]
-    return f"{legal['low']:g} to {high:g}"
+    high = min(allowed["high"], BUDGET.epochs) if allowed["unit"] == "epochs" else allowed["high"]
+    return f"{allowed['low']:g} to {high:g}"
 
 
-def _check_setting(name: str, value: object, type_name: str, legal: Mapping[str, Any]) -> None:
+def _check_setting(name: str, value: object, type_name: str, allowed: Mapping[str, Any]) -> None:
     kinds: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
     wanted = kinds[type_name]
-    unit = f" {legal['unit']}" if legal["unit"] else ""
-    if legal["choices"]:
-        if value not in legal["choices"]:
+    unit = f" {allowed['unit']}" if allowed["unit"] else ""
+    if allowed["choices"]:
+        if value not in allowed["choices"]:
             raise UsageError(
                 f"{name} cannot be {reprlib.repr(value)}.",
-                legal=f"Legal: {', '.join(legal['choices'])}.",
-                mend=did_you_mean(str(value), legal["choices"]),
+                allowed=f"Legal: {', '.join(allowed['choices'])}.",
+                hint=did_you_mean(str(value), allowed["choices"]),
             )
     elif not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
         raise UsageError(
-            f"{name} must be {type_name}, not {reprlib.repr(value)}.", legal=f"{name}: {legal['meaning']}."
+            f"{name} must be {type_name}, not {reprlib.repr(value)}.", allowed=f"{name}: {allowed['meaning']}."
         )
-    elif not isinstance(value, (bool, str)) and not (legal["low"] <= value <= legal["high"]):
+    elif not isinstance(value, (bool, str)) and not (allowed["low"] <= value <= allowed["high"]):
         # The comparison also refuses NaN.
-        raise UsageError(f"{name} {reprlib.repr(value)} is out of range.", legal=f"Legal: {span(legal)}{unit}.")
+        raise UsageError(f"{name} {reprlib.repr(value)} is out of range.", allowed=f"Legal: {span(allowed)}{unit}.")
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,7 @@ Execution = Literal["eager", "compiled", "captured"]
 
 
 @dataclass(frozen=True)
-class Arithmetic:
+class ComputeMode:
     """How the steps of a training are computed: no part of the experiment, but the last bits depend on it.
 
     Attributes:
@@ -240,12 +240,12 @@ class Arithmetic:
     execution: Execution = "eager"
 
     @property
-    def words(self) -> str:
+    def label(self) -> str:
         """What a person reads, such as ``bfloat16, compiled``; the layout of maps follows from it and the device."""
         return self.precision if self.execution == "eager" else f"{self.precision}, {self.execution}"
 
 
-PLAIN = Arithmetic()
+REFERENCE = ComputeMode()
 """What every other arithmetic is held against."""
 
 

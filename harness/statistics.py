@@ -114,7 +114,7 @@ def _lower(right: np.ndarray, spread: _Spread, level: float) -> float:
     return max(float(right.mean()) - half, 0.0)
 
 
-def luck(accuracy: float, images: int, candidates: int) -> float:
+def expected_selection_gain(accuracy: float, images: int, candidates: int) -> float:
     """Return by how much the best of equally good networks is expected to score above their mean.
 
     The expected maximum of `candidates` independent normal scores, each with the standard error of an

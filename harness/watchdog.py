@@ -1,6 +1,6 @@
 """Processes that run somebody's code: watched, ended with their children, and what ended them put into words.
 
-A watched process has a group of its own, which takes its children along. It says `gets_on` whenever it
+A watched process has a group of its own, which takes its children along. It says `heartbeat` whenever it
 does, by the time of a file that its watcher looks at. The clock is the watcher's, where no plug-in can stop
 it; on its demand the process writes the lines it stands at into that file, as after a segmentation fault,
 also where a plug-in does not let go of the interpreter.
@@ -22,7 +22,7 @@ from pathlib import Path
 
 from harness.errors import CrashedError
 
-PATIENCE = 1_800.0
+HANG_TIMEOUT = 1_800.0
 """Seconds without news after which a process is given up: more than any epoch within the budget takes."""
 
 SLICE = 0.5
@@ -54,24 +54,24 @@ def watch(log: Path) -> None:
     threading.Thread(target=_end_with_the_parent, args=(os.getppid(),), daemon=True).start()
 
 
-def gets_on() -> None:
+def heartbeat() -> None:
     """Say that this process makes progress; of no effect in one that nobody watches."""
     _tell(time.time())
 
 
-def rest() -> None:
+def pause() -> None:
     """Say that this process waits for others, who may take their time, until it gets on again."""
     _tell(_AT_REST)
 
 
 @contextlib.contextmanager
-def at_rest() -> Iterator[None]:
+def paused() -> Iterator[None]:
     """Wait for others, and then get on."""
-    rest()
+    pause()
     try:
         yield
     finally:
-        gets_on()
+        heartbeat()
 
 
 def _tell(when: float) -> None:
@@ -94,13 +94,13 @@ def _end_with_the_parent(parent: int) -> None:
 # --- in its watcher ---------------------------------------------------------------------------------------
 
 
-class Clock:
+class Watchdog:
     """Counts the time since a watched process got on."""
 
-    def __init__(self, pid: int, log: Path, patience: float) -> None:
+    def __init__(self, pid: int, log: Path, hang_timeout: float) -> None:
         self._pid = pid
         self._log = log
-        self._patience = patience
+        self._hang_timeout = hang_timeout
         self._last = _AT_REST
         self._slices = 0
 
@@ -112,12 +112,12 @@ class Clock:
             return
         self._slices = self._slices + 1 if news == self._last != _AT_REST else 0
         self._last = news
-        if self._slices * SLICE >= self._patience:
+        if self._slices * SLICE >= self._hang_timeout:
             self._end()
 
     def _end(self) -> None:
         with contextlib.suppress(OSError), open(self._log, "a", encoding="utf-8") as file:
-            file.write(f"\n\n{_OVERDUE}{self._patience:g} s\n\n")
+            file.write(f"\n\n{_OVERDUE}{self._hang_timeout:g} s\n\n")
         with contextlib.suppress(OSError):
             if hasattr(signal, "SIGUSR1"):
                 os.kill(self._pid, signal.SIGUSR1)
@@ -148,8 +148,8 @@ def post_mortem(subject: str, exitcode: int | None, log: Path) -> CrashedError:
     if overdue := re.search(f"{_OVERDUE}(.*)", said):
         return CrashedError(
             f"{subject} got no further for {overdue[1]}, and was ended{place}.",
-            legal="An audit, and every epoch of a training, must end within --patience seconds.",
-            mend="Mend that line, or give it more time with --patience.",
+            allowed="An audit, and every epoch of a training, must end within --patience seconds.",
+            hint="Mend that line, or give it more time with --patience.",
         )
     if exitcode is not None and exitcode < 0:
         known = {number.value: number.name for number in signal.Signals}
@@ -157,13 +157,13 @@ def post_mortem(subject: str, exitcode: int | None, log: Path) -> CrashedError:
         by_the_system = "; unless somebody did that, this machine ran out of memory" if name == "SIGKILL" else ""
         return CrashedError(
             f"{subject} was ended by {name}{place}{by_the_system}.",
-            legal="What was finished before is kept.",
-            mend="Look at that line." if place else "The same command goes on, or shows whether it happens again.",
+            allowed="What was finished before is kept.",
+            hint="Look at that line." if place else "The same command goes on, or shows whether it happens again.",
         )
     return CrashedError(
         f"{subject} ended itself, with exit code {exitcode}.",
-        legal="A plug-in builds a network and returns it.",
-        mend="Look for os._exit in it.",
+        allowed="A plug-in builds a network and returns it.",
+        hint="Look for os._exit in it.",
     )
 
 

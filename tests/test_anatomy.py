@@ -7,17 +7,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness import plugins
-from harness.audit import Anatomy, audit, describe
+from harness.audit import ModelSummary, audit, describe
 
 ARCHITECTURES = Path(__file__).parent.parent / "architectures"
 
 
-def anatomy_of(network: nn.Module) -> Anatomy:
+def anatomy_of(network: nn.Module) -> ModelSummary:
     return describe(network, audit(network, "made_up.py"))
 
 
 @pytest.fixture(scope="module")
-def references() -> Mapping[str, Anatomy]:
+def references() -> Mapping[str, ModelSummary]:
     """The anatomy of every file in architectures/, at its default knobs."""
     found = {}
     for name in REFERENCES:
@@ -92,34 +92,34 @@ USES = {
 
 
 @pytest.mark.parametrize("name", REFERENCES)
-def test_the_receptive_field_is_the_one_worked_out_by_hand(references: Mapping[str, Anatomy], name: str) -> None:
+def test_the_receptive_field_is_the_one_worked_out_by_hand(references: Mapping[str, ModelSummary], name: str) -> None:
     assert references[name].receptive_field == RECEPTIVE_FIELDS[name]
 
 
-def test_s6_gap_sees_19_pixels(references: Mapping[str, Anatomy]) -> None:
+def test_s6_gap_sees_19_pixels(references: Mapping[str, ModelSummary]) -> None:
     assert references["s6_gap"].receptive_field == 19
 
 
 @pytest.mark.parametrize("name", REFERENCES)
-def test_the_work_is_the_one_worked_out_by_hand(references: Mapping[str, Anatomy], name: str) -> None:
+def test_the_work_is_the_one_worked_out_by_hand(references: Mapping[str, ModelSummary], name: str) -> None:
     by_hand = sum(side**2 * kernel**2 * inputs * outputs for side, kernel, inputs, outputs in PRODUCTS[name])
     assert references[name].multiply_adds == by_hand
 
 
 @pytest.mark.parametrize("name", REFERENCES)
-def test_the_parts_are_those_the_sources_list(references: Mapping[str, Anatomy], name: str) -> None:
+def test_the_parts_are_those_the_sources_list(references: Mapping[str, ModelSummary], name: str) -> None:
     assert {part for part, used in references[name].uses.items() if used} == USES[name]
     assert len(references[name].uses) == 5
 
 
 @pytest.mark.parametrize("name", REFERENCES)
-def test_the_layer_table_holds_every_parameter_once(references: Mapping[str, Anatomy], name: str) -> None:
+def test_the_layer_table_holds_every_parameter_once(references: Mapping[str, ModelSummary], name: str) -> None:
     counts = {"s6_gap": 19_698, "conv_transition": 12_234, "gap_dropout": 16_858, "wide_stem": 19_898, "slim": 15_738}
     assert sum(layer.parameters for layer in references[name].layers) == counts[name]
 
 
 def test_the_layer_table_names_layers_in_the_order_they_run_with_their_shapes(
-    references: Mapping[str, Anatomy],
+    references: Mapping[str, ModelSummary],
 ) -> None:
     table = [(layer.kind, layer.output, layer.parameters) for layer in references["slim"].layers]
     assert table[:4] == [

@@ -22,11 +22,11 @@ from torch.nn import functional as F
 
 from harness import training
 from harness.audit import audit
-from harness.spec import PLAIN, Arithmetic, Precision, Recipe
+from harness.spec import REFERENCE, ComputeMode, Precision, Recipe
 from harness.training import compute, fit, numbers
-from harness.training.compute import WORTH_COMPILING, choose, rule
+from harness.training.compute import WORTH_COMPILING, mode_by_rule, mode_for_this_machine
 from harness.training.kernels import normalise
-from harness.training.memory_layout import arrange
+from harness.training.memory_layout import accelerate
 
 # --- the rule ---------------------------------------------------------------------------------------------
 
@@ -34,17 +34,17 @@ from harness.training.memory_layout import arrange
 @pytest.mark.parametrize(
     ("device", "has_bfloat16", "has_compiler", "images", "expected"),
     [
-        ("cpu", True, True, WORTH_COMPILING, Arithmetic("bfloat16", True, True, "compiled")),
-        ("cpu", True, True, WORTH_COMPILING - 1, Arithmetic("bfloat16", True, True, "eager")),
-        ("cpu", True, False, 10 * WORTH_COMPILING, Arithmetic("bfloat16", True, True, "eager")),
-        ("cpu", False, True, WORTH_COMPILING, Arithmetic("float32", True, False, "compiled")),
-        ("cpu", False, False, 1, Arithmetic("float32", True, False, "eager")),
-        ("cuda", True, False, 1, Arithmetic("bfloat16", True, False, "captured")),
-        ("cuda", False, True, 1, Arithmetic("float32", True, False, "captured")),
+        ("cpu", True, True, WORTH_COMPILING, ComputeMode("bfloat16", True, True, "compiled")),
+        ("cpu", True, True, WORTH_COMPILING - 1, ComputeMode("bfloat16", True, True, "eager")),
+        ("cpu", True, False, 10 * WORTH_COMPILING, ComputeMode("bfloat16", True, True, "eager")),
+        ("cpu", False, True, WORTH_COMPILING, ComputeMode("float32", True, False, "compiled")),
+        ("cpu", False, False, 1, ComputeMode("float32", True, False, "eager")),
+        ("cuda", True, False, 1, ComputeMode("bfloat16", True, False, "captured")),
+        ("cuda", False, True, 1, ComputeMode("float32", True, False, "captured")),
     ],
 )
-def test_the_rule(device: str, has_bfloat16: bool, has_compiler: bool, images: int, expected: Arithmetic) -> None:
-    assert rule(device, has_bfloat16, has_compiler, images) == expected
+def test_the_rule(device: str, has_bfloat16: bool, has_compiler: bool, images: int, expected: ComputeMode) -> None:
+    assert mode_by_rule(device, has_bfloat16, has_compiler, images) == expected
 
 
 def test_a_whole_run_on_mnist_is_worth_compiling_and_one_on_digits_is_not() -> None:
@@ -53,13 +53,13 @@ def test_a_whole_run_on_mnist_is_worth_compiling_and_one_on_digits_is_not() -> N
 
 def test_nobody_looks_for_a_compiler_that_would_not_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compute, "has_compiler", lambda: pytest.fail("asked"))
-    assert choose("cpu", 1).execution == "eager"
+    assert mode_for_this_machine("cpu", 1).execution == "eager"
 
 
 @pytest.mark.parametrize("present", [True, False])
 def test_the_machine_is_asked_for_a_compiler(present: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compute, "has_compiler", lambda: present)
-    assert choose("cpu", WORTH_COMPILING).execution == ("compiled" if present else "eager")
+    assert mode_for_this_machine("cpu", WORTH_COMPILING).execution == ("compiled" if present else "eager")
 
 
 @pytest.mark.parametrize(
@@ -91,8 +91,8 @@ def test_a_compiler_without_pythons_headers_is_none(tmp_path: Path, monkeypatch:
 
 FAULTS = """
 import resource, torch
-from harness import arithmetic, layout, training
-arithmetic.settle("cpu")
+from harness.training import compute
+compute.set_deterministic("cpu")
 def step():
     return [torch.ones(5_000_000) for _ in range(8)]
 for _ in range(5):
@@ -135,7 +135,7 @@ def graph() -> GraphModule:
     return audit(Network(), "network.py").train.module()
 
 
-def after(used: Arithmetic, recipe: Recipe) -> dict[str, Tensor]:
+def after(used: ComputeMode, recipe: Recipe) -> dict[str, Tensor]:
     trained = graph()
     epochs_of(fit(trained, DATASET, recipe, 0, used))
     return trained.state_dict()
@@ -144,9 +144,9 @@ def after(used: Arithmetic, recipe: Recipe) -> dict[str, Tensor]:
 ONE_STEP = replace(RECIPE, epochs=1, batch_size=len(DATASET.train.labels), momentum=0.0, lr=0.1)
 
 
-def distance(used: Arithmetic, recipe: Recipe = ONE_STEP) -> float:
+def distance(used: ComputeMode, recipe: Recipe = ONE_STEP) -> float:
     """Return how far training ends from a plain one, as a share of the way it went."""
-    start, plain, other = graph().state_dict(), after(PLAIN, recipe), after(used, recipe)
+    start, plain, other = graph().state_dict(), after(REFERENCE, recipe), after(used, recipe)
     names = [name for name, tensor in start.items() if tensor.is_floating_point()]
     off = torch.cat([(other[name] - plain[name]).flatten() for name in names])
     way = torch.cat([(plain[name] - start[name]).flatten() for name in names])
@@ -157,21 +157,21 @@ needs_compiler = pytest.mark.skipif(not compute.has_compiler(), reason="no C++ c
 
 
 def test_channels_last_takes_the_plain_step_to_a_hundred_thousandth() -> None:
-    assert distance(Arithmetic(channels_last=True)) < 1e-5
+    assert distance(ComputeMode(channels_last=True)) < 1e-5
 
 
 def test_padded_channels_take_the_plain_step_to_a_hundred_thousandth() -> None:
-    assert 0 < distance(Arithmetic(channels_last=True, padded=True)) < 1e-5
+    assert 0 < distance(ComputeMode(channels_last=True, padded=True)) < 1e-5
 
 
 def test_bfloat16_takes_the_plain_step_to_one_part_in_fifty() -> None:
-    assert 0 < distance(Arithmetic("bfloat16")) < 0.02
+    assert 0 < distance(ComputeMode("bfloat16")) < 0.02
 
 
 @needs_compiler
 def test_batch_norm_in_sums_takes_the_plain_step_to_a_hundred_thousandth(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda network, **_: network)
-    assert 0 < distance(Arithmetic(channels_last=True, execution="compiled")) < 1e-5
+    assert 0 < distance(ComputeMode(channels_last=True, execution="compiled")) < 1e-5
 
 
 @needs_compiler
@@ -181,12 +181,12 @@ class TestCompiled:
 
     @pytest.mark.parametrize("padded", [False, True])
     def test_it_takes_the_plain_step_to_a_hundred_thousandth(self, padded: bool) -> None:
-        assert 0 < distance(Arithmetic(channels_last=True, padded=padded, execution="compiled")) < 1e-5
+        assert 0 < distance(ComputeMode(channels_last=True, padded=padded, execution="compiled")) < 1e-5
 
     def test_dropout_draws_the_masks_of_an_eager_step(self) -> None:
         torch.manual_seed(0)
         network = audit(nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(784, 10)), "n.py").train.module()
-        compiled = arrange(network, Arithmetic(execution="compiled"))
+        compiled = accelerate(network, ComputeMode(execution="compiled"))
         images = torch.rand(4, 1, 28, 28)
         torch.manual_seed(1)
         eager = network(images)
@@ -194,7 +194,7 @@ class TestCompiled:
         assert torch.allclose(compiled(images), eager, atol=1e-5)
 
     def test_the_same_seed_gives_the_same_bits_whether_the_code_was_there_before_or_not(self) -> None:
-        used = Arithmetic("bfloat16", True, True, "compiled")
+        used = ComputeMode("bfloat16", True, True, "compiled")
         first = after(used, self.RECIPE)
         torch.compiler.reset()
         assert same_bits(after(used, self.RECIPE), first)
@@ -211,7 +211,7 @@ class TestCompiled:
                 raise RuntimeError(f"InductorError: ImportError: {torn}: file too short")
             return answers
 
-        used = Arithmetic(execution="compiled")
+        used = ComputeMode(execution="compiled")
         monkeypatch.setattr(torch, "compile", lambda network, **_: partial(loaded, network))
         again = after(used, self.RECIPE)
         assert not torn.exists()
@@ -220,7 +220,7 @@ class TestCompiled:
     def test_setting_up_leaves_no_trace_in_weights_statistics_or_momentum(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        used = Arithmetic(execution="compiled")
+        used = ComputeMode(execution="compiled")
         monkeypatch.setattr(torch, "compile", lambda network, **_: network)
         rehearsed = after(used, replace(self.RECIPE, weight_decay=0.01, optimizer="adamw"))
         monkeypatch.setattr(training.Steps, "_compile", lambda *_: None)
@@ -265,13 +265,13 @@ def test_code_that_trains_another_network_is_refused_and_leaves_no_trace(
     monkeypatch.setattr(torch, "compile", lambda network, **_: partial(wrong, network))
     trained = graph()
     with pytest.raises(training.Miscompiled):
-        fit(trained, DATASET, RECIPE, 0, Arithmetic(precision, channels_last=True, execution="compiled"))
+        fit(trained, DATASET, RECIPE, 0, ComputeMode(precision, channels_last=True, execution="compiled"))
     assert same_bits(trained, graph())
 
 
 def test_code_is_compared_on_the_same_numbers_whatever_the_seed_and_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[dict[str, Tensor]] = []
-    moves = training.Steps._moves
+    moves = training.Steps._one_step
 
     def noted(*given: Any, **named: Any) -> dict[str, Tensor]:
         compared.append(moves(*given, **named))
@@ -279,7 +279,7 @@ def test_code_is_compared_on_the_same_numbers_whatever_the_seed_and_the_data(mon
 
     monkeypatch.setattr(torch, "compile", lambda network, **_: network)
     monkeypatch.setattr(training.Steps, "_moves", noted)
-    compiled, reference = Arithmetic(channels_last=True, execution="compiled"), numbers(graph())
+    compiled, reference = ComputeMode(channels_last=True, execution="compiled"), numbers(graph())
     generator = torch.Generator().manual_seed(1)
     images = torch.randint(0, 256, DATASET.train.images.shape, dtype=torch.uint8, generator=generator)
     others = replace(DATASET, train=replace(DATASET.train, images=images, labels=(DATASET.train.labels + 1) % 10))
@@ -304,7 +304,7 @@ def test_what_the_compiler_gets_wrong_is_named(monkeypatch: pytest.MonkeyPatch) 
     ):
         monkeypatch.setattr(torch, "compile", lambda network, wrong=wrong, **_: partial(wrong, network))
         with pytest.raises(training.Miscompiled, match=f"gets {named} wrong"):
-            fit(graph(), DATASET, RECIPE, 0, Arithmetic(channels_last=True, execution="compiled"))
+            fit(graph(), DATASET, RECIPE, 0, ComputeMode(channels_last=True, execution="compiled"))
 
 
 def test_code_before_a_classifier_that_starts_at_zero_is_held_against_the_network(
@@ -315,7 +315,7 @@ def test_code_before_a_classifier_that_starts_at_zero_is_held_against_the_networ
     for weight in (trained.get_parameter("last.weight"), trained.get_parameter("last.bias")):
         nn.init.zeros_(weight)
     with pytest.raises(training.Miscompiled):
-        fit(trained, DATASET, RECIPE, 0, Arithmetic(execution="compiled"))
+        fit(trained, DATASET, RECIPE, 0, ComputeMode(execution="compiled"))
     assert not trained.get_parameter("last.weight").any()
 
 
@@ -329,7 +329,7 @@ def test_a_network_that_the_compiler_fails_at_is_refused_and_leaves_no_trace(
     monkeypatch.setattr(torch, "compile", lambda network, **_: fails)
     trained = graph()
     with pytest.raises(training.Miscompiled):
-        fit(trained, DATASET, RECIPE, 0, Arithmetic(execution="compiled"))
+        fit(trained, DATASET, RECIPE, 0, ComputeMode(execution="compiled"))
     assert same_bits(trained, graph())
 
 
@@ -344,7 +344,7 @@ def test_a_kernel_that_is_wrong_is_refused_like_code_that_is(monkeypatch: pytest
 
     monkeypatch.setattr("harness.training.batch_norm.normalise", other_variances)
     with pytest.raises(training.Miscompiled):
-        fit(graph(), DATASET, RECIPE, 0, Arithmetic(channels_last=True, execution="compiled"))
+        fit(graph(), DATASET, RECIPE, 0, ComputeMode(channels_last=True, execution="compiled"))
 
 
 def test_code_of_a_network_that_is_broken_itself_is_not_to_blame(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -352,7 +352,7 @@ def test_code_of_a_network_that_is_broken_itself_is_not_to_blame(monkeypatch: py
     broken = graph()
     with torch.no_grad():
         broken.get_parameter("second.weight").fill_(torch.nan)
-    fit(broken, DATASET, RECIPE, 0, Arithmetic(execution="compiled"))
+    fit(broken, DATASET, RECIPE, 0, ComputeMode(execution="compiled"))
 
 
 class Saturated(nn.Module):
@@ -374,4 +374,4 @@ def test_code_of_a_network_that_bfloat16_breaks_is_not_to_blame(monkeypatch: pyt
     saturated = torch.export.export(
         Saturated(), (torch.rand(2, 1, 28, 28),), dynamic_shapes=({0: Dim("batch", min=2)},)
     )
-    fit(saturated.module(), DATASET, RECIPE, 0, Arithmetic("bfloat16", execution="compiled"))
+    fit(saturated.module(), DATASET, RECIPE, 0, ComputeMode("bfloat16", execution="compiled"))

@@ -14,7 +14,7 @@ from torch import nn
 
 from harness import plugins
 from harness.audit import Audit, Ledger, audit, enforce, refuse_another, refuse_batch_dependence, refuse_trained_start
-from harness.audit.batch import CROWD
+from harness.audit.batch import LARGEST_BATCH
 from harness.audit.count import FREE_STATISTICS
 from harness.audit.export import MOST_IMAGES
 from harness.errors import AuditError, BudgetError, ContractError, Refusal
@@ -220,9 +220,9 @@ def test_a_bad_file_is_refused_for_its_own_reason(name: str) -> None:
 def test_a_refusal_says_what_is_wrong_where_or_what_is_legal_and_the_mend(name: str) -> None:
     error, _ = refusal(name)
     assert error is not None
-    assert error.wrong
-    assert error.mend
-    assert error.where or error.legal
+    assert error.message
+    assert error.hint
+    assert error.where or error.allowed
     if error.where:
         assert error.where.startswith(str(BAD / f"{name}.py"))
 
@@ -231,7 +231,7 @@ def test_a_refusal_says_what_is_wrong_where_or_what_is_legal_and_the_mend(name: 
 def test_a_plug_in_that_places_tensors_is_told_that_the_harness_does(name: str) -> None:
     error, _ = refusal(name)
     assert error is not None
-    assert "the harness moves" in error.mend.lower()
+    assert "the harness moves" in error.hint.lower()
 
 
 @pytest.mark.parametrize(
@@ -433,7 +433,7 @@ def test_looking_for_a_trained_start_moves_no_random_number() -> None:
 
 
 def test_an_audit_asks_about_as_many_images_as_are_scored_at_a_time() -> None:
-    assert max(BATCH.values()) <= CROWD <= MOST_IMAGES
+    assert max(BATCH.values()) <= LARGEST_BATCH <= MOST_IMAGES
 
 
 def test_a_gate_that_training_opened_shows_when_the_question_is_asked_again() -> None:

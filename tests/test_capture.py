@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from harness import plugins, training
 from harness.audit import Audit, audit, over_the_same_tensors
 from harness.runs import inspect
-from harness.spec import Architecture, Arithmetic
+from harness.spec import Architecture, ComputeMode
 from harness.training import Average, fit
 from harness.training.capture import Lean
 
 FILES = sorted(Path("architectures").glob("*.py"))
 
-CAPTURED = Arithmetic("bfloat16", channels_last=True, execution="captured")
+CAPTURED = ComputeMode("bfloat16", channels_last=True, execution="captured")
 
 
 @functools.cache

@@ -25,7 +25,7 @@ from harness.cli import live
 from harness.errors import TrackerError, UsageError
 from harness.events import Checkpoint, Epoch
 from harness.journal import all_journals
-from harness.spec import PLAIN
+from harness.spec import REFERENCE
 from harness.tracking import Tracker, tracking_uri
 
 HEAVY = ("mlflow", "optuna", "pandas", "seaborn", "matplotlib", "torchvision", "sklearn", "scipy")
@@ -160,7 +160,7 @@ class TestRun:
         assert run("--plain") == 0
         record = all_journals()[0].read()
         assert record
-        assert record.arithmetic == PLAIN
+        assert record.mode == REFERENCE
         assert record.device.endswith(", float32")
 
     @pytest.mark.parametrize(
@@ -446,8 +446,8 @@ def test_a_file_that_is_given_twice_counts_twice(
 
 
 @pytest.mark.parametrize("patience", ["0", "-1", "nan", "soon"])
-def test_a_patience_that_cannot_be_is_refused(patience: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["check", "tiny.py", f"--patience={patience}"]) == 2
+def test_a_patience_that_cannot_be_is_refused(hang_timeout: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check", "tiny.py", f"--patience={hang_timeout}"]) == 2
     assert "--patience" in capsys.readouterr().err
 
 

@@ -223,10 +223,10 @@ def test_a_wrong_file_is_refused_with_its_name_and_both_hashes(raw: Path, positi
     with pytest.raises(data.DamagedError) as caught:
         data.load(data.choose(name)[0])
     assert caught.value.exit_code == 5
-    assert str(file) in caught.value.wrong
-    assert hashlib.sha256(file.read_bytes()).hexdigest() in caught.value.wrong
-    assert original in caught.value.legal
-    assert caught.value.mend
+    assert str(file) in caught.value.message
+    assert hashlib.sha256(file.read_bytes()).hexdigest() in caught.value.message
+    assert original in caught.value.allowed
+    assert caught.value.hint
 
 
 def test_one_flipped_label_is_noticed(raw: Path) -> None:
@@ -258,7 +258,7 @@ def test_a_torn_zipped_file_is_damaged_and_named(raw: Path, keep: int) -> None:
     zipped.write_bytes(zipped.read_bytes()[:keep])
     with pytest.raises(data.DamagedError) as caught:
         data.load("mnist")
-    assert str(zipped) in caught.value.wrong
+    assert str(zipped) in caught.value.message
 
 
 def test_a_zipped_file_of_something_else_is_named_where_it_stands(raw: Path) -> None:
@@ -266,8 +266,8 @@ def test_a_zipped_file_of_something_else_is_named_where_it_stands(raw: Path) -> 
     zipped.write_bytes(gzip.compress(b"something else"))
     with pytest.raises(data.DamagedError) as caught:
         data.load("mnist")
-    assert str(zipped) in caught.value.wrong
-    assert hashlib.sha256(b"something else").hexdigest() in caught.value.wrong
+    assert str(zipped) in caught.value.message
+    assert hashlib.sha256(b"something else").hexdigest() in caught.value.message
 
 
 def test_reading_a_read_only_folder_writes_nothing(raw: Path, root: Path) -> None:
@@ -308,8 +308,8 @@ def test_a_name_stands_for_itself() -> None:
 def test_a_misspelt_name_is_told_the_legal_ones() -> None:
     with pytest.raises(UsageError) as caught:
         data.choose("minst")
-    assert caught.value.legal == "Legal: auto, mnist, digits."
-    assert caught.value.mend == "Did you mean 'mnist'?"
+    assert caught.value.allowed == "Legal: auto, mnist, digits."
+    assert caught.value.hint == "Did you mean 'mnist'?"
 
 
 @pytest.mark.parametrize("broken", [Unreachable, Hangup])
@@ -332,7 +332,7 @@ def test_mnist_by_name_never_falls_back(root: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(DataError) as caught:
         data.load("mnist")
     assert not isinstance(caught.value, data.DamagedError)
-    assert all(file in caught.value.legal for file in FILES)
+    assert all(file in caught.value.allowed for file in FILES)
 
 
 def test_auto_downloads_where_it_can(root: Path, server: type[Server]) -> None:

@@ -43,23 +43,23 @@ def test_exit_codes_are_the_ones_promised_to_scripts() -> None:
 
 
 def test_lines_are_what_is_wrong_what_is_legal_what_to_do() -> None:
-    assert DataError("wrong", legal="legal", mend="mend").lines == ["wrong", "legal", "mend"]
+    assert DataError("wrong", allowed="legal", hint="mend").lines == ["wrong", "legal", "mend"]
 
 
-@given(legal=st.sampled_from(["", "legal"]), mend=st.sampled_from(["", "mend"]))
+@given(allowed=st.sampled_from(["", "legal"]), hint=st.sampled_from(["", "mend"]))
 def test_an_empty_line_is_left_out(legal: str, mend: str) -> None:
-    assert DataError("wrong", legal=legal, mend=mend).lines == [text for text in ("wrong", legal, mend) if text]
+    assert DataError("wrong", allowed=legal, hint=mend).lines == [text for text in ("wrong", legal, mend) if text]
 
 
 @pytest.mark.parametrize("kind", [ContractError, BudgetError, AuditError])
 def test_a_refusal_begins_with_its_rule_and_ends_its_first_line_with_the_cause(kind: type[errors.Refusal]) -> None:
-    refusal = kind("rule-id", "wrong", where="file.py:3", mend="mend")
+    refusal = kind("rule-id", "wrong", where="file.py:3", hint="mend")
     assert refusal.lines == ["[rule-id] wrong (file.py:3)", "mend"]
     assert kind("rule-id", "wrong").lines == ["[rule-id] wrong"]
 
 
 def test_str_of_an_error_is_what_is_wrong() -> None:
-    assert str(HarnessError("wrong", legal="legal", mend="mend")) == "wrong"
+    assert str(HarnessError("wrong", allowed="legal", hint="mend")) == "wrong"
 
 
 def test_a_near_miss_is_offered_and_a_far_one_is_not() -> None:
@@ -86,8 +86,8 @@ def test_a_lack_of_memory_is_known_in_all_its_forms_and_behind_other_errors(erro
 @pytest.mark.parametrize(
     "error",
     [
-        errors.CrashedError("wrong", legal="legal", mend="mend"),
-        errors.BudgetError("parameters", "wrong", excess=7, where="net.py:3", mend="mend"),
+        errors.CrashedError("wrong", allowed="legal", hint="mend"),
+        errors.BudgetError("parameters", "wrong", excess=7, where="net.py:3", hint="mend"),
     ],
 )
 def test_an_error_comes_whole_out_of_another_process(error: errors.HarnessError) -> None:

@@ -16,7 +16,7 @@ from made_up import edit, finished
 
 from harness import cli, data
 from harness.errors import DataError, UsageError
-from harness.journal import Arrival, Journal, Origin, all_journals, archive
+from harness.journal import Imported, Journal, Origin, all_journals, archive
 from harness.leaderboard import rank
 from harness.spec import BUDGET
 
@@ -61,7 +61,7 @@ class TestJourney:
         journals = [on_digits(seed) for seed in range(3)]
         place, before = sent(*journals, trials=50), rank(all_journals()).rows
         monkeypatch.chdir(elsewhere)
-        assert archive.take_in(place) == [Arrival(journal.run_id) for journal in journals]
+        assert archive.import_runs(place) == [Imported(journal.run_id) for journal in journals]
         (row,) = rank(all_journals()).rows
         assert (row.scores, row.name, row.id) == (before[0].scores, before[0].name, before[0].id)
         assert np.array_equal(row.correct, before[0].correct)
@@ -76,9 +76,9 @@ class TestJourney:
     def test_what_is_here_already_is_passed_over(self) -> None:
         journal = on_digits()
         place = sent(journal)
-        assert archive.take_in(place) == [Arrival(journal.run_id, is_new=False)]
+        assert archive.import_runs(place) == [Imported(journal.run_id, is_new=False)]
         edit(journal, "epoch", lr=0.5)
-        (arrival,) = archive.take_in(place)
+        (arrival,) = archive.import_runs(place)
         assert "another run of that name" in arrival.refused
 
     def test_a_run_that_is_refused_stops_no_other_and_leaves_nothing(
@@ -88,7 +88,7 @@ class TestJourney:
         edit(bad, "started", parameters=1)
         place = sent(bad, good)
         monkeypatch.chdir(elsewhere)
-        assert [bool(arrival.refused) for arrival in archive.take_in(place)] == [True, False]
+        assert [bool(arrival.refused) for arrival in archive.import_runs(place)] == [True, False]
         assert [journal.run_id for journal in all_journals()] == [good.run_id]
         assert {file.name for file in Path("mlruns").iterdir()} == {"journal"}
 
@@ -140,7 +140,7 @@ def test_an_edited_journal_is_refused(
     edit(journal, event, **changes)
     place = sent(journal)
     monkeypatch.chdir(elsewhere)
-    (arrival,) = archive.take_in(place)
+    (arrival,) = archive.import_runs(place)
     assert reason in arrival.refused
     assert not all_journals()
 
@@ -173,7 +173,7 @@ def test_a_job_that_does_not_hold_is_refused(
     edit(journal, "started", job={**record.started["job"], "recipe": recipe, **changes})
     place = sent(journal)
     monkeypatch.chdir(elsewhere)
-    (arrival,) = archive.take_in(place)
+    (arrival,) = archive.import_runs(place)
     assert reason in arrival.refused
 
 
@@ -181,19 +181,19 @@ def test_a_long_name_travels(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -
     journal = finished("a_rather_long_architecture_name_of_mine_" * 2, 0, 6, dataset="digits", labels=DIGITS)
     place = sent(journal)
     monkeypatch.chdir(elsewhere)
-    assert archive.take_in(place) == [Arrival(journal.run_id)]
+    assert archive.import_runs(place) == [Imported(journal.run_id)]
 
 
 def test_labels_of_another_test_set_are_refused(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = sent(finished("net", 0, 6, dataset="digits", labels=DIGITS[::-1].copy()))
     monkeypatch.chdir(elsewhere)
-    assert archive.take_in(place)[0].refused == "its labels are not those of digits"
+    assert archive.import_runs(place)[0].refused == "its labels are not those of digits"
 
 
 def test_a_network_over_the_budget_is_refused(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = sent(on_digits(parameters=BUDGET.parameters + 1))
     monkeypatch.chdir(elsewhere)
-    (arrival,) = archive.take_in(place)
+    (arrival,) = archive.import_runs(place)
     assert arrival.refused == "it is over the budget"
 
 
@@ -205,7 +205,7 @@ class TestFile:
 
         place = repacked(sent(on_digits()), change, rehash=False)
         monkeypatch.chdir(elsewhere)
-        assert "is not what was exported" in archive.take_in(place)[0].refused
+        assert "is not what was exported" in archive.import_runs(place)[0].refused
 
     @pytest.mark.parametrize("name", ["../outside", "/tmp/outside", "..", ".hidden", "a/b", ""])
     def test_a_name_that_leads_elsewhere_is_refused(
@@ -219,7 +219,7 @@ class TestFile:
 
         place = repacked(sent(on_digits()), change)
         monkeypatch.chdir(elsewhere)
-        assert archive.take_in(place)[0].refused == "its name is no name of a run"
+        assert archive.import_runs(place)[0].refused == "its name is no name of a run"
         assert not list(elsewhere.iterdir())
 
     def test_answers_that_are_pickled_are_refused(self, elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,7 +235,7 @@ class TestFile:
 
         place = repacked(sent(on_digits(1)), change)
         monkeypatch.chdir(elsewhere)
-        good, bad = archive.take_in(place)
+        good, bad = archive.import_runs(place)
         assert not good.refused
         assert "answers cannot be read" in bad.refused
 
@@ -244,13 +244,13 @@ class TestFile:
         place = sent(on_digits())
         place.write_bytes(place.read_bytes()[:size])
         with pytest.raises(DataError, match="damaged"):
-            archive.take_in(place)
+            archive.import_runs(place)
 
     def test_another_format_says_what_to_do(self) -> None:
         place = repacked(sent(on_digits()), lambda _, manifest: manifest.update(format=archive.FORMAT + 1))
         with pytest.raises(DataError, match="reads format") as raised:
-            archive.take_in(place)
-        assert "Update" in raised.value.mend
+            archive.import_runs(place)
+        assert "Update" in raised.value.hint
 
     @pytest.mark.parametrize(
         "content", [b"", b"{}", b"[]", b'{"format": 1}', b'{"format": 1, "sha256": 0, "trials": 0}']
@@ -259,7 +259,7 @@ class TestFile:
         with zipfile.ZipFile("other.zip", "w") as packed:
             packed.writestr("manifest.json", content)
         with pytest.raises(DataError, match="damaged, or no export"):
-            archive.take_in(Path("other.zip"))
+            archive.import_runs(Path("other.zip"))
 
     def test_an_entry_that_would_fill_the_memory_is_refused(
         self, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
@@ -267,12 +267,12 @@ class TestFile:
         place = sent(on_digits())
         monkeypatch.chdir(elsewhere)
         monkeypatch.setattr(archive, "LARGEST", 1_000)
-        (arrival,) = archive.take_in(place)
+        (arrival,) = archive.import_runs(place)
         assert "would unpack to more than" in arrival.refused
 
     def test_a_file_that_is_not_there_and_one_that_cannot_be_written(self) -> None:
         with pytest.raises(UsageError, match="There is no file"):
-            archive.take_in(Path("nothing.zip"))
+            archive.import_runs(Path("nothing.zip"))
         with pytest.raises(UsageError, match="cannot be written"):
             archive.export([(on_digits(), 0)], Path("no/such/folder/runs.zip"))
         with pytest.raises(UsageError, match="no finished run to export"):

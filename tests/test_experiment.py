@@ -23,14 +23,14 @@ from harness.errors import AuditError, CrashedError, DataError, DivergedError, O
 from harness.events import Checkpoint, Epoch, Result
 from harness.journal import all_journals
 from harness.runs import Started, build
-from harness.spec import PLAIN, Arithmetic, Job
+from harness.spec import REFERENCE, ComputeMode, Job
 from harness.tracking import Tracker
 from harness.training import Choice, Uncapturable, compute, predict
 
 
 def job(source: str = TINY, seed: int = 0, **settings: bool | int | float | str) -> Job:
     architecture = plugins.from_source(source, "tiny.py")
-    knobs, recipe = plugins.settle(architecture, settings)
+    knobs, recipe = plugins.apply_settings(architecture, settings)
     return runs.jobs(architecture, knobs, recipe, data.load("digits"), range(seed, seed + 1), "cpu")[0]
 
 
@@ -217,11 +217,11 @@ def test_a_job_for_other_data_is_refused() -> None:
 
 def test_a_job_is_computed_as_the_rule_says_and_a_plain_one_plainly() -> None:
     asked = job()
-    chosen = compute.choose("cpu", 1_437 * 2)
-    for one, expected in ((asked, chosen), (replace(asked, plain=True), PLAIN)):
+    chosen = compute.mode_for_this_machine("cpu", 1_437 * 2)
+    for one, expected in ((asked, chosen), (replace(asked, plain=True), REFERENCE)):
         started = next(runs.train(one))
         assert isinstance(started, Started)
-        assert started.arithmetic == expected
+        assert started.mode == expected
 
 
 FILES = sorted(Path("architectures").glob("*.py"))
@@ -238,8 +238,8 @@ def test_every_seed_of_a_network_is_computed_as_the_rule_says(
         patched.setattr(compute, "has_bfloat16", lambda _: has_bfloat16)
         patched.setattr(compute, "has_compiler", lambda: True)
         built = build(asked)
-        chosen = runs.choose_arithmetic(asked, images, built.reference.own_graphs(torch.device("cpu")))
-    assert chosen == Choice(compute.rule("cpu", has_bfloat16, True, images))
+        chosen = runs.choose_mode(asked, images, built.reference.own_graphs(torch.device("cpu")))
+    assert chosen == Choice(compute.mode_by_rule("cpu", has_bfloat16, True, images))
 
 
 TABLE = '''"""A convolution with a table of its own for every seed; of some seeds its maps are zero."""
@@ -268,7 +268,7 @@ def test_a_seeds_table_of_constants_decides_nothing() -> None:
     built = [build(job(TABLE, seed)) for seed in range(6)]
     tables = [next(iter(each.audit.train.constants.values())) for each in built]
     assert {bool(table.any()) for table in tables} == {True, False}
-    chosen = [runs.choose_arithmetic(job(TABLE), 1, each.reference.own_graphs(torch.device("cpu"))) for each in built]
+    chosen = [runs.choose_mode(job(TABLE), 1, each.reference.own_graphs(torch.device("cpu"))) for each in built]
     assert len(set(chosen)) == 1
     assert "mul_" in chosen[0].because
 
@@ -292,7 +292,7 @@ def no_gradient(network: nn.Module, **_: object) -> Callable[[Tensor], Tensor]:
 
 
 def test_a_run_that_the_compiler_gets_wrong_is_the_one_that_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    def trained(wanted: Arithmetic) -> tuple[Started, Result]:
+    def trained(wanted: ComputeMode) -> tuple[Started, Result]:
         monkeypatch.setattr(compute, "choose", lambda *_: wanted)
         started, *_, scored = (event for event in runs.train(job(ema=0.9)) if event)
         assert isinstance(started, Started)
@@ -300,16 +300,16 @@ def test_a_run_that_the_compiler_gets_wrong_is_the_one_that_is_not_compiled(monk
         return started, scored
 
     monkeypatch.setattr(torch, "compile", no_gradient)
-    eager, scored = trained(Arithmetic(channels_last=True))
+    eager, scored = trained(ComputeMode(channels_last=True))
     assert not eager.slow_because
-    found, scored_again = trained(Arithmetic(channels_last=True, execution="compiled"))
-    assert found.arithmetic == eager.arithmetic
+    found, scored_again = trained(ComputeMode(channels_last=True, execution="compiled"))
+    assert found.mode == eager.mode
     assert "torch.compile" in found.slow_because
     assert same(scored_again, scored)
 
 
 def test_a_run_whose_first_epochs_were_trained_by_wrong_code_does_not_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    compiled = Arithmetic(execution="compiled")
+    compiled = ComputeMode(execution="compiled")
     monkeypatch.setattr(compute, "choose", lambda *_: compiled)
     monkeypatch.setattr(torch, "compile", lambda network, **_: network)
     events = [event for event in runs.train(job(), keep=True) if event]
@@ -326,14 +326,14 @@ def test_a_run_that_cannot_be_captured_trains_and_says_so(monkeypatch: pytest.Mo
     def waits(_: object) -> None:
         raise Uncapturable("called a synchronizing CUDA operation")
 
-    monkeypatch.setattr(compute, "choose", lambda *_: Arithmetic(channels_last=True, execution="captured"))
+    monkeypatch.setattr(compute, "choose", lambda *_: ComputeMode(channels_last=True, execution="captured"))
     monkeypatch.setattr(training.Steps, "_capture", waits)
     started, *_, found = (event for event in runs.train(job(ema=0.9)) if event)
     assert isinstance(started, Started)
     assert isinstance(found, Result)
-    assert started.arithmetic == Arithmetic(channels_last=True)
+    assert started.mode == ComputeMode(channels_last=True)
     assert "CUDA graph" in started.slow_because
-    monkeypatch.setattr(compute, "choose", lambda *_: Arithmetic(channels_last=True))
+    monkeypatch.setattr(compute, "choose", lambda *_: ComputeMode(channels_last=True))
     assert same(found, result(runs.train(job(ema=0.9))))
 
 
@@ -386,7 +386,7 @@ def test_a_gpu_is_used_where_torch_has_code_for_it(
 @pytest.mark.slow
 def test_jobs_in_turns_give_the_bits_of_one_after_the_other() -> None:
     jobs = [job(seed=seed, rotation=10.0) for seed in (1, 2, 3)]
-    turns: Iterator[tuple[int, runs.Event]] = runs.in_turns([runs.train(one) for one in jobs], 2, "cpu")
+    turns: Iterator[tuple[int, runs.Event]] = runs.interleave([runs.train(one) for one in jobs], 2, "cpu")
     together = {place: event for place, event in turns if isinstance(event, Result)}
     assert all(same(together[place], result(runs.train(one))) for place, one in enumerate(jobs))
 
@@ -404,14 +404,14 @@ def countdown(name: str, turns: int, seen: list[str]) -> Generator[str | None]:
 def test_as_many_as_asked_for_take_turns_and_the_next_begins_when_one_ends() -> None:
     seen: list[str] = []
     several = [countdown(name, turns, seen) for name, turns in (("a", 1), ("b", 3), ("c", 2))]
-    turns: Iterator[tuple[int, str]] = runs.in_turns(several, 2, "cpu")
+    turns: Iterator[tuple[int, str]] = runs.interleave(several, 2, "cpu")
     assert list(turns) == [(0, "a0"), (1, "b0"), (2, "c0"), (1, "b1"), (2, "c1"), (1, "b2")]
     assert seen == ["a0", "b0", "a closed", "c0", "b1", "c1", "b2", "c closed", "b closed"]
 
 
 def test_who_stops_listening_ends_every_run() -> None:
     seen: list[str] = []
-    turns: Generator[tuple[int, str]] = runs.in_turns([countdown(name, 9, seen) for name in "ab"], 2, "cpu")
+    turns: Generator[tuple[int, str]] = runs.interleave([countdown(name, 9, seen) for name in "ab"], 2, "cpu")
     next(turns), next(turns)
     turns.close()
     assert sorted(seen[-2:]) == ["a closed", "b closed"]
@@ -426,7 +426,7 @@ def test_a_run_that_breaks_lets_those_that_have_begun_end_and_no_other_begin() -
 
     seen: list[str] = []
     several = [countdown("a", 3, seen), breaks(), countdown("c", 1, seen)]
-    turns: Iterator[tuple[int, str]] = runs.in_turns(several, 2, "cpu")
+    turns: Iterator[tuple[int, str]] = runs.interleave(several, 2, "cpu")
     with pytest.raises(DivergedError, match="too far"):
         list(turns)
     assert seen == ["a0", "a1", "a2", "a closed"]
@@ -437,7 +437,7 @@ def test_what_a_run_said_in_the_turn_it_broke_in_is_handed_on() -> None:
         yield "x0"
         raise DivergedError("too far")
 
-    turns: Iterator[tuple[int, str]] = runs.in_turns([breaks()], 2, "cpu")
+    turns: Iterator[tuple[int, str]] = runs.interleave([breaks()], 2, "cpu")
     assert next(turns) == (0, "x0")
     with pytest.raises(DivergedError):
         next(turns)
@@ -448,16 +448,16 @@ class TestEarlier:
     def test_a_finished_job_is_known_and_any_other_is_not(self) -> None:
         list(runs.record(job(), DeafTracker()))
         (journal,) = all_journals()
-        found = runs.earlier([job(), job(seed=1)])
+        found = runs.find_existing_runs([job(), job(seed=1)])
         assert {seed: record.run_id for seed, record in found.finished.items()} == {0: journal.run_id}
         assert found.unfinished == {}
         others = [job(lr=0.2), job(width=5), job(TINY + "\n# changed\n"), replace(job(), plain=True)]
-        assert all(runs.earlier([other]) == runs.Earlier({}, {}) for other in others)
+        assert all(runs.find_existing_runs([other]) == runs.ExistingRuns({}, {}) for other in others)
 
     def test_a_finished_job_that_is_damaged_does_not_count(self) -> None:
         list(runs.record(job(), DeafTracker()))
         (all_journals()[0].folder / "test.npz").unlink()
-        assert runs.earlier([job()]).finished == {}
+        assert runs.find_existing_runs([job()]).finished == {}
 
 
 @pytest.mark.usefixtures("workplace")
@@ -498,7 +498,7 @@ class TestRecording:
         record = all_journals()[0].read()
         assert record is not None
         assert record.state == "diverged"
-        assert "learning rate" in caught.value.wrong
+        assert "learning rate" in caught.value.message
 
     def test_a_breakdown_in_training_is_reported_and_recorded(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def broken(*_: object) -> None:

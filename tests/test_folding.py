@@ -17,13 +17,13 @@ from torch.nn import functional as F
 
 from harness import plugins
 from harness.audit import audit
-from harness.spec import PLAIN, Arithmetic, Execution
-from harness.training import arrange_scoring, compute
+from harness.spec import REFERENCE, ComputeMode, Execution
+from harness.training import accelerate_scoring, compute
 from harness.training.folding import fold, gather, normalised, whole_maps
 
 aten = torch.ops.aten
 IMAGES = torch.rand(6, 1, 28, 28, generator=torch.Generator().manual_seed(0))
-CHANNELS_LAST = Arithmetic(channels_last=True)
+CHANNELS_LAST = ComputeMode(channels_last=True)
 needs_compiler = pytest.mark.skipif(not compute.has_compiler(), reason="no C++ compiler with Python's headers")
 ARCHITECTURES = sorted((Path(__file__).parent.parent / "architectures").glob("*.py"))
 
@@ -264,7 +264,7 @@ def test_arranged_scoring_answers_as_the_graph_in_any_batch(path: Path, executio
     architecture = plugins.load(path)
     network = moved_statistics(plugins.build_network(architecture, architecture.knobs))
     found = audit(network, str(path))
-    scored = arrange_scoring(found.evaluation.module(), Arithmetic(channels_last=True, execution=execution))
+    scored = accelerate_scoring(found.evaluation.module(), ComputeMode(channels_last=True, execution=execution))
     scored.refresh()
     plain = found.evaluation.module()
     with torch.no_grad():
@@ -275,7 +275,7 @@ def test_arranged_scoring_answers_as_the_graph_in_any_batch(path: Path, executio
 
 def test_refreshed_scoring_sees_weights_that_have_moved() -> None:
     found = audit(TwoWeights(), "network.py")
-    scored, plain = arrange_scoring(found.evaluation.module(), CHANNELS_LAST), found.evaluation.module()
+    scored, plain = accelerate_scoring(found.evaluation.module(), CHANNELS_LAST), found.evaluation.module()
     with torch.no_grad():
         plain.get_parameter("second").mul_(3)
         scored.refresh()
@@ -314,7 +314,7 @@ def test_scoring_gives_the_same_answers_each_time_it_is_asked(
 ) -> None:
     graph = audit(Scored(computed), "network.py").evaluation.module()
     expected = graph(IMAGES)
-    scored = arrange_scoring(graph, PLAIN)
+    scored = accelerate_scoring(graph, REFERENCE)
     for _ in range(3):
         scored.refresh()
         assert torch.equal(scored(IMAGES), expected)
@@ -324,5 +324,5 @@ def test_scoring_gives_the_same_answers_each_time_it_is_asked(
 def test_plain_scoring_keeps_the_operators_of_the_graph() -> None:
     graph = audit(TwoWeights(), "network.py").evaluation.module()
     before = {target for target in targets(graph) if target is not operator.getitem}
-    arrange_scoring(graph, PLAIN)
+    accelerate_scoring(graph, REFERENCE)
     assert {*targets(graph)} <= before

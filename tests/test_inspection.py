@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,9 +18,10 @@ from harness.audit.rebuild import FREE_START
 from harness.errors import AuditError, ContractError
 from harness.events import Trial
 from harness.runs import build, expect, leave, leave_nothing
-from harness.runs.build import cache
 from harness.runs.shared_audits import is_awaited, take
 from harness.spec import Job
+
+BUILD = sys.modules["harness.runs.build"]
 
 TABLE = '''"""A linear layer, and what is added to its answers: drawn for each seed, and never trained."""
 import torch
@@ -78,7 +81,7 @@ def build():
 
 def job(source: str = TINY, seed: int = 0, **settings: bool | int | float | str) -> Job:
     architecture = plugins.from_source(source, "tiny.py")
-    knobs, recipe = plugins.settle(architecture, settings)
+    knobs, recipe = plugins.apply_settings(architecture, settings)
     return runs.jobs(architecture, knobs, recipe, data.load("digits"), range(seed, seed + 1), "cpu")[0]
 
 
@@ -93,7 +96,7 @@ def audits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return original(network, path)
 
     monkeypatch.setattr(audit, "audit", noted)
-    monkeypatch.setattr("harness.runs.build.cache", type(cache)())
+    monkeypatch.setattr(BUILD, "_cache", OrderedDict())
     return made
 
 
@@ -148,14 +151,14 @@ def test_reference_numbers_are_of_no_seed_and_stay_as_they_are(audits: list[str]
     own = built[0].audit.graphs(built[0].network, torch.device("cpu")).train
     assert not torch.equal(own.state_dict()["4.weight"], references[0]["4.weight"])
     own(torch.rand(4, 1, 28, 28)).sum().backward()
-    cache.clear()
+    BUILD._cache.clear()
     again = build(job()).reference.own_graphs(torch.device("cpu")).train.state_dict()
     assert all(map(torch.equal, again.values(), references[0].values()))
 
 
 def test_the_numbers_of_a_seed_do_not_depend_on_who_was_audited(audits: list[str]) -> None:
     after_another = [build(job(seed=seed)).network for seed in (0, 1)][1]
-    cache.clear()
+    BUILD._cache.clear()
     alone = build(job(seed=1)).network
     assert all(map(torch.equal, after_another.state_dict().values(), alone.state_dict().values()))
 
@@ -202,7 +205,7 @@ def test_numbers_that_are_not_saved_with_the_network_may_be_drawn_by_lot(audits:
 
 
 def test_only_the_audits_used_last_are_kept(audits: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.runs.build.MOST_KEPT", 2)
+    monkeypatch.setattr(BUILD, "MOST_KEPT", 2)
     for dropout in (0.1, 0.2, 0.1, 0.3, 0.1, 0.2):
         build(job(dropout=dropout))
     assert len(audits) == 4  # 0.1, 0.2, 0.3, and 0.2 again
@@ -218,7 +221,7 @@ def test_an_audit_that_was_left_is_taken_and_made_no_more(tmp_path: Path, audits
     assert is_awaited(tmp_path, one)
     leave(tmp_path, one)
     assert not is_awaited(tmp_path, one)
-    cache.clear()
+    BUILD._cache.clear()
     take(tmp_path, one)
     build(one)
     assert len(audits) == 1
@@ -248,9 +251,9 @@ def test_what_was_left_stays_where_its_process_ends_after_it(tmp_path: Path, aud
     expect(tmp_path, one)
     leave(tmp_path, one)
     leave_nothing(tmp_path, one)
-    cache.clear()
+    BUILD._cache.clear()
     take(tmp_path, one)
-    assert len(cache) == 1
+    assert len(BUILD._cache) == 1
 
 
 def test_trials_train_while_others_wait_for_their_audits(tmp_path: Path, audits: list[str]) -> None:
@@ -263,7 +266,7 @@ def test_trials_train_while_others_wait_for_their_audits(tmp_path: Path, audits:
         if number == 1:  # the other one has trained meanwhile
             threading.Thread(target=leave, args=(tmp_path, late)).start()
 
-    trials = runs.attempt([(0, {}, late), (1, {}, ready)], {}, tell, tmp_path)
+    trials = runs.train_trials([(0, {}, late), (1, {}, ready)], {}, tell, tmp_path)
     assert finished == [1, 0]
     assert [trial.state for trial in trials] == ["complete", "complete"]
 
@@ -272,7 +275,7 @@ def test_a_trial_over_the_budget_is_told_so_by_its_audit(tmp_path: Path, audits:
     wide = job(TINY.replace("width * width, 10)", "width * width, 60), nn.Linear(60, 10)"), width=28)
     expect(tmp_path, wide)
     leave(tmp_path, wide)
-    (trial,) = runs.attempt([(0, {}, wide)], {}, lambda *_: None, tmp_path)
+    (trial,) = runs.train_trials([(0, {}, wide)], {}, lambda *_: None, tmp_path)
     assert trial.state == "infeasible"
     assert trial.parameters is not None
     assert trial.parameters > 20_000

@@ -12,7 +12,7 @@ import torch
 
 from harness.errors import UsageError
 from harness.events import Checkpoint
-from harness.journal import Journal, Outcome, all_journals, settle_left_overs
+from harness.journal import Journal, Outcome, all_journals, mark_dead_runs
 
 
 @pytest.fixture(autouse=True)
@@ -113,9 +113,9 @@ class TestLeftOvers:
 
     def test_a_run_that_nobody_trains_is_settled_once(self) -> None:
         journal = self.begun()
-        assert [settled.run_id for settled in settle_left_overs({})] == [journal.run_id]
+        assert [settled.run_id for settled in mark_dead_runs({})] == [journal.run_id]
         assert self.state(journal) == "interrupted"
-        assert settle_left_overs({}) == []
+        assert mark_dead_runs({}) == []
 
     @pytest.mark.parametrize(
         ("died", "reason"),
@@ -125,7 +125,7 @@ class TestLeftOvers:
         self, died: dict[int, str], reason: str
     ) -> None:
         journal = self.begun()
-        settle_left_overs(died)
+        mark_dead_runs(died)
         record = journal.read()
         assert record
         assert record.ended
@@ -135,24 +135,24 @@ class TestLeftOvers:
         journal = self.begun()
         journal.append("failed", state="interrupted", reason="")
         journal.append("resumed", host="elsewhere", pid=8)
-        assert settle_left_overs({}) == []
+        assert mark_dead_runs({}) == []
 
     def test_a_torn_line_is_cut_off_first(self) -> None:
         journal = self.begun()
         with open(journal.events_file, "a") as file:
             file.write('{"event": "epoch", "num')
-        assert [settled.run_id for settled in settle_left_overs({})] == [journal.run_id]
+        assert [settled.run_id for settled in mark_dead_runs({})] == [journal.run_id]
         assert self.state(journal) == "interrupted"
 
     def test_a_run_that_somebody_trains_is_left_to_him(self) -> None:
         journal = self.begun()
         with journal.lock():
-            assert settle_left_overs({}) == []
+            assert mark_dead_runs({}) == []
         assert self.state(journal) == "running"
 
     def test_a_run_of_another_host_is_left_alone(self) -> None:
         journal = self.begun("elsewhere")
-        assert settle_left_overs({}) == []
+        assert mark_dead_runs({}) == []
         assert self.state(journal) == "running"
 
     @pytest.mark.parametrize("event", ["finished", "failed"])
@@ -160,13 +160,13 @@ class TestLeftOvers:
         journal = self.begun()
         journal.append(event, state="diverged")
         before = journal.events_file.read_bytes()
-        assert settle_left_overs({}) == []
+        assert mark_dead_runs({}) == []
         assert journal.events_file.read_bytes() == before
 
     def test_a_damaged_journal_is_not_touched(self) -> None:
         journal = self.begun()
         journal.events_file.write_text("no json\n")
-        assert settle_left_overs({}) == []
+        assert mark_dead_runs({}) == []
         assert journal.events_file.read_text() == "no json\n"
 
 

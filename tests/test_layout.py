@@ -17,15 +17,15 @@ from torch.fx import GraphModule
 from torch.nn import functional as F
 
 from harness.audit import audit
-from harness.spec import PLAIN, Arithmetic, Execution, Precision
-from harness.training import Choice, arrange_scoring, choose_suitable, compute, unrepeatable
+from harness.spec import REFERENCE, ComputeMode, Execution, Precision
+from harness.training import Choice, accelerate_scoring, choose_compatible, compute, unrepeatable
 from harness.training.batch_norm import batch_norm, batch_norm_in_sums
 from harness.training.compatible import _step
 from harness.training.kernels import VECTOR, normalise
-from harness.training.memory_layout import arrange
+from harness.training.memory_layout import accelerate
 from harness.training.padding import convolve_one_channel
 
-PADDED = Arithmetic(channels_last=True, padded=True)
+PADDED = ComputeMode(channels_last=True, padded=True)
 
 needs_compiler = pytest.mark.skipif(not compute.has_compiler(), reason="no C++ compiler with Python's headers")
 
@@ -51,7 +51,7 @@ class Plain(nn.Module):
 
 def test_maps_are_channels_last_from_the_first_convolution_on() -> None:
     network = exported(Plain())
-    arrange(network, Arithmetic(channels_last=True))
+    accelerate(network, ComputeMode(channels_last=True))
     maps = F.conv2d(torch.rand(2, 1, 28, 28), network.first.weight)
     assert maps.is_contiguous(memory_format=torch.channels_last)
 
@@ -60,7 +60,7 @@ def test_weights_are_laid_out_channels_last_and_stay_the_same_parameters() -> No
     network = exported(Plain())
     values = [parameter.clone() for parameter in network.parameters()]
     before = {name: id(parameter) for name, parameter in network.named_parameters()}
-    arrange(network, Arithmetic(channels_last=True))
+    accelerate(network, ComputeMode(channels_last=True))
     for layer in (network.first, network.second):
         assert layer.weight.stride() == torch.empty_like(layer.weight, memory_format=torch.channels_last).stride()
     assert {name: id(parameter) for name, parameter in network.named_parameters()} == before
@@ -108,7 +108,7 @@ def filtered_by_itself(maps: Tensor) -> Tensor:
     return F.conv2d(maps.reshape(1, count * 5, 3, 3), weight, groups=count * 5).reshape(count, 5, 3, 3)
 
 
-FAST = Arithmetic("bfloat16", True, True)
+FAST = ComputeMode("bfloat16", True, True)
 
 
 @pytest.mark.parametrize(
@@ -116,21 +116,21 @@ FAST = Arithmetic("bfloat16", True, True)
     [
         (viewed, FAST),
         (filtered_by_itself, FAST),
-        (scattered, Arithmetic("float32", True)),
-        (written_through_a_view, Arithmetic("bfloat16")),
-        (written_through_flatten, Arithmetic("bfloat16")),
-        (strided, Arithmetic("bfloat16")),
+        (scattered, ComputeMode("float32", True)),
+        (written_through_a_view, ComputeMode("bfloat16")),
+        (written_through_flatten, ComputeMode("bfloat16")),
+        (strided, ComputeMode("bfloat16")),
     ],
 )
 @pytest.mark.parametrize("execution", ["eager", "compiled"])
 def test_an_arithmetic_is_chosen_by_which_the_network_is_the_same(
-    between: Callable[[Tensor], Tensor], expected: Arithmetic, execution: Execution
+    between: Callable[[Tensor], Tensor], expected: ComputeMode, execution: Execution
 ) -> None:
     found = audit(Head(between), "network.py")
     wanted = replace(FAST, execution=execution)
     state = torch.get_rng_state()
-    chosen = choose_suitable(wanted, found.train.module(), found.evaluation.module(), "network.py")
-    assert chosen.arithmetic == replace(expected, execution=execution)
+    chosen = choose_compatible(wanted, found.train.module(), found.evaluation.module(), "network.py")
+    assert chosen.mode == replace(expected, execution=execution)
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -158,14 +158,16 @@ def line_of_between() -> str:
 @pytest.mark.parametrize("norm", [True, False])
 def test_a_reason_names_the_operator_and_its_line(between: Callable[[Tensor], Tensor], reason: str, norm: bool) -> None:
     found = audit(Head(between, norm), __file__)
-    chosen = choose_suitable(FAST, found.train.module(), found.evaluation.module(), __file__)
+    chosen = choose_compatible(FAST, found.train.module(), found.evaluation.module(), __file__)
     assert chosen.because.startswith(f"{reason} ({line_of_between()})")
     assert "float64" not in chosen.because
 
 
 def test_a_reason_found_in_float32_says_so() -> None:
     found = audit(Head(takes_float32_alone), __file__)
-    chosen = choose_suitable(Arithmetic(channels_last=True), found.train.module(), found.evaluation.module(), __file__)
+    chosen = choose_compatible(
+        ComputeMode(channels_last=True), found.train.module(), found.evaluation.module(), __file__
+    )
     assert chosen.because == (
         f"mul_ gives other results channels last ({line_of_between()}) (compared in float32: "
         f"reshape fails in float64 ({line_of_between()}))"
@@ -176,20 +178,20 @@ def test_a_gradient_that_alone_is_another_is_named(monkeypatch: pytest.MonkeyPat
     found = audit(Head(F.relu), "network.py")
     step = _step
 
-    def turned(graph: GraphModule, learns: bool, used: Arithmetic, images: Tensor) -> dict[str, Tensor]:
+    def turned(graph: GraphModule, learns: bool, used: ComputeMode, images: Tensor) -> dict[str, Tensor]:
         made = step(graph, learns, used, images)
         return {**made, "gradients": -made["gradients"]} if used.channels_last else made
 
     monkeypatch.setattr("harness.training.compatible._step", turned)
-    chosen = choose_suitable(FAST, found.train.module(), found.evaluation.module(), "network.py")
-    assert chosen == Choice(Arithmetic("bfloat16"), "the network gives other gradients channels last")
+    chosen = choose_compatible(FAST, found.train.module(), found.evaluation.module(), "network.py")
+    assert chosen == Choice(ComputeMode("bfloat16"), "the network gives other gradients channels last")
 
 
 def test_memory_that_ends_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     found = audit(Head(F.relu), "network.py")
-    monkeypatch.setattr("harness.training.compatible.arrange", lambda *_: torch.zeros(2**48))
+    monkeypatch.setattr("harness.training.compatible.accelerate", lambda *_: torch.zeros(2**48))
     with pytest.raises(RuntimeError, match="memory"):
-        choose_suitable(FAST, found.train.module(), found.evaluation.module(), "network.py")
+        choose_compatible(FAST, found.train.module(), found.evaluation.module(), "network.py")
 
 
 def test_a_classifier_that_starts_at_zero_hides_nothing_before_it() -> None:
@@ -197,8 +199,8 @@ def test_a_classifier_that_starts_at_zero_hides_nothing_before_it() -> None:
     nn.init.zeros_(network.last.weight)
     nn.init.zeros_(network.last.bias)
     found = audit(network, "network.py")
-    chosen = choose_suitable(FAST, found.train.module(), found.evaluation.module(), "network.py")
-    assert chosen.arithmetic == Arithmetic("bfloat16")
+    chosen = choose_compatible(FAST, found.train.module(), found.evaluation.module(), "network.py")
+    assert chosen.mode == ComputeMode("bfloat16")
 
 
 def test_a_network_with_dropout_is_no_other_for_its_masks() -> None:
@@ -206,21 +208,21 @@ def test_a_network_with_dropout_is_no_other_for_its_masks() -> None:
         nn.Conv2d(1, 14, 9, stride=9), nn.BatchNorm2d(14), nn.Dropout2d(0.5), nn.Flatten(), nn.Linear(126, 10)
     )
     found = audit(network, "network.py")
-    assert choose_suitable(FAST, found.train.module(), found.evaluation.module(), "network.py") == Choice(FAST)
+    assert choose_compatible(FAST, found.train.module(), found.evaluation.module(), "network.py") == Choice(FAST)
 
 
 def test_where_nothing_suits_training_is_plain() -> None:
     found = audit(Head(viewed), "network.py")
 
-    def broken(network: nn.Module, used: Arithmetic) -> Callable[[Tensor], Tensor]:
-        if used == PLAIN:
-            return arrange(network, used)
+    def broken(network: nn.Module, used: ComputeMode) -> Callable[[Tensor], Tensor]:
+        if used == REFERENCE:
+            return accelerate(network, used)
         raise RuntimeError("out of chalk")
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("harness.training.compatible.arrange", broken)
-        chosen = choose_suitable(FAST, found.train.module(), found.evaluation.module(), "network.py")
-    assert chosen.arithmetic == PLAIN
+        patched.setattr("harness.training.compatible.accelerate", broken)
+        chosen = choose_compatible(FAST, found.train.module(), found.evaluation.module(), "network.py")
+    assert chosen.mode == REFERENCE
     assert "out of chalk" in chosen.because
 
 
@@ -228,7 +230,7 @@ def test_trying_a_network_leaves_no_trace_in_it() -> None:
     found = audit(Residual(), "network.py")
     train, evaluation = found.train.module(), found.evaluation.module()
     before = {name: tensor.clone() for name, tensor in train.state_dict().items()}
-    choose_suitable(FAST, train, evaluation, "network.py")
+    choose_compatible(FAST, train, evaluation, "network.py")
     assert all(torch.equal(tensor, before[name]) for name, tensor in train.state_dict().items())
     assert all(parameter.grad is None for parameter in train.parameters())
 
@@ -303,7 +305,7 @@ def test_padded_channels_change_neither_answers_nor_gradients_nor_statistics(mak
     torch.manual_seed(0)
     network = make()
     reference, padded = exported(network), exported(copy.deepcopy(network))
-    arranged = arrange(padded, PADDED)
+    arranged = accelerate(padded, PADDED)
     expected, found = pass_through(reference, reference), pass_through(arranged, padded)
     assert expected.keys() == found.keys()
     for name in expected:
@@ -332,7 +334,7 @@ def test_channels_are_rounded_up_to_whole_vectors_where_a_third_more_is_enough(
     make: Callable[[], nn.Module], expected: list[int]
 ) -> None:
     network = exported(make())
-    arrange(network, PADDED)
+    accelerate(network, PADDED)
     assert widths(network) == expected
 
 
@@ -346,14 +348,14 @@ def test_a_convolution_is_padded_by_at_most_a_third(inputs: int, outputs: int) -
         )
     )
     before = network(IMAGES)
-    assert torch.allclose(arrange(network, PADDED)(IMAGES), before, atol=1e-5)
+    assert torch.allclose(accelerate(network, PADDED)(IMAGES), before, atol=1e-5)
     for real, made in zip((inputs, outputs), widths(network), strict=True):
         assert made == real or (made % VECTOR == 0 and real < made <= 4 / 3 * real)
 
 
 def test_float32_channels_are_left_alone() -> None:
     network = exported(Residual())
-    arrange(network, Arithmetic(channels_last=True))
+    accelerate(network, ComputeMode(channels_last=True))
     assert widths(network) == [14, 14, 14]
 
 
@@ -365,7 +367,7 @@ def test_a_convolution_of_one_channel_answers_and_learns_as_torchs(settings: dic
     torch.manual_seed(0)
     network = exported(nn.Sequential(nn.Conv2d(1, 6, 5, bias=biased, **settings), nn.AdaptiveAvgPool2d((2, 5)), Sums()))
     plain = copy.deepcopy(network)
-    arrange(network, PADDED)
+    accelerate(network, PADDED)
     assert convolve_one_channel in [node.target for node in network.graph.nodes]
     for each in (network, plain):
         each(IMAGES).square().sum().backward()
@@ -377,7 +379,7 @@ def test_a_convolution_of_one_channel_answers_and_learns_as_torchs(settings: dic
 def test_a_convolution_padded_differently_on_opposite_sides_is_left_to_torch() -> None:
     network = exported(nn.Sequential(nn.Conv2d(1, 6, 4, padding="same"), nn.AdaptiveAvgPool2d((2, 5)), Sums()))
     before = network(IMAGES)
-    assert torch.allclose(arrange(network, PADDED)(IMAGES), before, atol=1e-5)
+    assert torch.allclose(accelerate(network, PADDED)(IMAGES), before, atol=1e-5)
     assert convolve_one_channel not in [node.target for node in network.graph.nodes]
 
 
@@ -429,7 +431,7 @@ class WritesOnItsOwnNumbers(nn.Module):
         return self.last(images.flatten(1)) * maps.mean((2, 3))
 
 
-COMPILED = Arithmetic(channels_last=True, execution="compiled")
+COMPILED = ComputeMode(channels_last=True, execution="compiled")
 
 
 @needs_compiler
@@ -441,7 +443,7 @@ def test_kernels_answer_and_teach_as_torch(
     monkeypatch.setattr(torch, "compile", lambda network, **_: network)
     torch.manual_seed(0)
     network, plain = (exported(made) for made in copy.deepcopy([make()] * 2))
-    arrange(network, COMPILED)
+    accelerate(network, COMPILED)
     near = {"rtol": 1e-4, "atol": 1e-5} if precision == "float32" else {"rtol": 0.1, "atol": 0.1}
     for _ in range(3):
         learned = []
@@ -460,7 +462,7 @@ def test_kernels_answer_and_teach_as_torch(
 def test_kernels_score_as_torch_each_time(make: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)
     found = audit(make(), "network.py").evaluation
-    scored = arrange_scoring(found.module(), COMPILED)
+    scored = accelerate_scoring(found.module(), COMPILED)
     scored.refresh()
     for _ in range(3):
         assert torch.allclose(scored(IMAGES), found.module()(IMAGES), atol=1e-5)
@@ -471,7 +473,7 @@ def test_statistics_of_one_value_a_channel_are_no_number_as_torchs_are(monkeypat
     monkeypatch.setattr(torch, "compile", lambda network, **_: network)
     one = nn.Sequential(nn.Conv2d(1, 10, 28), nn.BatchNorm2d(10), nn.Flatten())
     network = exported(one)
-    arrange(network, COMPILED)
+    accelerate(network, COMPILED)
     assert network(IMAGES[:1]).isfinite().all()
     assert network.get_buffer("1.running_var").isnan().all()
 
@@ -497,7 +499,7 @@ def test_the_kernel_is_for_norms_before_an_activation_and_for_broken_vectors(
     head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10))
     network, plain = (exported(nn.Sequential(nn.Conv2d(1, channels, 5, stride=4), *between, *head)) for _ in range(2))
     plain.load_state_dict(network.state_dict())
-    arrange(network, COMPILED)
+    accelerate(network, COMPILED)
     assert torch.allclose(network(IMAGES), plain(IMAGES), atol=1e-4)
     assert len(calls) == expected
 
@@ -617,15 +619,15 @@ def test_batch_norm_in_float64_stays_in_float64() -> None:
     assert max(apart(found, exact).values()) < 1e-12
 
 
-@pytest.mark.parametrize("used", [Arithmetic(channels_last=True), PADDED])
-def test_eager_batch_norm_over_channels_last_is_ours(used: Arithmetic) -> None:
+@pytest.mark.parametrize("used", [ComputeMode(channels_last=True), PADDED])
+def test_eager_batch_norm_over_channels_last_is_ours(used: ComputeMode) -> None:
     network = exported(Bare())
-    arrange(network, used)
+    accelerate(network, used)
     targets = [node.target for node in network.graph.nodes]
     assert batch_norm in targets
     assert torch.ops.aten.batch_norm.default not in targets
     plain = exported(Bare())
-    arrange(plain, PLAIN)
+    accelerate(plain, REFERENCE)
     assert batch_norm not in [node.target for node in plain.graph.nodes]
 
 
@@ -637,7 +639,7 @@ def test_batch_norm_right_after_batch_norm_is_spelled_out_too(monkeypatch: pytes
     network = audit(twice, "twice.py").train.module()
     images = torch.rand(5, 1, 28, 28)
     before = network(images)
-    assert torch.allclose(arrange(network, Arithmetic(execution="compiled"))(images), before, atol=1e-4)
+    assert torch.allclose(accelerate(network, ComputeMode(execution="compiled"))(images), before, atol=1e-4)
 
 
 # --- what repeats -----------------------------------------------------------------------------------------
@@ -657,9 +659,9 @@ class Puts(nn.Module):
 
 
 def test_operators_that_do_not_repeat_are_named_by_torch() -> None:
-    compute.repeat(True)
+    compute.repeat_bits(True)
     try:
         for network, expected in ((Puts(), ("put_",)), (Plain(), ())):
-            assert unrepeatable(PLAIN, exported(network)) == expected
+            assert unrepeatable(REFERENCE, exported(network)) == expected
     finally:
-        compute.repeat(False)
+        compute.repeat_bits(False)

@@ -194,7 +194,7 @@ class TestWhatCounts:
         finished("net", 0, job={"protocol": 0})
         with pytest.raises(UsageError) as raised:
             board()
-        assert "protocol 0; the rules are now" in raised.value.legal
+        assert "protocol 0; the rules are now" in raised.value.allowed
 
 
 class TestHonesty:
@@ -390,7 +390,7 @@ class TestComparison:
             assert found.find(name) is second
         with pytest.raises(UsageError, match="No row is called 'god'") as raised:
             found.find("god")
-        assert "'good'" in raised.value.mend
+        assert "'good'" in raised.value.hint
 
     def test_a_name_of_several_rows_is_refused(self) -> None:
         several("good", [60, 62, 64], knobs={"width": 12})
@@ -417,6 +417,6 @@ def test_the_commands_of_a_row_train_that_row_again() -> None:
         assert words[:5] == ["python", "-m", "harness", "run", "architectures/net.py"]
         assert words[-4:] == ["--seed", str(first), "--seeds", str(count)]
         given_settings = [words[place + 1] for place, word in enumerate(words) if word == "--set"]
-        knobs, recipe = options.settle(architecture, options.settings(given_settings))
+        knobs, recipe = options.parse_settings(architecture, options.settings(given_settings))
         assert knobs == row.first.job.knobs
         assert recipe == row.first.job.recipe

@@ -33,7 +33,7 @@ def job(name: str) -> Job:
     assert record
     (recorded.folder / "events.jsonl").unlink()
     architecture = plugins.from_source(source_of(name), record.job.path)
-    knobs, recipe = plugins.settle(architecture, {})
+    knobs, recipe = plugins.apply_settings(architecture, {})
     made = runs.jobs(architecture, knobs, recipe, data.load("digits"), range(1), "cpu")[0]
     return replace(made, dataset="mnist", dataset_digest=record.job.dataset_digest)
 
@@ -115,7 +115,7 @@ class TestPlan:
         file.write_text(json.dumps({**json.loads(file.read_text()), **change}) if isinstance(change, dict) else change)
         with pytest.raises(DataError, match="is damaged") as raised:
             plans.write_down(a, b, 5, all_journals())
-        assert str(file.absolute()) in raised.value.wrong
+        assert str(file.absolute()) in raised.value.message
 
 
 @pytest.mark.slow

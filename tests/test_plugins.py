@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from harness.errors import ContractError, UsageError
-from harness.plugins import build_network, from_source, load, settle
+from harness.plugins import apply_settings, build_network, from_source, load
 from harness.plugins.architecture import RESERVED
 from harness.plugins.sandbox import blame
 from harness.spec import RECIPE_FIELDS, Architecture, Recipe
@@ -92,7 +92,7 @@ def test_a_missing_file_is_refused_with_its_nearest_neighbour(tmp_path: Path) ->
     (tmp_path / "s6_gap.py").write_text(SOURCE)
     with pytest.raises(UsageError, match="There is no file") as caught:
         load(tmp_path / "s6_gpa.py")
-    assert caught.value.mend == f"Did you mean '{tmp_path / 's6_gap.py'}'?"
+    assert caught.value.hint == f"Did you mean '{tmp_path / 's6_gap.py'}'?"
 
 
 def test_a_bare_name_is_led_to_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +101,7 @@ def test_a_bare_name_is_led_to_its_file(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "architectures" / "net.py").write_text(SOURCE)
     with pytest.raises(UsageError) as caught:
         load("net")
-    assert caught.value.mend == f"Did you mean '{Path('architectures', 'net.py')}'?"
+    assert caught.value.hint == f"Did you mean '{Path('architectures', 'net.py')}'?"
 
 
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_a_near_miss_of_recipe_is_refused_at_its_line(name: str) -> None:
     error = refused(SOURCE.replace("RECIPE =", f"{name} ="))
     assert error.rule == "near-miss"
     assert error.where == "here.py:7"
-    assert f"'{name}'" in error.wrong
+    assert f"'{name}'" in error.message
 
 
 @pytest.mark.parametrize("name", ["biuld", "Build", "buidl", "builds", "build_"])
@@ -211,13 +211,13 @@ def test_near_misses_inside_a_function_are_nobodys_business() -> None:
 def test_a_signature_that_is_no_declaration_of_knobs_is_refused(signature: str, wrong: str) -> None:
     error = refused(f'"""x"""\n\n\ndef build({signature}):\n    return None\n')
     assert (error.rule, error.where) == ("knobs", "here.py:4")
-    assert wrong in error.wrong
+    assert wrong in error.message
 
 
 def test_an_unknown_recipe_field_is_refused_with_a_guess() -> None:
     error = refused(SOURCE.replace('"batch_size"', '"bacth_size"'))
     assert error.rule == "recipe"
-    assert error.mend == "Did you mean 'batch_size'?"
+    assert error.hint == "Did you mean 'batch_size'?"
 
 
 @pytest.mark.parametrize("value", ["-1", "float('nan')", "'fast'", "None", "True", "[0.1]"])
@@ -228,7 +228,7 @@ def test_a_recipe_value_that_is_not_legal_is_refused(value: str) -> None:
 def test_an_import_that_raises_is_blamed_on_its_line() -> None:
     error = refused('"""x"""\n\nVALUE = 1 / 0\n')
     assert (error.rule, error.where) == ("import-raises", "here.py:3")
-    assert "ZeroDivisionError" in error.wrong
+    assert "ZeroDivisionError" in error.message
 
 
 def test_blame_falls_on_the_innermost_line_of_the_plug_in() -> None:
@@ -252,17 +252,17 @@ def test_what_is_no_module_is_no_network(value: str) -> None:
 
 
 def test_settings_reach_knobs_and_recipe(architecture: Architecture) -> None:
-    knobs, recipe = settle(architecture, {"width": 12, "momentum": 0.8})
+    knobs, recipe = apply_settings(architecture, {"width": 12, "momentum": 0.8})
     assert knobs == {**architecture.knobs, "width": 12}
     assert recipe == Recipe(lr=0.05, batch_size=64, momentum=0.8)
 
 
 def test_settling_nothing_gives_the_plug_ins_own(architecture: Architecture) -> None:
-    assert settle(architecture, {}) == (architecture.knobs, architecture.recipe)
+    assert apply_settings(architecture, {}) == (architecture.knobs, architecture.recipe)
 
 
 def test_settling_leaves_the_architecture_as_it_was(architecture: Architecture) -> None:
-    settle(architecture, {"width": 12, "lr": 0.2})
+    apply_settings(architecture, {"width": 12, "lr": 0.2})
     assert architecture.knobs["width"] == 10
     assert architecture.recipe.lr == 0.05
 
@@ -272,9 +272,9 @@ def test_an_unknown_setting_is_refused_with_the_legal_ones_and_a_guess(
     architecture: Architecture, name: str, meant: str
 ) -> None:
     with pytest.raises(UsageError, match=f"no knob or recipe field '{name}'") as caught:
-        settle(architecture, {name: 1})
-    assert caught.value.mend == (f"Did you mean '{meant}'?" if meant else "")
-    assert all(legal in caught.value.legal for legal in ("width", "slope", *RECIPE_FIELDS))
+        apply_settings(architecture, {name: 1})
+    assert caught.value.hint == (f"Did you mean '{meant}'?" if meant else "")
+    assert all(legal in caught.value.allowed for legal in ("width", "slope", *RECIPE_FIELDS))
 
 
 @pytest.mark.parametrize(
@@ -282,11 +282,11 @@ def test_an_unknown_setting_is_refused_with_the_legal_ones_and_a_guess(
 )
 def test_a_knob_keeps_the_type_of_its_default(architecture: Architecture, name: str, value: int) -> None:
     with pytest.raises(UsageError, match=f"{name} must be"):
-        settle(architecture, {name: value})
+        apply_settings(architecture, {name: value})
 
 
 def test_a_whole_number_will_do_for_a_float_knob(architecture: Architecture) -> None:
-    knobs, _ = settle(architecture, {"slope": 2})
+    knobs, _ = apply_settings(architecture, {"slope": 2})
     assert isinstance(knobs["slope"], float)
     assert knobs["slope"] == 2.0
 
@@ -294,24 +294,24 @@ def test_a_whole_number_will_do_for_a_float_knob(architecture: Architecture) -> 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 10**400])
 def test_a_float_knob_is_finite(architecture: Architecture, value: float) -> None:
     with pytest.raises(UsageError, match="slope cannot be"):
-        settle(architecture, {"slope": value})
+        apply_settings(architecture, {"slope": value})
 
 
 def test_a_recipe_value_out_of_range_is_refused_when_settled(architecture: Architecture) -> None:
     with pytest.raises(UsageError, match="lr"):
-        settle(architecture, {"lr": -1.0})
+        apply_settings(architecture, {"lr": -1.0})
 
 
 @given(st.text(max_size=60))
 def test_arbitrary_text_ends_in_a_refusal_that_names_the_file(text: str) -> None:
     error = refused(text)
-    assert "here.py" in error.wrong or "here.py" in error.where
+    assert "here.py" in error.message or "here.py" in error.where
 
 
 @given(width=st.integers(1, 20))
 def test_a_settled_knob_is_what_build_is_given(width: int) -> None:
     architecture = from_source(SOURCE, "here.py")
-    knobs, _ = settle(architecture, {"width": width})
+    knobs, _ = apply_settings(architecture, {"width": width})
     answers = build_network(architecture, knobs)(torch.zeros(2, 1, 28, 28))
     assert answers.shape == (2, width)
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from harness import plugins, tuning
-from harness.audit import Anatomy
+from harness.audit import ModelSummary
 from harness.audit.count import Entry
 from harness.audit.summary import Layer
 from harness.data import load
 from harness.events import Checkpoint, Epoch, Trial
 from harness.journal import Outcome
-from harness.spec import RECIPE_FIELDS, Arithmetic, Group, Job
+from harness.spec import RECIPE_FIELDS, ComputeMode, Group, Job
 from harness.training import derive_seed
 
 ARCHITECTURES = Path(__file__).parent.parent / "architectures"
@@ -37,9 +37,9 @@ JOURNAL = {
         held_out plain protocol""",
     Epoch: "number lr train_loss train_accuracy seconds images_per_second held_out_loss held_out_accuracy wall_seconds",
     Entry: "layer name kind shape numbers counted",
-    Anatomy: "layers uses receptive_field multiply_adds ends_in_softmax",
+    ModelSummary: "layers uses receptive_field multiply_adds ends_in_softmax",
     Layer: "name kind output parameters",
-    Arithmetic: "precision channels_last padded execution",
+    ComputeMode: "precision channels_last padded execution",
     Group: "id size",
     Trial: "number state value settings epochs parameters reason started ended same_as",
     Outcome: "answers labels hardest confidence images",

@@ -37,7 +37,7 @@ def verdict_on(journal: Journal, events: list[Any]) -> str:
     try:
         verify_outcome(journal, verify_run(journal))
     except DataError as error:
-        return error.wrong
+        return error.message
     return ""
 
 

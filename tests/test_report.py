@@ -232,7 +232,7 @@ HERE = Path(__file__).parent
 def committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Board:
     """Return the board of the committed runs."""
     monkeypatch.chdir(tmp_path)
-    assert not any(arrival.refused for arrival in archive.take_in(HERE / "data" / "reference_runs.zip"))
+    assert not any(arrival.refused for arrival in archive.import_runs(HERE / "data" / "reference_runs.zip"))
     return rank(all_journals())
 
 
@@ -276,7 +276,7 @@ class TestReadme:
     def test_what_is_said_of_the_flagship_and_of_the_best_epoch(self, committed: Board) -> None:
         text = " ".join((HERE.parent / "README.md").read_text(encoding="utf-8").split())
         row = committed.find("s6_gap")
-        in_bfloat16 = [run.result.accuracy for run in row.runs if run.facts.start.arithmetic.precision == "bfloat16"]
+        in_bfloat16 = [run.result.accuracy for run in row.runs if run.facts.start.mode.precision == "bfloat16"]
         for value in (row.mean, row.lower_bound, lower_bound(in_bfloat16), row.looks[10], row.bound_on_new_images):
             assert value is not None
             assert f"{100 * value:.3f}" in text

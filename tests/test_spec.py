@@ -74,7 +74,7 @@ def test_every_number_above_its_range_is_refused(name: str, data: st.DataObject)
         value = data.draw(st.floats(min_value=high, exclude_min=True))
     with pytest.raises(UsageError, match=f"^{name} .* is out of range") as caught:
         recipe_with(name, value)
-    assert span(FIELDS[name].metadata) in caught.value.legal
+    assert span(FIELDS[name].metadata) in caught.value.allowed
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -117,13 +117,13 @@ def test_anything_but_a_choice_is_refused_with_the_legal_ones(name: str, value: 
         return
     with pytest.raises(UsageError, match=f"^{name} cannot be") as caught:
         recipe_with(name, value)
-    assert all(choice in caught.value.legal for choice in choices)
+    assert all(choice in caught.value.allowed for choice in choices)
 
 
 def test_a_misspelt_choice_is_told_the_near_one() -> None:
     with pytest.raises(UsageError) as caught:
         Recipe(schedule="cosinus")
-    assert caught.value.mend == "Did you mean 'cosine'?"
+    assert caught.value.hint == "Did you mean 'cosine'?"
 
 
 def test_every_field_says_what_it_means_and_its_default_is_legal() -> None:

@@ -13,7 +13,7 @@ from harness import cli, data, plugins, runs, speed
 from harness.audit import audit
 from harness.errors import CrashedError
 from harness.runs import inspect
-from harness.spec import Arithmetic, Job, Recipe
+from harness.spec import ComputeMode, Job, Recipe
 from harness.speed import Roofline, Speed
 from harness.speed.reference import _transforms
 from harness.speed.speed import _as_in_a_script
@@ -24,7 +24,7 @@ S6_GAP = Path(__file__).parent.parent / "architectures" / "s6_gap.py"
 
 def job(path: str = "tiny.py", **settings: float) -> Job:
     architecture = plugins.load(path)
-    knobs, recipe = plugins.settle(architecture, settings)
+    knobs, recipe = plugins.apply_settings(architecture, settings)
     return runs.jobs(architecture, knobs, recipe, data.load("digits"), range(1), "cpu")[0]
 
 
@@ -50,13 +50,13 @@ def test_a_network_that_breaks_the_compiler_gets_a_message(workplace: Path, monk
         raise RuntimeError("no such instruction")
 
     monkeypatch.setattr(torch, "compile", broken)
-    monkeypatch.setattr(compute, "choose", lambda *_: Arithmetic(execution="compiled"))
+    monkeypatch.setattr(compute, "choose", lambda *_: ComputeMode(execution="compiled"))
     with pytest.raises(CrashedError, match="no such instruction"):
         list(speed.measure(job(), epochs=1, workers=0))
 
 
 def test_the_plain_loop_has_torchs_own_settings_and_the_harness_its_own() -> None:
-    compute.settle("cuda")
+    compute.set_deterministic("cuda")
     try:
         with _as_in_a_script("cuda"):
             assert torch.backends.cudnn.allow_tf32
@@ -68,7 +68,7 @@ def test_the_plain_loop_has_torchs_own_settings_and_the_harness_its_own() -> Non
         assert torch.are_deterministic_algorithms_enabled()
         assert torch.is_deterministic_algorithms_warn_only_enabled()
     finally:
-        compute.repeat(False)
+        compute.repeat_bits(False)
 
 
 @pytest.mark.parametrize(
@@ -108,9 +108,9 @@ def test_the_least_work_of_a_network_is_counted_as_by_hand() -> None:
 
 
 def test_the_least_work_of_s6_gap_is_three_passes_but_for_the_first_layer() -> None:
-    found, anatomy = inspect(plugins.load(S6_GAP), plugins.load(S6_GAP).knobs)
+    found, model = inspect(plugins.load(S6_GAP), plugins.load(S6_GAP).knobs)
     first = 16 * 26 * 26 * 9
-    assert speed.work(found)[0] == 6 * anatomy.multiply_adds - 2 * first
+    assert speed.work(found)[0] == 6 * model.multiply_adds - 2 * first
 
 
 def test_the_roofline_is_the_scarcer_of_memory_and_arithmetic() -> None:

@@ -21,11 +21,11 @@ from harness.statistics import (
     bound_at_look,
     bound_on_new_images,
     compare,
+    expected_selection_gain,
     holm,
     judge,
     leader_bound,
     lower_bound,
-    luck,
     mcnemar,
     summarise,
 )
@@ -108,20 +108,24 @@ def test_the_interval_holds_the_true_mean_95_times_in_100(size: int) -> None:
 @given(accuracy=st.floats(0.01, 0.99), images=st.integers(10, 100_000), candidates=st.integers(1, 200))
 @settings(max_examples=30)
 def test_luck_grows_with_candidates_and_shrinks_with_images(accuracy: float, images: int, candidates: int) -> None:
-    assert luck(accuracy, images, candidates) < luck(accuracy, images, candidates + 1)
-    assert luck(accuracy, 4 * images, candidates) == pytest.approx(luck(accuracy, images, candidates) / 2, abs=1e-9)
+    assert expected_selection_gain(accuracy, images, candidates) < expected_selection_gain(
+        accuracy, images, candidates + 1
+    )
+    assert expected_selection_gain(accuracy, 4 * images, candidates) == pytest.approx(
+        expected_selection_gain(accuracy, images, candidates) / 2, abs=1e-9
+    )
 
 
 def test_luck_is_what_a_simulation_gives() -> None:
     scores = np.random.default_rng(0).binomial(10_000, 0.99, size=(20_000, 20)) / 10_000
-    assert luck(0.99, 10_000, 20) == pytest.approx(scores.max(1).mean() - 0.99, rel=0.03)
-    assert luck(0.99, 10_000, 1) == pytest.approx(0, abs=1e-12)
+    assert expected_selection_gain(0.99, 10_000, 20) == pytest.approx(scores.max(1).mean() - 0.99, rel=0.03)
+    assert expected_selection_gain(0.99, 10_000, 1) == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.parametrize(("images", "candidates"), [(0, 1), (1, 0)])
 def test_luck_needs_images_and_candidates(images: int, candidates: int) -> None:
     with pytest.raises(ValueError, match="needs"):
-        luck(0.9, images, candidates)
+        expected_selection_gain(0.9, images, candidates)
 
 
 # --- bounds -----------------------------------------------------------------------------------------------

@@ -16,8 +16,8 @@ from harness import watchdog
 WATCHED = """
 import sys, time
 from pathlib import Path
-from harness import supervision
-supervision.watch(Path(sys.argv[1]))
+from harness import watchdog
+watchdog.watch(Path(sys.argv[1]))
 {work}
 print("done")
 """
@@ -29,7 +29,7 @@ def watched(work: str, tmp_path: Path) -> tuple[int, str, Path]:
     log, code = tmp_path / "log", tmp_path / "code.py"
     code.write_text(WATCHED.format(work=work))
     process = subprocess.Popen([sys.executable, str(code), str(log)], stdout=subprocess.PIPE, text=True)
-    clock = watchdog.Clock(process.pid, log, 2.0)
+    clock = watchdog.Watchdog(process.pid, log, 2.0)
     while process.poll() is None:
         time.sleep(watchdog.SLICE)
         clock.tick()
@@ -40,8 +40,8 @@ def watched(work: str, tmp_path: Path) -> tuple[int, str, Path]:
     "work",
     [
         "time.sleep(1)",
-        "for _ in range(4): time.sleep(1); supervision.gets_on()",
-        "with supervision.at_rest(): time.sleep(4)",
+        "for _ in range(4): time.sleep(1); watchdog.heartbeat()",
+        "with watchdog.paused(): time.sleep(4)",
     ],
 )
 def test_who_gets_on_or_waits_for_others_is_left_alone(work: str, tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_who_gets_on_or_waits_for_others_is_left_alone(work: str, tmp_path: Path
     [
         "time.sleep(50)",
         "while True: pass",
-        "with supervision.at_rest(): pass\ntime.sleep(50)",
+        "with watchdog.paused(): pass\ntime.sleep(50)",
         "import re; re.match(r'(a+)+$', 'a' * 60 + 'b')",  # never lets go of the interpreter
         "import faulthandler; faulthandler.cancel_dump_traceback_later(); time.sleep(50)",
     ],
@@ -64,20 +64,20 @@ def test_who_gets_no_further_is_ended_and_the_line_is_named(work: str, tmp_path:
     assert (code, said) == (-signal.SIGKILL, "")
     error = watchdog.post_mortem("code.py", code, log)
     place = f"{tmp_path / 'code.py'}:{LINE + work.count(chr(10))}"
-    assert error.wrong == f"code.py got no further for 2 s, and was ended at {place}."
+    assert error.message == f"code.py got no further for 2 s, and was ended at {place}."
 
 
 def test_one_that_stopped_itself_is_ended_too(tmp_path: Path) -> None:
     code, _, log = watched("import os, signal; os.kill(os.getpid(), signal.SIGSTOP)", tmp_path)
     assert code == -signal.SIGKILL
-    assert "got no further for 2 s" in watchdog.post_mortem("code.py", code, log).wrong
+    assert "got no further for 2 s" in watchdog.post_mortem("code.py", code, log).message
 
 
 def test_a_segmentation_fault_names_the_line_of_the_thread_that_had_it(tmp_path: Path) -> None:
     thread = "import ctypes, threading\nthreading.Thread(target=time.sleep, args=(5,), daemon=True).start()\n"
     code, _, log = watched(f"{thread}ctypes.string_at(0)", tmp_path)
     assert code == -signal.SIGSEGV
-    told = watchdog.post_mortem("It", code, log).wrong
+    told = watchdog.post_mortem("It", code, log).message
     assert told == f"It was ended by SIGSEGV at {tmp_path / 'code.py'}:{LINE + 2}."
 
 
@@ -91,7 +91,7 @@ def test_a_segmentation_fault_names_the_line_of_the_thread_that_had_it(tmp_path:
     ],
 )
 def test_without_a_log_the_signal_or_the_exit_code_is_named(exitcode: int, words: str, tmp_path: Path) -> None:
-    assert words in watchdog.post_mortem("It", exitcode, tmp_path / "none").wrong
+    assert words in watchdog.post_mortem("It", exitcode, tmp_path / "none").message
 
 
 def test_of_no_process_or_group_that_is_not_there_anything_is_ended() -> None:

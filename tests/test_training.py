@@ -26,7 +26,7 @@ from harness.audit import audit
 from harness.data import Dataset, Split, to_float
 from harness.errors import DivergedError
 from harness.events import Checkpoint, Epoch
-from harness.spec import PLAIN, Arithmetic, Recipe
+from harness.spec import REFERENCE, ComputeMode, Recipe
 from harness.training import Average, derive_seed, fit, learning_rates, make_optimizer, seed_everything
 from harness.training.augment import DRAWS, augment
 
@@ -493,9 +493,9 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(recipe: Recip
     "recipe",
     [RECIPE, AUGMENTED, replace(RECIPE, optimizer="adamw"), replace(RECIPE, momentum=0.0, nesterov=False)],
 )
-@pytest.mark.parametrize("used", [PLAIN, Arithmetic("bfloat16", True, True)])
+@pytest.mark.parametrize("used", [REFERENCE, ComputeMode("bfloat16", True, True)])
 @pytest.mark.parametrize("after", [1, 2])
-def test_a_training_goes_on_from_a_checkpoint_with_the_same_bits(recipe: Recipe, used: Arithmetic, after: int) -> None:
+def test_a_training_goes_on_from_a_checkpoint_with_the_same_bits(recipe: Recipe, used: ComputeMode, after: int) -> None:
     def begin(start: Checkpoint | None) -> tuple[nn.Module, Average, Iterator[Epoch | Checkpoint | None]]:
         fresh = audit(network(), "network.py").train.module()
         average = Average(fresh, 0.9)
@@ -591,7 +591,7 @@ def test_a_log_softmax_head_trains_as_raw_logits_do() -> None:
 
 def test_bfloat16_trains_float32_weights_to_nearly_the_same() -> None:
     coarse = network(dropout=0.0)
-    seen = epochs_of(fit(coarse, DATASET, RECIPE, 0, Arithmetic("bfloat16")))
+    seen = epochs_of(fit(coarse, DATASET, RECIPE, 0, ComputeMode("bfloat16")))
     plain, seen_plain = trained(dropout=0.0)
     assert all(parameter.dtype == torch.float32 for parameter in coarse.parameters())
     assert not same_bits(coarse, plain)
@@ -608,8 +608,8 @@ def test_divergence_names_the_step_the_last_loss_and_the_learning_rate() -> None
         epochs_of(running)
     assert caught.value.exit_code == 6
     rate = f"{learning_rates(recipe, 3)[4]:g}"
-    assert f"the loss was nan at step 2 of epoch 2, at a learning rate of {rate}; the last f" in caught.value.wrong
-    assert "Lower lr" in caught.value.mend
+    assert f"the loss was nan at step 2 of epoch 2, at a learning rate of {rate}; the last f" in caught.value.message
+    assert "Lower lr" in caught.value.hint
 
 
 def test_divergence_in_the_first_step_of_an_epoch_names_the_last_loss_of_the_one_before() -> None:

@@ -29,11 +29,11 @@ from harness.cli import tune as tune_command
 from harness.errors import CrashedError, DataError, UsageError
 from harness.events import Epoch, StudyRecord, Trial
 from harness.journal import all_journals
-from harness.runs import Attempt
+from harness.runs import TrialRequest
 from harness.runs.trial import _is_hopeless
 from harness.spec import BUDGET, Job, Knob
 from harness.tuning import Search, tune
-from harness.tuning.batch import _floor, _outcomes
+from harness.tuning.batch import _median_by_epoch, _outcomes
 
 STUDIES = sorted((Path(__file__).parent.parent / "studies").glob("*.py"))
 STUDY = '''"""Learning rate, dropout and width of a linear layer."""
@@ -69,12 +69,12 @@ def run(*arguments: str) -> int:
     return cli.main(["tune", "study.py", "--dataset", "digits", "--epochs", "1", "--jobs", "2", *arguments])
 
 
-def kept(record: StudyRecord) -> list[tuple[object, ...]]:
+def cached(record: StudyRecord) -> list[tuple[object, ...]]:
     """What of a study must not depend on how it came about."""
     return [(t.number, t.state, t.value, t.settings, t.same_as, len(t.epochs)) for t in record.trials]
 
 
-def untold(number: int, epoch: Epoch) -> None:
+def pending(number: int, epoch: Epoch) -> None:
     """Nobody wants to know."""
 
 
@@ -83,7 +83,7 @@ class MadeUpWorkers(workers.Processes):
 
     trained: ClassVar[list[int]] = []
 
-    def __init__(self, count: int = 1, device: str = "cpu", patience: float = 1, auditors: int = 0) -> None:
+    def __init__(self, count: int = 1, device: str = "cpu", hang_timeout: float = 1, auditors: int = 0) -> None:
         self.together = 1
 
     def __enter__(self) -> Self:
@@ -98,20 +98,20 @@ class MadeUpWorkers(workers.Processes):
     def news(self) -> list[workers.News]:
         return []
 
-    def submit(self, asked: Sequence[Attempt], floor: Mapping[int, float]) -> Future[list[Trial]]:
+    def submit(self, asked: Sequence[TrialRequest], medians: Mapping[int, float]) -> Future[list[Trial]]:
         self.trained.extend(number for number, _, _ in asked)
         future: Future[list[Trial]] = Future()
-        future.set_result([self.attempt(*one, floor) for one in asked])
+        future.set_result([self.attempt(*one, medians) for one in asked])
         return future
 
-    def attempt(self, number: int, settings: Mapping[str, Knob], job: Job, floor: Mapping[int, float]) -> Trial:
+    def attempt(self, number: int, settings: Mapping[str, Knob], job: Job, medians: Mapping[int, float]) -> Trial:
         parameters = 12 * int(job.knobs["width"]) ** 2 + 10
         if parameters > BUDGET.parameters:
             return Trial(number, "infeasible", None, settings, parameters=parameters, reason="too wide")
         final = 1 - abs(math.log10(job.recipe.lr) + 1) / 3 - float(job.knobs["dropout"]) / 4
         whole = _curve(number, [final - 0.1 / (epoch + 1) for epoch in range(job.recipe.epochs)])
         for epoch in range(1, job.recipe.epochs):
-            if _is_hopeless(whole.epochs[:epoch], floor):
+            if _is_hopeless(whole.epochs[:epoch], medians):
                 value = whole.epochs[epoch - 1].held_out_accuracy
                 return Trial(number, "pruned", value, settings, whole.epochs[:epoch], parameters, "slow")
         return replace(whole, settings=settings, parameters=parameters)
@@ -120,8 +120,8 @@ class MadeUpWorkers(workers.Processes):
 class DirectWorkers(MadeUpWorkers):
     """Trains in this process."""
 
-    def attempt(self, number: int, settings: Mapping[str, Knob], job: Job, floor: Mapping[int, float]) -> Trial:
-        return runs.attempt([(number, settings, job)], floor, untold)[0]
+    def attempt(self, number: int, settings: Mapping[str, Knob], job: Job, medians: Mapping[int, float]) -> Trial:
+        return runs.train_trials([(number, settings, job)], medians, pending)[0]
 
 
 @pytest.fixture
@@ -160,8 +160,8 @@ class TestSameStudy:
     ) -> None:
         first = finish(search(), 13)
         (workshop / "mlruns" / "studies").rename(workshop / "elsewhere")
-        assert kept(finish(search(), 13)) == kept(first)
-        assert kept(finish(search(seed=1), 13)) != kept(first)
+        assert cached(finish(search(), 13)) == cached(first)
+        assert cached(finish(search(seed=1), 13)) != cached(first)
 
     @pytest.mark.parametrize("every", [1, 4, 11])
     def test_interruptions_do_not_change_a_study_and_train_nothing_twice(
@@ -178,7 +178,7 @@ class TestSameStudy:
             if isinstance(said[-1], StudyRecord) and said[-1].state == "finished":
                 break
         assert longer > every
-        assert kept(said[-1]) == kept(whole)
+        assert cached(said[-1]) == cached(whole)
 
     def test_the_order_in_which_trials_finish_does_not_change_a_study(
         self, workshop: Path, made_up: type[MadeUpWorkers], monkeypatch: pytest.MonkeyPatch
@@ -190,14 +190,14 @@ class TestSameStudy:
             return {list(running)[-1]}
 
         monkeypatch.setattr(made_up, "wait", last_first)
-        assert kept(finish(search(), 33)) == kept(whole)
+        assert cached(finish(search(), 33)) == cached(whole)
 
     def test_more_trials_asked_for_later_are_those_of_a_longer_study(self, workshop: Path) -> None:
         whole = finish(search(), 27)
         (workshop / "mlruns" / "studies").rename(workshop / "elsewhere")
         for trials in (1, 7, 14, 27):
             again = finish(search(), trials)
-        assert kept(again) == kept(whole)
+        assert cached(again) == cached(whole)
 
     @pytest.mark.parametrize(
         "change",
@@ -268,7 +268,7 @@ def test_trials_train_from_seeds_that_no_run_begins_with(workshop: Path) -> None
 def test_a_trial_is_stopped_where_optunas_median_pruner_would_stop_it() -> None:
     lots = random.Random(0)
     done = [_curve(number, [lots.random() for _ in range(6)]) for number in range(7)]
-    floor = _floor(done)
+    medians = _median_by_epoch(done)
     pruner = optuna.pruners.MedianPruner()
     study = optuna.create_study(direction="maximize", pruner=pruner)
     for trial in done:
@@ -278,11 +278,11 @@ def test_a_trial_is_stopped_where_optunas_median_pruner_would_stop_it() -> None:
         asked, epochs = study.ask(), _curve(0, [lots.random() for _ in range(6)]).epochs
         for number, epoch in enumerate(epochs, 1):
             asked.report(epoch.held_out_accuracy or 0.0, number)
-            assert _is_hopeless(epochs[:number], floor) == asked.should_prune()
+            assert _is_hopeless(epochs[:number], medians) == asked.should_prune()
 
 
 def test_nobody_is_stopped_before_five_trials_are_complete() -> None:
-    assert _floor([_curve(number, [0.9]) for number in range(4)]) == {}
+    assert _median_by_epoch([_curve(number, [0.9]) for number in range(4)]) == {}
 
 
 def _curve(number: int, accuracies: Sequence[float]) -> Trial:
@@ -338,7 +338,7 @@ def test_a_trial_that_hangs_is_given_up_with_its_children_and_the_study_goes_on(
     asked = tuning.Proposer(search(), []).ask(20)
     hanging = next(one for one in asked if int(one.settings["width"]) > 15)
     fine = next(one for one in asked if int(one.settings["width"]) <= 15)
-    with workers.Processes(1, "cpu", patience=20) as hired:
+    with workers.Processes(1, "cpu", hang_timeout=20) as hired:
         futures = [(one, hired.submit([(one.number, one.settings, one.job)], {})) for one in (hanging, fine) if one.job]
         for _, future in futures:
             while not hired.wait([future], 60):
@@ -352,7 +352,7 @@ def test_a_trial_that_hangs_is_given_up_with_its_children_and_the_study_goes_on(
 def test_what_a_machine_cannot_do_is_not_held_against_a_trial(
     workshop: Path, made_up: type[MadeUpWorkers], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = kept(finish(search(), 4))
+    whole = cached(finish(search(), 4))
     (workshop / "mlruns" / "studies").rename(workshop / "elsewhere")
 
     def no_room(*_: object) -> Future[list[Trial]]:
@@ -364,7 +364,7 @@ def test_what_a_machine_cannot_do_is_not_held_against_a_trial(
         patch.setattr(made_up, "submit", no_room)
         with pytest.raises(CrashedError, match="could not be trained: OSError: No space"):
             finish(search(), 4)
-    assert kept(finish(search(), 4)) == whole
+    assert cached(finish(search(), 4)) == whole
 
 
 def test_trials_that_shared_the_process_of_one_that_died_are_trained_again(
@@ -373,15 +373,15 @@ def test_trials_that_shared_the_process_of_one_that_died_are_trained_again(
     class Shared(MadeUpWorkers):
         """Three trials in one process, which dies of the fifth."""
 
-        def __init__(self, count: int, device: str, patience: float, auditors: int = 0) -> None:
+        def __init__(self, count: int, device: str, hang_timeout: float, auditors: int = 0) -> None:
             self.together = 3
 
-        def submit(self, asked: Sequence[Attempt], floor: Mapping[int, float]) -> Future[list[Trial]]:
+        def submit(self, asked: Sequence[TrialRequest], medians: Mapping[int, float]) -> Future[list[Trial]]:
             future: Future[list[Trial]] = Future()
             if 4 in (number for number, _, _ in asked):
                 future.set_exception(ProcessExpired("died", code=-11, pid=0))
                 return future
-            return super().submit(asked, floor)
+            return super().submit(asked, medians)
 
         def why_lost(self, done: Future[list[Trial]]) -> str | None:
             expired = done.exception()
@@ -434,7 +434,7 @@ class TestLosses:
         (workshop / "study.py").write_text(text)
         asked = tuning.Proposer(search(), []).ask(1)[0]
         assert asked.job
-        assert [trial.state for trial in runs.attempt([(0, {}, asked.job)], {}, untold)] == ["diverged"]
+        assert [trial.state for trial in runs.train_trials([(0, {}, asked.job)], {}, pending)] == ["diverged"]
 
 
 @pytest.mark.slow
@@ -442,11 +442,11 @@ def test_trials_trained_in_turns_are_those_trained_alone(workshop: Path) -> None
     asked = [(one.number, one.settings, one.job) for one in tuning.Proposer(search(), []).ask(4) if one.job]
     assert len(asked) > 1
 
-    def kept(trials: list[Trial]) -> list[tuple[object, ...]]:
+    def cached(trials: list[Trial]) -> list[tuple[object, ...]]:
         return [(trial.number, trial.state, trial.value, trial.settings) for trial in trials]
 
-    alone = [runs.attempt([one], {}, untold)[0] for one in asked]
-    assert kept(runs.attempt(asked, {}, untold)) == kept(alone)
+    alone = [runs.train_trials([one], {}, pending)[0] for one in asked]
+    assert cached(runs.train_trials(asked, {}, pending)) == cached(alone)
 
 
 class TestDamage:
@@ -457,12 +457,12 @@ class TestDamage:
         return file
 
     def test_reading_writes_nothing_so_that_a_torn_line_can_still_be_mended(self, log: Path) -> None:
-        before = kept(finish(search(), 5))
+        before = cached(finish(search(), 5))
         log.write_bytes(log.read_bytes()[:-40])
         torn = log.read_bytes()
         assert [len(record.trials) for record in tuning.records()] == [4]
         assert log.read_bytes() == torn
-        assert kept(finish(search(), 5)) == before
+        assert cached(finish(search(), 5)) == before
 
     @pytest.mark.parametrize("line", ["{}", '{"op_code": 99, "worker_id": "x"}'])
     def test_a_line_of_json_that_is_not_optunas_is_refused(self, log: Path, line: str) -> None:
@@ -479,16 +479,16 @@ class TestDamage:
         trial = Trial(asked.number, "complete", 0.5, asked.settings, parameters=10)
         reader = tuning.Log.read(log.parent)
         reader.keep(trial)
-        assert reader.kept(asked) == trial
+        assert reader.cached(asked) == trial
         file = log.parent / f"{asked.number}.json"
         file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
-        assert reader.kept(asked) is None
+        assert reader.cached(asked) is None
 
     def test_a_torn_last_line_is_cut_off_and_its_trial_trained_again(self, log: Path) -> None:
         whole = log.read_bytes()
-        before = kept(finish(search(), 5))
+        before = cached(finish(search(), 5))
         log.write_bytes(whole[:-40])
-        assert kept(finish(search(), 5)) == before
+        assert cached(finish(search(), 5)) == before
 
     def test_damage_in_the_middle_is_refused_and_nothing_is_changed(self, log: Path) -> None:
         lines = log.read_bytes().splitlines(keepends=True)
@@ -732,8 +732,8 @@ class TestCommand:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         class Slow(DirectWorkers):
-            def submit(self, asked: Sequence[Attempt], floor: Mapping[int, float]) -> Future[list[Trial]]:
-                return super().submit(asked, floor) if asked[0][0] < 2 else Future()
+            def submit(self, asked: Sequence[TrialRequest], medians: Mapping[int, float]) -> Future[list[Trial]]:
+                return super().submit(asked, medians) if asked[0][0] < 2 else Future()
 
         monkeypatch.setattr(tune_command, "Processes", Slow)
         assert run("--trials", "4", "--timeout", "0.5") == 0
@@ -778,7 +778,7 @@ def test_killed_three_times_the_study_is_the_one_of_an_undisturbed_run(workshop:
     assert "RUNNING" not in {run.info.status for run in shown}
     (workshop / "mlruns" / "studies").rename(workshop / "elsewhere")
     assert subprocess.run(command, env=environment, stdout=subprocess.DEVNULL).returncode == 0
-    assert kept(next(iter(tuning.records()))) == kept(killed)
+    assert cached(next(iter(tuning.records()))) == cached(killed)
 
 
 # --- the studies that come with the harness ---------------------------------------------------------------

@@ -5,15 +5,15 @@ from harness.audit.count import Entry, Ledger
 from harness.audit.graph import arguments, cause, operators, over_the_same_tensors, short_name
 from harness.audit.network import Audit, Graphs, audit, enforce
 from harness.audit.rebuild import refuse_another, refuse_other_audit, refuse_trained_start
-from harness.audit.summary import Anatomy, Layer, describe
+from harness.audit.summary import Layer, ModelSummary, describe
 
 __all__ = [
-    "Anatomy",
     "Audit",
     "Entry",
     "Graphs",
     "Layer",
     "Ledger",
+    "ModelSummary",
     "arguments",
     "audit",
     "cause",

@@ -258,14 +258,14 @@ def refuse_odd_tensor(name: str, tensor: Tensor, path: str) -> None:
             "tensor",
             f"{name} is a {type(tensor).__name__} ({tensor.layout}), whose numbers the audit cannot count.",
             where=path,
-            legal="Legal: dense torch.Tensor and torch.nn.Parameter, no subclasses.",
-            mend="Give lazy layers their sizes (nn.Linear for nn.LazyLinear); store tables dense.",
+            allowed="Legal: dense torch.Tensor and torch.nn.Parameter, no subclasses.",
+            hint="Give lazy layers their sizes (nn.Linear for nn.LazyLinear); store tables dense.",
         )
     if tensor._backward_hooks or getattr(tensor, "_post_accumulate_grad_hooks", None):
         raise AuditError(
             "hook",
             f"{name} has a hook, Python that would run in every step of training.",
             where=path,
-            legal="After the audit the graph alone is trained; none of the plug-in's Python runs any more.",
-            mend="Take register_hook out; gradient clipping and decay are the recipe's.",
+            allowed="After the audit the graph alone is trained; none of the plug-in's Python runs any more.",
+            hint="Take register_hook out; gradient clipping and decay are the recipe's.",
         )

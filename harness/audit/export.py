@@ -38,7 +38,7 @@ def export(network: nn.Module, training: bool, path: str) -> ExportedProgram:
     except OSError as error:
         raise UsageError(
             f"torch cannot write {error.filename}: {error.strerror}.",
-            mend="Set TORCHINDUCTOR_CACHE_DIR to a folder that you may write to.",
+            hint="Set TORCHINDUCTOR_CACHE_DIR to a folder that you may write to.",
         ) from error
     except Exception as error:  # torch.export raises many types, none documented
         mode = "training" if training else "evaluation"
@@ -49,8 +49,8 @@ def export(network: nn.Module, training: bool, path: str) -> ExportedProgram:
             f"The network cannot be exported in {mode} mode: "
             + ("forward takes one number of images for granted." if fixes_batch else gist(error)),
             where=where(text, path),
-            legal="forward must be plain tensor code: no branch on values, no fixed batch size, no attribute set.",
-            mend="Write images.shape[0] instead of len(images) or a number, and do not branch or loop on it."
+            allowed="forward must be plain tensor code: no branch on values, no fixed batch size, no attribute set.",
+            hint="Write images.shape[0] instead of len(images) or a number, and do not branch or loop on it."
             if fixes_batch
             else "Rewrite that line with tensor operations; make tensors and attributes in __init__.",
         ) from error
@@ -80,8 +80,8 @@ def refuse_foreign_operators(program: ExportedProgram, path: str) -> None:
                 "operator",
                 f"forward uses the operator {node.target}, which the audit cannot look into.",
                 where=cause(node, path),
-                legal="Legal: torch's own (aten) operators; no custom operators, no nested graphs.",
-                mend="Write it with ordinary torch functions; for torch.no_grad() use tensor.detach().",
+                allowed="Legal: torch's own (aten) operators; no custom operators, no nested graphs.",
+                hint="Write it with ordinary torch functions; for torch.no_grad() use tensor.detach().",
             )
     size = sum(_size(node) for node in nodes)
     if size > MOST_OPERATORS:
@@ -89,7 +89,7 @@ def refuse_foreign_operators(program: ExportedProgram, path: str) -> None:
             "operators",
             f"forward runs {size:,} operators and entries of their lists; the most is {MOST_OPERATORS:,}.",
             where=cause(max(nodes, key=_size), path),
-            mend="Loop less: one operator on a larger tensor instead of many on small ones.",
+            hint="Loop less: one operator on a larger tensor instead of many on small ones.",
         )
 
 
@@ -104,7 +104,7 @@ def refuse_change_at_evaluation(evaluation: ExportedProgram, path: str) -> None:
         plain = evaluation.run_decompositions()  # in-place changes and lots show only after this
     except Exception as error:
         raise AuditError(
-            "export", f"The network's graph cannot be simplified: {gist(error)}", where=path, mend="Simplify forward."
+            "export", f"The network's graph cannot be simplified: {gist(error)}", where=path, hint="Simplify forward."
         ) from error
     for node in operators(plain):
         if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
@@ -112,8 +112,8 @@ def refuse_change_at_evaluation(evaluation: ExportedProgram, path: str) -> None:
                 "random",
                 f"The network draws random numbers at evaluation ({node.target}).",
                 where=cause(node, path),
-                legal="Random numbers are for training: self.training is false when a network is scored.",
-                mend="Use nn.Dropout instead of F.dropout, or pass training=self.training.",
+                allowed="Random numbers are for training: self.training is false when a network is scored.",
+                hint="Use nn.Dropout instead of F.dropout, or pass training=self.training.",
             )
     signature = plain.graph_signature
     changed = [*signature.buffers_to_mutate.values(), *getattr(signature, "parameters_to_mutate", {}).values()]
@@ -122,6 +122,6 @@ def refuse_change_at_evaluation(evaluation: ExportedProgram, path: str) -> None:
             "state-change",
             f"Scoring the network changes its {changed[0]}.",
             where=path,
-            legal="A network answers the same however often it is asked; only training moves its state.",
-            mend="Update buffers only where self.training is true.",
+            allowed="A network answers the same however often it is asked; only training moves its state.",
+            hint="Update buffers only where self.training is true.",
         )

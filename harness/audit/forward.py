@@ -12,7 +12,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from harness.audit.graph import where
 from harness.audit.probe import made_up_images, quiet, restored
-from harness.errors import AuditError, ContractError, mend_devices
+from harness.errors import AuditError, ContractError, device_hint
 
 
 def probe_forward(network: nn.Module, path: str) -> None:
@@ -26,7 +26,7 @@ def probe_forward(network: nn.Module, path: str) -> None:
     hook = register_module_parameter_registration_hook(note)
     try:
         for training in (False, True):
-            answers = _answer(network, training, path)
+            predictions = _answer(network, training, path)
     finally:
         hook.remove()
     if made:
@@ -34,26 +34,26 @@ def probe_forward(network: nn.Module, path: str) -> None:
             "parameter-in-forward",
             "forward makes a parameter.",
             where=made[0],
-            legal="A network's parameters are made once, in build.",
-            mend="Make the layer in __init__, or delete it if nothing uses it.",
+            allowed="A network's parameters are made once, in build.",
+            hint="Make the layer in __init__, or delete it if nothing uses it.",
         )
-    if not answers.requires_grad:
+    if not predictions.requires_grad:
         raise AuditError(
             "untrainable",
             "No parameter of the network would learn: its answers in training carry no gradient.",
             where=path,
-            legal="At least one nn.Parameter that requires a gradient takes part in every answer.",
-            mend="Take torch.no_grad, detach() or requires_grad=False out.",
+            allowed="At least one nn.Parameter that requires a gradient takes part in every answer.",
+            hint="Take torch.no_grad, detach() or requires_grad=False out.",
         )
     registered = {id(parameter) for parameter in network.parameters()}
-    for leaf in _leaves(answers):
+    for leaf in _leaves(predictions):
         if id(leaf) not in registered:
             raise AuditError(
                 "unregistered",
                 f"forward uses a trainable tensor of shape {tuple(leaf.shape)} that the network does not register.",
                 where=path,
-                legal="Layers live in attributes, nn.ModuleList or nn.Sequential; tensors in nn.Parameter attributes.",
-                mend="A plain Python list or dict of layers hides them: use nn.ModuleList or nn.ModuleDict.",
+                allowed="Layers live in attributes, nn.ModuleList or nn.Sequential; tensors are nn.Parameters.",
+                hint="A plain Python list or dict of layers hides them: use nn.ModuleList or nn.ModuleDict.",
             )
 
 
@@ -62,7 +62,7 @@ def _answer(network: nn.Module, training: bool, path: str) -> Tensor:
     network.train(training)
     try:
         with restored(network), quiet():
-            answers = network(images)
+            predictions = network(images)
     except KeyboardInterrupt:
         raise
     except BaseException as error:
@@ -71,29 +71,29 @@ def _answer(network: nn.Module, training: bool, path: str) -> Tensor:
             "forward-raises",
             f"forward raised {said}{_layer_behind(error, network)}",
             where=where("".join(traceback.format_exception(error)), path),
-            legal="forward takes (N, 1, 28, 28) float images and returns (N, 10) logits.",
-            mend=mend_devices(said) or "Mend that line or that layer.",
+            allowed="forward takes (N, 1, 28, 28) float images and returns (N, 10) logits.",
+            hint=device_hint(said) or "Mend that line or that layer.",
         ) from error
     wrong = ""
-    if not isinstance(answers, Tensor):
-        wrong = f"a {type(answers).__name__}"
-    elif tuple(answers.shape) != (len(images), 10):
-        wrong = f"shape {tuple(answers.shape)} for {len(images)} images"
-    elif answers.device.type != "cpu":
-        wrong = f"a tensor on the device {answers.device}"
-    elif answers.dtype != torch.float32:
-        wrong = f"{answers.dtype}"
-    elif not bool(answers.isfinite().all()):
+    if not isinstance(predictions, Tensor):
+        wrong = f"a {type(predictions).__name__}"
+    elif tuple(predictions.shape) != (len(images), 10):
+        wrong = f"shape {tuple(predictions.shape)} for {len(images)} images"
+    elif predictions.device.type != "cpu":
+        wrong = f"a tensor on the device {predictions.device}"
+    elif predictions.dtype != torch.float32:
+        wrong = f"{predictions.dtype}"
+    elif not bool(predictions.isfinite().all()):
         wrong = "numbers that are not finite"
     if wrong:
         raise ContractError(
             "output",
             f"forward returns {wrong}.",
             where=path,
-            legal="Legal: a float32 tensor of shape (N, 10) for (N, 1, 28, 28) images.",
-            mend=mend_devices(wrong) or "Mend the last layer.",
+            allowed="Legal: a float32 tensor of shape (N, 10) for (N, 1, 28, 28) images.",
+            hint=device_hint(wrong) or "Mend the last layer.",
         )
-    return answers
+    return predictions
 
 
 def _layer_behind(error: BaseException, network: nn.Module) -> str:
@@ -106,9 +106,9 @@ def _layer_behind(error: BaseException, network: nn.Module) -> str:
     return ""
 
 
-def _leaves(answers: Tensor) -> Iterator[Tensor]:
+def _leaves(predictions: Tensor) -> Iterator[Tensor]:
     """Yield the tensors that gradients of `answers` would reach."""
-    todo: list[Any] = [answers.grad_fn]
+    todo: list[Any] = [predictions.grad_fn]
     seen: set[Any] = {None}
     while todo:
         function = todo.pop()

@@ -42,8 +42,8 @@ def _refuse_shared_memory(network: nn.Module, path: str) -> None:
                     "shared-memory",
                     f"{name} lies in the memory of the weight {weight}, but is another tensor.",
                     where=path,
-                    legal="Layers share a weight by holding the same nn.Parameter: `self.b.weight = self.a.weight`.",
-                    mend="Share the nn.Parameter itself, or take a copy: clone().",
+                    allowed="Layers share a weight by holding the same nn.Parameter: `self.b.weight = self.a.weight`.",
+                    hint="Share the nn.Parameter itself, or take a copy: clone().",
                 )
 
 
@@ -64,8 +64,8 @@ def _refuse_overrides(network: nn.Module, path: str) -> None:
                     "override",
                     f"{name or type(module).__name__} overrides nn.Module.{method}.",
                     where=path,
-                    legal="The harness finds a network's numbers through nn.Module's own methods.",
-                    mend=f"Take the override of {method} out.",
+                    allowed="The harness finds a network's numbers through nn.Module's own methods.",
+                    hint=f"Take the override of {method} out.",
                 )
 
 

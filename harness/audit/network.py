@@ -145,7 +145,7 @@ def audit(network: nn.Module, path: str) -> Audit:
     refuse_batch_dependence(scored, images, path)
     for direction in (1, -1):  # with every gate that starts near zero opened and closed
         with nudged(network, direction):
-            refuse_batch_dependence(scored, images, path, crowd=100)
+            refuse_batch_dependence(scored, images, path, largest_batch=100)
     return found
 
 
@@ -160,16 +160,16 @@ def enforce(ledger: Ledger, recipe: Recipe, budget: Budget) -> None:
         raise BudgetError(
             "parameters",
             f"The network stores {ledger.parameters:,} numbers; the budget is {budget.parameters:,}.",
-            legal="Largest: " + "; ".join(f"{e.layer}.{e.name} ({e.kind}) {e.numbers:,}" for e in largest) + ".",
-            mend="Make it narrower, or take layers out; `python -m harness check` shows the layer table.",
+            allowed="Largest: " + "; ".join(f"{e.layer}.{e.name} ({e.kind}) {e.numbers:,}" for e in largest) + ".",
+            hint="Make it narrower, or take layers out; `python -m harness check` shows the layer table.",
             excess=ledger.parameters - budget.parameters,
         )
     if recipe.epochs > budget.epochs:
         raise BudgetError(
             "epochs",
             f"The recipe trains for {recipe.epochs} epochs; the budget is {budget.epochs}.",
-            legal=f"Legal: 1 to {budget.epochs} epochs.",
-            mend=f"Set epochs to {budget.epochs} or fewer.",
+            allowed=f"Legal: 1 to {budget.epochs} epochs.",
+            hint=f"Set epochs to {budget.epochs} or fewer.",
             excess=recipe.epochs - budget.epochs,
         )
 
@@ -183,16 +183,16 @@ def _refuse_unfaithful(network: nn.Module, train: nn.Module, evaluation: nn.Modu
             "unfaithful",
             f"The network's exported graph answers or learns differently from the network (by {worst:.2g}).",
             where=path,
-            legal="What trains and is scored is the graph: no Python randomness, counters or custom gradients.",
-            mend="Use torch operators for randomness and detach() for gradients; keep no state in Python.",
+            allowed="What trains and is scored is the graph: no Python randomness, counters or custom gradients.",
+            hint="Use torch operators for randomness and detach() for gradients; keep no state in Python.",
         )
     if not torch.equal(images, made_up_images(7)):
         raise AuditError(
             "writes-on-images",
             "The network writes on the images it is given.",
             where=path,
-            legal="Images are lent: the same memory may be asked about again.",
-            mend="Take inplace=True off the first layer, or the _ off the operator that is applied to the images.",
+            allowed="Images are lent: the same memory may be asked about again.",
+            hint="Take inplace=True off the first layer, or the _ off the operator that is applied to the images.",
         )
 
 
@@ -210,8 +210,8 @@ def distance(network: nn.Module, train: nn.Module, evaluation: nn.Module, images
             "backward-raises",
             f"The backward pass raised {gist(error)}",
             where=path,
-            legal="Every loss must have a gradient: what it needs may not be written over.",
-            mend="Take inplace=True, or the _, off the operator that overwrites what another one needs.",
+            allowed="Every loss must have a gradient: what it needs may not be written over.",
+            hint="Take inplace=True, or the _, off the operator that overwrites what another one needs.",
         ) from error
     if moved.keys() != learned.keys():  # some parameter learns in one and not in the other
         return math.inf

@@ -85,9 +85,9 @@ def one_step(network: nn.Module, trained: Callable[[Tensor], Tensor], images: Te
     labels = torch.arange(len(images), device=images.device) % 10
     with restored(network), quiet(), torch.random.fork_rng():
         torch.manual_seed(0)
-        answers = trained(images)
-        nn.functional.cross_entropy(answers, labels).backward()
-        seen = {"answers": answers.detach()}
+        predictions = trained(images)
+        nn.functional.cross_entropy(predictions, labels).backward()
+        seen = {"answers": predictions.detach()}
         seen.update((f"buffer {name}", buffer.clone()) for name, buffer in network.named_buffers())
     for name, parameter in network.named_parameters():
         if parameter.grad is not None:

@@ -51,8 +51,8 @@ def refuse_another(found: Audit, network: nn.Module, path: str) -> None:
                 "not-finite",
                 f"The network is built with a {name} that is not finite.",
                 where=path,
-                legal="The weights of every seed are finite.",
-                mend="Look for a division by zero, or a power, where build draws them.",
+                allowed="The weights of every seed are finite.",
+                hint="Look for a division by zero, or a power, where build draws them.",
             )
     numbers = dict((*network.named_parameters(remove_duplicate=False), *network.named_buffers(remove_duplicate=False)))
     train, evaluation = (filled(program.module(), numbers) for program in (found.train, found.evaluation))
@@ -96,8 +96,8 @@ def refuse_trained_start(network: nn.Module, found: Audit, build: Callable[[], n
             "trained-start",
             f"{fixed:,} numbers start (nearly) the same whatever the seed.",
             where=path,
-            legal=f"Weights start by lot or constant; up to {FREE_START:,} may start as a pattern of your own.",
-            mend="Draw them with torch.nn.init or torch.randn, without manual_seed; all training happens here.",
+            allowed=f"Weights start by lot or constant; up to {FREE_START:,} may start as a pattern of your own.",
+            hint="Draw them with torch.nn.init or torch.randn, without manual_seed; all training happens here.",
         )
 
 
@@ -107,8 +107,8 @@ def another_network(path: str) -> AuditError:
         "another-network",
         "Built again with the same knobs, the network has other parameters, or computes otherwise.",
         where=path,
-        legal="The same knobs build the same layers; only their first numbers are drawn by lot.",
-        mend="Take lots and counters out of build, but for weights.",
+        allowed="The same knobs build the same layers; only their first numbers are drawn by lot.",
+        hint="Take lots and counters out of build, but for weights.",
     )
 
 

@@ -28,7 +28,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class ModelSummary:
     """A network described.
 
     Attributes:
@@ -46,7 +46,7 @@ class Anatomy:
     ends_in_softmax: bool
 
 
-def describe(network: nn.Module, found: Audit) -> Anatomy:
+def describe(network: nn.Module, found: Audit) -> ModelSummary:
     """Describe an audited network; its state is left as it was."""
     was_training = network.training
     network.eval()
@@ -58,7 +58,7 @@ def describe(network: nn.Module, found: Audit) -> Anatomy:
     for hook in hooks:
         hook.remove()
     network.train(was_training)
-    return Anatomy(
+    return ModelSummary(
         layers=tuple(rows.values()),
         uses=_uses(found),
         receptive_field=_receptive_field(found),
@@ -126,8 +126,8 @@ def _pools_globally(name: str, node: Node) -> bool:
 
 
 def _ends_in_softmax(found: Audit) -> bool:
-    (answers,) = next(iter(reversed(found.evaluation.graph.nodes))).args[0]
-    return isinstance(answers, Node) and short_name(answers) == "softmax"
+    (predictions,) = next(iter(reversed(found.evaluation.graph.nodes))).args[0]
+    return isinstance(predictions, Node) and short_name(predictions) == "softmax"
 
 
 def _pair(value: int | list[int]) -> tuple[int, int]:

@@ -64,11 +64,11 @@ class Problem:
             if len(values) != count:
                 raise UsageError(
                     f"{name} has {len(values)} numbers; the network takes {count}.",
-                    mend=f"Example: --{name} {','.join(str(value) for value in getattr(Problem, name))}",
+                    hint=f"Example: --{name} {','.join(str(value) for value in getattr(Problem, name))}",
                 )
             for value in values:
                 if not abs(value) <= LARGEST:  # refuses NaN too
-                    raise UsageError(f"{name} cannot hold {value}.", legal="Legal: finite numbers of ordinary size.")
+                    raise UsageError(f"{name} cannot hold {value}.", allowed="Legal: finite numbers of ordinary size.")
 
 
 @dataclass(frozen=True)
@@ -168,11 +168,11 @@ def descend(problem: Problem, lr: float, steps: int) -> Trajectory:
     if not 0 < lr <= LARGEST:  # refuses NaN too
         raise UsageError(
             f"The learning rate {lr} cannot be used.",
-            legal=f"Legal: above 0, at most {LARGEST:g}.",
-            mend="Example: --lr 0.1,0.5,2.0",
+            allowed=f"Legal: above 0, at most {LARGEST:g}.",
+            hint="Example: --lr 0.1,0.5,2.0",
         )
     if not 1 <= steps <= MOST_STEPS:
-        raise UsageError(f"{steps} steps cannot be trained.", legal=f"Legal: 1 to {MOST_STEPS:,}.")
+        raise UsageError(f"{steps} steps cannot be trained.", allowed=f"Legal: 1 to {MOST_STEPS:,}.")
     rows = [evaluate(problem, problem.weights)]
     for _ in range(steps):
         row = rows[-1]
@@ -187,7 +187,7 @@ def sweep(problem: Problem, rates: Sequence[float], steps: int, until_broken: bo
         UsageError: as `descend`; or a rate given twice.
     """
     if len(set(rates)) < len(rates):
-        raise UsageError("A learning rate is given twice.", mend="Give each once.")
+        raise UsageError("A learning rate is given twice.", hint="Give each once.")
     found = [descend(problem, lr, steps) for lr in rates]
     lr = max(rates)
     while until_broken and found[-1].state == "stable" and lr < FASTEST_TRIED:

@@ -58,8 +58,8 @@ def _dispatch(arguments: Sequence[str], apart: bool) -> int:
     if name not in COMMANDS:
         raise UsageError(
             f"There is no command '{name}'.",
-            legal=f"Legal: {', '.join(COMMANDS)}.",
-            mend=did_you_mean(name, COMMANDS) or "python -m harness --help says what each does.",
+            allowed=f"Legal: {', '.join(COMMANDS)}.",
+            hint=did_you_mean(name, COMMANDS) or "python -m harness --help says what each does.",
         )
     module = importlib.import_module(f"harness.cli.{name}")
     parser = _Parser(
@@ -81,8 +81,8 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UsageError(
             f"{message[:1].upper()}{message[1:]}.",
-            legal="Lists are comma-separated, without spaces; a value that begins with a minus sign is joined by =.",
-            mend=f"{self.prog} --help says what is legal.",
+            allowed="Lists are comma-separated, without spaces; a value that begins with a minus sign is joined by =.",
+            hint=f"{self.prog} --help says what is legal.",
         )
 
 

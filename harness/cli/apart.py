@@ -29,7 +29,7 @@ def each(module: ModuleType, args: argparse.Namespace) -> int:
 
     A `main` reports what is wrong with its file and returns. One that raises was called in a wrong way,
     or lacks its data: the other files would end likewise, and are left alone. A command that keeps records
-    has a `settle`, which is told what ended a process.
+    has a `mark_interrupted`, which is told what ended a process.
     """
     ended: list[tuple[str, int]] = []
     for one in _by_file(args):
@@ -46,7 +46,7 @@ def each(module: ModuleType, args: argparse.Namespace) -> int:
 
 def _one(module: ModuleType, args: argparse.Namespace, subject: str) -> tuple[int, bool]:
     """Return the exit code of one file, and whether the next one has its turn."""
-    child = _Child(module.main, args, subject, getattr(args, "patience", watchdog.PATIENCE))
+    child = _Child(module.main, args, subject, getattr(args, "patience", watchdog.HANG_TIMEOUT))
     try:
         code, returned = child.run()
     except KeyboardInterrupt as stop:
@@ -69,9 +69,9 @@ _STOPPED = tuple(exit_code(stop) for stop in (KeyboardInterrupt(), Terminated())
 def _record(module: ModuleType, child: _Child, error: CrashedError) -> tuple[int, bool]:
     """Report what ended a process, and have it recorded; return the exit code, and whether nobody stopped that."""
     report(error)
-    if not hasattr(module, "settle"):
+    if not hasattr(module, "mark_interrupted"):
         return 0, True
-    recorder = _Child(module.settle, {child.pid: error.wrong}, "Recording that")
+    recorder = _Child(module.mark_interrupted, {child.pid: error.message}, "Recording that")
     try:
         return recorder.run()[0], True
     except KeyboardInterrupt as stop:
@@ -97,14 +97,14 @@ class _Child:
     Args:
         work: is given `argument` there, and returns an exit code.
         subject: what is at work, in words.
-        patience: seconds without news after which it is ended.
+        hang_timeout: seconds without news after which it is ended.
     """
 
     def __init__(
-        self, work: Callable[[Any], int], argument: object, subject: str, patience: float = watchdog.PATIENCE
+        self, work: Callable[[Any], int], argument: object, subject: str, hang_timeout: float = watchdog.HANG_TIMEOUT
     ) -> None:
         self._subject = subject
-        self._patience = patience
+        self._hang_timeout = hang_timeout
         self._folder = tempfile.TemporaryDirectory(prefix="harness-")
         self._log = Path(self._folder.name) / "log"
         # A fork begins with all modules loaded. Nothing has run yet that would not survive one: no CUDA, no
@@ -147,7 +147,7 @@ class _Child:
         return self._end()[0]
 
     def _end(self) -> tuple[int, bool]:
-        clock = watchdog.Clock(self.pid, self._log, self._patience)
+        clock = watchdog.Watchdog(self.pid, self._log, self._hang_timeout)
         while not wait([self._process.sentinel], watchdog.SLICE):
             clock.tick()
         watchdog.end_group(self.pid)  # before it is reaped: its number is still its own

@@ -39,11 +39,13 @@ def main(args: argparse.Namespace) -> int:
         _numbers("inputs", args.inputs), _numbers("targets", args.targets), _numbers("weights", args.weights)
     )
     if not 0 < args.loss <= LARGEST:  # refuses NaN too
-        raise UsageError(f"--loss {args.loss} is no loss to reach.", legal="Legal: a number above 0.")
+        raise UsageError(f"--loss {args.loss} is no loss to reach.", allowed="Legal: a number above 0.")
     trajectories = sweep(problem, _numbers("lr", args.lr), args.steps, args.until_broken)
     for step in args.table or ():
         if not 0 <= step <= args.steps:
-            raise UsageError(f"There is no step {step}.", legal=f"Legal: 0 (before the first update) to {args.steps}.")
+            raise UsageError(
+                f"There is no step {step}.", allowed=f"Legal: 0 (before the first update) to {args.steps}."
+            )
     _summarise(trajectories, args.loss)
     if args.table:
         _print_rows(trajectories, args.table)
@@ -61,7 +63,7 @@ def _numbers(name: str, text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise UsageError(
-            f"--{name} {text} is not a list of numbers.", mend="Separate numbers by commas, without spaces."
+            f"--{name} {text} is not a list of numbers.", hint="Separate numbers by commas, without spaces."
         ) from None
 
 

@@ -20,7 +20,7 @@ from harness.cli.endings import report
 from harness.errors import HarnessError
 from harness.runs import inspect
 from harness.spec import BUDGET, Architecture, Knob, Recipe
-from harness.training import choose_suitable, compute
+from harness.training import choose_compatible, compute
 
 BATCH = 128
 """Images in a batch of the rehearsal."""
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_device(
         parser, None, "get ready to train there too, and say how (default: the audit, and what would slow it down here)"
     )
-    options.add_patience(parser)
+    options.add_hang_timeout(parser)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -49,20 +49,20 @@ def main(args: argparse.Namespace) -> int:
 def _check(path: str, given: dict[str, str], device: str | None) -> None:
     device = device and live.choose_device(device)
     architecture = plugins.load(path)
-    knobs, recipe = options.settle(architecture, given)
-    found, anatomy = inspect(architecture, knobs)
+    knobs, recipe = options.parse_settings(architecture, given)
+    found, model = inspect(architecture, knobs)
     show.console.rule(f"{architecture.name}", align="left")
     show.console.print(architecture.summary)
-    show.layers(anatomy)
+    show.layers(model)
     show.ledger(found.ledger)
-    show.anatomy(anatomy)
-    show.warn_of_softmax(anatomy)
+    show.model(model)
+    show.warn_of_softmax(model)
     audit.enforce(found.ledger, recipe, BUDGET)
     if device:
-        _rehearse(architecture, knobs, recipe, device)
+        _warm_up(architecture, knobs, recipe, device)
     else:
         graphs = found.own_graphs(torch.device("cpu"))
-        choice = choose_suitable(compute.choose("cpu", 0), graphs.train, graphs.evaluation, path)
+        choice = choose_compatible(compute.mode_for_this_machine("cpu", 0), graphs.train, graphs.evaluation, path)
         if choice.because:
             show.console.print(f"trains more slowly on this CPU: {choice.because}")
     show.console.print("passes", style="green", end="")
@@ -72,12 +72,12 @@ def _check(path: str, given: dict[str, str], device: str | None) -> None:
     )
 
 
-def _rehearse(architecture: Architecture, knobs: dict[str, Knob], recipe: Recipe, device: str) -> None:
+def _warm_up(architecture: Architecture, knobs: dict[str, Knob], recipe: Recipe, device: str) -> None:
     """Get ready to train, on the images that are always there, and say how."""
     ready = runs.jobs(architecture, knobs, replace(recipe, batch_size=BATCH), data.load("digits"), range(1), device)
     with contextlib.closing(runs.train(ready[0])) as events, runs.telling_breakdowns(ready[0]):
         started = next(events)
     assert isinstance(started, runs.Started)
-    show.console.print(f"trains on {started.device_name}, {started.arithmetic.words}")
+    show.console.print(f"trains on {started.device_name}, {started.mode.label}")
     for remark in live.remarks(replace(started, untrained=0.0)):  # that share is of so few images
         show.console.print(remark)

@@ -34,25 +34,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_dataset(parser)
     options.add_device(parser)
     options.add_jobs(parser)
-    options.add_patience(parser)
+    options.add_hang_timeout(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     if not FEWEST <= args.seeds <= MOST_SEEDS:
         raise UsageError(
             f"--seeds {args.seeds} is out of range.",
-            legal=f"Legal: {FEWEST} to {MOST_SEEDS:,}; fewer seeds than {FEWEST} give no verdict.",
+            allowed=f"Legal: {FEWEST} to {MOST_SEEDS:,}; fewer seeds than {FEWEST} give no verdict.",
         )
     device = live.choose_device(args.device)
     options.refuse_jobs(args.jobs, device)
     dataset = data.load(live.choose_dataset(args.dataset))
     networks = [_network(name, dataset, device) for name in (args.a, args.b)]
     if len({leaderboard.identity(job) for _, job in networks}) == 1:
-        raise UsageError("Both are the same network with the same settings.", mend="Name two.")
+        raise UsageError("Both are the same network with the same settings.", hint="Name two.")
     return live.recorded(lambda tracker: _compare(networks, args.seeds, args.jobs, tracker))
 
 
-settle = live.settle
+mark_interrupted = live.mark_interrupted
 
 
 def _network(name: str, dataset: data.Dataset, device: str) -> tuple[str, Job]:
@@ -66,7 +66,7 @@ _Network = tuple[str, Architecture, dict[str, Knob], Recipe]
 
 def _file(path: str) -> _Network:
     architecture = plugins.load(path)
-    return architecture.name, architecture, *plugins.settle(architecture, {})
+    return architecture.name, architecture, *plugins.apply_settings(architecture, {})
 
 
 def _row(name: str, dataset: str) -> _Network:
@@ -74,20 +74,20 @@ def _row(name: str, dataset: str) -> _Network:
         row = leaderboard.rank(all_journals(), dataset).find(name)
     except UsageError as error:
         by_file = f"Or name its file, such as architectures/{name}.py: that needs no run of it."
-        raise UsageError(error.wrong, legal=error.legal, mend=f"{error.mend} {by_file}") from error
+        raise UsageError(error.message, allowed=error.allowed, hint=f"{error.hint} {by_file}") from error
     job = row.first.job
     architecture = plugins.load(job.path) if Path(job.path).is_file() else None
     if architecture is None or architecture.sha256 != job.sha256:
         raise UsageError(
             f"The file of {row.name} is not in {job.path} as it was trained.",
-            legal="What a run holds that came from elsewhere is never executed.",
-            mend="Bring that file back; leaderboard --html shows it whole.",
+            allowed="What a run holds that came from elsewhere is never executed.",
+            hint="Bring that file back; leaderboard --html shows it whole.",
         )
-    return row.label, architecture, *plugins.settle(architecture, {**job.knobs, **asdict(job.recipe)})
+    return row.label, architecture, *plugins.apply_settings(architecture, {**job.knobs, **asdict(job.recipe)})
 
 
 def _compare(networks: Sequence[tuple[str, Job]], seeds: int, at_once: int, tracker: Tracker) -> None:
-    live.settle_left_overs(tracker)
+    live.mark_dead_runs(tracker)
     (first, a), (second, b) = networks
     plan = plans.write_down(a, b, seeds, all_journals())
     written = time.strftime("%Y-%m-%d %H:%M", time.localtime(plan.written / 1000))
@@ -109,7 +109,7 @@ def _compare(networks: Sequence[tuple[str, Job]], seeds: int, at_once: int, trac
     jobs = [replace(job, seed=seed) for _, job in networks for seed in plan.seeds]
     for of_one in (jobs[: plan.count], jobs[plan.count :]):
         live.train_all(of_one, tracker, at_once)
-    right = leaderboard.answers(all_journals(), jobs)
+    right = leaderboard.correct_predictions(all_journals(), jobs)
     both = right[: plan.count], right[plan.count :]
     found = compare(*both)
     assert found.p is not None

@@ -23,7 +23,7 @@ def main(args: argparse.Namespace) -> int:
     for finding in examine():
         show.console.print(f"  {finding.subject:<10}", end="")
         show.console.print(finding.said, style="red" if finding.exit_code else None)
-        if finding.exit_code and not (finding.offer and (args.yes or _agrees(finding)) and _mend(finding)):
+        if finding.exit_code and not (finding.offer and (args.yes or _agrees(finding)) and _fix(finding)):
             codes.append(finding.exit_code)
     show.console.print("all is well" if max(codes) == 0 else "not all is well", style="bold")
     return max(codes)
@@ -40,10 +40,10 @@ def _agrees(finding: Finding) -> bool:
     return answer.strip().lower() in ("y", "yes")
 
 
-def _mend(finding: Finding) -> bool:
-    assert finding.mend
+def _fix(finding: Finding) -> bool:
+    assert finding.fix
     try:
-        done = finding.mend()
+        done = finding.fix()
     except HarnessError as error:
         report(error)
         return False

@@ -65,8 +65,8 @@ def _no_collection() -> Iterator[None]:
 
 def _main(args: argparse.Namespace) -> int:
     if args.compare and args.csv:
-        raise UsageError("--compare has no CSV form.", mend="Use --json.")
-    code = show.arrivals(archive.take_in(args.arriving), str(args.arriving)) if args.arriving else 0
+        raise UsageError("--compare has no CSV form.", hint="Use --json.")
+    code = show.imports_report(archive.import_runs(args.arriving), str(args.arriving)) if args.arriving else 0
     try:
         board = leaderboard.rank(all_journals(), args.dataset, [*_studies()])
     except UsageError as error:
@@ -95,13 +95,13 @@ def _studies() -> Iterator[StudyRecord]:
     try:
         yield from tuning.records()
     except DataError as error:  # it costs the number of trials, not the board
-        print(f"trials are not counted: {error.wrong}", file=sys.stderr)
+        print(f"trials are not counted: {error.message}", file=sys.stderr)
 
 
 def _compared(board: Board, first: str, second: str) -> Pair:
     a, b = board.find(first), board.find(second)
     if a is b:
-        raise UsageError(f"Both names mean {a.name}.", mend="Name two rows.")
+        raise UsageError(f"Both names mean {a.name}.", hint="Name two rows.")
     return leaderboard.compare_asked(board.rows, a, b)
 
 
@@ -130,5 +130,5 @@ def _write(place: Path, text: str) -> None:
     try:
         place.write_text(text, encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise UsageError(f"{place} cannot be written: {error}.", mend="Name a file elsewhere.") from error
+        raise UsageError(f"{place} cannot be written: {error}.", hint="Name a file elsewhere.") from error
     show.console.print(f"written to {place}: open it in a browser, or hand it in")

@@ -26,9 +26,9 @@ def main(_args: argparse.Namespace) -> int:
     show.console.rule("recipe fields (--set NAME=VALUE)", align="left")
     rows = show.table("name", "default", "legal", "unit", "meaning")
     for field in fields(Recipe):
-        legal = field.metadata
-        choices = ", ".join(legal["choices"]) or ("true, false" if field.type == "bool" else span(legal))
-        rows.add_row(field.name, str(field.default), choices, legal["unit"], legal["meaning"])
+        allowed = field.metadata
+        choices = ", ".join(allowed["choices"]) or ("true, false" if field.type == "bool" else span(allowed))
+        rows.add_row(field.name, str(field.default), choices, allowed["unit"], allowed["meaning"])
     show.console.print(rows)
     return 0
 
@@ -37,7 +37,7 @@ def _whereabouts(name: str) -> str:
     try:
         return data.whereabouts(name)
     except HarnessError as error:
-        return error.wrong
+        return error.message
 
 
 def _introduce(path: Path) -> None:

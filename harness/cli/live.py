@@ -17,7 +17,7 @@ from harness.cli import show
 from harness.cli.endings import exit_code, report
 from harness.errors import HarnessError, TrackerError, UsageError, WorkerLost
 from harness.events import Epoch, Result
-from harness.journal import FinishedRun, Journal, journals
+from harness.journal import FinishedRun, Journal, journal_folder
 from harness.runs import Profile, Started, profiled
 from harness.sentences import spread_line
 from harness.spec import BUDGET, Group, HeldOut, Job
@@ -65,15 +65,15 @@ def connect(args: argparse.Namespace, dataset: str, held_out: HeldOut) -> tuple[
     except ModuleNotFoundError as error:
         raise UsageError(
             f"--cluster needs Dask, which is not installed here ({error.name}).",
-            mend="pip install 'harness[cluster]', or in a checkout pip install -e '.[cluster]'.",
+            hint="pip install 'harness[cluster]', or in a checkout pip install -e '.[cluster]'.",
         ) from error
     if args.gpu_share is not None and not 0 < args.gpu_share <= 1:
-        raise UsageError(f"--gpu-share {args.gpu_share:g} is out of range.", legal="Legal: above 0, to 1.")
-    hired = make(args.cluster, args.patience)
+        raise UsageError(f"--gpu-share {args.gpu_share:g} is out of range.", allowed="Legal: above 0, to 1.")
+    hired = make(args.cluster, args.hang_timeout)
     device = ("cuda" if hired.gpus else "cpu") if args.device == "auto" else args.device
     if device == "cuda" and not hired.gpus:
-        raise UsageError("No worker of the cluster announces a GPU.", mend="Use --device cpu, or leave it to auto.")
-    hired.hire(device, args.gpu_share)
+        raise UsageError("No worker of the cluster announces a GPU.", hint="Use --device cpu, or leave it to auto.")
+    hired.configure(device, args.gpu_share)
     hired.send(dataset, held_out)
     has = f", {hired.gpus:g} GPU{'' if hired.gpus == 1 else 's'}" if hired.gpus else ""
     count = len(hired.members)
@@ -101,7 +101,7 @@ def train_all(
     """
     if len(jobs) > 1:
         importlib.import_module("scipy")  # of the mean and its interval: better missed now than in the end
-    found = runs.Earlier({}, {}) if again else runs.earlier(jobs, trained_here=cluster is None)
+    found = runs.ExistingRuns({}, {}) if again else runs.find_existing_runs(jobs, trained_here=cluster is None)
     known = {seed: _show_finished(seed, record, tracker) for seed, record in sorted(found.finished.items())}
     missing = [job for job in jobs if job.seed not in known]
     same_group = found.group is not None and found.group.size == len(jobs)
@@ -133,7 +133,7 @@ def _there(job: Job, tracker: Tracker, group: Group | None, cluster: Cluster) ->
         try:
             return (yield from runs.record(job, tracker, group, trainer=cluster.train))
         except WorkerLost as lost:
-            show.console.print(lost.wrong)
+            show.console.print(lost.message)
 
 
 def resume(job: Job, journal: Journal, tracker: Tracker) -> float:
@@ -142,7 +142,7 @@ def resume(job: Job, journal: Journal, tracker: Tracker) -> float:
 
 
 def _show_finished(seed: int, run: FinishedRun, tracker: Tracker) -> float:
-    folder = journals() / run.run_id
+    folder = journal_folder() / run.run_id
     tracker.enqueue(Journal(folder))  # which may not have been there when it ended
     score = run.result.accuracy
     show.console.print(f"\nseed {seed} on {run.job.dataset} was trained before, {run.start.device}")
@@ -154,9 +154,9 @@ def _show_finished(seed: int, run: FinishedRun, tracker: Tracker) -> float:
 
 def _introduce(started: Started) -> None:
     """Show the network that passed the audit."""
-    show.layers(started.anatomy)
+    show.layers(started.model)
     show.console.print(f"{started.ledger.parameters:,} parameters of {BUDGET.parameters:,}")
-    show.warn_of_softmax(started.anatomy)
+    show.warn_of_softmax(started.model)
 
 
 def remarks(started: Started) -> Iterator[str]:
@@ -179,7 +179,7 @@ def _train(job: Job, events: Generator[runs.Event | Profile | None], introduces:
                 started = event
                 if introduces:
                     _introduce(started)
-                used = f"{started.device_name}, {started.arithmetic.words}"
+                used = f"{started.device_name}, {started.mode.label}"
                 progress.console.print(f"\nseed {job.seed} on {job.dataset}, {used}")
                 for remark in remarks(started):
                     progress.console.print(remark)
@@ -204,7 +204,7 @@ def _train_in_turns(jobs: Sequence[Job], trainings: Sequence[Events], at_once: i
     scores = [0.0] * len(jobs)
     introduces = True
     epochs = jobs[0].recipe.epochs
-    turns: Turns = runs.in_turns(trainings, at_once, device)
+    turns: Turns = runs.interleave(trainings, at_once, device)
     with _progress(jobs[0].name, epochs * len(jobs)) as progress, contextlib.closing(turns):
         for place, event in turns:
             seed = f"seed {jobs[place].seed:<4}"
@@ -212,9 +212,11 @@ def _train_in_turns(jobs: Sequence[Job], trainings: Sequence[Events], at_once: i
                 if introduces:
                     _introduce(event)
                     introduces = False
-                used = f"{event.device_name}, {event.arithmetic.words}"
+                used = f"{event.device_name}, {event.mode.label}"
                 begins = f"goes on after epoch {event.epochs_before}" if event.epochs_before else "begins"
-                progress.console.print(f"{seed}  {begins} on {jobs[0].dataset}, {used}: {journals() / event.run_id}")
+                progress.console.print(
+                    f"{seed}  {begins} on {jobs[0].dataset}, {used}: {journal_folder() / event.run_id}"
+                )
                 for remark in remarks(event):
                     progress.console.print(f"{seed}  {remark}")
                 progress.advance(TaskID(0), event.epochs_before)
@@ -277,7 +279,7 @@ def _conclude(job: Job, started: Started, result: Result) -> None:
         f" after the last epoch: {job.name}, seed {job.seed}, {job.dataset}, "
         f"protocol {job.protocol}, in {show.duration(result.seconds)}\n"
         f"best epoch {result.best_epoch}: {100 * result.best_accuracy:.2f} %, picked on the test set: it never ranks\n"
-        f"record: {journals() / started.run_id}\n"
+        f"record: {journal_folder() / started.run_id}\n"
         "compare runs: python -m harness ui"
     )
 
@@ -299,21 +301,21 @@ def recorded(work: Callable[[Tracker], object]) -> int:
     return code or closed
 
 
-def settle(died: Mapping[int, str]) -> int:
+def mark_interrupted(died: Mapping[int, str]) -> int:
     """Let journals and MLflow say what ended the runs of processes that died: their numbers, and what to say."""
-    return recorded(lambda tracker: settle_left_overs(tracker, died))
+    return recorded(lambda tracker: mark_dead_runs(tracker, died))
 
 
-def settle_left_overs(tracker: Tracker, died: Mapping[int, str] | None = None) -> None:
+def mark_dead_runs(tracker: Tracker, died: Mapping[int, str] | None = None) -> None:
     """Let journals and MLflow say that a run was interrupted whose process has died."""
-    for left_over in journal.settle_left_overs(died or {}):
+    for left_over in journal.mark_dead_runs(died or {}):
         tracker.enqueue(left_over)
 
 
 def _close(tracker: Tracker, stopped: bool) -> int:
     """Let the tracker catch up, in a few seconds where the command was stopped, and return the exit code."""
     try:
-        with watchdog.at_rest():
+        with watchdog.paused():
             tracker.close(stopped)
     except TrackerError as error:
         report(error)

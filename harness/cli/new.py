@@ -41,8 +41,8 @@ def main(args: argparse.Namespace) -> int:
     if not name.isidentifier() or keyword.iskeyword(name):
         raise UsageError(
             f"'{args.name}' cannot be the name of an architecture.",
-            legal="Legal: letters, digits and underscores, not starting with a digit; no word of Python itself.",
-            mend="Example: python -m harness new my_network",
+            allowed="Legal: letters, digits and underscores, not starting with a digit; no word of Python itself.",
+            hint="Example: python -m harness new my_network",
         )
     path = Path("architectures") / f"{name}.py"
     path.parent.mkdir(exist_ok=True)
@@ -50,6 +50,6 @@ def main(args: argparse.Namespace) -> int:
         with open(path, "x", encoding="utf-8") as file:
             file.write(TEMPLATE)
     except FileExistsError:
-        raise UsageError(f"{path} is already there.", mend="Choose another name.") from None
+        raise UsageError(f"{path} is already there.", hint="Choose another name.") from None
     show.console.print(f"wrote {path}\nnext: python -m harness check {path}\n      python -m harness run {path}")
     return 0

@@ -10,7 +10,7 @@ from harness import plugins
 from harness.data import NAMES
 from harness.errors import UsageError
 from harness.spec import Architecture, Knob, Recipe
-from harness.watchdog import PATIENCE
+from harness.watchdog import HANG_TIMEOUT
 
 LONGEST = 10_000_000
 """The most seconds that can be waited for."""
@@ -58,15 +58,15 @@ def _device(text: str) -> str:
     return text
 
 
-def add_patience(parser: argparse.ArgumentParser) -> None:
+def add_hang_timeout(parser: argparse.ArgumentParser) -> None:
     """Add ``--patience``, in seconds."""
     parser.add_argument(
         "--patience",
         type=_seconds,
-        default=PATIENCE,
+        default=HANG_TIMEOUT,
         metavar="T",
         help="give a plug-in up whose audit, or an epoch of whose training, takes longer than T seconds "
-        f"(default: {PATIENCE:g})",
+        f"(default: {HANG_TIMEOUT:g})",
     )
 
 
@@ -82,12 +82,12 @@ def refuse_jobs(count: int, device: str) -> None:
         UsageError: it is none, or more than one on a CPU.
     """
     if count < 1:
-        raise UsageError(f"--jobs {count} is out of range.", legal="Legal: 1 or more.")
+        raise UsageError(f"--jobs {count} is out of range.", allowed="Legal: 1 or more.")
     if count > 1 and device == "cpu":
         raise UsageError(
             f"--jobs {count} is not possible here.",
-            legal="Seeds train at once on a GPU; on a CPU one run uses all threads, and two would gain little.",
-            mend="Leave --jobs out.",
+            allowed="Seeds train at once on a GPU; on a CPU one run uses all threads, and two would gain little.",
+            hint="Leave --jobs out.",
         )
 
 
@@ -110,7 +110,7 @@ def uses_cluster(args: argparse.Namespace) -> bool:
         UsageError: what only a cluster understands was given without it.
     """
     if args.cluster is None and args.gpu_share is not None:
-        raise UsageError("--gpu-share is for --cluster.", mend="On one GPU, run --jobs K trains K seeds at once.")
+        raise UsageError("--gpu-share is for --cluster.", hint="On one GPU, run --jobs K trains K seeds at once.")
     return args.cluster is not None
 
 
@@ -131,14 +131,14 @@ def settings(texts: Sequence[str]) -> dict[str, str]:
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name:
-            raise UsageError(f"--set {text} is not NAME=VALUE.", legal="Example: --set width=12 --set lr=0.1.")
+            raise UsageError(f"--set {text} is not NAME=VALUE.", allowed="Example: --set width=12 --set lr=0.1.")
         if name in found:
-            raise UsageError(f"--set gives {name} twice.", mend="Give it once.")
+            raise UsageError(f"--set gives {name} twice.", hint="Give it once.")
         found[name] = value
     return found
 
 
-def settle(architecture: Architecture, given: Mapping[str, str]) -> tuple[dict[str, Knob], Recipe]:
+def parse_settings(architecture: Architecture, given: Mapping[str, str]) -> tuple[dict[str, Knob], Recipe]:
     """Apply settings as typed: a knob whose default is text takes the text, all else numbers, true and false.
 
     Raises:
@@ -147,7 +147,7 @@ def settle(architecture: Architecture, given: Mapping[str, str]) -> tuple[dict[s
     values = {
         name: text if isinstance(architecture.knobs.get(name), str) else _value(text) for name, text in given.items()
     }
-    return plugins.settle(architecture, values)
+    return plugins.apply_settings(architecture, values)
 
 
 def _value(text: str) -> Knob:

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=int, metavar="E", help="short for --set epochs=E")
     options.add_device(parser)
     options.add_cluster(parser)
-    options.add_patience(parser)
+    options.add_hang_timeout(parser)
     options.add_jobs(parser)
     parser.add_argument(
         "--plain",
@@ -53,7 +53,7 @@ def main(args: argparse.Namespace) -> int:
     if args.resume:
         return _resume(args)
     if not args.files:
-        raise UsageError("No FILE to train.", mend="Example: python -m harness run architectures/s6_gap.py")
+        raise UsageError("No FILE to train.", hint="Example: python -m harness run architectures/s6_gap.py")
     given = _settings(args)
     if options.uses_cluster(args):
         return _on_cluster(args, given)
@@ -64,21 +64,21 @@ def main(args: argparse.Namespace) -> int:
     if args.profile and args.jobs > 1:
         raise UsageError(
             "--profile and --jobs cannot go together.",
-            legal="A profile is of one run; runs that take turns would be in it too.",
-            mend="Leave one of them out.",
+            allowed="A profile is of one run; runs that take turns would be in it too.",
+            hint="Leave one of them out.",
         )
     return live.recorded(lambda tracker: _train(args, given, name, device, tracker))
 
 
-settle = live.settle
+mark_interrupted = live.mark_interrupted
 
 
 def _on_cluster(args: argparse.Namespace, given: dict[str, str]) -> int:
     for option in ("plain", "profile"):
         if getattr(args, option):
-            raise UsageError(f"--{option} and --cluster cannot go together.", mend=f"Leave --{option} out.")
+            raise UsageError(f"--{option} and --cluster cannot go together.", hint=f"Leave --{option} out.")
     if args.jobs != 1:
-        raise UsageError("--jobs and --cluster cannot go together.", mend="Leave --jobs out: the cluster has workers.")
+        raise UsageError("--jobs and --cluster cannot go together.", hint="Leave --jobs out: the cluster has workers.")
     name = live.choose_dataset(args.dataset)
     hired, device, _ = live.connect(args, name, "test")
     with hired:
@@ -93,7 +93,7 @@ def _train(
     tracker: Tracker,
     cluster: Cluster | None = None,
 ) -> None:
-    live.settle_left_overs(tracker)
+    live.mark_dead_runs(tracker)
     (path,) = args.files  # of several, each has a process of its own
     jobs = _jobs(path, given, dataset, range(args.seed, args.seed + args.seeds), device, args.plain)
     live.train_all(jobs, tracker, args.jobs, args.profile, args.again or args.profile, cluster)
@@ -102,14 +102,14 @@ def _train(
 def _resume(args: argparse.Namespace) -> int:
     alone = argparse.ArgumentParser()
     add_arguments(alone)
-    if vars(args) != vars(alone.parse_args(["--resume", args.resume, "--patience", f"{args.patience}"])):
-        raise UsageError("--resume takes file, settings and seed from the run.", mend="Leave everything else out.")
+    if vars(args) != vars(alone.parse_args(["--resume", args.resume, "--patience", f"{args.hang_timeout}"])):
+        raise UsageError("--resume takes file, settings and seed from the run.", hint="Leave everything else out.")
     return live.recorded(lambda tracker: _go_on(args.resume, tracker))
 
 
 def _go_on(run_id: str, tracker: Tracker) -> None:
-    live.settle_left_overs(tracker)
-    job, journal = runs.interrupted(run_id)
+    live.mark_dead_runs(tracker)
+    job, journal = runs.load_interrupted(run_id)
     show.console.rule(job.name, align="left")
     live.resume(job, journal, tracker)
 
@@ -118,18 +118,18 @@ def _settings(args: argparse.Namespace) -> dict[str, str]:
     given = options.settings(args.settings)
     if args.epochs is not None:
         if "epochs" in given:
-            raise UsageError("--epochs and --set epochs=... are the same setting.", mend="Give one of them.")
+            raise UsageError("--epochs and --set epochs=... are the same setting.", hint="Give one of them.")
         given["epochs"] = str(args.epochs)
     if not 1 <= args.seeds <= MOST_SEEDS:
-        raise UsageError(f"--seeds {args.seeds} is out of range.", legal=f"Legal: 1 to {MOST_SEEDS:,}.")
+        raise UsageError(f"--seeds {args.seeds} is out of range.", allowed=f"Legal: 1 to {MOST_SEEDS:,}.")
     if not 0 <= args.seed <= options.MOST_SEED:
-        raise UsageError(f"--seed {args.seed} is out of range.", legal=f"Legal: 0 to {options.MOST_SEED:,}.")
+        raise UsageError(f"--seed {args.seed} is out of range.", allowed=f"Legal: 0 to {options.MOST_SEED:,}.")
     return given
 
 
 def _jobs(path: str, given: dict[str, str], dataset: str, seeds: range, device: str, plain: bool) -> list[Job]:
     architecture = plugins.load(path)
-    knobs, recipe = options.settle(architecture, given)
+    knobs, recipe = options.parse_settings(architecture, given)
     show.console.rule(architecture.name, align="left")
     show.console.print(architecture.summary)
     for name in recipe.idle:

@@ -12,9 +12,9 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from harness.audit import Anatomy, Ledger
+from harness.audit import Ledger, ModelSummary
 from harness.errors import DataError, printable
-from harness.journal import Arrival
+from harness.journal import Imported
 from harness.training import Target
 
 
@@ -50,10 +50,10 @@ def wide(shown: Table) -> None:
     console.width = before
 
 
-def layers(anatomy: Anatomy) -> None:
+def layers(model: ModelSummary) -> None:
     """Print the layer table in the shape students know."""
     rows = table("layer", "kind", "output shape", "parameters", right=("parameters",))
-    for layer in anatomy.layers:
+    for layer in model.layers:
         rows.add_row(layer.name, layer.kind, layer.output, f"{layer.parameters:,}")
     console.print(rows)
 
@@ -70,7 +70,7 @@ def ledger(found: Ledger) -> None:
             console.print(f"             {entry.kind} {entry.name} at {entry.layer}: {entry.numbers:,}")
 
 
-def anatomy(found: Anatomy) -> None:
+def model(found: ModelSummary) -> None:
     """Print which parts a network uses, what it sees and what it costs."""
     for part, used in found.uses.items():
         console.print(f"  {part:<24}{'yes' if used else 'no'}")
@@ -80,7 +80,7 @@ def anatomy(found: Anatomy) -> None:
     console.print(f"  {'multiply-adds':<24}{found.multiply_adds:,} an image")
 
 
-def warn_of_softmax(found: Anatomy) -> None:
+def warn_of_softmax(found: ModelSummary) -> None:
     """Say so where a network returns probabilities: it trains, but slowly and badly."""
     if found.ends_in_softmax:
         console.print(
@@ -107,7 +107,7 @@ def duration(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
-def arrivals(found: Sequence[Arrival], origin: str) -> int:
+def imports_report(found: Sequence[Imported], origin: str) -> int:
     """Say on standard error which runs were taken in and which were refused, and return the exit code."""
     refused = [arrival for arrival in found if arrival.refused]
     taken = sum(arrival.is_new and not arrival.refused for arrival in found)

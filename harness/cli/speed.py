@@ -41,12 +41,12 @@ def main(args: argparse.Namespace) -> int:
     device = live.choose_device(args.device)
     name = live.choose_dataset(args.dataset)
     architecture = plugins.load(args.file)
-    knobs, recipe = options.settle(architecture, options.settings(args.settings))
+    knobs, recipe = options.parse_settings(architecture, options.settings(args.settings))
     epochs = min(EPOCHS, recipe.epochs) if args.epochs is None else args.epochs
     if not 1 <= epochs <= recipe.epochs:
-        raise UsageError(f"--epochs {epochs} is out of range.", legal=f"Legal: 1 to {recipe.epochs}.")
+        raise UsageError(f"--epochs {epochs} is out of range.", allowed=f"Legal: 1 to {recipe.epochs}.")
     if args.workers < 0:
-        raise UsageError(f"--workers {args.workers} is negative.", legal="Legal: 0 or more.")
+        raise UsageError(f"--workers {args.workers} is negative.", allowed="Legal: 0 or more.")
     job = runs.jobs(architecture, knobs, recipe, data.load(name), range(1), device)[0]
     where = runs.device_name(torch.device(device))
     if not args.json:
@@ -54,11 +54,11 @@ def main(args: argparse.Namespace) -> int:
             f"{architecture.name} on {name}, {where}, batches of {recipe.batch_size}; a turn is an epoch"
         )
     for found in speed.measure(job, epochs, args.workers):
-        watchdog.gets_on()
+        watchdog.heartbeat()
         if isinstance(found, Speed):
             if args.json:
                 about = {"device": where, "workers": args.workers, "unit": "images/s"}
-                print(json.dumps(about | _plain(found), indent=1))
+                print(json.dumps(about | _as_json(found), indent=1))
             else:
                 _show(found, args.workers)
         elif not args.json:
@@ -70,8 +70,9 @@ def main(args: argparse.Namespace) -> int:
 _NAMES = {"reference": "plain loop", "harness": "harness"}
 
 
-def _plain(found: Speed) -> dict[str, object]:
-    return asdict(found) | {
+def _as_json(found: Speed) -> dict[str, object]:
+    facts = {{"mode": "arithmetic"}.get(name, name): value for name, value in asdict(found).items()}
+    return facts | {
         "ratio": found.ratio,
         "ratios": found.ratios,
         "roofline": asdict(found.roofline) | {"images_per_second": found.roofline.images_per_second},
@@ -81,7 +82,7 @@ def _plain(found: Speed) -> dict[str, object]:
 def _show(found: Speed, workers: int) -> None:
     table = show.table("", "images/s", "from", "to", "s/epoch", right=("images/s", "from", "to", "s/epoch"))
     loading = f"plain loop, {workers} worker{'' if workers == 1 else 's'}"
-    for who, speeds in ((loading, found.reference), (f"harness, {found.arithmetic.words}", found.harness)):
+    for who, speeds in ((loading, found.reference), (f"harness, {found.mode.label}", found.harness)):
         table.add_row(who, *_row(speeds, found.images))
     limit = found.roofline.images_per_second
     table.add_row("roofline", f"{limit:,.0f}", "", "", f"{found.images / limit:.2f}")
@@ -101,10 +102,10 @@ def _row(speeds: Sequence[float], images: int) -> tuple[str, ...]:
 
 
 def _explain(roofline: Roofline) -> str:
-    memory, arithmetic = roofline.bandwidth / roofline.bytes, roofline.rate / roofline.operations
+    memory, mode = roofline.bandwidth / roofline.bytes, roofline.rate / roofline.operations
     return (
         f"roofline: convolutions and linear layers move {roofline.bytes / 1000:,.0f} kB an image at "
         f"{roofline.bandwidth / 1e9:,.0f} GB/s ({memory:,.0f} images/s)\n"
         f"          and take {roofline.operations / 1e6:,.1f} million operations at "
-        f"{roofline.rate / 1e9:,.0f} billion a second ({arithmetic:,.0f} images/s); the lower one counts"
+        f"{roofline.rate / 1e9:,.0f} billion a second ({mode:,.0f} images/s); the lower one counts"
     )

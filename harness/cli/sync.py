@@ -12,7 +12,7 @@ from rich.progress import track
 
 from harness import tracking, tuning
 from harness.cli import show
-from harness.journal import all_journals, settle_left_overs
+from harness.journal import all_journals, mark_dead_runs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,8 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    settle_left_overs({})
-    code = show.arrivals(tracking.pull(), tracking.address()) if args.pull else 0
+    mark_dead_runs({})
+    code = show.imports_report(tracking.pull(), tracking.address()) if args.pull else 0
     hidden = not show.console.is_terminal
     found = itertools.chain[tracking.Source](all_journals(), tuning.records())
     count = tracking.sync(track(found, "journals", console=show.console, transient=True, disable=hidden))

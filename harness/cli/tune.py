@@ -22,7 +22,7 @@ from harness.errors import UsageError, did_you_mean
 from harness.events import Epoch, StudyRecord, Trial
 from harness.journal import all_journals
 from harness.plugins import PRUNERS, SAMPLERS, run_command, settings_text
-from harness.statistics import compare, luck
+from harness.statistics import compare, expected_selection_gain
 from harness.tracking import Tracker, confirmation_line, counts
 from harness.tuning import BATCH, Search
 from harness.workers import News, Processes, Workers
@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     options.add_device(parser)
     options.add_cluster(parser)
-    options.add_patience(parser)
+    options.add_hang_timeout(parser)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -86,13 +86,13 @@ def _hire(args: argparse.Namespace, dataset: str) -> tuple[Workers, str, str]:
         device = live.choose_device(args.device)
         count = args.jobs or (1 if device == "cuda" else os.cpu_count() or 1)
         others = (os.cpu_count() or 1) - 1 if device == "cuda" else 0
-        return Processes(count, device, args.patience, others), device, f"{count} at a time"
+        return Processes(count, device, args.hang_timeout, others), device, f"{count} at a time"
     if args.jobs is not None:
-        raise UsageError("--jobs and --cluster cannot go together.", mend="Leave --jobs out: the cluster has workers.")
+        raise UsageError("--jobs and --cluster cannot go together.", hint="Leave --jobs out: the cluster has workers.")
     if args.confirm:
         raise UsageError(
             "--confirm and --cluster cannot go together.",
-            mend="Leave --confirm out, and give the run commands of winner and default --cluster.",
+            hint="Leave --confirm out, and give the run commands of winner and default --cluster.",
         )
     cluster, device, said = live.connect(args, dataset, "validation")
     if idle := -args.batch % cluster.at_once:
@@ -103,19 +103,19 @@ def _hire(args: argparse.Namespace, dataset: str) -> tuple[Workers, str, str]:
     return cluster, device, said
 
 
-def settle(died: Mapping[int, str]) -> int:
-    """As `live.settle`, and of studies too."""
-    return live.recorded(lambda tracker: _settle_left_overs(tracker, died))
+def mark_interrupted(died: Mapping[int, str]) -> int:
+    """As `live.mark_interrupted`, and of studies too."""
+    return live.recorded(lambda tracker: _mark_dead_runs(tracker, died))
 
 
-def _settle_left_overs(tracker: Tracker, died: Mapping[int, str] | None = None) -> None:
-    live.settle_left_overs(tracker, died)
+def _mark_dead_runs(tracker: Tracker, died: Mapping[int, str] | None = None) -> None:
+    live.mark_dead_runs(tracker, died)
     for record in tuning.left_over():
         tracker.enqueue(record)
 
 
 def _search(search: Search, args: argparse.Namespace, hired: Workers, said: str, tracker: Tracker) -> None:
-    _settle_left_overs(tracker)
+    _mark_dead_runs(tracker)
     record = _tune(search, args, hired, said, tracker)
     if record and record.state == "finished":
         _conclude(search, record, " and without --cluster" if args.cluster else "", bool(args.confirm))
@@ -135,10 +135,10 @@ def _refuse_numbers(args: argparse.Namespace) -> None:
     for name, (low, high) in ranges.items():
         value = getattr(args, name)
         if value is not None and not low <= value <= high:
-            raise UsageError(f"--{name} {value} is out of range.", legal=f"Legal: {low} to {high:,}.")
+            raise UsageError(f"--{name} {value} is out of range.", allowed=f"Legal: {low} to {high:,}.")
     if args.timeout is not None and not 0 < args.timeout <= options.LONGEST:
         raise UsageError(
-            f"--timeout {args.timeout:g} is out of range.", legal=f"Legal: above 0, to {options.LONGEST:,} seconds."
+            f"--timeout {args.timeout:g} is out of range.", allowed=f"Legal: above 0, to {options.LONGEST:,} seconds."
         )
 
 
@@ -148,11 +148,11 @@ def _path(given: str) -> str:
         return given
     named = Path("studies") / f"{given}.py"
     if not named.is_file():
-        legal = sorted(file.stem for file in Path("studies").glob("*.py"))
+        allowed = sorted(file.stem for file in Path("studies").glob("*.py"))
         raise UsageError(
             f"There is no study '{given}'.",
-            legal=f"Legal: {', '.join(legal) or 'none here'}, or the path of a file.",
-            mend=did_you_mean(given, legal),
+            allowed=f"Legal: {', '.join(allowed) or 'none here'}, or the path of a file.",
+            hint=did_you_mean(given, allowed),
         )
     return str(named)
 
@@ -293,7 +293,7 @@ def _conclude(search: Search, record: StudyRecord, here: str, is_confirmed: bool
     images = len(search.dataset.held_out.labels)
     candidates = sum(trial.state == "complete" and trial.same_as is None for trial in record.trials)
     show.console.print(f"winner: trial {best.number}, validation accuracy {100 * best.value:.2f} %", style="bold")
-    expected = 100 * luck(best.value, images, candidates)
+    expected = 100 * expected_selection_gain(best.value, images, candidates)
     show.console.print(
         f"The best of {candidates} equally good networks would score about {expected:.2f} points "
         f"above their mean by luck alone ({images:,} images)"
@@ -318,7 +318,7 @@ def _confirm(search: Search, record: StudyRecord, seeds: int, tracker: Tracker) 
     whole = data.load(search.dataset.name)
     architecture = search.study.architecture
     both = [
-        runs.jobs(architecture, *plugins.settle(architecture, settings), whole, range(seeds), search.device)
+        runs.jobs(architecture, *plugins.apply_settings(architecture, settings), whole, range(seeds), search.device)
         for settings in (best.settings, {})
     ]
     if both[0] == both[1]:
@@ -326,7 +326,7 @@ def _confirm(search: Search, record: StudyRecord, seeds: int, tracker: Tracker) 
         return
     for jobs in both:
         live.train_all(jobs, tracker)
-    right = leaderboard.answers(all_journals(), [*both[0], *both[1]])
+    right = leaderboard.correct_predictions(all_journals(), [*both[0], *both[1]])
     winner, default = right[:seeds], right[seeds:]
     compared = compare(winner, default)
     found = {

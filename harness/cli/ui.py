@@ -32,7 +32,7 @@ def main(args: argparse.Namespace) -> int:
         show.console.print(f"The runs are on the tracking server: {tracking.address()}")
         return 0
     if not 1 <= args.port <= 65_535:
-        raise UsageError(f"There is no port {args.port}.", legal="Legal: 1 to 65535.")
+        raise UsageError(f"There is no port {args.port}.", allowed="Legal: 1 to 65535.")
     found = tracking.experiments(uri)
     port = _free_port(args.port)
     command = [
@@ -73,7 +73,7 @@ def _free_port(first: int) -> int:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", port))
             return port
-    raise UsageError(f"No port from {first} to {first + 49} is free.", mend="Choose another with --port.")
+    raise UsageError(f"No port from {first} to {first + 49} is free.", hint="Choose another with --port.")
 
 
 def _wait(server: subprocess.Popen[bytes], port: int) -> None:
@@ -86,5 +86,5 @@ def _wait(server: subprocess.Popen[bytes], port: int) -> None:
         time.sleep(0.1)
     raise TrackerError(
         "The MLflow UI did not start.",
-        mend=f"See why: mlflow ui --backend-store-uri {tracking.address()}",
+        hint=f"See why: mlflow ui --backend-store-uri {tracking.address()}",
     )

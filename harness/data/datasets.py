@@ -49,14 +49,14 @@ def choose(name: str) -> tuple[str, str]:
         if name not in NAMES:
             raise UsageError(
                 f"There is no dataset '{name}'.",
-                legal=f"Legal: auto, {', '.join(NAMES)}.",
-                mend=did_you_mean(name, NAMES),
+                allowed=f"Legal: auto, {', '.join(NAMES)}.",
+                hint=did_you_mean(name, NAMES),
             )
         return name, ""
     try:
         fetch_idx(IDX_DATASETS["mnist"], folder())
     except DataError as error:
-        return "digits", error.wrong
+        return "digits", error.message
     return "mnist", ""
 
 

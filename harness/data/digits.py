@@ -26,8 +26,8 @@ def load_digits_split(held_out: HeldOut) -> Dataset:
     if found != DIGITS_SHA256:
         raise DamagedError(
             f"scikit-learn's digits are not the original ones: their SHA-256 is {found}.",
-            legal=f"It should be {DIGITS_SHA256}.",
-            mend="Reinstall scikit-learn.",
+            allowed=f"It should be {DIGITS_SHA256}.",
+            hint="Reinstall scikit-learn.",
         )
     images = _resize_digits(small)
     test = stratified(labels, 360)

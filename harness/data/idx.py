@@ -108,8 +108,8 @@ def read_verified(file: Path, expected: str) -> bytes:
     if found != expected:
         raise DamagedError(
             f"{place_of(file)} is not the original file: the SHA-256 of its contents is {found}.",
-            legal=f"It should be {expected}.",
-            mend="Delete that file and run again to download it, or copy it from a good source.",
+            allowed=f"It should be {expected}.",
+            hint="Delete that file and run again to download it, or copy it from a good source.",
         )
     return contents
 
@@ -123,7 +123,7 @@ def _read(file: Path) -> bytes:
     except (OSError, EOFError, zlib.error) as error:
         raise DamagedError(
             f"{place} cannot be read: {error}.",
-            mend="Delete that file and run again to download it, or copy it from a good source.",
+            hint="Delete that file and run again to download it, or copy it from a good source.",
         ) from error
 
 
@@ -156,7 +156,7 @@ def missing_files(files: IdxFiles, root: Path) -> list[str]:
     except OSError as error:  # a folder that may not be entered, a name too long
         raise DataError(
             f"{raw} cannot be looked into: {error.strerror}.",
-            mend="Set HARNESS_DATA to a folder that holds MNIST/raw/ and that you may read.",
+            hint="Set HARNESS_DATA to a folder that holds MNIST/raw/ and that you may read.",
         ) from error
 
 
@@ -184,8 +184,8 @@ def fetch_idx(files: IdxFiles, root: Path) -> None:
         reason = str(error).strip().rpartition("\n")[2]
         raise DataError(
             f"{files.torchvision_class} is not in {root} and could not be downloaded ({reason}).",
-            legal=f"Expected: {raw}/ with {', '.join(files.sha256)} (or each with .gz).",
-            mend="Connect to the internet, or set HARNESS_DATA to a folder that holds MNIST/raw/.",
+            allowed=f"Expected: {raw}/ with {', '.join(files.sha256)} (or each with .gz).",
+            hint="Connect to the internet, or set HARNESS_DATA to a folder that holds MNIST/raw/.",
         ) from error
 
 

@@ -1,6 +1,6 @@
 """The records of runs: written, read, verified, exported and imported."""
 
-from harness.journal.archive import Arrival
+from harness.journal.archive import Imported
 from harness.journal.journal import (
     DAMAGE,
     OUTCOME,
@@ -8,9 +8,9 @@ from harness.journal.journal import (
     ROOT,
     Journal,
     all_journals,
-    journals,
-    plain,
-    settle_left_overs,
+    journal_folder,
+    mark_dead_runs,
+    safe_name,
 )
 from harness.journal.outcome import Outcome
 from harness.journal.record import Environment, FinishedRun, Origin, Record, RunResult, RunStart, typed
@@ -21,9 +21,9 @@ __all__ = [
     "OUTCOME",
     "PROFILE",
     "ROOT",
-    "Arrival",
     "Environment",
     "FinishedRun",
+    "Imported",
     "Journal",
     "Origin",
     "Outcome",
@@ -31,9 +31,9 @@ __all__ = [
     "RunResult",
     "RunStart",
     "all_journals",
-    "journals",
-    "plain",
-    "settle_left_overs",
+    "journal_folder",
+    "mark_dead_runs",
+    "safe_name",
     "typed",
     "verify_outcome",
     "verify_run",

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from harness.errors import DataError, HarnessError, UsageError
-from harness.journal.journal import OUTCOME, Journal, journals, plain
+from harness.journal.journal import OUTCOME, Journal, journal_folder, safe_name
 from harness.journal.outcome import write_outcome
 from harness.journal.verify import verify_outcome, verify_run
 
@@ -35,7 +35,7 @@ _FIXED = (1980, 1, 1, 0, 0, 0)  # the date of every entry: the same runs make th
 
 
 @dataclass(frozen=True)
-class Arrival:
+class Imported:
     """What became of a run that arrived: taken in, or why not."""
 
     run_id: str
@@ -59,7 +59,7 @@ def export(runs: Iterable[tuple[Journal, int | None]], place: Path) -> int:
         files |= {f"{journal.run_id}/{name}": content for name, content in zip(_FILES, contents, strict=True)}
     if not trials:
         raise UsageError(
-            "There is no finished run to export.", mend="Train one: python -m harness run architectures/s6_gap.py"
+            "There is no finished run to export.", hint="Train one: python -m harness run architectures/s6_gap.py"
         )
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     manifest = json.dumps({"format": FORMAT, "trials": trials, "sha256": hashes}, indent=1)
@@ -70,11 +70,11 @@ def export(runs: Iterable[tuple[Journal, int | None]], place: Path) -> int:
     try:
         place.write_bytes(packed.getvalue())
     except (OSError, ValueError) as error:
-        raise UsageError(f"{place} cannot be written: {error}.", mend="Name a file elsewhere.") from error
+        raise UsageError(f"{place} cannot be written: {error}.", hint="Name a file elsewhere.") from error
     return len(trials)
 
 
-def take_in(place: Path) -> list[Arrival]:
+def import_runs(place: Path) -> list[Imported]:
     """Check the runs of an exported file and keep those that hold.
 
     Raises:
@@ -82,14 +82,14 @@ def take_in(place: Path) -> list[Arrival]:
         DataError: it is no export of ours, of another format, or damaged.
     """
     if not place.is_file():
-        raise UsageError(f"There is no file {place}.", mend="Name a file that leaderboard --export wrote.")
+        raise UsageError(f"There is no file {place}.", hint="Name a file that leaderboard --export wrote.")
     try:
         with zipfile.ZipFile(place) as archive:
             manifest = json.loads(_read(archive, "manifest.json"))
             if manifest["format"] != FORMAT:
                 raise DataError(
                     f"{place} is of format {manifest['format']}; this harness reads format {FORMAT}.",
-                    mend="Update the older of the two harnesses, and export again.",
+                    hint="Update the older of the two harnesses, and export again.",
                 )
             hashes, trials = dict(manifest["sha256"]), dict(manifest["trials"])
             return [
@@ -101,12 +101,12 @@ def take_in(place: Path) -> list[Arrival]:
     except Exception as error:  # whatever a file leads to that somebody damaged or made up
         raise DataError(
             f"{place} is damaged, or no export of this harness: {type(error).__name__}: {error}.",
-            legal="Nothing was taken from it.",
-            mend="Copy it again from where python -m harness leaderboard --export FILE wrote it.",
+            allowed="Nothing was taken from it.",
+            hint="Copy it again from where python -m harness leaderboard --export FILE wrote it.",
         ) from error
 
 
-def receive(run_id: str, folder: Path, origin: str) -> Arrival:
+def receive(run_id: str, folder: Path, origin: str) -> Imported:
     """Check a run whose three files lie in `folder` and keep it, if it holds."""
     return _take(run_id, lambda name: (folder / name).read_bytes(), origin, None)
 
@@ -134,17 +134,17 @@ def _refuse_bomb(packed: bytes) -> None:
             _read(archive, entry)
 
 
-def _take(run_id: str, read: Callable[[str], bytes], origin: str, trials: int | None) -> Arrival:
+def _take(run_id: str, read: Callable[[str], bytes], origin: str, trials: int | None) -> Imported:
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,119}", run_id):
-        return Arrival(plain(run_id), "its name is no name of a run")
+        return Imported(safe_name(run_id), "its name is no name of a run")
     try:
         files = {name: read(name) for name in _FILES}
         _refuse_bomb(files[OUTCOME])
-        there = Journal(journals() / run_id)
+        there = Journal(journal_folder() / run_id)
         if there.events_file.exists():
             same = there.events_file.read_bytes() == files[_EVENTS]
-            return Arrival(run_id, "" if same else "another run of that name is here already", is_new=False)
-        with tempfile.TemporaryDirectory(dir=_made(journals().parent)) as beside:
+            return Imported(run_id, "" if same else "another run of that name is here already", is_new=False)
+        with tempfile.TemporaryDirectory(dir=_made(journal_folder().parent)) as beside:
             arriving = Journal(Path(beside) / run_id)
             arriving.folder.mkdir()
             for name, content in files.items():
@@ -152,12 +152,12 @@ def _take(run_id: str, read: Callable[[str], bytes], origin: str, trials: int | 
             note = json.dumps({"from": origin, "trials": trials})
             (arriving.folder / "origin.json").write_text(note, encoding="utf-8")
             verify_outcome(arriving, verify_run(arriving))
-            arriving.folder.rename(_made(journals()) / run_id)
+            arriving.folder.rename(_made(journal_folder()) / run_id)
     except HarnessError as error:
-        return Arrival(run_id, error.wrong)
+        return Imported(run_id, error.message)
     except Exception as error:  # as in take_in
-        return Arrival(run_id, f"its journal is damaged ({type(error).__name__}: {error})")
-    return Arrival(run_id)
+        return Imported(run_id, f"its journal is damaged ({type(error).__name__}: {error})")
+    return Imported(run_id)
 
 
 def _made(folder: Path) -> Path:

@@ -50,7 +50,7 @@ DAMAGE = (ValueError, KeyError, TypeError, AttributeError, OSError)
 """What reading a journal raises that somebody damaged."""
 
 
-def journals() -> Path:
+def journal_folder() -> Path:
     """Return the folder of all journals."""
     return ROOT.absolute() / "journal"
 
@@ -69,8 +69,8 @@ class Journal:
             UsageError: it cannot be written here, now or later.
         """
         while True:
-            run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{plain(title)}-{secrets.token_hex(3)}"
-            folder = journals() / run_id
+            run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{safe_name(title)}-{secrets.token_hex(3)}"
+            folder = journal_folder() / run_id
             try:
                 with _writing(folder):
                     folder.mkdir(parents=True)
@@ -216,7 +216,7 @@ class Journal:
         found = {int(place.name.split("-")[1]): place for place in self.folder.glob("checkpoint-*-*.pt")}
         return dict(sorted(found.items()))
 
-    def settle(self, died: Mapping[int, str]) -> bool:
+    def mark_interrupted(self, died: Mapping[int, str]) -> bool:
         """Say that a run was interrupted whose process died without saying so; return whether it was one.
 
         A run of another host, or one that somebody trains, is left alone.
@@ -266,7 +266,7 @@ class Journal:
                 raise
 
 
-def plain(title: str) -> str:
+def safe_name(title: str) -> str:
     """Return at most 60 letters that may stand in any file name and in any query."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", title)[-60:]
 
@@ -285,24 +285,24 @@ def _writing(place: Path) -> Iterator[None]:
     except OSError as error:
         raise UsageError(
             f"{place} cannot be written: {error.strerror}.",
-            legal="What was finished before is kept.",
-            mend="Make room on that disk, or leave to write there, and give the same command again.",
+            allowed="What was finished before is kept.",
+            hint="Make room on that disk, or leave to write there, and give the same command again.",
         ) from error
 
 
-def settle_left_overs(died: Mapping[int, str]) -> list[Journal]:
-    """Settle what dead processes left unfinished, and return those journals; `died` as in `Journal.settle`."""
+def mark_dead_runs(died: Mapping[int, str]) -> list[Journal]:
+    """Mark what dead processes left unfinished; return those journals. `died` as in `Journal.mark_interrupted`."""
     settled = []
     for journal in all_journals():
         # What is damaged is not ours to mend, and what cannot be written to is left for another day.
         with contextlib.suppress(*DAMAGE, UsageError):
-            if journal.settle(died):
+            if journal.mark_interrupted(died):
                 settled.append(journal)
     return settled
 
 
 def all_journals() -> list[Journal]:
     """Return every journal there is, oldest first; those of one second in any order."""
-    if not journals().is_dir():
+    if not journal_folder().is_dir():
         return []
-    return [Journal(folder) for folder in sorted(journals().iterdir()) if (folder / "events.jsonl").exists()]
+    return [Journal(folder) for folder in sorted(journal_folder().iterdir()) if (folder / "events.jsonl").exists()]

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, TypeVar
 
-from harness.audit import Anatomy, Entry, Layer
+from harness.audit import Entry, Layer, ModelSummary
 from harness.errors import HarnessError
 from harness.events import Epoch
 from harness.plugins import settings_texts
-from harness.spec import RECIPE_FIELDS, Arithmetic, Group, Job, Recipe
+from harness.spec import RECIPE_FIELDS, ComputeMode, Group, Job, Recipe
 
 Event = dict[str, Any]
 
@@ -51,7 +51,7 @@ class Environment:
         threads: that torch computed with.
         torch, harness: versions.
         git: the checkout's commit; empty outside one.
-        arithmetic: how its steps were computed; None in a record from before there was a rule.
+        mode: how its steps were computed; None in a record from before there was a rule.
         unrepeatable: operators that may give other bits each time.
     """
 
@@ -60,7 +60,7 @@ class Environment:
     torch: str = ""
     harness: str = ""
     git: str = ""
-    arithmetic: Arithmetic | None = None
+    mode: ComputeMode | None = None
     unrepeatable: tuple[str, ...] = ()
 
 
@@ -75,7 +75,7 @@ class RunStart:
         is_benchmark: whether the budget's target accuracy applies.
         parameters: stored numbers of the network.
         ledger: all of its stored numbers, line by line.
-        anatomy: its description.
+        model: its description.
     """
 
     time: int
@@ -97,7 +97,7 @@ class RunStart:
         try:
             recipe = Recipe(**{name: raw["recipe"][name] for name in RECIPE_FIELDS})
         except HarnessError as error:
-            raise IllegalRecipe(error.wrong) from error
+            raise IllegalRecipe(error.message) from error
         how = environment.get("arithmetic")
         return cls(
             time=stored["time"],
@@ -108,7 +108,7 @@ class RunStart:
             environment=typed(
                 Environment,
                 environment,
-                arithmetic=Arithmetic(**how) if how else None,
+                mode=ComputeMode(**how) if how else None,
                 unrepeatable=tuple(environment.get("unrepeatable", ())),
             ),
             stored=stored,
@@ -120,21 +120,21 @@ class RunStart:
         return tuple(typed(Entry, entry) for entry in self.stored["ledger"])
 
     @cached_property
-    def anatomy(self) -> Anatomy:
+    def model(self) -> ModelSummary:
         """The network described."""
         stored = self.stored["anatomy"]
-        return typed(Anatomy, stored, layers=tuple(typed(Layer, layer) for layer in stored["layers"]))
+        return typed(ModelSummary, stored, layers=tuple(typed(Layer, layer) for layer in stored["layers"]))
 
     @property
-    def arithmetic(self) -> Arithmetic:
+    def mode(self) -> ComputeMode:
         """How steps are computed; in a record from before there was a rule, plainly in the recipe's precision."""
-        before = Arithmetic(self.stored["job"]["recipe"].get("precision", "float32"))
-        return self.environment.arithmetic or before
+        before = ComputeMode(self.stored["job"]["recipe"].get("precision", "float32"))
+        return self.environment.mode or before
 
     @property
     def device(self) -> str:
         """What a person calls the device and the way it was used."""
-        return f"{self.environment.device}, {self.arithmetic.words}"
+        return f"{self.environment.device}, {self.mode.label}"
 
     @property
     def title(self) -> str:

@@ -21,13 +21,13 @@ from harness.events import Epoch
 from harness.journal.journal import Journal
 from harness.journal.outcome import Outcome
 from harness.journal.record import FinishedRun, IllegalRecipe, RunStart
-from harness.spec import BUDGET, Arithmetic, Execution, Precision
+from harness.spec import BUDGET, ComputeMode, Execution, Precision
 from harness.training import class_accuracy, confusion
 
 _NUMBERS = ("train_loss", "held_out_loss", "lr", "seconds", "images_per_second")
 
-_ARITHMETICS = [
-    Arithmetic(precision, channels_last, padded, execution)
+_MODES = [
+    ComputeMode(precision, channels_last, padded, execution)
     for precision in get_args(Precision)
     for channels_last in (False, True)
     for padded in (False, True)
@@ -60,7 +60,7 @@ def verify_run(journal: Journal) -> FinishedRun:
         if run.origin and run.origin.trials is not None and _int(run.origin.trials) < 0:
             raise DataError("its number of trials is no number")
     except HarnessError as error:
-        raise DataError(error.wrong) from error
+        raise DataError(error.message) from error
     except IllegalRecipe as error:
         raise DataError(str(error)) from error
     except Exception as error:  # whatever a damaged or made-up text leads to
@@ -119,7 +119,7 @@ def _check_job(start: RunStart, source: str) -> None:
         raise DataError("it is over the budget")
     if _int(job.seed) < 0:
         raise DataError("its seed is none")
-    if start.arithmetic not in _ARITHMETICS:
+    if start.mode not in _MODES:
         raise DataError("its arithmetic is not one that is known here")
     plain = all(isinstance(value, (bool, int, float, str)) for value in job.knobs.values())
     if not plain or set(job.default_knobs) != set(job.knobs):
@@ -135,9 +135,9 @@ def _check_network(start: RunStart) -> None:
         raise DataError("it is over the budget")
     if {type(text) for entry in start.ledger for text in (entry.layer, entry.name, entry.kind)} != {str}:
         raise DataError("its ledger is none")
-    _int(start.anatomy.multiply_adds)
-    _int(start.anatomy.receptive_field)
-    if not all(isinstance(start.anatomy.uses[part], bool) for part in PARTS):
+    _int(start.model.multiply_adds)
+    _int(start.model.receptive_field)
+    if not all(isinstance(start.model.uses[part], bool) for part in PARTS):
         raise DataError("its parts are not told")
     _int(start.time)
 

@@ -4,7 +4,7 @@ from harness.leaderboard.compare import Pair, compare_all, compare_asked
 from harness.leaderboard.formats import to_csv, to_json, to_markdown
 from harness.leaderboard.page import to_html
 from harness.leaderboard.plans import MOST_SEEDS
-from harness.leaderboard.rank import Board, answers, leaders_by_size, pareto, rank, wrong_for_all
+from harness.leaderboard.rank import Board, correct_predictions, leaders_by_size, pareto, rank, wrong_for_all
 from harness.leaderboard.row import identity
 from harness.leaderboard.tables import Table, asked_table, left_out, tables
 
@@ -13,10 +13,10 @@ __all__ = [
     "Board",
     "Pair",
     "Table",
-    "answers",
     "asked_table",
     "compare_all",
     "compare_asked",
+    "correct_predictions",
     "identity",
     "leaders_by_size",
     "left_out",

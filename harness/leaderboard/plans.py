@@ -157,8 +157,8 @@ def read(file: Path) -> dict[str, Any]:
     except (*DAMAGE, RecursionError) as error:
         raise DataError(
             f"{file} is damaged.",
-            legal="A plan says which seeds were promised; without it a comparison is none.",
-            mend="Restore the file, or move it away: a new plan takes new seeds.",
+            allowed="A plan says which seeds were promised; without it a comparison is none.",
+            hint="Restore the file, or move it away: a new plan takes new seeds.",
         ) from error
     return plan
 

@@ -81,11 +81,11 @@ class Board:
             or [row for row in self.rows if len(name) >= 4 and row.id.startswith(name)]
         )
         if len(found) != 1:
-            legal = [row.label for row in found or self.rows]
+            allowed = [row.label for row in found or self.rows]
             raise UsageError(
                 f"{'No row is' if not found else f'{len(found)} rows are'} called '{name}'.",
-                legal=f"Legal: {', '.join(map(repr, legal))}.",
-                mend=did_you_mean(name, legal) or "Name a row by its rank, or as it is called there.",
+                allowed=f"Legal: {', '.join(map(repr, allowed))}.",
+                hint=did_you_mean(name, allowed) or "Name a row by its rank, or as it is called there.",
             )
         return found[0]
 
@@ -121,12 +121,12 @@ def _nothing(asked: str, dataset: str, left_out: Sequence[LeftOut]) -> UsageErro
     said = "".join(f" {entry.run_id}: {entry.reason}." for entry in left_out[:1])
     return UsageError(
         f"There is no finished run{'' if asked == 'auto' else f' on {asked}'} to rank.",
-        legal=f"{len(left_out)} left out.{said}" if left_out else "",
-        mend=f"Train one (python -m harness run FILE --dataset {dataset}), or take some in with --import FILE.",
+        allowed=f"{len(left_out)} left out.{said}" if left_out else "",
+        hint=f"Train one (python -m harness run FILE --dataset {dataset}), or take some in with --import FILE.",
     )
 
 
-def answers(journals: Iterable[Journal], jobs: Sequence[Job]) -> np.ndarray:
+def correct_predictions(journals: Iterable[Journal], jobs: Sequence[Job]) -> np.ndarray:
     """Return which test images the finished runs of some jobs answer rightly: (jobs, images) bool, in their order.
 
     Raises:
@@ -178,7 +178,7 @@ def _read(journals: Iterable[Journal]) -> tuple[list[Run], list[LeftOut]]:
         try:
             runs.append(Run(journal, verify_run(journal)))
         except DataError as error:
-            left_out.append(LeftOut(journal.run_id, printable(error.wrong), _job(journal)))
+            left_out.append(LeftOut(journal.run_id, printable(error.message), _job(journal)))
     trained = [run.facts.job for run in runs]
     return runs, [entry for entry in left_out if not (entry.reason == "interrupted" and entry.job in trained)]
 
@@ -259,4 +259,4 @@ def _unreadable(runs: Iterable[Run]) -> Iterator[LeftOut]:
         try:
             _ = run.correct
         except DataError as error:
-            yield LeftOut(run.facts.run_id, error.wrong)
+            yield LeftOut(run.facts.run_id, error.message)

@@ -224,12 +224,12 @@ class Row:
     @property
     def multiply_adds(self) -> int:
         """Multiply-adds of one image."""
-        return self.first.start.anatomy.multiply_adds
+        return self.first.start.model.multiply_adds
 
     @property
     def uses(self) -> Mapping[str, bool]:
         """The parts the assignment asks about: batch norm, dropout, ..."""
-        return self.first.start.anatomy.uses
+        return self.first.start.model.uses
 
     @property
     def size(self) -> int | None:

@@ -3,11 +3,11 @@
 from harness.plugins.architecture import build_network, declaration, from_source, load
 from harness.plugins.sandbox import in_one_process
 from harness.plugins.settings import (
+    apply_settings,
     changed_settings,
     run_command,
     settings_text,
     settings_texts,
-    settle,
     short_value,
     value_text,
 )
@@ -16,6 +16,7 @@ from harness.plugins.study import PRUNERS, SAMPLERS, load_study, suggest
 __all__ = [
     "PRUNERS",
     "SAMPLERS",
+    "apply_settings",
     "build_network",
     "changed_settings",
     "declaration",
@@ -26,7 +27,6 @@ __all__ = [
     "run_command",
     "settings_text",
     "settings_texts",
-    "settle",
     "short_value",
     "suggest",
     "value_text",

@@ -21,7 +21,7 @@ from typing import Any
 
 from torch import nn
 
-from harness.errors import ContractError, UsageError, did_you_mean, mend_devices
+from harness.errors import ContractError, UsageError, device_hint, did_you_mean
 from harness.plugins.sandbox import running_plugin
 from harness.plugins.source import load_module, read_source, summary_of
 from harness.spec import RECIPE_FIELDS, Architecture, Knob, Recipe
@@ -48,8 +48,8 @@ def from_source(source: str, path: str) -> Architecture:
         raise ContractError(
             "build",
             f"{path} defines no function build.",
-            legal="def build(*, width: int = 16) -> nn.Module: returns the network.",
-            mend="`python -m harness new NAME` writes a file that keeps the contract.",
+            allowed="def build(*, width: int = 16) -> nn.Module: returns the network.",
+            hint="`python -m harness new NAME` writes a file that keeps the contract.",
         )
     knobs = _knobs(build, path)
     return Architecture(
@@ -100,20 +100,20 @@ def build_network(architecture: Architecture, knobs: Mapping[str, Knob]) -> nn.M
         ContractError: `build` raised, or returned something that is not an ``nn.Module`` on the CPU.
     """
     given = ", ".join(f"{name}={value}" for name, value in knobs.items())
-    mend = f"Mend build, or the knobs it was given: {given}." if given else "Mend build."
-    with running_plugin(architecture.path, "build-raises", "build raised", mend):
+    hint = f"Mend build, or the knobs it was given: {given}." if given else "Mend build."
+    with running_plugin(architecture.path, "build-raises", "build raised", hint):
         network = architecture.build(**knobs)
     if not isinstance(network, nn.Module):
         raise ContractError(
             "not-a-module",
             f"build returned {type(network).__name__}, not a torch.nn.Module.",
             where=architecture.path,
-            mend="Return the network itself.",
+            hint="Return the network itself.",
         )
     for tensor in (*network.parameters(), *network.buffers()):
         if tensor.device.type != "cpu":
             wrong = f"build returned a network on the device {tensor.device}."
-            raise ContractError("device", wrong, where=architecture.path, mend=mend_devices(wrong))
+            raise ContractError("device", wrong, where=architecture.path, hint=device_hint(wrong))
     return network
 
 
@@ -140,8 +140,8 @@ def _knobs(build: Any, path: str) -> dict[str, Knob]:
                 "knobs",
                 wrong,
                 where=where,
-                legal="build takes keyword-only parameters with defaults: def build(*, width: int = 16).",
-                mend="Rename or rewrite the parameter.",
+                allowed="build takes keyword-only parameters with defaults: def build(*, width: int = 16).",
+                hint="Rename or rewrite the parameter.",
             )
         knobs[name] = default
     return knobs
@@ -153,7 +153,7 @@ def _recipe(overrides: object, knobs: Mapping[str, Knob], path: str) -> Recipe:
             "recipe",
             f"RECIPE is {type(overrides).__name__}, not a dict.",
             where=path,
-            mend='Write RECIPE = {"lr": 0.05}, or leave it out.',
+            hint='Write RECIPE = {"lr": 0.05}, or leave it out.',
         )
     for name in overrides:
         if name not in RECIPE_FIELDS:
@@ -161,16 +161,16 @@ def _recipe(overrides: object, knobs: Mapping[str, Knob], path: str) -> Recipe:
                 "recipe",
                 f"RECIPE has no field {name!r}.",
                 where=path,
-                legal=f"Legal: {', '.join(RECIPE_FIELDS)}.",
-                mend=did_you_mean(str(name), RECIPE_FIELDS) or f"Take {name!r} out of RECIPE.",
+                allowed=f"Legal: {', '.join(RECIPE_FIELDS)}.",
+                hint=did_you_mean(str(name), RECIPE_FIELDS) or f"Take {name!r} out of RECIPE.",
             )
     try:
         return Recipe(**overrides)
     except UsageError as error:
         raise ContractError(
             "recipe",
-            f"RECIPE: {error.wrong}",
+            f"RECIPE: {error.message}",
             where=path,
-            legal=error.legal,
-            mend=error.mend or "Mend that value of RECIPE.",
+            allowed=error.allowed,
+            hint=error.hint or "Mend that value of RECIPE.",
         ) from None

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from harness.errors import ContractError, OutOfMemory, mend_devices, ran_out_of_memory
+from harness.errors import ContractError, OutOfMemory, device_hint, ran_out_of_memory
 
 
 def blame(error: BaseException, path: str) -> str:
@@ -31,7 +31,7 @@ def _describe(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def running_plugin(path: str, rule: str, wrong: str, mend: str) -> Iterator[None]:
+def running_plugin(path: str, rule: str, wrong: str, hint: str) -> Iterator[None]:
     """Run a plug-in's own code: whatever it raises, also ``SystemExit``, is its fault and blamed on its line."""
     try:
         with in_one_process(path), _settings_left_alone(path):
@@ -43,7 +43,7 @@ def running_plugin(path: str, rule: str, wrong: str, mend: str) -> Iterator[None
             raise OutOfMemory.of(path, error) from error
         said = _describe(error)
         raise ContractError(
-            rule, f"{wrong} {said}", where=blame(error, path), mend=mend_devices(said) or mend
+            rule, f"{wrong} {said}", where=blame(error, path), hint=device_hint(said) or hint
         ) from error
 
 
@@ -68,8 +68,8 @@ def in_one_process(path: str) -> Iterator[None]:
                 "forks",
                 "The file makes a copy of the process.",
                 where=forks[0],
-                legal="A plug-in builds a network, in the process it is run in.",
-                mend="Take os.fork or multiprocessing out.",
+                allowed="A plug-in builds a network, in the process it is run in.",
+                hint="Take os.fork or multiprocessing out.",
             )
 
 
@@ -109,8 +109,8 @@ def _settings_left_alone(path: str) -> Iterator[None]:
             "global-state",
             f"The file changes {', '.join(changed)} for everybody.",
             where=path,
-            legal="A plug-in builds a network and leaves the settings of the process as they are.",
-            mend="Take that line out; precision and threads are the harness's.",
+            allowed="A plug-in builds a network and leaves the settings of the process as they are.",
+            hint="Take that line out; precision and threads are the harness's.",
         )
 
 

@@ -13,7 +13,7 @@ from harness.errors import UsageError, did_you_mean
 from harness.spec import RECIPE_FIELDS, Architecture, Knob, Recipe
 
 
-def settle(architecture: Architecture, settings: Mapping[str, Knob]) -> tuple[dict[str, Knob], Recipe]:
+def apply_settings(architecture: Architecture, settings: Mapping[str, Knob]) -> tuple[dict[str, Knob], Recipe]:
     """Apply `settings` (knobs and recipe fields by name) over the plug-in's own.
 
     Returns:
@@ -22,13 +22,13 @@ def settle(architecture: Architecture, settings: Mapping[str, Knob]) -> tuple[di
     Raises:
         UsageError: an unknown name, or a value that is not legal for it.
     """
-    legal = [*architecture.knobs, *RECIPE_FIELDS]
+    allowed = [*architecture.knobs, *RECIPE_FIELDS]
     for name in settings:
-        if name not in legal:
+        if name not in allowed:
             raise UsageError(
                 f"{architecture.name} has no knob or recipe field '{name}'.",
-                legal=f"Knobs: {', '.join(architecture.knobs) or 'none'}. Recipe: {', '.join(RECIPE_FIELDS)}.",
-                mend=did_you_mean(name, legal),
+                allowed=f"Knobs: {', '.join(architecture.knobs) or 'none'}. Recipe: {', '.join(RECIPE_FIELDS)}.",
+                hint=did_you_mean(name, allowed),
             )
     knobs = dict(architecture.knobs)
     for name, default in architecture.knobs.items():
@@ -41,12 +41,12 @@ def settle(architecture: Architecture, settings: Mapping[str, Knob]) -> tuple[di
 def _knob_value(name: str, value: Knob, default: Knob) -> Knob:
     if isinstance(default, float) and isinstance(value, (int, float)) and not isinstance(value, bool):
         if not abs(value) <= sys.float_info.max:  # refuses NaN too
-            raise UsageError(f"{name} cannot be {value}.", legal="Legal: finite numbers.")
+            raise UsageError(f"{name} cannot be {value}.", allowed="Legal: finite numbers.")
         return float(value)
     if type(value) is not type(default):
         raise UsageError(
             f"{name} must be {type(default).__name__}, not {value!r}.",
-            legal=f"Its default is {default!r}.",
+            allowed=f"Its default is {default!r}.",
         )
     return value
 

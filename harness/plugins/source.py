@@ -27,7 +27,7 @@ def read_source(path: str | Path, what: str) -> str:
     """
     file = Path(path)
     if file.is_dir():
-        raise UsageError(f"{path} is a folder.", mend=f"Give its files: {file}/*.py")
+        raise UsageError(f"{path} is a folder.", hint=f"Give its files: {file}/*.py")
     if not file.is_file():
         near = sorted(f"{found}" for found in file.parent.glob("*.py")) if file.parent.is_dir() else []
         meant = [
@@ -35,15 +35,15 @@ def read_source(path: str | Path, what: str) -> str:
         ]
         raise UsageError(
             f"There is no file {path}.",
-            legal=f"Give the path of {what}.",
-            mend=f"Did you mean '{meant[0]}'?" if meant else did_you_mean(str(path), near),
+            allowed=f"Give the path of {what}.",
+            hint=f"Did you mean '{meant[0]}'?" if meant else did_you_mean(str(path), near),
         )
     try:
         return file.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError:
-        raise ContractError("not-python", f"{path} is not UTF-8 text.", mend="Give a Python source file.") from None
+        raise ContractError("not-python", f"{path} is not UTF-8 text.", hint="Give a Python source file.") from None
 
 
 def load_module(source: str, path: str, official: tuple[str, ...]) -> tuple[ModuleType, str]:
@@ -58,7 +58,7 @@ def load_module(source: str, path: str, official: tuple[str, ...]) -> tuple[Modu
             "docstring",
             f"{path} has no docstring.",
             where=path,
-            mend='Begin the file with one line that says what it is: """..."""',
+            hint='Begin the file with one line that says what it is: """..."""',
         )
     return module, summary
 
@@ -77,7 +77,7 @@ def _parse(source: str, path: str) -> ast.Module:
             "not-python",
             f"{path} is not Python: {getattr(error, 'msg', error)}.",
             where=f"{path}:{line}" if line else "",
-            mend="Mend the syntax; `python -m harness new NAME` writes a working file.",
+            hint="Mend the syntax; `python -m harness new NAME` writes a working file.",
         ) from None
 
 
@@ -88,8 +88,8 @@ def _execute(source: str, path: str) -> ModuleType:
     # Tracebacks and torch.export quote the plug-in's lines from here, also when only its text was shipped.
     linecache.cache[path] = (len(source), None, source.splitlines(keepends=True), path)
     sys.modules[name] = module
-    mend = "Mend that line; a plug-in may import only what is installed here."
-    with running_plugin(path, "import-raises", f"{path} cannot be loaded:", mend):
+    hint = "Mend that line; a plug-in may import only what is installed here."
+    with running_plugin(path, "import-raises", f"{path} cannot be loaded:", hint):
         exec(compile(source, path, "exec"), module.__dict__)
     return module
 
@@ -106,8 +106,8 @@ def _refuse_local_imports(tree: ast.Module, path: str) -> None:
                     "self-contained",
                     f"The file imports {module}, which is not an installed package.",
                     where=f"{path}:{node.lineno}",  # type: ignore[attr-defined]
-                    legal="A plug-in is one file: it may import Python's own modules and what pip has installed.",
-                    mend="Copy what it needs into the file.",
+                    allowed="A plug-in is one file: it may import Python's own modules and what pip has installed.",
+                    hint="Copy what it needs into the file.",
                 )
 
 
@@ -158,9 +158,9 @@ def _refuse_near_misses(tree: ast.Module, module: ModuleType, path: str, officia
                     "near-miss",
                     f"'{name}' looks like a misspelt {meant} and would be ignored.",
                     where=f"{path}:{line}",
-                    mend=f"Rename it to {meant}, or to something less alike.",
+                    hint=f"Rename it to {meant}, or to something less alike.",
                 )
         if name in official and not hasattr(module, name):
             raise ContractError(
-                "no-value", f"{name} is named and given no value.", where=f"{path}:{line}", mend="Give it one."
+                "no-value", f"{name} is named and given no value.", where=f"{path}:{line}", hint="Give it one."
             )

@@ -41,8 +41,8 @@ def load_study(path: str | Path) -> Study:
             "suggest",
             f"{path} defines no function suggest(trial).",
             where=path,
-            legal='def suggest(trial): return {"lr": trial.suggest_float("lr", 0.01, 0.3, log=True)}',
-            mend="Write it; studies/s6_gap.py shows one.",
+            allowed='def suggest(trial): return {"lr": trial.suggest_float("lr", 0.01, 0.3, log=True)}',
+            hint="Write it; studies/s6_gap.py shows one.",
         )
     return Study(
         name=Path(path).stem,
@@ -58,7 +58,7 @@ def load_study(path: str | Path) -> Study:
 
 
 def suggest(study: Study, trial: Any) -> dict[str, Knob]:
-    """Ask the study for the settings of an Optuna trial; `settle` checks them.
+    """Ask the study for the settings of an Optuna trial; `apply_settings` checks them.
 
     Raises:
         ContractError: its `suggest` raised, or returned something that is not a dict.
@@ -70,22 +70,22 @@ def suggest(study: Study, trial: Any) -> dict[str, Knob]:
             "suggest",
             f"suggest returned {type(settings).__name__}, not a dict.",
             where=study.path,
-            mend='Return settings by name: {"lr": trial.suggest_float("lr", 0.01, 0.3, log=True)}',
+            hint='Return settings by name: {"lr": trial.suggest_float("lr", 0.01, 0.3, log=True)}',
         )
     settings = {name: value.item() if isinstance(value, np.generic) else value for name, value in settings.items()}
     for name, value in settings.items():
-        if not isinstance(name, str) or not _is_plain(value):
+        if not isinstance(name, str) or not _is_scalar(value):
             raise ContractError(
                 "suggest",
                 f"suggest returned what is no setting: {type(value).__name__} under {reprlib.repr(name)}.",
                 where=study.path,
-                legal="Legal: a name, and a number below 2**63, a short text, True or False.",
-                mend="Leave a setting out where a trial has none.",
+                allowed="Legal: a name, and a number below 2**63, a short text, True or False.",
+                hint="Leave a setting out where a trial has none.",
             )
     return settings
 
 
-def _is_plain(value: object) -> bool:
+def _is_scalar(value: object) -> bool:
     """Whether a value can be a setting at all: printed, typed on the command line, and stored by anybody."""
     if isinstance(value, str):
         return value.isprintable() and len(value) <= _LONGEST_TEXT
@@ -98,28 +98,28 @@ def _searched(path: object, study: str) -> Architecture:
             "architecture",
             f"{study} does not say which architecture it searches.",
             where=study,
-            mend='Write ARCHITECTURE = "architectures/s6_gap.py" near its top.',
+            hint='Write ARCHITECTURE = "architectures/s6_gap.py" near its top.',
         )
     try:
         return load(path)
     except UsageError as error:
         raise ContractError(
             "architecture",
-            f"ARCHITECTURE: {error.wrong}",
+            f"ARCHITECTURE: {error.message}",
             where=study,
-            legal="Legal: the path of an architecture, from the folder the command is run in.",
-            mend=error.mend or "Mend that path.",
+            allowed="Legal: the path of an architecture, from the folder the command is run in.",
+            hint=error.hint or "Mend that path.",
         ) from None
 
 
-def _choice(module: ModuleType, name: str, legal: tuple[str, ...], path: str) -> str:
-    value = getattr(module, name, legal[0])
-    if value not in legal:
+def _choice(module: ModuleType, name: str, allowed: tuple[str, ...], path: str) -> str:
+    value = getattr(module, name, allowed[0])
+    if value not in allowed:
         raise ContractError(
             name.lower(),
             f"{name} cannot be {value!r}.",
             where=path,
-            legal=f"Legal: {', '.join(legal)}.",
-            mend=did_you_mean(str(value), legal) or "Choose one of them, or leave it out.",
+            allowed=f"Legal: {', '.join(allowed)}.",
+            hint=did_you_mean(str(value), allowed) or "Choose one of them, or leave it out.",
         )
     return str(value)

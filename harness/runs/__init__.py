@@ -2,39 +2,38 @@
 
 from harness.runs.build import build, inspect
 from harness.runs.device import choose_device, device_name, gpu_without_code
-from harness.runs.interleave import in_turns
+from harness.runs.interleave import interleave
 from harness.runs.job import jobs, new_group, refuse_single_image
 from harness.runs.profile import Profile, profiled
 from harness.runs.record import record
-from harness.runs.resume import Earlier, earlier, interrupted
+from harness.runs.resume import ExistingRuns, find_existing_runs, load_interrupted
 from harness.runs.score import recheck_predictions, result_of, scored_epoch
 from harness.runs.shared_audits import expect, leave, leave_nothing
-from harness.runs.train import Event, Progress, Started, begin, choose_arithmetic, telling_breakdowns, train
-from harness.runs.trial import Attempt, attempt
+from harness.runs.train import Event, Progress, Started, choose_mode, prepare_training, telling_breakdowns, train
+from harness.runs.trial import TrialRequest, train_trials
 
 __all__ = [
-    "Attempt",
-    "Earlier",
     "Event",
+    "ExistingRuns",
     "Profile",
     "Progress",
     "Started",
-    "attempt",
-    "begin",
+    "TrialRequest",
     "build",
-    "choose_arithmetic",
     "choose_device",
+    "choose_mode",
     "device_name",
-    "earlier",
     "expect",
+    "find_existing_runs",
     "gpu_without_code",
-    "in_turns",
     "inspect",
-    "interrupted",
+    "interleave",
     "jobs",
     "leave",
     "leave_nothing",
+    "load_interrupted",
     "new_group",
+    "prepare_training",
     "profiled",
     "recheck_predictions",
     "record",
@@ -43,4 +42,5 @@ __all__ = [
     "scored_epoch",
     "telling_breakdowns",
     "train",
+    "train_trials",
 ]

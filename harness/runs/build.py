@@ -16,16 +16,16 @@ from dataclasses import dataclass
 from torch import nn
 
 from harness import audit, plugins, training
-from harness.audit import Anatomy, Audit, describe
+from harness.audit import Audit, ModelSummary, describe
 from harness.errors import OutOfMemory, ran_out_of_memory
 from harness.spec import BUDGET, Architecture, Job, Knob
 
 MOST_KEPT = 100
 """Audits kept in memory, those used last: each holds two graphs, a megabyte or two."""
 
-Inspected = tuple[Audit, Anatomy]
+Inspected = tuple[Audit, ModelSummary]
 
-cache: OrderedDict[str, Inspected] = OrderedDict()
+_cache: OrderedDict[str, Inspected] = OrderedDict()
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,13 +37,13 @@ class Built:
         audit: whose graphs hold it.
         reference: the audit of the same network with numbers that no job's seed has a part in: how the job is
             computed is decided with these.
-        anatomy: its description.
+        model: its description.
     """
 
     network: nn.Module
     audit: Audit
     reference: Audit
-    anatomy: Anatomy
+    model: ModelSummary
 
 
 def build(job: Job) -> Built:
@@ -54,11 +54,11 @@ def build(job: Job) -> Built:
         OutOfMemory: it does not fit into the memory there is.
     """
     with _telling_of_memory(job.path):
-        reference, anatomy = _reference(job.source, job.path, job.sha256, job.knobs)
+        reference, model = _reference(job.source, job.path, job.sha256, job.knobs)
         training.seed_everything(job.seed, 0, "weights")  # before the file runs: it may draw at its top level
         architecture = plugins.from_source(job.source, job.path)
         network = plugins.build_network(architecture, job.knobs)
-        return Built(network, _compared(network, reference, architecture, job.knobs), reference, anatomy)
+        return Built(network, _compared(network, reference, architecture, job.knobs), reference, model)
 
 
 def inspect(architecture: Architecture, knobs: Mapping[str, Knob]) -> Inspected:
@@ -87,14 +87,14 @@ def _telling_of_memory(path: str) -> Iterator[None]:
 def _reference(source: str, path: str, sha256: str, knobs: Mapping[str, Knob]) -> Inspected:
     """Audit the network of a file and its knobs, from a seed of its own; once."""
     key = audit_key(path, sha256, knobs)
-    if key not in cache:
+    if key not in _cache:
         training.seed_everything(0, 0, "audit")
         network = plugins.build_network(plugins.from_source(source, path), knobs)
         with plugins.in_one_process(path):
             found = audit.audit(network, path)
             cache_audit(key, (found, describe(network, found)))
-    cache.move_to_end(key)
-    return cache[key]
+    _cache.move_to_end(key)
+    return _cache[key]
 
 
 def _compared(network: nn.Module, reference: Audit, architecture: Architecture, knobs: Mapping[str, Knob]) -> Audit:
@@ -116,8 +116,17 @@ def audit_key(path: str, sha256: str, knobs: Mapping[str, Knob]) -> str:
     return hashlib.sha256(json.dumps([path, sha256, dict(knobs)], sort_keys=True).encode()).hexdigest()
 
 
+def cached_audit(job: Job) -> Inspected:
+    """Return the audit of a job's network, which `build` has made.
+
+    Raises:
+        KeyError: it has not, or long ago.
+    """
+    return _cache[audit_key(job.path, job.sha256, job.knobs)]
+
+
 def cache_audit(key: str, found: Inspected) -> None:
     """Keep an audit in memory; beyond `MOST_KEPT`, the one used longest ago goes."""
-    cache[key] = found
-    if len(cache) > MOST_KEPT:
-        cache.popitem(last=False)
+    _cache[key] = found
+    if len(_cache) > MOST_KEPT:
+        _cache.popitem(last=False)

@@ -19,12 +19,12 @@ def choose_device(name: str) -> str:
     if name == "cpu" or (name == "auto" and (not torch.cuda.is_available() or gpu_without_code())):
         return "cpu"
     if not torch.cuda.is_available():
-        raise UsageError("There is no CUDA device here.", mend="Use --device cpu or auto.")
+        raise UsageError("There is no CUDA device here.", hint="Use --device cpu or auto.")
     if missing := gpu_without_code():
         raise UsageError(
             f"{missing}.",
-            legal=f"It has code for {', '.join(torch.cuda.get_arch_list())}.",
-            mend="Use --device cpu, or install a torch that was built for this GPU.",
+            allowed=f"It has code for {', '.join(torch.cuda.get_arch_list())}.",
+            hint="Use --device cpu, or install a torch that was built for this GPU.",
         )
     return "cuda"
 

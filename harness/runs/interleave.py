@@ -12,7 +12,7 @@ import torch
 Item = TypeVar("Item")
 
 
-def in_turns(runs: Sequence[Iterator[Item | None]], at_once: int, device: str) -> Generator[tuple[int, Item]]:
+def interleave(runs: Sequence[Iterator[Item | None]], at_once: int, device: str) -> Generator[tuple[int, Item]]:
     """Let `at_once` runs take turns, the next one beginning when one ends; hand on what each yields, with its place.
 
     A turn ends where a run yields None: its work is queued, and on a GPU it goes on while others have their

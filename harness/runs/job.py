@@ -50,6 +50,6 @@ def refuse_single_image(count: int, recipe: Recipe) -> None:
     if count % recipe.batch_size == 1 or recipe.batch_size == 1:
         raise UsageError(
             f"batch_size {recipe.batch_size} leaves a batch of one image ({count:,} are trained on).",
-            legal="Every batch holds two images or more.",
-            mend=f"Use batch_size {recipe.batch_size + 1}.",
+            allowed="Every batch holds two images or more.",
+            hint=f"Use batch_size {recipe.batch_size + 1}.",
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from harness.events import Epoch
-from harness.journal import PROFILE, journals
+from harness.journal import PROFILE, journal_folder
 from harness.runs.train import Event, Started
 
 MOST = 12
@@ -56,7 +56,7 @@ def profiled(events: Generator[Event | None], epochs: int) -> Generator[Event | 
         for event in events:
             profile = None
             if isinstance(event, Started):
-                place = journals() / event.run_id / PROFILE
+                place = journal_folder() / event.run_id / PROFILE
             if isinstance(event, Epoch) and event.number == chosen:
                 running.close()
                 profiler.export_chrome_trace(str(place))

@@ -49,7 +49,7 @@ def record(
     with contextlib.ExitStack() as held:
         progress = _take_up(unfinished, held) if unfinished else None
         if unfinished and not progress and not or_anew:
-            raise UsageError(f"Another process goes on with {unfinished.run_id}.", mend="Wait for it.")
+            raise UsageError(f"Another process goes on with {unfinished.run_id}.", hint="Wait for it.")
         journal = unfinished if progress else None
         trained = trainer(job) if trainer else train(job, progress, keep=True)
         yield from _record(job, tracker, group, journal, progress, trained, held)
@@ -82,7 +82,7 @@ def _record(
     repeats = True
     try:
         for event in trained:
-            watchdog.gets_on()
+            watchdog.heartbeat()
             if isinstance(event, Checkpoint):
                 assert journal
                 journal.keep(event)
@@ -111,11 +111,11 @@ def _record(
         _fail(journal, tracker, "interrupted", "stopped before its last epoch")
         raise
     except HarnessError as error:
-        _fail(journal, tracker, _state(error), error.wrong)
+        _fail(journal, tracker, _state(error), error.message)
         raise
     except Exception as error:
         told = broke_down(job, error)
-        _fail(journal, tracker, _state(told), told.wrong)
+        _fail(journal, tracker, _state(told), told.message)
         raise told from error
 
 
@@ -139,8 +139,8 @@ def _refuse_other_bits(again: Epoch, known: Epoch) -> None:
         raise CrashedError(
             f"Epoch {again.number} came out otherwise than before the interruption: "
             f"training loss {again.train_loss!r} instead of {known.train_loss!r}.",
-            legal="A run goes on only where this machine gives the same bits again.",
-            mend="Train it anew: the same command with --again.",
+            allowed="A run goes on only where this machine gives the same bits again.",
+            hint="Train it anew: the same command with --again.",
         )
 
 
@@ -178,11 +178,11 @@ def _started(job: Job, started: Started, group: Group | None) -> dict[str, objec
         "is_benchmark": started.is_benchmark,
         "parameters": started.ledger.parameters,
         "ledger": [asdict(entry) for entry in started.ledger.entries],
-        "anatomy": asdict(started.anatomy),
+        "anatomy": asdict(started.model),
         "environment": {
             **started.environment,
             **describe_process(),
-            "arithmetic": asdict(started.arithmetic),
+            "arithmetic": asdict(started.mode),
             "unrepeatable": list(started.unrepeatable),
         },
     }

@@ -12,7 +12,17 @@ import torch
 
 from harness import data, plugins
 from harness.errors import DataError, UsageError, did_you_mean
-from harness.journal import DAMAGE, Environment, FinishedRun, Journal, Record, all_journals, journals, typed, verify_run
+from harness.journal import (
+    DAMAGE,
+    Environment,
+    FinishedRun,
+    Journal,
+    Record,
+    all_journals,
+    journal_folder,
+    typed,
+    verify_run,
+)
 from harness.plugins import changed_settings, run_command
 from harness.runs.device import choose_device, device_name
 from harness.runs.environment import describe_environment
@@ -21,7 +31,7 @@ from harness.spec import BUDGET, Architecture, Group, Job
 
 
 @dataclass(frozen=True)
-class Earlier:
+class ExistingRuns:
     """What there is of some jobs, by seed: records of finished runs, journals of runs that can be gone on with."""
 
     finished: dict[int, FinishedRun]
@@ -35,13 +45,13 @@ class Earlier:
         return groups[0] if groups and groups.count(groups[0]) == len(groups) else None
 
 
-def earlier(jobs: Sequence[Job], trained_here: bool = True) -> Earlier:
+def find_existing_runs(jobs: Sequence[Job], trained_here: bool = True) -> ExistingRuns:
     """Look among this machine's own runs for some that are these jobs, which differ by their seed alone.
 
     Args:
         trained_here: whether this machine trains them, and so can go on with those that were interrupted.
     """
-    found = Earlier({}, {})
+    found = ExistingRuns({}, {})
     by_seed = {job.seed: job for job in jobs}
     here = _surroundings(_environment_here(jobs[0].device)) if trained_here else None
     for journal in all_journals():
@@ -61,40 +71,40 @@ def earlier(jobs: Sequence[Job], trained_here: bool = True) -> Earlier:
     return found
 
 
-def interrupted(run_id: str) -> tuple[Job, Journal]:
+def load_interrupted(run_id: str) -> tuple[Job, Journal]:
     """Return an interrupted run as a job for today's file and machine, and its journal.
 
     Raises:
         UsageError: there is no such run, it is not interrupted, or it would not go on bit for bit; with what differs.
     """
     run_id = Path(run_id).name  # the whole path does as well: it is what a run prints
-    journal = Journal(journals() / run_id)
+    journal = Journal(journal_folder() / run_id)
     known = [other.run_id for other in all_journals()]
     if run_id not in known:
         raise UsageError(
-            f"There is no run '{run_id}' in {journals()}.",
-            legal="Legal: the name of a folder there.",
-            mend=did_you_mean(run_id, known),
+            f"There is no run '{run_id}' in {journal_folder()}.",
+            allowed="Legal: the name of a folder there.",
+            hint=did_you_mean(run_id, known),
         )
     try:
-        return _interrupted(journal)
+        return _load_interrupted(journal)
     except DAMAGE as error:
         raise DataError(
-            f"{run_id} is damaged ({type(error).__name__}).", mend="The command that began it trains it anew."
+            f"{run_id} is damaged ({type(error).__name__}).", hint="The command that began it trains it anew."
         ) from error
 
 
-def _interrupted(journal: Journal) -> tuple[Job, Journal]:
+def _load_interrupted(journal: Journal) -> tuple[Job, Journal]:
     run_id, record = journal.run_id, journal.read()
     if record is None:
-        raise DataError(f"Nothing is recorded of {run_id}.", mend="The command that began it trains it anew.")
+        raise DataError(f"Nothing is recorded of {run_id}.", hint="The command that began it trains it anew.")
     progress_of(journal, record)  # can it be read at all?
     if record.origin or record.state != "interrupted":
         state = "came from elsewhere" if record.origin else f"is {record.state}"
-        raise UsageError(f"{run_id} {state}.", legal="Only a run that was interrupted can be gone on with.")
+        raise UsageError(f"{run_id} {state}.", allowed="Only a run that was interrupted can be gone on with.")
     if journal.checkpoint(len(record.epochs)) is None:
         why = "its checkpoints are damaged" if record.epochs else "it was interrupted before its first epoch was done"
-        raise UsageError(f"{run_id} cannot be gone on with: {why}.", mend="The command that began it trains it anew.")
+        raise UsageError(f"{run_id} cannot be gone on with: {why}.", hint="The command that began it trains it anew.")
     architecture = plugins.load(record.job.path)
     job = replace(
         record.job,
@@ -113,8 +123,8 @@ def _interrupted(journal: Journal) -> tuple[Job, Journal]:
     if differing:
         raise UsageError(
             f"{run_id} would not go on bit for bit here.",
-            legal="; ".join(differing) + ".",
-            mend=f"Put that back as it was, or train anew: {_command(job, architecture)} --again",
+            allowed="; ".join(differing) + ".",
+            hint=f"Put that back as it was, or train anew: {_command(job, architecture)} --again",
         )
     return job, journal
 
@@ -146,4 +156,4 @@ def progress_of(journal: Journal, record: Record) -> Progress | None:
     """Return how far an interrupted run came, or None without a whole checkpoint."""
     epochs = record.typed_epochs()
     checkpoint = journal.checkpoint(len(epochs))
-    return Progress(checkpoint, epochs, record.start.arithmetic) if checkpoint else None
+    return Progress(checkpoint, epochs, record.start.mode) if checkpoint else None

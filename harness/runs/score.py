@@ -16,9 +16,9 @@ from harness.spec import BUDGET
 from harness.training import class_accuracy, confusion, hardest, predict, score
 
 FEW = {"cpu": 37, "cuda": 613}
-"""Images asked at a time when all held-out images are asked once more; far from `evaluation.BATCH`."""
+"""Images asked at a time when all held-out images are asked once more; far from `evaluate.BATCH`."""
 
-ASKED_IN_PAIRS = {"cpu": 1_000, "cuda": 200}
+PAIRED = {"cpu": 1_000, "cuda": 200}
 """Of these, as many are asked two at a time as well, which is slow."""
 
 HARDEST = 25
@@ -31,9 +31,9 @@ def recheck_predictions(scored: Callable[[Tensor], Tensor], logits: Tensor, data
     # A gate may open to real images alone: the very answers that are scored must come again in other company.
     order = torch.randperm(len(logits), generator=torch.Generator().manual_seed(0)).to(logits.device)
     device = logits.device.type
-    for batch, asked in ((FEW[device], order), (2, order[: ASKED_IN_PAIRS[device]])):
-        again = predict(scored, dataset, dataset.held_out.at(asked), batch)
-        audit.refuse_changed_classes(logits[asked], again, f"shuffled and {batch} at a time", path)
+    for batch, evaluated in ((FEW[device], order), (2, order[: PAIRED[device]])):
+        again = predict(scored, dataset, dataset.held_out.at(evaluated), batch)
+        audit.refuse_changed_classes(logits[evaluated], again, f"shuffled and {batch} at a time", path)
 
 
 def scored_epoch(epoch: Epoch, logits: Tensor, dataset: data.Dataset) -> Epoch:
@@ -46,8 +46,8 @@ def scored_epoch(epoch: Epoch, logits: Tensor, dataset: data.Dataset) -> Epoch:
     if not math.isfinite(held_out.loss):
         raise DivergedError(
             f"Training diverged: the held-out loss after epoch {epoch.number} was {held_out.loss:g}.",
-            legal=f"The training loss of that epoch was {epoch.train_loss:.4g}.",
-            mend="Lower lr, or look for a log or division by zero in the network.",
+            allowed=f"The training loss of that epoch was {epoch.train_loss:.4g}.",
+            hint="Lower lr, or look for a log or division by zero in the network.",
         )
     return replace(epoch, held_out_loss=held_out.loss, held_out_accuracy=held_out.accuracy)
 
@@ -65,21 +65,21 @@ def result_of(
         scoring: seconds that scoring took.
         logits: (N, 10), of the held-out images after the last epoch.
     """
-    last, answers, labels = epochs[-1], logits.cpu().numpy(), dataset.held_out.labels.cpu().numpy()
+    last, predictions, labels = epochs[-1], logits.cpu().numpy(), dataset.held_out.labels.cpu().numpy()
     curve = [epoch.held_out_accuracy for epoch in epochs if epoch.held_out_accuracy is not None]
     reached = [number for number, accuracy in enumerate(curve, 1) if accuracy >= BUDGET.accuracy]
-    wrong = hardest(answers, labels, HARDEST)
+    wrong = hardest(predictions, labels, HARDEST)
     assert last.held_out_loss is not None
     return Result(
         accuracy=curve[-1],
-        class_accuracy=tuple(class_accuracy(confusion(answers.argmax(1), labels)).tolist()),
+        class_accuracy=tuple(class_accuracy(confusion(predictions.argmax(1), labels)).tolist()),
         loss=last.held_out_loss,
         best_accuracy=max(curve),
         best_epoch=curve.index(max(curve)) + 1,
         epochs_to_target=reached[0] if reached and dataset.is_benchmark else None,
         seconds=scoring + sum(epoch.seconds for epoch in epochs),
         wall_seconds=scoring + sum(epoch.elapsed for epoch in epochs),
-        logits=answers,
+        logits=predictions,
         labels=labels,
         images=dataset.held_out.images.cpu().numpy()[wrong],
         hardest=wrong,

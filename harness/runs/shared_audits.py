@@ -7,7 +7,7 @@ import pickle
 from pathlib import Path
 
 from harness.errors import HarnessError
-from harness.runs.build import Inspected, audit_key, build, cache, cache_audit
+from harness.runs.build import Inspected, audit_key, build, cache_audit, cached_audit
 from harness.spec import Job
 
 
@@ -24,7 +24,7 @@ def leave(folder: Path, job: Job) -> None:
     """Audit a job's network and leave the audit, or why there is none, in `folder`."""
     try:
         build(job)
-        found: Inspected | HarnessError = cache[audit_key(job.path, job.sha256, job.knobs)]
+        found: Inspected | HarnessError = cached_audit(job)
     except HarnessError as error:
         found = error
     _write(folder, job, pickle.dumps(found))

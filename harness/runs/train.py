@@ -19,7 +19,7 @@ import torch
 from torch.fx import GraphModule
 
 from harness import audit, data, training
-from harness.audit import Anatomy, Ledger, over_the_same_tensors
+from harness.audit import Ledger, ModelSummary, over_the_same_tensors
 from harness.errors import CrashedError, DataError, HarnessError, OutOfMemory, ran_out_of_memory
 from harness.events import Checkpoint, Epoch, Result
 from harness.runs.build import build
@@ -27,16 +27,16 @@ from harness.runs.device import device_name
 from harness.runs.environment import describe_environment
 from harness.runs.job import refuse_single_image
 from harness.runs.score import recheck_predictions, result_of, scored_epoch
-from harness.spec import BUDGET, PLAIN, Arithmetic, Job, Recipe
+from harness.spec import BUDGET, REFERENCE, ComputeMode, Job, Recipe
 from harness.training import (
     COMPILED_BATCH,
     Choice,
     Uncapturable,
-    arrange_scoring,
-    choose_suitable,
+    accelerate_scoring,
+    choose_compatible,
     compute,
-    numbers,
     predict,
+    tensors_by_name,
     unrepeatable,
 )
 
@@ -55,9 +55,9 @@ class Started:
     """
 
     ledger: Ledger
-    anatomy: Anatomy
+    model: ModelSummary
     device_name: str
-    arithmetic: Arithmetic
+    mode: ComputeMode
     is_benchmark: bool
     environment: Mapping[str, Any]
     untrained: float = 0.0
@@ -78,12 +78,12 @@ class Progress:
     Attributes:
         checkpoint: what it goes on from.
         epochs: all that are recorded; of one after the checkpoint the weights are lost.
-        arithmetic: how it was computed, and goes on to be.
+        mode: how it was computed, and goes on to be.
     """
 
     checkpoint: Checkpoint
     epochs: tuple[Epoch, ...]
-    arithmetic: Arithmetic
+    mode: ComputeMode
 
 
 def train(job: Job, progress: Progress | None = None, keep: bool = False) -> Generator[Event | Checkpoint | None]:
@@ -102,7 +102,7 @@ def train(job: Job, progress: Progress | None = None, keep: bool = False) -> Gen
         DivergedError: a loss became infinite or not a number.
         CrashedError: it cannot go on with `progress`, as torch.compile turns out to get its network wrong.
     """
-    compute.settle(job.device)
+    compute.set_deterministic(job.device)
     device = torch.device(job.device)
     dataset = data.load(job.dataset, job.held_out).to(device)
     if dataset.digest != job.dataset_digest:
@@ -112,26 +112,26 @@ def train(job: Job, progress: Progress | None = None, keep: bool = False) -> Gen
     audit.enforce(built.audit.ledger, job.recipe, BUDGET)
     graphs, reference = built.audit.graphs(built.network, device), built.reference.own_graphs(device)
     images = len(dataset.train.labels) * job.recipe.epochs
-    choice = Choice(progress.arithmetic) if progress else choose_arithmetic(job, images, reference)
-    begun = begin(job, dataset, graphs, reference, choice, progress.checkpoint if progress else None, keep)
+    choice = Choice(progress.mode) if progress else choose_mode(job, images, reference)
+    begun = prepare_training(job, dataset, graphs, reference, choice, progress.checkpoint if progress else None, keep)
     epochs = [*progress.epochs[: progress.checkpoint.epoch]] if progress else []
     yield Started(
         built.audit.ledger,
-        built.anatomy,
+        built.model,
         device_name(device),
-        begun.arithmetic,
+        begun.mode,
         dataset.is_benchmark,
         describe_environment(device_name(device)),
         _untrained(job.recipe, len(dataset.train.labels)),
         begun.slow_because,
-        unrepeatable(begun.arithmetic, reference.train) if job.device == "cuda" else (),
+        unrepeatable(begun.mode, reference.train) if job.device == "cuda" else (),
         len(epochs),
     )
     yield from _scored_epochs(job, dataset, graphs.evaluation, begun, epochs)
 
 
 def _scored_epochs(
-    job: Job, dataset: data.Dataset, graph: GraphModule, begun: Begun, epochs: list[Epoch]
+    job: Job, dataset: data.Dataset, graph: GraphModule, begun: PreparedTraining, epochs: list[Epoch]
 ) -> Iterator[Event | Checkpoint | None]:
     """Train, score after each epoch, and add it to those that there are already; last, the result.
 
@@ -140,9 +140,9 @@ def _scored_epochs(
     """
     if begun.average:
         graph.load_state_dict(begun.average.state, assign=True)
-    numbers = graph.state_dict(keep_vars=True)  # without what scoring makes of them
-    scored = arrange_scoring(graph, begun.arithmetic)
-    batch = COMPILED_BATCH if begun.arithmetic.execution == "compiled" else None
+    tensors_by_name = graph.state_dict(keep_vars=True)  # without what scoring makes of them
+    scored = accelerate_scoring(graph, begun.mode)
+    batch = COMPILED_BATCH if begun.mode.execution == "compiled" else None
     checkpoint: Checkpoint | None = None
     scoring = 0.0
     for event in begun.epochs:
@@ -161,28 +161,28 @@ def _scored_epochs(
                 checkpoint = None
             yield epochs[-1]
     recheck_predictions(scored, logits, dataset, job.path)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in numbers.items()}
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors_by_name.items()}
     yield result_of(epochs, scoring, logits, dataset, weights)
 
 
 @dataclass(frozen=True)
-class Begun:
+class PreparedTraining:
     """A training before its first epoch.
 
     Attributes:
-        arithmetic: how its steps are computed.
+        mode: how its steps are computed.
         slow_because: why that is not as the rule says; empty where it is.
         average: of its weights, if it has one.
         epochs: its epochs.
     """
 
-    arithmetic: Arithmetic
+    mode: ComputeMode
     slow_because: str
     average: training.Average | None
     epochs: Iterator[Epoch | Checkpoint | None]
 
 
-def begin(
+def prepare_training(
     job: Job,
     dataset: data.Dataset,
     graphs: audit.Graphs,
@@ -190,7 +190,7 @@ def begin(
     choice: Choice,
     checkpoint: Checkpoint | None = None,
     keep: bool = False,
-) -> Begun:
+) -> PreparedTraining:
     """Make ready to train the audited network, in up to a minute where it is compiled for the first time.
 
     Code that torch.compile fails at or gets wrong is not used, and what cannot be captured is not: the network is then
@@ -203,12 +203,12 @@ def begin(
         CrashedError: `checkpoint` comes from a training that was compiled, or captured.
     """
     average = training.Average(graphs.train, job.recipe.ema) if job.recipe.ema else None
-    trained, used = over_the_same_tensors(graphs.train), choice.arithmetic
+    trained, used = over_the_same_tensors(graphs.train), choice.mode
     try:
         epochs = training.fit(
-            trained, dataset, job.recipe, job.seed, used, average, checkpoint, keep, numbers(reference.train)
+            trained, dataset, job.recipe, job.seed, used, average, checkpoint, keep, tensors_by_name(reference.train)
         )
-        return Begun(used, choice.because, average, epochs)
+        return PreparedTraining(used, choice.because, average, epochs)
     except Uncapturable:
         because = "a CUDA graph cannot hold a step of this network"
     except training.Miscompiled as error:
@@ -216,10 +216,12 @@ def begin(
     if checkpoint:
         raise CrashedError(
             f"Seed {job.seed} cannot go on as it began: {because}.",
-            mend="Train it anew: the same command with --again.",
+            hint="Train it anew: the same command with --again.",
         )
     reasons = "; ".join(filter(None, (choice.because, because)))
-    return begin(job, dataset, graphs, reference, Choice(replace(used, execution="eager"), reasons), keep=keep)
+    return prepare_training(
+        job, dataset, graphs, reference, Choice(replace(used, execution="eager"), reasons), keep=keep
+    )
 
 
 def _untrained(recipe: Recipe, images: int) -> float:
@@ -227,7 +229,7 @@ def _untrained(recipe: Recipe, images: int) -> float:
     return recipe.ema**steps if recipe.ema else 0.0
 
 
-def choose_arithmetic(job: Job, images: int, reference: audit.Graphs) -> Choice:
+def choose_mode(job: Job, images: int, reference: audit.Graphs) -> Choice:
     """Choose how a job's steps are computed on this machine: as the rule says, where that suits the network.
 
     Args:
@@ -235,9 +237,9 @@ def choose_arithmetic(job: Job, images: int, reference: audit.Graphs) -> Choice:
         reference: the graphs with numbers that the job's seed has no part in.
     """
     if job.plain:
-        return Choice(PLAIN)
-    wanted = compute.choose(job.device, images)
-    return choose_suitable(wanted, reference.train, reference.evaluation, job.path)
+        return Choice(REFERENCE)
+    wanted = compute.mode_for_this_machine(job.device, images)
+    return choose_compatible(wanted, reference.train, reference.evaluation, job.path)
 
 
 @contextlib.contextmanager
@@ -257,6 +259,6 @@ def broke_down(job: Job, error: Exception) -> CrashedError:
         return OutOfMemory.of(job.path, error)
     return CrashedError(
         f"Training {job.name} broke down: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}",
-        legal="At {0.filename}:{0.lineno}.".format(traceback.extract_tb(error.__traceback__)[-1]),
-        mend="If the network is innocent, try --plain, and please report this with the plug-in.",
+        allowed="At {0.filename}:{0.lineno}.".format(traceback.extract_tb(error.__traceback__)[-1]),
+        hint="If the network is innocent, try --plain, and please report this with the plug-in.",
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 from harness import watchdog
 from harness.errors import BudgetError, DataError, DivergedError, HarnessError
 from harness.events import Epoch, Trial, TrialState
-from harness.runs.interleave import in_turns
+from harness.runs.interleave import interleave
 from harness.runs.shared_audits import is_awaited, take
 from harness.runs.train import Started, broke_down, train
 from harness.spec import BUDGET, Job, Knob
@@ -19,33 +19,38 @@ LOOK_SECONDS = 0.002
 """How long a trial that waits for its audit lets the others wait, each time it looks."""
 
 
-Attempt = tuple[int, Mapping[str, Knob], Job]
+TrialRequest = tuple[int, Mapping[str, Knob], Job]
 """A trial to train: its number, what the study suggested, the job that became of it."""
 
 
-Tell = Callable[[int, Epoch], None]
+OnEpoch = Callable[[int, Epoch], None]
 """Takes the number of a trial and an epoch that it has finished."""
 
 
-def attempt(
-    asked: Sequence[Attempt], floor: Mapping[int, float], tell: Tell, audits: Path | None = None
+def train_trials(
+    asked: Sequence[TrialRequest], medians: Mapping[int, float], tell: OnEpoch, audits: Path | None = None
 ) -> list[Trial]:
     """Train a study's trials, in turns; whatever goes wrong in one becomes its state and reason.
 
     Args:
-        floor: by epoch, the accuracy below which a trial is stopped.
+        medians: by epoch, the accuracy below which a trial is stopped.
         tell: called after every epoch.
         audits: the folder where other processes leave the audits of trials; the others train meanwhile.
 
     Raises:
         DataError: this machine has not the images, which is not held against a trial.
     """
-    trials = in_turns([_attempt(*one, floor, tell, audits) for one in asked], len(asked), asked[0][2].device)
+    trials = interleave([_train_trial(*one, medians, tell, audits) for one in asked], len(asked), asked[0][2].device)
     return [trial for _, trial in sorted(trials, key=lambda found: found[0])]
 
 
-def _attempt(
-    number: int, settings: Mapping[str, Knob], job: Job, floor: Mapping[int, float], tell: Tell, audits: Path | None
+def _train_trial(
+    number: int,
+    settings: Mapping[str, Knob],
+    job: Job,
+    medians: Mapping[int, float],
+    tell: OnEpoch,
+    audits: Path | None,
 ) -> Iterator[Trial | None]:
     """Yield None where others may have a turn, and last the trial."""
     started = _now()
@@ -63,7 +68,7 @@ def _attempt(
                 yield None
             take(audits, job)
         for event in train(job):
-            watchdog.gets_on()
+            watchdog.heartbeat()
             if event is None:
                 yield None
             elif isinstance(event, Started):
@@ -71,27 +76,27 @@ def _attempt(
             elif isinstance(event, Epoch):
                 epochs.append(event)
                 tell(number, event)
-                if event.number < job.recipe.epochs and _is_hopeless(epochs, floor):
+                if event.number < job.recipe.epochs and _is_hopeless(epochs, medians):
                     yield ended("pruned", f"below the median of earlier trials after epoch {event.number}")
                     return
     except BudgetError as error:
         parameters = BUDGET.parameters + error.excess if error.rule == "parameters" else None
-        yield ended("infeasible", error.wrong)
+        yield ended("infeasible", error.message)
     except DivergedError as error:
-        yield ended("diverged", error.wrong)
+        yield ended("diverged", error.message)
     except DataError:
         raise
     except HarnessError as error:
         yield ended("failed", " ".join(error.lines))
     except Exception as error:
-        yield ended("failed", broke_down(job, error).wrong)
+        yield ended("failed", broke_down(job, error).message)
     else:
         yield ended("complete")
 
 
-def _is_hopeless(epochs: Sequence[Epoch], floor: Mapping[int, float]) -> bool:
+def _is_hopeless(epochs: Sequence[Epoch], medians: Mapping[int, float]) -> bool:
     best = max(epoch.held_out_accuracy or 0.0 for epoch in epochs)
-    return best < floor.get(epochs[-1].number, -math.inf)
+    return best < medians.get(epochs[-1].number, -math.inf)
 
 
 def _now() -> int:

@@ -12,7 +12,7 @@ from torch.fx import Node
 
 from harness.audit import Audit, operators, short_name
 from harness.data import SIDE
-from harness.spec import Arithmetic
+from harness.spec import ComputeMode
 
 COPIED = 2**28
 """Bytes copied to measure memory: far more than any cache holds."""
@@ -46,7 +46,7 @@ class Roofline:
         return min(self.bandwidth / self.bytes, self.rate / self.operations)
 
 
-def measure_roofline(found: Audit, chosen: Arithmetic, device: torch.device) -> Roofline:
+def measure_roofline(found: Audit, chosen: ComputeMode, device: torch.device) -> Roofline:
     """Measure what memory and arithmetic units of `device` do at best, and count what a network asks of them."""
     dtype = torch.bfloat16 if chosen.precision == "bfloat16" else torch.float32
     operations, numbers = work(found)

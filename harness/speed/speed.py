@@ -14,8 +14,8 @@ import torch
 
 from harness import data
 from harness.events import Epoch
-from harness.runs import begin, build, choose_arithmetic, refuse_single_image, telling_breakdowns
-from harness.spec import Arithmetic, Job
+from harness.runs import build, choose_mode, prepare_training, refuse_single_image, telling_breakdowns
+from harness.spec import ComputeMode, Job
 from harness.speed.reference import reference_epochs
 from harness.speed.roofline import Roofline, measure_roofline
 from harness.training import compute
@@ -30,12 +30,12 @@ class Speed:
 
     Attributes:
         images: trained on in a turn, which is an epoch.
-        arithmetic: the harness's.
+        mode: the harness's.
         reference, harness: images a second of each turn; turns alternate.
     """
 
     images: int
-    arithmetic: Arithmetic
+    mode: ComputeMode
     reference: tuple[float, ...]
     harness: tuple[float, ...]
     roofline: Roofline
@@ -71,14 +71,14 @@ def measure(job: Job, epochs: int, workers: int) -> Iterator[tuple[str, float] |
     dataset = data.load(job.dataset, job.held_out)
     count = len(dataset.train.labels)
     refuse_single_image(count, job.recipe)
-    compute.settle(job.device)
+    compute.set_deterministic(job.device)
     built = build(job)
     graphs, reference = built.audit.graphs(built.network, device), built.reference.own_graphs(device)
-    choice = choose_arithmetic(job, count * job.recipe.epochs, reference)
-    roofline = measure_roofline(built.audit, choice.arithmetic, device)
+    choice = choose_mode(job, count * job.recipe.epochs, reference)
+    roofline = measure_roofline(built.audit, choice.mode, device)
 
     with telling_breakdowns(job):
-        begun = begin(job, dataset.to(device), graphs, reference, choice)
+        begun = prepare_training(job, dataset.to(device), graphs, reference, choice)
     ours = (epoch.elapsed for epoch in begun.epochs if isinstance(epoch, Epoch))
     theirs = reference_epochs(built.network.to(device), dataset, job.recipe, device, workers)
     speeds: dict[str, list[float]] = {"reference": [], "harness": []}
@@ -90,7 +90,7 @@ def measure(job: Job, epochs: int, workers: int) -> Iterator[tuple[str, float] |
             with telling_breakdowns(job):
                 speeds["harness"].append(count / next(ours))
             yield "harness", speeds["harness"][-1]
-    yield Speed(count, begun.arithmetic, tuple(speeds["reference"]), tuple(speeds["harness"]), roofline)
+    yield Speed(count, begun.mode, tuple(speeds["reference"]), tuple(speeds["harness"]), roofline)
 
 
 @contextlib.contextmanager
@@ -98,9 +98,9 @@ def _as_in_a_script(device: str) -> Iterator[None]:
     """Give the plain loop what a script of its own would have: torch's and glibc's defaults."""
     if device == "cuda":
         torch.backends.cudnn.allow_tf32 = True
-        compute.repeat(False)
+        compute.repeat_bits(False)
     compute.keep_memory(TRIM_THRESHOLD)
     try:
         yield
     finally:
-        compute.settle(device)
+        compute.set_deterministic(device)

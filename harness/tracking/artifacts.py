@@ -23,7 +23,7 @@ from harness.training import confusion
 def write_run(folder: Path, journal: Journal, record: Record) -> None:
     """Write what a run that has ended keeps: its plug-in, ledger, journal, profile, figures and answers."""
     start, epochs = record.start, record.typed_epochs()
-    (folder / f"{journals.plain(start.job.name)}.py").write_bytes(journal.source.encode())
+    (folder / f"{journals.safe_name(start.job.name)}.py").write_bytes(journal.source.encode())
     (folder / "ledger.json").write_text(json.dumps(record.started["ledger"], indent=1), encoding="utf-8")
     (folder / "journal.jsonl").write_bytes(journal.events_file.read_bytes())
     if (journal.folder / journals.PROFILE).exists():

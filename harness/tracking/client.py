@@ -76,7 +76,7 @@ class Client:
             if experiment.name != "Default" and place.resolve() != _artifacts(experiment.name).resolve():
                 raise TrackerError(
                     f"{database_of(own_uri())} was moved or copied here, and would write artifacts to {place}.",
-                    mend="python -m harness doctor makes it anew from the journals.",
+                    hint="python -m harness doctor makes it anew from the journals.",
                 )
 
     # --- experiments ---

@@ -32,7 +32,7 @@ def tracking_uri() -> str:
     ):
         raise UsageError(
             f"MLFLOW_TRACKING_URI={uri} names no file: a store in memory would be gone with the command.",
-            mend="Unset it, or name a file or a server: sqlite:////home/me/mlflow.db, http://host:5000",
+            hint="Unset it, or name a file or a server: sqlite:////home/me/mlflow.db, http://host:5000",
         )
     return uri
 
@@ -102,7 +102,7 @@ def reaching(uri: str, command: str = SYNC) -> Iterator[None]:
         reason = reason_of(error)
         raise TrackerError(
             f"MLflow at {without_password(uri)} cannot be used: {reason}.",
-            mend=advice(uri, command, reason),
+            hint=advice(uri, command, reason),
         ) from error
 
 
@@ -122,11 +122,11 @@ _AT_THE_DOOR = {
 def lacking(error: ModuleNotFoundError, command: str) -> TrackerError:
     """Return the error for a package of MLflow's that is missing; `command` is to be run once it is there."""
     missing = not_installed(error)
-    wrong = f"MLflow cannot be used: {missing.wrong}"
+    wrong = f"MLflow cannot be used: {missing.message}"
     if command != SYNC:
-        return TrackerError(wrong, mend=f"{missing.mend}, and run {command}")
+        return TrackerError(wrong, hint=f"{missing.hint}, and run {command}")
     elsewhere = "copy journal/ and studies/ from there into the mlruns/ of a machine that has it"
-    return TrackerError(wrong, legal=safe(), mend=f"{missing.mend}, or {elsewhere}; then run {command}")
+    return TrackerError(wrong, allowed=safe(), hint=f"{missing.hint}, or {elsewhere}; then run {command}")
 
 
 def advice(uri: str, command: str, reason: str) -> str:
@@ -135,8 +135,8 @@ def advice(uri: str, command: str, reason: str) -> str:
         if uri == own_uri():
             return f"If {database_of(uri)} is damaged, python -m harness doctor makes it anew; else run {command}"
         return f"Move {database_of(uri)} away if it is damaged, and run {command}"
-    mend = dict(_AT_THE_DOOR.values()).get(reason)
-    return f"{mend}, and run {command}" if mend else f"When it is back, run {command}"
+    hint = dict(_AT_THE_DOOR.values()).get(reason)
+    return f"{hint}, and run {command}" if hint else f"When it is back, run {command}"
 
 
 def safe() -> str:
@@ -152,5 +152,5 @@ def reason_of(error: Exception) -> str:
         if sign in str(error):
             return reason
     if isinstance(error, HarnessError):
-        return error.wrong.removesuffix(".")
+        return error.message.removesuffix(".")
     return f"{type(error).__name__}: {without_password(str(error).strip().partition(chr(10))[0][:300])}"

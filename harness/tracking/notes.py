@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.audit import Anatomy
+from harness.audit import ModelSummary
 from harness.events import Epoch
 from harness.journal import FinishedRun, Record, RunStart
 from harness.markdown import markdown_table
@@ -40,7 +40,7 @@ def markdown(record: Record) -> str:
         parts.append(unrepeatable_line(operators))
     if record.epochs:
         parts.append("### Curve\n" + _curve(record.typed_epochs()))
-    return "\n\n".join([*parts, "### Layers\n" + _layers(start.anatomy), _summary_of_parts(start)])
+    return "\n\n".join([*parts, "### Layers\n" + _layers(start.model), _summary_of_parts(start)])
 
 
 def unrepeatable_line(operators: Sequence[str]) -> str:
@@ -90,15 +90,15 @@ def _curve(epochs: Sequence[Epoch]) -> str:
     return markdown_table(("epoch", "train loss", "test loss", "train accuracy (%)", "test accuracy (%)", "lr"), rows)
 
 
-def _layers(anatomy: Anatomy) -> str:
-    rows = [(layer.name, layer.kind, layer.output, f"{layer.parameters:,}") for layer in anatomy.layers]
+def _layers(model: ModelSummary) -> str:
+    rows = [(layer.name, layer.kind, layer.output, f"{layer.parameters:,}") for layer in model.layers]
     return markdown_table(("layer", "kind", "output shape", "parameters"), rows)
 
 
 def _summary_of_parts(start: RunStart) -> str:
-    anatomy = start.anatomy
-    used = ", ".join(f"{part}: {'yes' if on else 'no'}" for part, on in anatomy.uses.items())
+    model = start.model
+    used = ", ".join(f"{part}: {'yes' if on else 'no'}" for part, on in model.uses.items())
     return (
-        f"{start.parameters:,} parameters, {anatomy.multiply_adds:,} multiply-adds an image, "
-        f"receptive field {anatomy.receptive_field} pixels. {used}."
+        f"{start.parameters:,} parameters, {model.multiply_adds:,} multiply-adds an image, "
+        f"receptive field {model.receptive_field} pixels. {used}."
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from harness import data
 from harness import journal as journals
-from harness.journal import Arrival, Journal, archive
+from harness.journal import Imported, Journal, archive
 from harness.tracking.client import COMPLETE, RUN_ID, Client
 from harness.tracking.connection import reason_of, without_password
 
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 
-def pull_runs(client: Client) -> Iterator[Arrival]:
+def pull_runs(client: Client) -> Iterator[Imported]:
     """Keep a journal of every finished run that the store has and this machine has not."""
     for name, experiment in client.experiments().items():
         if name in data.NAMES:
             for run in client.search(experiment, f"attributes.status = 'FINISHED' and tags.`{COMPLETE}` = 'true'"):
                 run_id = run.data.tags.get(RUN_ID, "")
-                if run_id and not Journal(journals.journals() / run_id).events_file.exists():
+                if run_id and not Journal(journals.journal_folder() / run_id).events_file.exists():
                     yield _fetch(client, run, run_id)
 
 
-def _fetch(client: Client, run: Run, run_id: str) -> Arrival:
-    source = f"{journals.plain(run.data.tags.get('architecture', ''))}.py"
+def _fetch(client: Client, run: Run, run_id: str) -> Imported:
+    source = f"{journals.safe_name(run.data.tags.get('architecture', ''))}.py"
     names = {"journal.jsonl": "events.jsonl", source: "architecture.py"}
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -37,5 +37,5 @@ def _fetch(client: Client, run: Run, run_id: str) -> Arrival:
                 got.rename(Path(folder) / names.get(artifact, artifact))
         except Exception as error:
             client.experiments()  # a server that is gone is another matter than a run that lacks a file
-            return Arrival(run_id, f"its artifacts cannot be had: {reason_of(error)}")
+            return Imported(run_id, f"its artifacts cannot be had: {reason_of(error)}")
         return archive.receive(run_id, Path(folder), without_password(client.uri))

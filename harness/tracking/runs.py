@@ -59,7 +59,7 @@ def tags_of(start: RunStart, origin: Origin | None) -> dict[str, str]:
 
 def params_of(start: RunStart) -> dict[str, Any]:
     """Return a run's settings: recipe, knobs, seed, size and device."""
-    before_the_rule = {} if start.environment.arithmetic else {"precision": start.arithmetic.precision}
+    before_the_rule = {} if start.environment.mode else {"precision": start.mode.precision}
     known = {"seed": start.job.seed, "parameters": start.parameters, "device": start.device}
     return {**asdict(start.job.recipe), **before_the_rule, **start.job.knobs, **known}
 

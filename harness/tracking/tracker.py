@@ -19,7 +19,7 @@ from harness import watchdog
 from harness.backprop import Problem, Trajectory
 from harness.errors import HarnessError, TrackerError
 from harness.events import StudyRecord
-from harness.journal import Arrival, Journal
+from harness.journal import Imported, Journal
 from harness.tracking import runs, studies, sweeps
 from harness.tracking.client import Client
 from harness.tracking.connection import SYNC, advice, lacking, reaching, reason_of, safe, tracking_uri, without_password
@@ -113,16 +113,16 @@ class Tracker:
             if isinstance(error, ModuleNotFoundError):
                 raise lacking(error, SYNC)
             if isinstance(error, TrackerError):
-                raise TrackerError(error.wrong, legal=safe(), mend=error.mend)
+                raise TrackerError(error.message, allowed=safe(), hint=error.hint)
             if isinstance(error, HarnessError):  # of the plug-in, asked for its network once more
-                raise TrackerError(f"MLflow lacks the model of {run_id}: {error.wrong}", legal=safe())
+                raise TrackerError(f"MLflow lacks the model of {run_id}: {error.message}", allowed=safe())
             raise self._unreached(reason_of(error))
 
     def _unreached(self, reason: str) -> TrackerError:
         return TrackerError(
             f"MLflow at {without_password(self.uri)} could not be brought up to date: {reason}.",
-            legal=safe(),
-            mend=advice(self.uri, SYNC, reason),
+            allowed=safe(),
+            hint=advice(self.uri, SYNC, reason),
         )
 
     def _work(self) -> None:
@@ -186,7 +186,7 @@ def record_sweep(problem: Problem, trajectories: Sequence[Trajectory]) -> None:
         sweeps.sync_sweep(Client(uri), problem, trajectories)
 
 
-def pull() -> list[Arrival]:
+def pull() -> list[Imported]:
     """Bring finished runs home that the store has and this machine has not.
 
     Raises:
@@ -212,7 +212,7 @@ def sync(found: Iterable[Source]) -> int:
         client.experiments()  # a server that is gone shows here, also where there is nothing to bring
 
         def try_step(step: Callable[[Client, Source], None], source: Source) -> bool:
-            watchdog.gets_on()
+            watchdog.heartbeat()
             try:
                 step(client, source)
             except (MlflowException, ModuleNotFoundError):  # the store is damaged or gone, or mlflow lacks a package
@@ -230,8 +230,8 @@ def sync(found: Iterable[Source]) -> int:
         first, count = reason_of(next(iter(failed.values()))), len({*failed, *(source.run_id for source in done)})
         raise TrackerError(
             f"{len(failed)} of {count} records could not be brought to MLflow, the first: {first}.",
-            legal=f"They are in {journals.ROOT.absolute()}: {', '.join(failed)}.",
-            mend="All others are in MLflow. Mend those or move them away, and sync again.",
+            allowed=f"They are in {journals.ROOT.absolute()}: {', '.join(failed)}.",
+            hint="All others are in MLflow. Mend those or move them away, and sync again.",
         )
     return len(done)
 

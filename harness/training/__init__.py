@@ -1,7 +1,7 @@
 """Training: the loop, and how its steps are computed on a device."""
 
 from harness.training.capture import Uncapturable
-from harness.training.compatible import Choice, choose_suitable, unrepeatable
+from harness.training.compatible import Choice, choose_compatible, unrepeatable
 from harness.training.evaluate import (
     COMPILED_BATCH,
     Target,
@@ -14,11 +14,11 @@ from harness.training.evaluate import (
     verdict,
 )
 from harness.training.fit import fit
-from harness.training.memory_layout import arrange_scoring
+from harness.training.memory_layout import accelerate_scoring
 from harness.training.optim import Average, learning_rates, make_optimizer
 from harness.training.seeds import derive_seed, seed_everything
 from harness.training.steps import Miscompiled, Steps
-from harness.training.trial_input import numbers
+from harness.training.trial_input import tensors_by_name
 
 __all__ = [
     "COMPILED_BATCH",
@@ -28,8 +28,8 @@ __all__ = [
     "Steps",
     "Target",
     "Uncapturable",
-    "arrange_scoring",
-    "choose_suitable",
+    "accelerate_scoring",
+    "choose_compatible",
     "class_accuracy",
     "confusion",
     "derive_seed",
@@ -37,11 +37,11 @@ __all__ = [
     "hardest",
     "learning_rates",
     "make_optimizer",
-    "numbers",
     "predict",
     "score",
     "seed_everything",
     "softmax",
+    "tensors_by_name",
     "unrepeatable",
     "verdict",
 ]

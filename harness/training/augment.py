@@ -16,7 +16,7 @@ DRAWS = 6
 
 
 def augment(
-    images: Tensor, draws: Tensor, recipe: Recipe, strength: float | Tensor = 1.0, plain: bool = True
+    images: Tensor, draws: Tensor, recipe: Recipe, strength: float | Tensor = 1.0, reference: bool = True
 ) -> Tensor:
     """Move each image by one affine map, sampled bilinearly; what comes in from outside is black.
 
@@ -28,7 +28,7 @@ def augment(
         draws: (N, DRAWS) uniform in [0, 1).
         recipe: the ranges.
         strength: factor on every range and on the zoom's probability, 0 to 1.
-        plain: look the pixels up by torch's own grid, to the bit; the other takes a twentieth of the time.
+        reference: look the pixels up by torch's own grid, to the bit; the other takes a twentieth of the time.
     """
     zoomed = draws[:, 0] < recipe.zoom_p * strength
     window = torch.where(zoomed, recipe.zoom_crop / SIDE, 1.0)
@@ -43,7 +43,7 @@ def augment(
     linear = rotated_sheared / size.unsqueeze(2)
     offset = -(linear @ shift.unsqueeze(2))
     inverse = torch.cat([linear, offset], dim=2) * window.view(-1, 1, 1)
-    grid = F.affine_grid(inverse, list(images.shape), align_corners=False) if plain else _grid(inverse)
+    grid = F.affine_grid(inverse, list(images.shape), align_corners=False) if reference else _grid(inverse)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 

@@ -149,7 +149,7 @@ def own_stream() -> Iterator[torch.cuda.Stream]:
 
 
 @contextlib.contextmanager
-def refusing_to_wait() -> Iterator[None]:
+def forbidding_sync() -> Iterator[None]:
     """Turn an operator that waits for the device into an error, while no capture is under way that it would spoil.
 
     Raises:

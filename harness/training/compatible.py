@@ -17,9 +17,9 @@ from torch.utils._pytree import tree_leaves
 
 from harness.audit import cause, short_name
 from harness.errors import ran_out_of_memory
-from harness.spec import PLAIN, Arithmetic
-from harness.training.memory_layout import _device, arrange, arrange_scoring
-from harness.training.trial_input import made_up, move_zeros, numbers
+from harness.spec import REFERENCE, ComputeMode
+from harness.training.memory_layout import _device, accelerate, accelerate_scoring
+from harness.training.trial_input import blob_images, replace_zero_weights, tensors_by_name
 
 aten = torch.ops.aten
 
@@ -46,15 +46,15 @@ class Choice:
     """How a network is trained.
 
     Attributes:
-        arithmetic: how its steps are computed.
+        mode: how its steps are computed.
         because: why that is not how they should have been; empty where it is.
     """
 
-    arithmetic: Arithmetic
+    mode: ComputeMode
     because: str = ""
 
 
-def choose_suitable(wanted: Arithmetic, train: GraphModule, evaluation: GraphModule, path: str) -> Choice:
+def choose_compatible(wanted: ComputeMode, train: GraphModule, evaluation: GraphModule, path: str) -> Choice:
     """Choose `wanted`, or the next best arithmetic by which a network is the same network and can be trained.
 
     A network may write through a view that channels last are no view of, or use an operator that does not take
@@ -77,11 +77,11 @@ def choose_suitable(wanted: Arithmetic, train: GraphModule, evaluation: GraphMod
                 return Choice(candidate, "; ".join(reasons))
             if reason not in reasons:
                 reasons.append(reason)
-    return Choice(PLAIN, "; ".join(reasons))
+    return Choice(REFERENCE, "; ".join(reasons))
 
 
-def unrepeatable(chosen: Arithmetic, train: GraphModule) -> tuple[str, ...]:
-    """Return the names of operators that may give other bits each time, as torch calls them; after `arithmetic.settle`.
+def unrepeatable(chosen: ComputeMode, train: GraphModule) -> tuple[str, ...]:
+    """Return the operators that may give other bits each time, as torch names them; after `compute.set_deterministic`.
 
     Args:
         chosen: how the network will be trained.
@@ -89,7 +89,7 @@ def unrepeatable(chosen: Arithmetic, train: GraphModule) -> tuple[str, ...]:
     """
     with torch.random.fork_rng(), warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        _step(train, True, replace(chosen, execution="eager"), made_up(TRIED, _device(train)))
+        _step(train, True, replace(chosen, execution="eager"), blob_images(TRIED, _device(train)))
     named = (re.match(r"(\S+) does not have a deterministic implementation", str(each.message)) for each in said)
     return tuple(sorted({found[1] for found in named if found}))
 
@@ -99,22 +99,22 @@ class _Trial:
 
     def __init__(self, train: GraphModule, evaluation: GraphModule, path: str) -> None:
         self._graphs, self._path = ((train, True), (evaluation, False)), path
-        self._images = made_up(TRIED, _device(train))
+        self._images = blob_images(TRIED, _device(train))
         self._compared, self._fails = "", ""
         self._expected: list[dict[str, Tensor]] = []
         for kind in (torch.float64, torch.float32):
             self._exact = self._images.to(kind)
             try:
-                self._expected = [_step(*graph, PLAIN, self._exact) for graph in self._graphs]
+                self._expected = [_step(*graph, REFERENCE, self._exact) for graph in self._graphs]
                 break
             except _Failed as failed:
                 self._fails = self._say(failed.node, "fails", failed)
                 self._compared = f" (compared in float32: {self._say(failed.node, 'fails in float64')})"
 
-    def why_not(self, candidate: Arithmetic) -> str:
+    def why_not(self, candidate: ComputeMode) -> str:
         """Say why a network cannot be trained by an arithmetic, or is another network by it; or return nothing."""
         if not self._expected:  # it says so itself when it is trained
-            return "" if candidate == PLAIN else self._fails
+            return "" if candidate == REFERENCE else self._fails
         layout = replace(candidate, precision="float32", execution="eager")
         how = "channels last" if candidate.channels_last else "laid out anew"
         try:
@@ -149,7 +149,7 @@ class _Failed(Exception):
         self.node = node
 
 
-class _Watched(Interpreter):
+class _Traced(Interpreter):
     """Runs a graph one operator after the other, and knows which is at work, also on the way back."""
 
     at: Node
@@ -166,16 +166,16 @@ class _Watched(Interpreter):
         self.at = node
 
 
-def _step(graph: GraphModule, learns: bool, layout: Arithmetic, images: Tensor) -> dict[str, Tensor]:
+def _step(graph: GraphModule, learns: bool, layout: ComputeMode, images: Tensor) -> dict[str, Tensor]:
     """Return answers, gradients and moved statistics of one step of a copy in the images' precision, without dropout.
 
     Raises:
         _Failed: an operator cannot be computed so.
     """
-    watched: _Watched | None = None
+    watched: _Traced | None = None
     try:
         copied, runs = _prepared(graph, learns, layout, images.dtype)
-        watched = _Watched(runs)
+        watched = _Traced(runs)
         watched.extra_traceback = False
         with torch.set_grad_enabled(learns):
             with torch.autocast(images.device.type, torch.bfloat16, enabled=layout.precision == "bfloat16"):
@@ -195,15 +195,15 @@ def _step(graph: GraphModule, learns: bool, layout: Arithmetic, images: Tensor) 
 
 
 def _prepared(
-    graph: GraphModule, learns: bool, layout: Arithmetic, precision: torch.dtype
+    graph: GraphModule, learns: bool, layout: ComputeMode, precision: torch.dtype
 ) -> tuple[GraphModule, GraphModule]:
     """Return a copy of a graph for a trial step, and what of it maps images to answers, laid out."""
     copied = copy.deepcopy(graph).to(precision)
-    for name, tensor in numbers(copied).items():
+    for name, tensor in tensors_by_name(copied).items():
         if tensor.dtype == torch.float32:  # a table
             layer, _, short = name.rpartition(".")
             setattr(copied.get_submodule(layer), short, tensor.to(precision))
-    move_zeros(copied)
+    replace_zero_weights(copied)
     for node in copied.graph.nodes:
         if node.target in _DROPOUTS:
             node.update_arg(1, 0.0)
@@ -212,9 +212,9 @@ def _prepared(
     copied.recompile()
     torch.manual_seed(0)
     if learns:
-        arrange(copied, layout)
+        accelerate(copied, layout)
         return copied, copied
-    scoring = arrange_scoring(copied, layout)
+    scoring = accelerate_scoring(copied, layout)
     scoring.refresh()
     return copied, scoring.network
 
@@ -233,7 +233,7 @@ def _far(found: Tensor, expected: Tensor) -> bool:
 # --- which operator it is -----------------------------------------------------------------------------------
 
 
-class _Noting(_Watched):
+class _Noting(_Traced):
     """Keeps what each operator returns, and after one that writes all that is there."""
 
     def __init__(self, graph: GraphModule) -> None:
@@ -250,10 +250,10 @@ class _Noting(_Watched):
         return result
 
 
-def _first_other(graph: GraphModule, learns: bool, layout: Arithmetic, images: Tensor) -> Node | None:
+def _first_other(graph: GraphModule, learns: bool, layout: ComputeMode, images: Tensor) -> Node | None:
     """Return the first operator of a graph after which a tensor is another one than plainly, going forward."""
     noted = []
-    for how in (PLAIN, layout):
+    for how in (REFERENCE, layout):
         noting = _Noting(_prepared(graph, learns, how, images.dtype)[1])
         with torch.set_grad_enabled(learns):
             noting.run(images)

@@ -17,7 +17,7 @@ import warnings
 
 import torch
 
-from harness.spec import Arithmetic, Execution, Precision
+from harness.spec import ComputeMode, Execution, Precision
 
 WORTH_COMPILING = 500_000
 """Images to train on from which compiling, 6 to 16 s, pays for itself on the CPU."""
@@ -28,21 +28,21 @@ _MMAP_THRESHOLD, _TRIM_THRESHOLD, _TOP_PAD = -3, -1, -2  # glibc's malloc.h
 # --- the rule ---------------------------------------------------------------------------------------------
 
 
-def rule(device: str, has_bfloat16: bool, has_compiler: bool, images: int) -> Arithmetic:
+def mode_by_rule(device: str, has_bfloat16: bool, has_compiler: bool, images: int) -> ComputeMode:
     """Return how to train on `images` images, all epochs together."""
     precision: Precision = "bfloat16" if has_bfloat16 else "float32"
     if device == "cuda":
-        return Arithmetic(precision, channels_last=True, execution="captured")
+        return ComputeMode(precision, channels_last=True, execution="captured")
     pays = has_compiler and images >= WORTH_COMPILING
     execution: Execution = "compiled" if pays else "eager"
-    return Arithmetic(precision, channels_last=True, padded=has_bfloat16, execution=execution)
+    return ComputeMode(precision, channels_last=True, padded=has_bfloat16, execution=execution)
 
 
-def choose(device: str, images: int) -> Arithmetic:
+def mode_for_this_machine(device: str, images: int) -> ComputeMode:
     """Apply the rule to this machine, which is asked for a compiler only where one could be used."""
     fast = has_bfloat16(device)
-    asks = rule(device, fast, True, images).execution == "compiled"
-    return rule(device, fast, asks and has_compiler(), images)
+    asks = mode_by_rule(device, fast, True, images).execution == "compiled"
+    return mode_by_rule(device, fast, asks and has_compiler(), images)
 
 
 def has_bfloat16(device: str) -> bool:
@@ -76,17 +76,17 @@ def has_compiler() -> bool:
 # --- the process ------------------------------------------------------------------------------------------
 
 
-def settle(device: str) -> None:
+def set_deterministic(device: str) -> None:
     """Choose kernels that give the same bits each time; `layout.unrepeatable` names what has none."""
     keep_memory(2**31 - 1)
     if device != "cuda":
         return
     torch.backends.cudnn.allow_tf32 = False  # by default convolutions would round to 10 bits
     torch.backends.cudnn.benchmark = False
-    repeat(True)
+    repeat_bits(True)
 
 
-def repeat(bits: bool) -> None:
+def repeat_bits(bits: bool) -> None:
     """Say whether operators on a GPU must give the same bits each time, where they can; torch's default is not."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS may choose, and torch warns of it
     torch.backends.cudnn.deterministic = bits

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from harness.data import Dataset
 from harness.errors import DivergedError
 from harness.events import Checkpoint, Epoch
-from harness.spec import PLAIN, Arithmetic, Recipe
+from harness.spec import REFERENCE, ComputeMode, Recipe
 from harness.training.optim import Average, learning_rates
 from harness.training.steps import Steps
 
@@ -22,7 +22,7 @@ def fit(
     dataset: Dataset,
     recipe: Recipe,
     seed: int,
-    arithmetic: Arithmetic = PLAIN,
+    mode: ComputeMode = REFERENCE,
     average: Average | None = None,
     start: Checkpoint | None = None,
     keep: bool = False,
@@ -35,7 +35,7 @@ def fit(
 
     Args:
         network: maps normalised (N, 1, 28, 28) images to (N, 10) logits or log-probabilities; on the
-            dataset's device and in training mode. An exported graph where `arithmetic` is compiled, captured or padded.
+            dataset's device and in training mode. An exported graph where `mode` is compiled, captured or padded.
         average: moved after every step where given.
         start: a checkpoint of the same training, to go on from.
         keep: yield a `Checkpoint` before every `Epoch` but the last.
@@ -46,7 +46,7 @@ def fit(
         Miscompiled, Uncapturable: at once; the network is laid out anew by then, and its weights are as they were.
         DivergedError: the loss of a step was infinite or not a number; found at the epoch's end.
     """
-    steps = Steps(network, dataset, recipe, arithmetic, average, reference)
+    steps = Steps(network, dataset, recipe, mode, average, reference)
     return _epochs(steps, recipe, seed, start, keep)
 
 
@@ -120,5 +120,5 @@ def _refuse_divergence(losses: Tensor, rates: Sequence[float], epoch: int, last_
     raise DivergedError(
         f"Training diverged: the loss was {losses[first]:g} at step {first + 1} of epoch {epoch}, "
         f"at a learning rate of {rates[first]:g}; {known}.",
-        mend="Lower lr, add warmup_epochs, or look for a log or division by zero in the network.",
+        hint="Lower lr, add warmup_epochs, or look for a log or division by zero in the network.",
     )

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule
 
 from harness.audit import arguments, over_the_same_tensors
-from harness.spec import Arithmetic
+from harness.spec import ComputeMode
 from harness.training.batch_norm import TORCHS, replace_batch_norm
 from harness.training.folding import CONVOLUTIONS, Scoring, fold, overwritten
 from harness.training.kernels import KERNELS, VECTOR, silu, silu_in_place
@@ -25,26 +25,26 @@ from harness.training.padding import pad_channels
 aten = torch.ops.aten
 
 
-def arrange(network: nn.Module, arithmetic: Arithmetic) -> Callable[[Tensor], Tensor]:
+def accelerate(network: nn.Module, mode: ComputeMode) -> Callable[[Tensor], Tensor]:
     """Lay out a network, in place, and return what maps a full batch to logits.
 
     The network itself goes on mapping batches of any size; torch.compile makes code for one size at a time.
 
     Args:
-        network: in training mode; an exported graph where `arithmetic` is compiled or padded.
+        network: in training mode; an exported graph where `mode` is compiled or padded.
     """
-    if arithmetic.channels_last:
+    if mode.channels_last:
         for parameter in network.parameters():
             if parameter.ndim == 4:  # contiguous() would leave a weight of one channel, and all maps after it
                 parameter.data = parameter.data.to(memory_format=torch.channels_last)
         if isinstance(network, GraphModule):
             fold(network)
-    compiled = arithmetic.execution == "compiled"
-    if isinstance(network, GraphModule) and arithmetic.channels_last and _device(network).type == "cpu":
+    compiled = mode.execution == "compiled"
+    if isinstance(network, GraphModule) and mode.channels_last and _device(network).type == "cpu":
         replace_batch_norm(network.graph, compiled)
         if compiled:
             _use_kernels(network.graph)
-        if arithmetic.padded:
+        if mode.padded:
             pad_channels(network.graph)
         network.recompile()
     if not compiled:
@@ -52,19 +52,19 @@ def arrange(network: nn.Module, arithmetic: Arithmetic) -> Callable[[Tensor], Te
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns that there is no GPU
     # torch's own random numbers: the compiler's take longer, and would give dropout other masks than an eager step.
     options: dict[str, Any] = {"fallback_random": True}
-    if arithmetic.padded:
+    if mode.padded:
         options["cpp.simdlen"] = 16 * VECTOR  # of the 32 that fit into 512 bits, half would be left to a slow rest
     return torch.compile(network, dynamic=False, options=options)
 
 
-def arrange_scoring(network: GraphModule, arithmetic: Arithmetic) -> Scoring:
+def accelerate_scoring(network: GraphModule, mode: ComputeMode) -> Scoring:
     """Lay out a graph that is scored, in place, and return what maps a batch of any size to logits, in float32.
 
     Its parameters and buffers stay the same tensors, laid out as they are; once they have moved, `refresh` it.
     """
-    if arithmetic.channels_last:
+    if mode.channels_last:
         fold(network)
-        if arithmetic.execution == "compiled":
+        if mode.execution == "compiled":
             _use_kernels(network.graph, learns=False)
         for node in list(network.graph.nodes):
             if node.target in CONVOLUTIONS and arguments(node)["weight"].meta["val"].ndim == 4:
@@ -88,7 +88,7 @@ def _use_kernels(graph: Graph, learns: bool = True) -> None:
                 node.target = silu_in_place
 
 
-def by_torch(network: GraphModule) -> GraphModule:
+def without_kernels(network: GraphModule) -> GraphModule:
     """Return an arranged network without kernels and batch norm for compiled code, over the same tensors."""
     same = over_the_same_tensors(network)
     for node in same.graph.nodes:
@@ -97,7 +97,7 @@ def by_torch(network: GraphModule) -> GraphModule:
     return same
 
 
-def drop_torn_code(error: Exception) -> bool:
+def delete_torn_code(error: Exception) -> bool:
     """Delete what a compiler that was killed has left half written in torch's cache; return whether it was that.
 
     torch takes the file for a finished one, in every later run of the network.

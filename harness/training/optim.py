@@ -80,7 +80,7 @@ class Average:
         self.state = {name: tensor.detach().clone() for name, tensor in self._current.items()}
         self._blend = get_ema_multi_avg_fn(decay)
 
-    def lie_as_the_network(self) -> None:
+    def match_layout(self) -> None:
         """Lie in memory as the network does by now: then all of it moves in one kernel."""
         for name, tensor in self._current.items():
             self.state[name].data = torch.empty_like(tensor).copy_(self.state[name]).detach()

@@ -19,13 +19,13 @@ from torch.nn import functional as F
 from harness.data import SIDE, Dataset, to_float
 from harness.errors import ran_out_of_memory
 from harness.events import Checkpoint
-from harness.spec import PLAIN, Arithmetic, Recipe
+from harness.spec import REFERENCE, ComputeMode, Recipe
 from harness.training.augment import DRAWS, augment, strength
-from harness.training.capture import Lean, capture, in_any_order, own_randomness, own_stream, refusing_to_wait
-from harness.training.memory_layout import arrange, by_torch, drop_torn_code
+from harness.training.capture import Lean, capture, forbidding_sync, in_any_order, own_randomness, own_stream
+from harness.training.memory_layout import accelerate, delete_torn_code, without_kernels
 from harness.training.optim import Average, make_optimizer
 from harness.training.seeds import derive_seed, seed_everything
-from harness.training.trial_input import made_up, move_zeros, numbers
+from harness.training.trial_input import blob_images, replace_zero_weights, tensors_by_name
 
 
 class Miscompiled(Exception):
@@ -50,7 +50,7 @@ class Steps:
         network: nn.Module,
         dataset: Dataset,
         recipe: Recipe,
-        arithmetic: Arithmetic,
+        mode: ComputeMode,
         average: Average | None,
         reference: Mapping[str, Tensor] | None = None,
     ) -> None:
@@ -59,14 +59,14 @@ class Steps:
         self.sizes = [min(batch, len(images) - start) for start in range(0, len(images), batch)]
         self.losses = torch.zeros(len(self.sizes), device=device)
 
-        self._dataset, self._recipe, self._arithmetic = dataset, recipe, arithmetic
+        self._dataset, self._recipe, self._mode = dataset, recipe, mode
         self._network, self._average, self._reference = network, average, reference or {}
-        self._whole_batch = arrange(network, arithmetic)
+        self._whole_batch = accelerate(network, mode)
         self._lean: Lean | None = None
         if average:
-            average.lie_as_the_network()
+            average.match_layout()
         self._rate = torch.zeros(1, device=device)
-        self._optimizer = make_optimizer(network, recipe, arithmetic.execution == "compiled")
+        self._optimizer = make_optimizer(network, recipe, mode.execution == "compiled")
         for group in self._optimizer.param_groups:
             group["lr"] = self._rate.view(())
 
@@ -86,12 +86,12 @@ class Steps:
 
         self._randomness: torch.Generator | None = None
         self._replays: dict[int, Callable[[], None]] = {}
-        if arithmetic.execution == "compiled":
+        if mode.execution == "compiled":
             self._compile()
-        elif arithmetic.execution == "captured":
+        elif mode.execution == "captured":
             assert isinstance(network, GraphModule)
             self._pixels = torch.zeros(len(images), 1, SIDE, SIDE, device=device)
-            self._lean = Lean(network, arithmetic.precision == "bfloat16")
+            self._lean = Lean(network, mode.precision == "bfloat16")
             self._capture()
 
     @property
@@ -182,11 +182,11 @@ class Steps:
         """Return training images (N, 1, 28, 28) as the network sees them, augmented by the draws of the epoch."""
         pixels = to_float(self._dataset.train.images[rows])
         if self._augments:
-            pixels = augment(pixels, self._draws[rows], self._recipe, self._strength, self._arithmetic == PLAIN)
+            pixels = augment(pixels, self._draws[rows], self._recipe, self._strength, self._mode == REFERENCE)
         return self._dataset.normalise(pixels)
 
     def _logits(self, network: Callable[[Tensor], Tensor], pixels: Tensor, rounds: bool = True) -> Tensor:
-        rounds = rounds and self._arithmetic.precision == "bfloat16"
+        rounds = rounds and self._mode.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=rounds):
             return network(pixels).float()
 
@@ -197,18 +197,18 @@ class Steps:
         """Compile, and compare what came of it with the network; whatever goes wrong, it trains uncompiled instead."""
         while True:
             try:
-                wrong = next(filter(None, (self._gets_wrong(size) for size in sorted({*self.sizes}))), "")
+                wrong = next(filter(None, (self._find_miscompiled(size) for size in sorted({*self.sizes}))), "")
                 break
             except Exception as error:
                 if ran_out_of_memory(error):
                     raise
-                if not drop_torn_code(error):
+                if not delete_torn_code(error):
                     said = str(error).strip().partition("\n")[0]
                     raise Miscompiled(f"torch.compile fails at it: {type(error).__name__}: {said}") from error
         if wrong:
             raise Miscompiled(f"torch.compile gets {wrong} wrong")
 
-    def _gets_wrong(self, size: int) -> str:
+    def _find_miscompiled(self, size: int) -> str:
         """Name a gradient or statistic that compiled code takes further from the exact than rounding explains, or none.
 
         Rounding alone takes the gradient of a norm of two channels a quarter of its length away. So each gradient, and
@@ -216,13 +216,13 @@ class Steps:
         own length, or three thousandths of the length of all gradients together.
         """
         assert isinstance(self._network, GraphModule)
-        torchs = by_torch(self._network)
-        exact = self._moves(torchs, size, rounds=False)
-        rounded = self._moves(torchs, size, rounds=True)
+        torchs = without_kernels(self._network)
+        exact = self._one_step(torchs, size, rounds=False)
+        rounded = self._one_step(torchs, size, rounds=True)
         if not all(move.isfinite().all() for move in (*exact.values(), *rounded.values())):
             return ""  # a broken network, or one that breaks in bfloat16, is not the compiler's fault
         has_code = size == self._recipe.batch_size  # else there are our kernels alone
-        compiled = self._moves(self._whole_batch if has_code else self._network, size, rounds=True)
+        compiled = self._one_step(self._whole_batch if has_code else self._network, size, rounds=True)
         gradients = [move for name, move in exact.items() if name.startswith(_GRADIENT)]
         slack = 3e-3 * float(torch.cat(gradients).norm())
         for name, e in exact.items():
@@ -231,12 +231,12 @@ class Steps:
                 return name
         return ""
 
-    def _moves(self, network: Callable[[Tensor], Tensor], size: int, rounds: bool) -> dict[str, Tensor]:
+    def _one_step(self, network: Callable[[Tensor], Tensor], size: int, rounds: bool) -> dict[str, Tensor]:
         """Return, flat, the gradient of each parameter and the way of each buffer on a batch of made-up images."""
-        pixels, labels = made_up(size, self.device), torch.arange(size, device=self.device) % 10
-        with self._leaving_no_trace():
-            self._take_reference()
-            move_zeros(self._network)
+        pixels, labels = blob_images(size, self.device), torch.arange(size, device=self.device) % 10
+        with self._restoring():
+            self._load_reference()
+            replace_zero_weights(self._network)
             buffers = {name: each for name, each in self._network.named_buffers() if each.is_floating_point()}
             before = {name: buffer.clone() for name, buffer in buffers.items()}
             seed_everything(0, 0, "network")  # dropout's masks are the same each time
@@ -251,16 +251,16 @@ class Steps:
         return {name: move.flatten() for name, move in found.items()}
 
     @torch.no_grad()
-    def _take_reference(self) -> None:
+    def _load_reference(self) -> None:
         """Put the reference numbers in place of the network's own: what is decided with them no seed has a part in."""
-        own = numbers(self._network)
+        own = tensors_by_name(self._network)
         for name, tensor in self._reference.items():
             own[name].copy_(tensor)
 
     @contextlib.contextmanager
-    def _leaving_no_trace(self) -> Iterator[None]:
+    def _restoring(self) -> Iterator[None]:
         """Put back what steps have moved, also where one of them fails."""
-        moved = [*numbers(self._network).values(), *self._averages.values()]
+        moved = [*tensors_by_name(self._network).values(), *self._averages.values()]
         before = [tensor.detach().clone() for tensor in moved]
         try:
             yield
@@ -273,7 +273,7 @@ class Steps:
                         if isinstance(tensor, Tensor):
                             tensor.zero_()
 
-    def _rehearse(self) -> None:
+    def _warm_up(self) -> None:
         """Take a step of each size: what is set up in the first ones is then there."""
         for size in sorted({*self.sizes}):
             self._cursor.copy_(self._start)
@@ -282,12 +282,12 @@ class Steps:
     def _capture(self) -> None:
         """Capture a step of each size as a CUDA graph, with random numbers of its own."""
         with own_randomness(self.device) as self._randomness, own_stream() as stream:
-            with self._leaving_no_trace():
-                self._take_reference()
+            with self._restoring():
+                self._load_reference()
                 for _ in range(2):
-                    self._rehearse()
-                with refusing_to_wait():
-                    self._rehearse()  # the third time: as many as torch's own notes on CUDA graphs take
+                    self._warm_up()
+                with forbidding_sync():
+                    self._warm_up()  # the third time: as many as torch's own notes on CUDA graphs take
             for size in sorted({*self.sizes}):
                 self._optimizer.zero_grad()
                 self._replays[size] = capture(functools.partial(self._step, size), stream)

@@ -10,14 +10,14 @@ from torch.fx import GraphModule
 from torch.nn import functional as F
 
 
-def made_up(count: int, device: torch.device) -> Tensor:
+def blob_images(count: int, device: torch.device) -> Tensor:
     """Return images (count, 1, 28, 28) in the range of normalised digits, the same each time: bright blobs on black."""
     generator = torch.Generator().manual_seed(count)
     blobs = torch.rand(count, 1, 7, 7, generator=generator).pow(3)
     return F.interpolate(blobs, scale_factor=4, mode="bilinear").mul(3.2).sub(0.4).to(device)
 
 
-def numbers(graph: nn.Module) -> dict[str, Tensor]:
+def tensors_by_name(graph: nn.Module) -> dict[str, Tensor]:
     """Return every tensor of a network by name, and of an exported graph also the tables that its operators read."""
     found = dict((*graph.named_parameters(remove_duplicate=False), *graph.named_buffers(remove_duplicate=False)))
     if isinstance(graph, GraphModule):
@@ -29,7 +29,7 @@ def numbers(graph: nn.Module) -> dict[str, Tensor]:
     return found
 
 
-def move_zeros(network: nn.Module) -> None:
+def replace_zero_weights(network: nn.Module) -> None:
     """Give weights that are all zero other numbers, the same each time: behind them no gradient could be compared."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -1,7 +1,7 @@
 """Studies: trials proposed, trained and logged. The only package that knows optuna."""
 
 from harness.tuning.driver import tune
-from harness.tuning.log import Log, alone, confirm, cut, left_over, names, read, records, winner
+from harness.tuning.log import Log, alone, confirm, left_over, names, read, records, truncate_log, winner
 from harness.tuning.propose import FIRST_SEED, Proposer
 from harness.tuning.search import BATCH, COUNTED, Search, studies_folder
 
@@ -14,12 +14,12 @@ __all__ = [
     "Search",
     "alone",
     "confirm",
-    "cut",
     "left_over",
     "names",
     "read",
     "records",
     "studies_folder",
+    "truncate_log",
     "tune",
     "winner",
 ]

@@ -34,9 +34,9 @@ class Batch:
     """
 
     def __init__(self, search: Search, log: Log, asked: Sequence[Proposal], earlier: int) -> None:
-        self.untold = deque(asked)
+        self.pending = deque(asked)
         self._log = log
-        self._floor = _floor(log.trials[:earlier]) if search.pruner == "median" else {}
+        self._median_by_epoch = _median_by_epoch(log.trials[:earlier]) if search.pruner == "median" else {}
         self._done: dict[int, Trial] = {}
 
     def train(self, workers: Workers, deadline: float | None) -> Iterator[News | Trial]:
@@ -47,14 +47,14 @@ class Batch:
         originals: dict[str, int] = {}
         fresh: list[tuple[Proposal, Job]] = []
         repeated: list[Proposal] = []
-        for asked in [*self.untold]:
-            if (kept := self._log.kept(asked)) is not None:
-                yield self._finish(kept)
+        for asked in [*self.pending]:
+            if (cached := self._log.cached(asked)) is not None:
+                yield self._finish(cached)
             elif asked.job is None:
                 reason = " ".join(asked.error.lines) if asked.error else ""
                 yield self._finish(Trial(asked.number, "failed", None, asked.settings, reason=reason))
             elif asked.key in self._log.known:
-                yield self._finish(_told(asked, self._log.known[asked.key]))
+                yield self._finish(_copied(asked, self._log.known[asked.key]))
             elif asked.key in originals:
                 repeated.append(asked)
             else:
@@ -68,10 +68,10 @@ class Batch:
                 return
             for group in waiting:
                 given = [(asked.number, asked.settings, job) for asked, job in group]
-                running[workers.submit(given, self._floor)] = group
+                running[workers.submit(given, self._median_by_epoch)] = group
             waiting = []
             left = math.inf if deadline is None else max(deadline - time.monotonic(), 0)
-            with watchdog.at_rest():
+            with watchdog.paused():
                 done = workers.wait(running, left)
             yield from workers.news()
             for future in done:
@@ -84,19 +84,19 @@ class Batch:
             if not done and left == 0:
                 return
         for asked in repeated:
-            yield self._finish(_told(asked, self._done[originals[asked.key]]))
+            yield self._finish(_copied(asked, self._done[originals[asked.key]]))
 
     def _finish(self, trial: Trial) -> Trial:
         """Keep a trial, and tell what is finished in the order of the numbers: the log has no gaps."""
-        self._log.keep(trial)
+        self._log.cache(trial)
         self._done[trial.number] = trial
-        while self.untold and self.untold[0].number in self._done and self._log.losses < MOST_LOSSES:
-            asked = self.untold.popleft()
+        while self.pending and self.pending[0].number in self._done and self._log.losses < MOST_LOSSES:
+            asked = self.pending.popleft()
             self._log.tell(asked, self._done[asked.number])
         return trial
 
 
-def _told(asked: Proposal, known: Trial) -> Trial:
+def _copied(asked: Proposal, known: Trial) -> Trial:
     return replace(known, number=asked.number, settings=asked.settings, same_as=known.number)
 
 
@@ -115,12 +115,12 @@ def _outcomes(group: Sequence[Proposal], future: Future[list[Trial]], lost: str 
     except Exception as error:  # whatever a worker could not do, or not send back
         raise CrashedError(
             f"Trial {group[0].number} could not be trained: {type(error).__name__}: {error}.",
-            legal="That is not held against its settings. What is finished is kept.",
-            mend="Look at the machine that was to train it; the same command goes on.",
+            allowed="That is not held against its settings. What is finished is kept.",
+            hint="Look at the machine that was to train it; the same command goes on.",
         ) from error
 
 
-def _floor(trials: Sequence[Trial]) -> dict[int, float]:
+def _median_by_epoch(trials: Sequence[Trial]) -> dict[int, float]:
     """Return, by epoch, the median accuracy of complete trials: whoever is below it there is stopped.
 
     Golovin et al. 2017 (Google Vizier), section 3.2.2, as in Optuna's median pruner.

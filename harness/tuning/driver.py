@@ -51,8 +51,8 @@ def tune(
             if log.losses == MOST_LOSSES:
                 raise CrashedError(
                     f"{log.losses} trials in a row were lost, the last one: {log.trials[-1].reason}",
-                    legal=f"The study is kept in {log.folder}.",
-                    mend="Mend the architecture or the ranges of the study; the same command goes on.",
+                    allowed=f"The study is kept in {log.folder}.",
+                    hint="Mend the architecture or the ranges of the study; the same command goes on.",
                 )
-            if batch.untold:
+            if batch.pending:
                 return

@@ -48,7 +48,7 @@ def records() -> Iterator[StudyRecord]:
     if damaged:
         raise DataError(
             f"{studies_folder() / damaged[0] / 'study.log'} is damaged.",
-            mend="The command that made the study says which line; python -m harness doctor can cut it off.",
+            hint="The command that made the study says which line; python -m harness doctor can cut it off.",
         )
 
 
@@ -62,7 +62,7 @@ def left_over() -> Iterator[StudyRecord]:
                     yield found
 
 
-def cut(study: str, copy: Path) -> None:
+def truncate_log(study: str, copy: Path) -> None:
     """Keep a copy of a damaged log, and cut it off before the first line that does not lead to a study."""
     folder = studies_folder() / study
     log = folder / "study.log"
@@ -122,7 +122,7 @@ class Log:
     Attributes:
         trials: the told ones, by number.
         losses: how many of the last ones were lost while this process was at work.
-        known: the first trial of each `_Asked.key`.
+        known: the first trial of each `Proposal.key`.
     """
 
     def __init__(self, folder: Path, study: optuna.Study) -> None:
@@ -155,19 +155,19 @@ class Log:
             DataError: it is damaged.
         """
         folder = studies_folder() / search.id
-        is_new = not _mend(folder / "study.log")
+        is_new = not _repair(folder / "study.log")
         try:
             study = create_study(_storage(folder), folder.name) if is_new else cls.read(folder).study
             log = cls(folder, study)
         except Exception as error:  # whatever a line leads to that is not Optuna's
             raise DataError(
                 f"{folder / 'study.log'} is damaged: {type(error).__name__}: {error}.",
-                mend="Restore the file, or move its folder away: the study is then begun anew.",
+                hint="Restore the file, or move its folder away: the study is then begun anew.",
             ) from error
         if [trial.number for trial in log.trials] != list(range(len(log.trials))):
             raise DataError(
                 f"{log.folder / 'study.log'} lacks a trial that was told.",
-                mend="Restore the file, or move its folder away: the study is then begun anew.",
+                hint="Restore the file, or move its folder away: the study is then begun anew.",
             )
         for name, value in (("search", search.settings), ("wanted", wanted)):
             if log.study.user_attrs.get(name) != value:
@@ -176,14 +176,14 @@ class Log:
             log.study.set_user_attr("started", round(time.time() * 1000))
         return log
 
-    def keep(self, trial: Trial) -> None:
+    def cache(self, trial: Trial) -> None:
         """Keep a finished trial until its batch is told."""
         beside = self.folder / f"{trial.number}.part"
         beside.write_text(json.dumps(asdict(trial)), encoding="utf-8")
         os.replace(beside, self.folder / f"{trial.number}.json")
 
-    def kept(self, asked: Proposal) -> Trial | None:
-        """Return what `keep` kept, if it is whole and of the trial that is asked for."""
+    def cached(self, asked: Proposal) -> Trial | None:
+        """Return what `cache` kept, if it is whole and of the trial that is asked for."""
         try:
             trial = _trial(json.loads((self.folder / f"{asked.number}.json").read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
@@ -223,7 +223,7 @@ class Log:
         )
 
 
-def _mend(log: Path) -> bool:
+def _repair(log: Path) -> bool:
     """Cut off a last line torn by a kill, refuse damage anywhere else, and return whether anything is there.
 
     Raises:
@@ -233,18 +233,18 @@ def _mend(log: Path) -> bool:
     if not log.exists():
         return False
     whole = log.read_bytes()
-    kept = whole[: whole.rfind(b"\n") + 1]
-    lines = kept.splitlines()
+    cached = whole[: whole.rfind(b"\n") + 1]
+    lines = cached.splitlines()
     if (number := _whole(lines)) < len(lines):
         raise DataError(
             f"Line {number + 1} of {log} is damaged.",
-            legal=f"The {number} lines before it are whole; nothing was changed.",
-            mend="Restore the file, or let python -m harness doctor cut it off there: those trials are trained again.",
+            allowed=f"The {number} lines before it are whole; nothing was changed.",
+            hint="Restore the file, or let python -m harness doctor cut it off there: those trials are trained again.",
         )
-    if kept != whole:
-        os.truncate(log, len(kept))
+    if cached != whole:
+        os.truncate(log, len(cached))
     log.with_name(log.name + ".lock").unlink(missing_ok=True)  # Optuna's own, left by a kill: we are alone here
-    return bool(kept)
+    return bool(cached)
 
 
 def _whole(lines: Sequence[bytes]) -> int:
@@ -298,7 +298,7 @@ def alone(search: Search) -> Iterator[None]:
     except filelock.Timeout:
         raise UsageError(
             f"Another process is at work on the study {search.id}.",
-            mend="Wait for it, or stop it: the same command then goes on where it stopped.",
+            hint="Wait for it, or stop it: the same command then goes on where it stopped.",
         ) from None
 
 

@@ -116,7 +116,7 @@ def _suggest(search: Search, live: optuna.Study, number: int) -> Proposal:
         _refuse_choices(search.study, trial)
         fixed: dict[str, Knob] = {} if search.epochs is None else {"epochs": search.epochs}
         architecture = search.study.architecture
-        knobs, recipe = plugins.settle(architecture, {**fixed, **settings})
+        knobs, recipe = plugins.apply_settings(architecture, {**fixed, **settings})
         seed = FIRST_SEED + number
         job = jobs(architecture, knobs, recipe, search.dataset, range(seed, seed + 1), search.device, "validation")[0]
     except HarnessError as caught:
@@ -133,8 +133,8 @@ def _refuse_choices(study: Study, trial: optuna.Trial) -> None:
                     "suggest",
                     f"suggest_categorical('{name}') has a choice of type {type(choice).__name__}.",
                     where=study.path,
-                    legal="Legal: numbers, texts, True, False and None.",
-                    mend="Offer names, and look up what they stand for: {'small': (8, 0.1)}[choice].",
+                    allowed="Legal: numbers, texts, True, False and None.",
+                    hint="Offer names, and look up what they stand for: {'small': (8, 0.1)}[choice].",
                 )
 
 

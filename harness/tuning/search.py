@@ -61,7 +61,7 @@ class Search:
     def id(self) -> str:
         """The study's name and a hash of its settings."""
         identity = {name: value for name, value in self.settings.items() if name not in ("study", "architecture")}
-        return f"{journals.plain(self.study.name)}-{hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]}"
+        return f"{journals.safe_name(self.study.name)}-{hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]}"
 
 
 def studies_folder() -> Path:

@@ -29,10 +29,19 @@ from pebble import concurrent
 from harness import __version__, data, watchdog
 from harness.errors import ClusterLost, CrashedError, UsageError, WorkerLost
 from harness.events import Epoch, Result, Trial
-from harness.runs import Attempt, Event, Started
+from harness.runs import Event, Started, TrialRequest
 from harness.spec import HeldOut, Job
 from harness.workers.protocol import News
-from harness.workers.remote import GPU, HEARTBEAT_SECONDS, Images, Member, introduce, take_share, train_run, train_trial
+from harness.workers.remote import (
+    GPU,
+    HEARTBEAT_SECONDS,
+    Images,
+    WorkerInfo,
+    set_share,
+    train_run,
+    train_trial,
+    worker_info,
+)
 
 CONNECT_SECONDS = 10
 """How long a scheduler may take to answer."""
@@ -50,10 +59,10 @@ MOST_HANGS = 5
 """Workers that hang after which the driver gives up: something is wrong with all of them."""
 
 
-def shared_out(members: Collection[Member]) -> list[Member]:
+def shared_out(members: Collection[WorkerInfo]) -> list[WorkerInfo]:
     """Return the members that announce nothing, each with one of its GPUs and an equal part of what is left of it."""
     left: dict[tuple[str, str], Fraction] = defaultdict(lambda: Fraction(1))
-    takers: dict[tuple[str, str], list[Member]] = defaultdict(list)
+    takers: dict[tuple[str, str], list[WorkerInfo]] = defaultdict(list)
     for member in members:
         if member.gpus is not None and member.sees:
             left[member.host, member.sees[0]] -= Fraction(member.gpus).limit_denominator(1_000)
@@ -79,19 +88,19 @@ class Cluster:
 
     together = 1
 
-    def __init__(self, address: str, patience: float) -> None:
+    def __init__(self, address: str, hang_timeout: float) -> None:
         """Connect to ``tcp://HOST:PORT``, or start workers here: ``local:4``.
 
         Raises:
             UsageError: nobody answers, no worker is there, or one of them has another harness or none.
         """
         self._closing = contextlib.ExitStack()
-        self._patience = patience
+        self._hang_timeout = hang_timeout
         try:
             self._client = self._connect(address)
             self._address = self._client.scheduler_info()["address"]
             self.dashboard: str = self._client.dashboard_link
-            self.members = self._introduced()
+            self.members = self._workers()
             self._deal()
         except BaseException:
             self._closing.close()
@@ -103,7 +112,7 @@ class Cluster:
         self._last_seen = self._next_look = time.monotonic()
         self._runs: dict[int, Future[tuple[str, list[Started | Epoch], Result]]] = {}
         self._inboxes: dict[int, deque[tuple[str, Started | Epoch]]] = defaultdict(deque)
-        self._attempts: dict[int, str] = {}
+        self._leases: dict[int, str] = {}
         self._given_up: set[str] = set()
 
     def _connect(self, address: str) -> Client:
@@ -111,7 +120,7 @@ class Cluster:
         if kind == "local":
             if not count.isdecimal() or not 1 <= int(count) <= 256:
                 raise UsageError(
-                    f"--cluster {address} says no number of workers.", legal="Legal: local:1 to local:256."
+                    f"--cluster {address} says no number of workers.", allowed="Legal: local:1 to local:256."
                 )
             here = LocalCluster(
                 n_workers=int(count),
@@ -129,26 +138,26 @@ class Cluster:
             (reason, *_) = str(error).strip().splitlines() or ["it says nothing"]
             raise UsageError(
                 f"No Dask scheduler answers at {address} ({reason}).",
-                legal="Legal: tcp://HOST:PORT of a running scheduler, or local:N for N workers here.",
-                mend="Start one: dask scheduler; and workers: dask worker tcp://HOST:8786 --nthreads 1",
+                allowed="Legal: tcp://HOST:PORT of a running scheduler, or local:N for N workers here.",
+                hint="Start one: dask scheduler; and workers: dask worker tcp://HOST:8786 --nthreads 1",
             ) from None
 
-    def _introduced(self) -> dict[str, Member]:
+    def _workers(self) -> dict[str, WorkerInfo]:
         with contextlib.suppress(TimeoutError):
             self._client.wait_for_workers(1, timeout=ARRIVAL_SECONDS)
-        told = self._client.run(introduce, on_error="return")
+        told = self._client.run(worker_info, on_error="return")
         if not told:
             raise UsageError(
                 f"The scheduler at {self._address} has no workers.",
-                mend=f"Start some: dask worker {self._address} --nthreads 1",
+                hint=f"Start some: dask worker {self._address} --nthreads 1",
             )
         for address, said in told.items():
-            if not isinstance(said, Member):
-                raise UsageError(f"The worker at {address} cannot use the harness: {said}.", mend="Install it there.")
+            if not isinstance(said, WorkerInfo):
+                raise UsageError(f"The worker at {address} cannot use the harness: {said}.", hint="Install it there.")
             if said.harness != __version__:
                 raise UsageError(
                     f"The worker at {address} has harness {said.harness}; here it is {__version__}.",
-                    mend="Install the same one on both.",
+                    hint="Install the same one on both.",
                 )
         if not any(self._client.processing().values()):  # no other driver counts on what was dealt before
             told = {address: replace(said, gpus=None) if said.is_dealt else said for address, said in told.items()}
@@ -158,7 +167,7 @@ class Cluster:
         """Share out the GPUs of each machine among those of its workers that announce none."""
         dealt = {member.address: member for member in shared_out(self.members.values())}
         if dealt:
-            self._client.run(take_share, dealt, workers=[*dealt], on_error="ignore")
+            self._client.run(set_share, dealt, workers=[*dealt], on_error="ignore")
         self.members |= dealt
 
     @property
@@ -170,7 +179,7 @@ class Cluster:
         """See to it that every worker, those that come later too, has the images it needs."""
         self._client.register_plugin(Images(data.files(dataset, held_out)), name=f"harness-{dataset}-{held_out}")
 
-    def hire(self, device: str, gpu_share: float | None = None) -> None:
+    def configure(self, device: str, gpu_share: float | None = None) -> None:
         """Say where training takes place: on CPUs, or on GPUs, of which each training takes a share.
 
         Args:
@@ -189,8 +198,8 @@ class Cluster:
             if share > (most := max(announced.values())):
                 raise UsageError(
                     f"--gpu-share {gpu_share:g} is more of a GPU than any worker has.",
-                    legal=f"Legal: above 0, to {math.floor(10_000 * most) / 10_000:g}.",
-                    mend="Leave it out: a training takes what its worker has. Fewer workers on a GPU have more of it.",
+                    allowed=f"Legal: above 0, to {math.floor(10_000 * most) / 10_000:g}.",
+                    hint="Leave it out: a training takes what its worker has. Fewer workers on a GPU have more of it.",
                 )
             resources = {GPU: share}
             self.at_once = sum(min(threads[address], int(gpus / share)) for address, gpus in announced.items())
@@ -205,9 +214,11 @@ class Cluster:
             self._executor.shutdown(wait=False)
         self._closing.close()
 
-    def submit(self, asked: Sequence[Attempt], floor: Mapping[int, float]) -> Future[list[Trial]]:
+    def submit(self, asked: Sequence[TrialRequest], medians: Mapping[int, float]) -> Future[list[Trial]]:
         """Have a trial trained by the next worker that is free."""
-        future: Future[list[Trial]] = self._executor.submit(train_trial, asked, floor, self._patience, self._topic)
+        future: Future[list[Trial]] = self._executor.submit(
+            train_trial, asked, medians, self._hang_timeout, self._topic
+        )
         return future
 
     def train(self, job: Job) -> Iterator[Event | None]:
@@ -215,26 +226,26 @@ class Cluster:
 
         Raises:
             WorkerLost: another worker begins it anew; called again, this yields what that one does.
-            HarnessError: as `harness.experiment.train`.
+            HarnessError: as `harness.runs.train`.
         """
         if job.seed not in self._runs:
-            self._runs[job.seed] = self._executor.submit(train_run, job, self._patience, self._topic)
+            self._runs[job.seed] = self._executor.submit(train_run, job, self._hang_timeout, self._topic)
         running, inbox = self._runs[job.seed], self._inboxes[job.seed]
-        attempt, count = "", 0
+        lease, count = "", 0
         while True:
             is_done = bool(self.wait([running], LOOK_SECONDS))
             self._sort()
             while inbox:
                 told, event = inbox[0]
-                self._refuse_another(attempt := attempt or told, told, job)
+                self._refuse_another(lease := lease or told, told, job)
                 inbox.popleft()
                 count += 1
                 yield event
             if is_done:
                 if lost := self.why_lost(running):
-                    raise CrashedError(f"Seed {job.seed}: {lost}.", mend="Look at their logs.")
+                    raise CrashedError(f"Seed {job.seed}: {lost}.", hint="Look at their logs.")
                 final, events, result = running.result()
-                self._refuse_another(attempt or final, final, job)
+                self._refuse_another(lease or final, final, job)
                 yield from events[count:]  # news may be slower than the result
                 yield result
                 return
@@ -242,12 +253,12 @@ class Cluster:
 
     def _sort(self) -> None:
         for news in self.news():
-            if (attempt := self._attempts[news.number]) not in self._given_up:
-                self._inboxes[news.number].append((attempt, news.event))
+            if (lease := self._leases[news.number]) not in self._given_up:
+                self._inboxes[news.number].append((lease, news.event))
 
-    def _refuse_another(self, attempt: str, told: str, job: Job) -> None:
-        if told != attempt:
-            self._given_up.add(attempt)
+    def _refuse_another(self, lease: str, told: str, job: Job) -> None:
+        if told != lease:
+            self._given_up.add(lease)
             raise WorkerLost(f"The worker that trained seed {job.seed} was lost; another begins it anew.")
 
     def wait(self, running: Iterable[Future[Any]], seconds: float) -> set[Future[Any]]:
@@ -261,8 +272,8 @@ class Cluster:
         if self._client.status != "running" or any(future.cancelled() for future in done):
             raise ClusterLost(
                 f"The Dask scheduler at {self._address} is gone.",
-                legal="What is finished is kept.",
-                mend="Start it again, and its workers; the same command goes on.",
+                allowed="What is finished is kept.",
+                hint="Start it again, and its workers; the same command goes on.",
             )
         self._look_after_workers()
         return done
@@ -273,7 +284,7 @@ class Cluster:
         while self._heard:
             said = self._heard.popleft()
             self._at_work[said["number"]] = said["worker"], time.monotonic()
-            self._attempts[said["number"]] = said["attempt"]
+            self._leases[said["number"]] = said["attempt"]
             if said["is_done"]:
                 del self._at_work[said["number"]]
             elif news := pickle.loads(said["news"]):
@@ -303,15 +314,15 @@ class Cluster:
             self._last_seen = now
         self.members = {address: member for address, member in self.members.items() if address in there}
         if came := [address for address in there if address not in self.members]:
-            told = self._client.run(introduce, workers=came, on_error="return")
-            self.members |= {address: said for address, said in told.items() if isinstance(said, Member)}
+            told = self._client.run(worker_info, workers=came, on_error="return")
+            self.members |= {address: said for address, said in told.items() if isinstance(said, WorkerInfo)}
             self._deal()
         self._refuse(now - self._last_seen > SILENCE_SECONDS, f"{self._address} has had no worker for a minute")
 
     def _refuse(self, is_over: bool, wrong: str) -> None:
         if is_over:
             raise ClusterLost(
-                f"{wrong}.", legal="What is finished is kept.", mend="Look at their logs; the same command goes on."
+                f"{wrong}.", allowed="What is finished is kept.", hint="Look at their logs; the same command goes on."
             )
 
 

@@ -20,7 +20,7 @@ from pebble import ProcessExpired, ProcessPool
 
 from harness import watchdog
 from harness.events import Epoch, Result, Trial
-from harness.runs import Attempt, Started, attempt, expect, leave, leave_nothing, train
+from harness.runs import Started, TrialRequest, expect, leave, leave_nothing, train, train_trials
 from harness.spec import Job
 from harness.workers.protocol import News
 
@@ -36,18 +36,18 @@ class Processes:
     the other cores audit the networks of trials meanwhile.
     """
 
-    def __init__(self, count: int, device: str, patience: float, auditors: int = 0) -> None:
+    def __init__(self, count: int, device: str, hang_timeout: float, auditors: int = 0) -> None:
         """Take so many trials at a time; up to `auditors` processes audit those that wait for a GPU."""
         self.together = count if device == "cuda" else 1
         self._count = count // self.together
         self._auditors = auditors
         self._auditing: dict[Future[None], Job] = {}
-        self._patience = patience
+        self._hang_timeout = hang_timeout
 
     def __enter__(self) -> Self:
         self._kept = tempfile.TemporaryDirectory(prefix="harness-")
         self._folder = Path(self._kept.name)
-        self._clocks: dict[Path, watchdog.Clock] = {}
+        self._clocks: dict[Path, watchdog.Watchdog] = {}
         self._read: dict[Path, int] = {}
         resource_tracker.ensure_running()  # its start would make this thread hear again
         self._pool = _pool(self._count, self._folder)
@@ -63,12 +63,14 @@ class Processes:
                 pool.join()
         self._kept.cleanup()
 
-    def submit(self, asked: Sequence[Attempt], floor: Mapping[int, float]) -> Future[list[Trial]]:
+    def submit(self, asked: Sequence[TrialRequest], medians: Mapping[int, float]) -> Future[list[Trial]]:
         """Train at most `together` trials in one of the processes, when one is free."""
         with _deaf_to_ctrl_c():
             for _, _, job in asked if self._audit_pool else ():
                 self._audit(job)
-            future: Future[list[Trial]] = self._pool.schedule(_attempt, args=(asked, floor, self._folder, self._audits))
+            future: Future[list[Trial]] = self._pool.schedule(
+                _train_trials, args=(asked, medians, self._folder, self._audits)
+            )
         return future
 
     def _audit(self, job: Job) -> None:
@@ -85,7 +87,7 @@ class Processes:
         if not done:
             for log in self._folder.glob("*.log"):
                 if log not in self._clocks:
-                    self._clocks[log] = watchdog.Clock(int(log.stem), log, self._patience)
+                    self._clocks[log] = watchdog.Watchdog(int(log.stem), log, self._hang_timeout)
                 self._clocks[log].tick()
         return done
 
@@ -116,7 +118,7 @@ class Processes:
             return None
         watchdog.end_group(expired.pid)
         log = _log_of(self._folder, expired.pid)
-        told = watchdog.post_mortem("its process", expired.exitcode, log).wrong
+        told = watchdog.post_mortem("its process", expired.exitcode, log).message
         self._clocks.pop(log, None)
         log.unlink(missing_ok=True)
         return told
@@ -148,27 +150,29 @@ def _begin(folder: Path) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # where a process does not inherit what it is deaf to
     torch.set_num_threads(THREADS)
     watchdog.watch(_log_of(folder, os.getpid()))
-    watchdog.rest()
+    watchdog.pause()
 
 
-def _attempt(asked: Sequence[Attempt], floor: Mapping[int, float], folder: Path, audits: Path) -> list[Trial]:
+def _train_trials(
+    asked: Sequence[TrialRequest], medians: Mapping[int, float], folder: Path, audits: Path
+) -> list[Trial]:
     epochs = {number: job.recipe.epochs for number, _, job in asked}
     with _telling(folder) as tell:
-        return attempt(asked, floor, lambda number, epoch: tell(number, epoch, epochs[number]), audits)
+        return train_trials(asked, medians, lambda number, epoch: tell(number, epoch, epochs[number]), audits)
 
 
 def _audit(job: Job, audits: Path) -> None:
-    watchdog.gets_on()  # its time is counted from here
+    watchdog.heartbeat()  # its time is counted from here
     try:
         leave(audits, job)
     finally:
-        watchdog.rest()
+        watchdog.pause()
 
 
 def _run(job: Job, folder: Path) -> Result:
     with _telling(folder) as tell:
         for event in train(job):
-            watchdog.gets_on()
+            watchdog.heartbeat()
             if isinstance(event, Result):
                 return event
             if isinstance(event, (Started, Epoch)):
@@ -179,7 +183,7 @@ def _run(job: Job, folder: Path) -> Result:
 @contextlib.contextmanager
 def _telling(folder: Path) -> Iterator[Callable[[int, Started | Epoch, int], None]]:
     """Hand out what writes down news: a file, as a process that is killed may not take a lock along."""
-    watchdog.gets_on()  # its time is counted from here
+    watchdog.heartbeat()  # its time is counted from here
     try:
         with open(folder / f"{os.getpid()}.news", "ab", buffering=0) as file:
 
@@ -188,7 +192,7 @@ def _telling(folder: Path) -> Iterator[Callable[[int, Started | Epoch, int], Non
 
             yield tell
     finally:
-        watchdog.rest()
+        watchdog.pause()
 
 
 def _log_of(folder: Path, pid: int) -> Path:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
 from harness.events import Epoch, Trial
-from harness.runs import Attempt, Started
+from harness.runs import Started, TrialRequest
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Workers(Protocol):
     def __exit__(self, *_: object) -> None:
         """Give up what is not finished."""
 
-    def submit(self, asked: Sequence[Attempt], floor: Mapping[int, float]) -> Future[list[Trial]]:
+    def submit(self, asked: Sequence[TrialRequest], medians: Mapping[int, float]) -> Future[list[Trial]]:
         """Have at most `together` trials trained, when somebody is free."""
 
     def wait(self, running: Iterable[Future[Any]], seconds: float) -> set[Future[Any]]:

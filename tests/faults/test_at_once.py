@@ -98,7 +98,7 @@ def test_two_that_download_at_once_leave_one_whole_dataset(tmp_path: Path, monke
 
 def job(epochs: int) -> Job:
     architecture = plugins.from_source(TINY, "tiny.py")
-    knobs, recipe = plugins.settle(architecture, {"epochs": epochs})
+    knobs, recipe = plugins.apply_settings(architecture, {"epochs": epochs})
     return runs.jobs(architecture, knobs, recipe, data.load("digits"), range(1), "cpu")[0]
 
 
@@ -109,7 +109,7 @@ def test_of_two_that_would_go_on_with_a_run_one_does_and_the_other_trains_its_ow
         if isinstance(event, Epoch) and event.number == 2:
             begun.close()
     (interrupted,) = all_journals()
-    found = runs.earlier([job(4)]).unfinished[0]
+    found = runs.find_existing_runs([job(4)]).unfinished[0]
     assert found.run_id == interrupted.run_id
     both = [runs.record(job(4), tracker, None, found) for _ in range(2)]
     started = [next(event for event in run if isinstance(event, Started)) for run in both]

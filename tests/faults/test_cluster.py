@@ -24,7 +24,7 @@ from harness.journal import all_journals
 from harness.tuning import Search
 from harness.workers import Cluster, News, Processes
 from harness.workers.cluster import shared_out
-from harness.workers.remote import Member
+from harness.workers.remote import WorkerInfo
 
 pytestmark = pytest.mark.slow
 
@@ -56,9 +56,9 @@ def search() -> Search:
     return Search(study, data.load("digits", "validation"), EPOCHS, 0, study.sampler, study.pruner, "cpu")
 
 
-def connect(begun: DaskProcesses, patience: float = 60) -> Cluster:
-    hired = Cluster(begun.address, patience)
-    hired.hire("cpu", 1.0)
+def connect(begun: DaskProcesses, hang_timeout: float = 60) -> Cluster:
+    hired = Cluster(begun.address, hang_timeout)
+    hired.configure("cpu", 1.0)
     hired.send("digits", "validation")
     return hired
 
@@ -156,7 +156,7 @@ def test_a_trial_that_kills_its_process_is_lost_alone_and_several_in_a_row_end_t
 
 def test_a_run_whose_worker_is_lost_is_trained_by_another(two: DaskProcesses) -> None:
     architecture = plugins.load("tiny.py")
-    knobs, recipe = plugins.settle(architecture, {"epochs": 19, "batch_size": 5})
+    knobs, recipe = plugins.apply_settings(architecture, {"epochs": 19, "batch_size": 5})
     jobs = runs.jobs(architecture, knobs, recipe, data.load("digits"), range(2), "cpu")
     hired = connect(two)
     lost = False
@@ -262,7 +262,7 @@ def test_gpus_are_shared_as_they_are_announced(workshop: Path) -> None:
         begun.begin_worker("one", "--resources", "GPU=1", "--nthreads", "4")
         hired = connect(begun)
         assert hired.gpus == 1
-        hired.hire("cuda", 0.5)
+        hired.configure("cuda", 0.5)
         with hired:
             times = [future.result() for future in [hired._executor.submit(busy) for _ in range(4)]]
         assert max(sum(begin <= start < end for begin, end in times) for start, _ in times) == 2
@@ -314,7 +314,7 @@ def look_until(hired: Cluster, is_so: Callable[[], bool]) -> None:
 def test_local_workers_share_out_the_gpus_they_see(local: None) -> None:
     hired = Cluster("local:3", 60)
     assert (hired.gpus, announced(hired)) == (2, [0.5, 0.5, 1])
-    hired.hire("cuda")
+    hired.configure("cuda")
     assert hired.at_once == 3
     with hired:
         trained_on = hired._client.run(os.getenv, "CUDA_VISIBLE_DEVICES").values()
@@ -356,8 +356,8 @@ def test_a_worker_that_comes_later_announces_what_is_left(
             assert announced(hired) == [1 / 3] * 3
 
 
-def member(address: str, sees: str = "0", gpus: float | None = None, host: str = "here") -> Member:
-    return Member(address, "1", "2", host, tuple(sees.split()), gpus, is_dealt=False)
+def member(address: str, sees: str = "0", gpus: float | None = None, host: str = "here") -> WorkerInfo:
+    return WorkerInfo(address, "1", "2", host, tuple(sees.split()), gpus, is_dealt=False)
 
 
 @pytest.mark.parametrize(
@@ -373,7 +373,7 @@ def member(address: str, sees: str = "0", gpus: float | None = None, host: str =
     ],
 )
 def test_what_is_left_of_a_gpu_is_dealt_in_equal_parts(
-    members: list[Member], gets: dict[str, tuple[str, float]]
+    members: list[WorkerInfo], gets: dict[str, tuple[str, float]]
 ) -> None:
     assert {dealt.address: (*dealt.sees, dealt.gpus) for dealt in shared_out(members)} == gets
 

@@ -86,7 +86,7 @@ def server(
 
 def job(epochs: int) -> Job:
     architecture = plugins.from_source(TINY, "tiny.py")
-    knobs, recipe = plugins.settle(architecture, {"epochs": epochs})
+    knobs, recipe = plugins.apply_settings(architecture, {"epochs": epochs})
     return runs.jobs(architecture, knobs, recipe, data.load("digits"), range(1), "cpu")[0]
 
 

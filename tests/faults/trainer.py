@@ -9,7 +9,7 @@ import sys
 
 from harness import data, plugins, runs
 from harness.cli import options
-from harness.journal import settle_left_overs
+from harness.journal import mark_dead_runs
 from harness.tracking import Tracker
 
 
@@ -24,11 +24,11 @@ class DeafTracker(Tracker):
 
 
 def main(seed: int, epochs: int, given: dict[str, str]) -> None:
-    settle_left_overs({})
+    mark_dead_runs({})
     architecture = plugins.load("tiny.py")
-    knobs, recipe = options.settle(architecture, {**given, "epochs": str(epochs)})
+    knobs, recipe = options.parse_settings(architecture, {**given, "epochs": str(epochs)})
     jobs = runs.jobs(architecture, knobs, recipe, data.load("digits"), range(seed, seed + 1), "cpu")
-    found = runs.earlier(jobs)
+    found = runs.find_existing_runs(jobs)
     if not found.finished:
         for event in runs.record(jobs[0], DeafTracker(), None, found.unfinished.get(seed)):
             if event:

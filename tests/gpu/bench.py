@@ -101,8 +101,8 @@ class Bench:
 
     def maps(self, *shape: int) -> Tensor:
         """Return random numbers in bfloat16, channels last, that want a gradient."""
-        numbers = torch.randn(*shape, device=self.device, dtype=torch.bfloat16)
-        return numbers.to(memory_format=torch.channels_last).requires_grad_()
+        tensors_by_name = torch.randn(*shape, device=self.device, dtype=torch.bfloat16)
+        return tensors_by_name.to(memory_format=torch.channels_last).requires_grad_()
 
 
 # --- the harness's step -----------------------------------------------------------------------------------
@@ -134,9 +134,9 @@ def step(bench: Bench) -> None:
     began = time.perf_counter()
     steps = inside.Steps(found)
     bench.wait()
-    say(what="getting ready", how=found.chosen.words, seconds=round(time.perf_counter() - began, 2))
+    say(what="getting ready", how=found.chosen.label, seconds=round(time.perf_counter() - began, 2))
     took = bench.milliseconds(steps.whole_batch, 50)
-    say(what="step", how=found.chosen.words, ms=took, images_per_s=round(1000 * steps.batch / took))
+    say(what="step", how=found.chosen.label, ms=took, images_per_s=round(1000 * steps.batch / took))
     began = time.perf_counter()
     steps.epoch()
     queued = time.perf_counter() - began
@@ -145,7 +145,7 @@ def step(bench: Bench) -> None:
     for precision in ("bfloat16", "float32"):
         how = replace(found.chosen, execution="eager", padded=False, precision=precision)
         eager = inside.Steps(found, how)
-        say(what="step", how=how.words, ms=bench.milliseconds(eager.whole_batch, 10, 3))
+        say(what="step", how=how.label, ms=bench.milliseconds(eager.whole_batch, 10, 3))
         for part, work in eager.parts():
             with telling(part=part, precision=precision):
                 say(part=part, precision=precision, ms=bench.milliseconds(bench.captured(work)))

@@ -19,7 +19,7 @@ def gate(path: str, seed: int, device: str, dataset: str) -> dict[str, object]:
     found = inside.ready(path, dataset, device, seed=seed)
     seconds = round(time.perf_counter() - began, 2)
     apart = [f"{distance:.1e}" for distance in inside.far_apart(found)]
-    return {"arithmetic": found.chosen.words, "seconds": seconds, "apart": apart}
+    return {"arithmetic": found.chosen.label, "seconds": seconds, "apart": apart}
 
 
 def main(path: str, seed: str, device: str, dataset: str) -> None:

@@ -18,12 +18,12 @@ from harness import audit, data, plugins, runs, training
 from harness.audit import over_the_same_tensors
 from harness.data import Dataset
 from harness.runs import build
-from harness.spec import PLAIN, Arithmetic, Job, Recipe
-from harness.training import arrange_scoring, compute, predict
+from harness.spec import REFERENCE, ComputeMode, Job, Recipe
+from harness.training import accelerate_scoring, compute, predict
 from harness.training.augment import DRAWS as DRAWS
 from harness.training.augment import augment
 from harness.training.compatible import _step
-from harness.training.memory_layout import arrange
+from harness.training.memory_layout import accelerate
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Ready:
     dataset: Dataset
     network: nn.Module
     graphs: audit.Graphs
-    chosen: Arithmetic
+    chosen: ComputeMode
 
     @property
     def recipe(self) -> Recipe:
@@ -66,10 +66,10 @@ def ready(path: str, dataset: str, device: str, *, seed: int = 0, one_batch: boo
         recipe = replace(recipe, augment_fade=0)
         whole = replace(whole, train=whole.train.at(torch.arange(min(recipe.batch_size, len(whole.train.labels)))))
     job = runs.jobs(architecture, architecture.knobs, recipe, whole, range(seed, seed + 1), device)[0]
-    compute.settle(device)
+    compute.set_deterministic(device)
     built, there = build(job), torch.device(device)
     images = len(whole.train.labels) * recipe.epochs
-    chosen = runs.choose_arithmetic(job, images, built.reference.own_graphs(there)).arithmetic
+    chosen = runs.choose_mode(job, images, built.reference.own_graphs(there)).mode
     return Ready(job, whole.to(there), built.network, built.audit.graphs(built.network, there), chosen)
 
 
@@ -81,7 +81,7 @@ def far_apart(found: Ready) -> list[float]:
     few = found.dataset.normalise(data.to_float(found.dataset.train.images[:12]))
     apart = []
     for learns, graph in ((True, found.graphs.train), (False, found.graphs.evaluation)):
-        plain, moved = (_step(graph, learns, replace(PLAIN, channels_last=last), few) for last in (False, True))
+        plain, moved = (_step(graph, learns, replace(REFERENCE, channels_last=last), few) for last in (False, True))
         apart += [
             float((one - other).abs().max() / other.abs().max().clamp_min(1e-30))
             for one, other in zip(moved.values(), plain.values(), strict=True)
@@ -100,7 +100,7 @@ class Steps:
         count: steps of an epoch.
     """
 
-    def __init__(self, found: Ready, how: Arithmetic | None = None) -> None:
+    def __init__(self, found: Ready, how: ComputeMode | None = None) -> None:
         self._recipe, self._dataset = found.recipe, found.dataset
         graphs = copy.deepcopy(found.graphs)
         self._average = training.Average(graphs.train, found.recipe.ema) if found.recipe.ema else None
@@ -108,7 +108,7 @@ class Steps:
         self._steps = training.Steps(trained, found.dataset, found.recipe, how or found.chosen, self._average)
         if self._average:
             graphs.evaluation.load_state_dict(self._average.state, assign=True)
-        self._scored = arrange_scoring(graphs.evaluation, how or found.chosen)
+        self._scored = accelerate_scoring(graphs.evaluation, how or found.chosen)
         self.batch, self.count = max(self._steps.sizes), len(self._steps.sizes)
 
     def epoch(self) -> None:
@@ -170,4 +170,4 @@ def augmented(found: Ready, rows: Tensor, draws: Tensor) -> Tensor:
 def graph_channels_last(found: Ready) -> GraphModule:
     """Return a copy of the graph that is trained, its weights channels last."""
     trained = copy.deepcopy(found.graphs.train)
-    return arrange(trained, replace(PLAIN, channels_last=True))  # type: ignore[return-value]
+    return accelerate(trained, replace(REFERENCE, channels_last=True))  # type: ignore[return-value]

@@ -52,7 +52,7 @@ def count(path: Path, dataset: str) -> Found:
     optimizer = recipe.optimizer + (" nesterov" if recipe.nesterov else "")
     about = (found.job.name, optimizer, recipe.ema or "-", recipe.batch_size, "yes" if recipe.augments else "-")
     step = captured[0].nodes if captured else Counter()
-    return Found(about, step, epoch, pretended.counts().outside, found.chosen.words)
+    return Found(about, step, epoch, pretended.counts().outside, found.chosen.label)
 
 
 def show(found: Found, detail: bool) -> None:

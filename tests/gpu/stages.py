@@ -173,9 +173,9 @@ class Proof:
         self, *arguments: str, limit: float, dataset: str = "", until: Callable[[], bool] | None = None
     ) -> tuple[Ended, list[Record]]:
         """Train, and return the new records as well."""
-        before = journals()
+        before = journal_folder()
         ended = self.harness("run", *arguments, *self.options(dataset), limit=limit, until=until)
-        return ended, read(journals() - before)
+        return ended, read(journal_folder() - before)
 
 
 def _start(arguments: Sequence[str], output: Any) -> subprocess.Popen[bytes]:
@@ -193,7 +193,7 @@ def _kill_group(child: subprocess.Popen[bytes]) -> None:
         os.killpg(child.pid, signal.SIGKILL)
 
 
-def journals() -> set[Path]:
+def journal_folder() -> set[Path]:
     """Return the folders of all runs there are."""
     return {journal.folder for journal in all_journals()}
 
@@ -352,11 +352,11 @@ def resume(proof: Proof) -> None:
         if proof.left() < 45:
             return
         command = [architecture(name), "--seed", "7", *(word for each in settings for word in ("--set", each))]
-        before = journals()
+        before = journal_folder()
         stop = min(5, (proof.epochs or 19) - 1)
 
         def far_enough(before: set[Path] = before, stop: int = stop) -> bool:
-            return any(len(record.epochs) >= stop for record in read(journals() - before))
+            return any(len(record.epochs) >= stop for record in read(journal_folder() - before))
 
         _, cut = proof.run(*command, "--again", limit=80, until=far_enough)
         goes_on, _ = proof.run(*command, limit=80)
@@ -399,7 +399,7 @@ def seeds(proof: Proof) -> None:
 
 
 def _runs_of(proof: Proof, name: str) -> list[Record]:
-    return [r for r in read(journals()) if r.job.name == name and r.job.dataset == proof.dataset]
+    return [r for r in read(journal_folder()) if r.job.name == name and r.job.dataset == proof.dataset]
 
 
 def bench(proof: Proof) -> None:
@@ -497,7 +497,7 @@ def _record(proof: Proof, title: str, name: str, settings: str, limit: float) ->
 def _runs_with(proof: Proof, name: str, given: Sequence[str]) -> list[Record]:
     """Return the runs of a file by these settings, as they are typed."""
     epochs = [] if proof.epochs is None else [f"epochs={proof.epochs}"]
-    knobs, recipe = options.settle(plugins.load(architecture(name)), options.settings([*given, *epochs]))
+    knobs, recipe = options.parse_settings(plugins.load(architecture(name)), options.settings([*given, *epochs]))
     wanted = dict(knobs) | asdict(recipe)
     return [record for record in _runs_of(proof, name) if record.job.knobs | record.job.recipe == wanted]
 
@@ -516,7 +516,7 @@ def export(proof: Proof) -> None:
     """One file of all finished runs, for `leaderboard --import` and `sync` at home; and the events of all."""
     part = proof.out / "events.tgz.part"
     with tarfile.open(part, "w:gz") as tar:
-        for folder in sorted(journals()):
+        for folder in sorted(journal_folder()):
             tar.add(folder / "events.jsonl", arcname=f"{folder.name}/events.jsonl")
     part.replace(proof.out / "events.tgz")
     fresh = proof.out / "runs.zip.part"

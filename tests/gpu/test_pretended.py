@@ -96,7 +96,7 @@ def test_every_architecture_trains_by_replaying_captured_steps(file: Path, gpu: 
     code, said = gpu.harness("run", str(file), *ON_GPU)
     assert code == 0, said
     (record,) = records()
-    assert (record.state, record.arithmetic.execution) == ("finished", "captured")
+    assert (record.state, record.mode.execution) == ("finished", "captured")
     gpu.assert_captured_and_replayed(captures=1)
 
 
@@ -105,7 +105,7 @@ def test_seeds_train_side_by_side_and_each_replays_steps_of_its_own(gpu: Gpu) ->
     code, said = gpu.harness("run", file, *ON_GPU, "--seeds", "3", "--jobs", "3")
     assert code == 0, said
     assert [record.state for record in records()] == ["finished"] * 3
-    assert {record.arithmetic.execution for record in records()} == {"captured"}
+    assert {record.mode.execution for record in records()} == {"captured"}
     gpu.assert_captured_and_replayed(captures=3)
 
 
@@ -207,7 +207,7 @@ def test_a_network_that_cannot_be_captured_trains_uncaptured_and_says_so(gpu: Gp
     assert code == 0, said
     assert said.count("a CUDA graph cannot hold a step of this network") == 2
     assert [record.state for record in records()] == ["finished"] * 2
-    assert {record.arithmetic.execution for record in records()} == {"eager"}
+    assert {record.mode.execution for record in records()} == {"eager"}
     assert gpu.happened("launched") == []
 
 
@@ -247,7 +247,7 @@ def test_a_gpu_that_does_not_multiply_bfloat16_trains_in_float32(gpu: Gpu) -> No
     code, said = gpu.harness("run", "tiny.py", *ON_GPU, PRETENDED_GPU="t4")
     assert code == 0, said
     (record,) = records()
-    assert (record.arithmetic.precision, record.arithmetic.execution) == ("float32", "captured")
+    assert (record.mode.precision, record.mode.execution) == ("float32", "captured")
     assert record.started["environment"]["device"] == "Pretended T4"
     gpu.assert_captured_and_replayed(captures=1)
 
@@ -259,7 +259,7 @@ def test_a_gpu_that_torch_has_no_code_for_is_refused_and_auto_takes_the_cpu(gpu:
     )
     if pretended.first_capability() <= 60:  # this torch has code for it
         assert [on_p100[0], on_auto[0]] == [0, 0], on_p100[1] + on_auto[1]
-        assert {record.arithmetic.precision for record in records()} == {"float32"}
+        assert {record.mode.precision for record in records()} == {"float32"}
         return
     assert on_p100[0] == 2, on_p100[1]
     assert "Pretended P100" in on_p100[1]

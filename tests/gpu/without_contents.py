@@ -29,11 +29,11 @@ from harness import plugins, training
 from harness.audit import Audit, audit, over_the_same_tensors
 from harness.data import Dataset, Split
 from harness.runs import inspect
-from harness.spec import Arithmetic, Recipe
+from harness.spec import ComputeMode, Recipe
 from harness.training import memory_layout
 from harness.training.folding import fold
 
-CAPTURED = Arithmetic("bfloat16", channels_last=True, execution="captured")
+CAPTURED = ComputeMode("bfloat16", channels_last=True, execution="captured")
 
 OPTIMISERS: list[dict[str, Any]] = [
     {"optimizer": "sgd", "momentum": 0.9, "nesterov": False, "weight_decay": 0.0},
@@ -106,9 +106,9 @@ def host_calls(found: Audit, network: nn.Module, recipe: Recipe) -> list[str]:
         average = training.Average(graph, recipe.ema) if recipe.ema else None
         trained = over_the_same_tensors(graph)
         steps = training.Steps(trained, dataset().to(device), recipe, CAPTURED, average)
-        steps._rehearse()  # the optimiser makes its state in the first one
+        steps._warm_up()  # the optimiser makes its state in the first one
         with Moves() as moves:
-            steps._rehearse()
+            steps._warm_up()
     return moves.seen
 
 
