@@ -148,8 +148,8 @@ def post_mortem(subject: str, exitcode: int | None, log: Path) -> CrashedError:
     if overdue := re.search(f"{_OVERDUE}(.*)", said):
         return CrashedError(
             f"{subject} got no further for {overdue[1]}, and was ended{place}.",
-            allowed="An audit, and every epoch of a training, must end within --patience seconds.",
-            hint="Mend that line, or give it more time with --patience.",
+            allowed="An audit, and every epoch of a training, must end within --hang-timeout seconds.",
+            hint="Mend that line, or give it more time with --hang-timeout.",
         )
     if exitcode is not None and exitcode < 0:
         known = {number.value: number.name for number in signal.Signals}

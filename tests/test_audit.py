@@ -24,7 +24,7 @@ from harness.training.evaluate import BATCH
 
 TESTS = Path(__file__).parent
 BAD = TESTS / "bad_architectures"
-HONEST = TESTS / "honest_architectures"
+HONEST = TESTS / "valid_architectures"
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import made_up
+import fake_runs
 import pytest
 import torch
 
 from harness import cli, data, plugins, runs
 from harness.backprop import COLUMNS, Problem
 from harness.backprop.network import descend
-from harness.cli import live
+from harness.cli import progress
 from harness.errors import TrackerError, UsageError
 from harness.events import Checkpoint, Epoch
 from harness.journal import all_journals
@@ -157,7 +157,7 @@ def test_an_unknown_command_gets_a_suggestion(capsys: pytest.CaptureFixture[str]
 
 class TestRun:
     def test_a_plain_run_is_recorded_as_one(self, workplace: Path) -> None:
-        assert run("--plain") == 0
+        assert run("--reference") == 0
         record = all_journals()[0].read()
         assert record
         assert record.mode == REFERENCE
@@ -197,9 +197,9 @@ class TestRun:
         architecture = plugins.load("tiny.py")
         jobs = runs.jobs(architecture, architecture.knobs, architecture.recipe, data.load("digits"), range(3), "cpu")
         tracker = Tracker()
-        together = live.train_all(jobs, tracker, at_once=2)
+        together = progress.train_all(jobs, tracker, at_once=2)
         printed = capsys.readouterr().out
-        one_by_one = live.train_all(jobs, tracker)
+        one_by_one = progress.train_all(jobs, tracker)
         tracker.close()
         assert together == one_by_one
         assert [printed.count(f"seed {seed}     epoch") for seed in range(3)] == [2, 2, 2]
@@ -296,7 +296,7 @@ class TestRun:
     @pytest.mark.slow
     def test_a_seed_trained_after_others_gives_the_same_bits_as_alone(self, workplace: Path) -> None:
         assert run("--seeds", "3") == 0
-        assert run("--seed", "2", "--again") == 0
+        assert run("--seed", "2", "--retrain") == 0
         among, alone = (journal for journal in all_journals() if "-s2-" in journal.run_id)
         assert all(torch.equal(among.weights()[name], tensor) for name, tensor in alone.weights().items())
 
@@ -353,7 +353,7 @@ class TestRun:
         assert "harness: " in said
         assert "0.0.0 now" in said
         assert "recipe" not in said
-        assert "run tiny.py --dataset digits --seed 0 --set epochs=3 --again" in said
+        assert "run tiny.py --dataset digits --set epochs=3 --seed 0 --retrain" in said
         assert len(all_journals()) == 1
 
     def test_the_same_command_trains_anew_where_another_version_would_give_other_bits(
@@ -440,15 +440,15 @@ def test_a_file_that_is_given_twice_counts_twice(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ends = iter([(8, True), (0, True)])
-    monkeypatch.setattr("harness.cli.apart._one", lambda *_: next(ends))
+    monkeypatch.setattr("harness.cli.isolate._one", lambda *_: next(ends))
     assert cli.main(["check", "tiny.py", "tiny.py"]) == 8
     assert [line.split()[-1] for line in capsys.readouterr().out.splitlines() if line] == ["tiny.py", "tiny.py"]
 
 
-@pytest.mark.parametrize("patience", ["0", "-1", "nan", "soon"])
+@pytest.mark.parametrize("hang_timeout", ["0", "-1", "nan", "soon"])
 def test_a_patience_that_cannot_be_is_refused(hang_timeout: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["check", "tiny.py", f"--patience={hang_timeout}"]) == 2
-    assert "--patience" in capsys.readouterr().err
+    assert cli.main(["check", "tiny.py", f"--hang-timeout={hang_timeout}"]) == 2
+    assert "--hang-timeout" in capsys.readouterr().err
 
 
 class TestNew:
@@ -654,8 +654,8 @@ class TestLeaderboard:
     ) -> None:
         for name, errors in (("good", 30), ("bad", 130)):
             for seed in range(4):
-                made_up.finished(name, seed, errors + seed)
-        made_up.finished("good", 5, end="diverged")
+                fake_runs.finished(name, seed, errors + seed)
+        fake_runs.finished("good", 5, end="diverged")
         assert self.board() == 0
         printed = capsys.readouterr().out
         for words in ("Ranking", "Who is better", "better", "1 left out: diverged", "What each is made of"):
@@ -668,7 +668,7 @@ class TestLeaderboard:
     ) -> None:
         assert self.board() == 2
         assert "There is no finished run to rank" in capsys.readouterr().err
-        made_up.finished("net", 0, job={"protocol": 0})
+        fake_runs.finished("net", 0, job={"protocol": 0})
         assert self.board() == 2
         printed = capsys.readouterr().err
         assert "protocol 0; the rules are now" in printed
@@ -700,7 +700,7 @@ class TestLeaderboard:
         assert "damaged, or no export" in capsys.readouterr().err
 
     def test_a_page_is_written_or_why_not_is_said(self, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        made_up.finished("net", 0)
+        fake_runs.finished("net", 0)
         assert self.board("--html", "board.html") == 0
         assert (workplace / "board.html").read_text().lstrip().startswith("<!doctype html>")
         assert self.board("--html", "no/such/folder/board.html") == 2
@@ -708,6 +708,6 @@ class TestLeaderboard:
 
     def test_one_row_is_not_compared_with_itself(self, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
         for seed in range(3):
-            made_up.finished("net", seed)
+            fake_runs.finished("net", seed)
         assert self.board("--compare", "net", "1") == 2
         assert "Both names mean net" in capsys.readouterr().err

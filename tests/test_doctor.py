@@ -7,10 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import made_up
+import fake_runs
 import pytest
 from mlflow import MlflowClient
-from test_tuning import MadeUpWorkers, finish, kept, search
+from test_tuning import MadeUpWorkers, cached, finish, search
 
 from harness import cli, data, tracking, tuning
 from harness.cli import tune as tune_command
@@ -35,7 +35,7 @@ def doctor(*arguments: str) -> int:
 
 def finished() -> Journal:
     """Make up a run, without weights, as made-up ones fit no network."""
-    journal = made_up.finished("good", 0)
+    journal = fake_runs.finished("good", 0)
     (journal.folder / "weights.pt").unlink(missing_ok=True)
     return journal
 
@@ -144,7 +144,7 @@ def test_a_study_with_a_damaged_line_loses_the_trials_after_it_and_no_other(
     assert doctor("--yes") == 0
     assert [len(record.trials) for record in tuning.records()] == [3]
     assert [moved.read_bytes() for moved in (workplace / "mlruns" / "damaged").iterdir()] == [copy]
-    assert kept(finish(search(), 6)) == kept(before)
+    assert cached(finish(search(), 6)) == cached(before)
 
 
 def made_up_study() -> str:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_runs import LABELS, answers_with, edit, finished, source_of, wrong_at_random
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_up import LABELS, answers_with, edit, finished, source_of, wrong_at_random
 
 from harness import data, leaderboard
 from harness.cli import options

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import TINY
-from made_up import finished, source_of
+from fake_runs import finished, source_of
 
 from harness import cli, data, leaderboard, plugins, runs
 from harness.errors import DataError

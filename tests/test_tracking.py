@@ -19,7 +19,7 @@ import mlflow.pytorch
 import numpy as np
 import pytest
 import torch
-from made_up import finished
+from fake_runs import finished
 from mlflow import MlflowClient
 from mlflow.entities import Run
 

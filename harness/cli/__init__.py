@@ -14,8 +14,8 @@ from functools import partial
 from typing import NoReturn
 
 from harness import __version__
-from harness.cli.apart import each
-from harness.cli.endings import in_good_order
+from harness.cli.exit import in_good_order
+from harness.cli.isolate import run_isolated
 from harness.errors import UsageError, did_you_mean
 
 COMMANDS = {
@@ -69,10 +69,29 @@ def _dispatch(arguments: Sequence[str], apart: bool) -> int:
         allow_abbrev=False,
     )
     module.add_arguments(parser)
-    args = parser.parse_args(arguments[1:])
+    typed = [_renamed(argument) for argument in arguments[1:]]
+    args = parser.parse_args(typed)
+    args.typed = {argument.partition("=")[0] for argument in typed if argument.startswith("--")}
     if (apart and name in PLUG_IN_COMMANDS) or len(getattr(args, "files", ())) > 1:
-        return each(module, args)
+        return run_isolated(module, args)
     return int(module.main(args))
+
+
+_RENAMED = {
+    "--again": "--retrain",
+    "--plain": "--reference",
+    "--batch": "--proposals",
+    "--patience": "--hang-timeout",
+}
+"""Options by their names before version 0.2.0, which are accepted until the next one."""
+
+
+def _renamed(argument: str) -> str:
+    name, equals, value = argument.partition("=")
+    if name not in _RENAMED:
+        return argument
+    print(f"note: {name} is now {_RENAMED[name]}", file=sys.stderr)
+    return f"{_RENAMED[name]}{equals}{value}"
 
 
 class _Parser(argparse.ArgumentParser):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from harness import tracking
 from harness.backprop import COLUMNS, LARGEST, Problem, Trajectory, fastest_stable, sweep, sweep_state, write_csv
-from harness.cli import show
+from harness.cli.console import console, new_table
 from harness.errors import UsageError
 
 RATES = "0.1,0.2,0.5,0.8,1.0,2.0"
@@ -52,9 +52,7 @@ def main(args: argparse.Namespace) -> int:
     if args.csv is not None:
         _write(trajectories, args.csv)
     tracking.record_sweep(problem, trajectories)
-    show.console.print(
-        f"recorded: {tracking.address()}\nlook at it: python -m harness ui, experiment {tracking.SWEEPS}"
-    )
+    console.print(f"recorded: {tracking.address()}\nlook at it: python -m harness ui, experiment {tracking.SWEEPS}")
     return 0
 
 
@@ -69,7 +67,7 @@ def _numbers(name: str, text: str) -> tuple[float, ...]:
 
 def _summarise(trajectories: Sequence[Trajectory], loss: float) -> None:
     first, last = "loss at step 0", f"loss at step {len(trajectories[0].rows) - 1}"
-    rows = show.table(
+    rows = new_table(
         "learning rate",
         first,
         last,
@@ -86,22 +84,20 @@ def _summarise(trajectories: Sequence[Trajectory], loss: float) -> None:
             "not reached" if steps is None else str(steps),
             sweep_state(trajectory),
         )
-    show.console.print(rows)
+    console.print(rows)
     best = fastest_stable(trajectories)
-    show.console.print(
-        f"fastest stable rate (lowest loss at the last step): {best.rate}" if best else "no rate is stable"
-    )
+    console.print(f"fastest stable rate (lowest loss at the last step): {best.rate}" if best else "no rate is stable")
 
 
 def _print_rows(trajectories: Sequence[Trajectory], steps: Sequence[int]) -> None:
     """Print quantities down and steps across, a table a rate."""
     for trajectory in trajectories:
         heads = [f"step {step}" for step in steps]
-        rows = show.table(f"lr {trajectory.rate}", *heads, right=heads)
+        rows = new_table(f"lr {trajectory.rate}", *heads, right=heads)
         for column in COLUMNS:
             rows.add_row(column, *(f"{trajectory.rows[step][column]:.12g}" for step in steps))
-        show.console.print()
-        show.console.print(rows)
+        console.print()
+        console.print(rows)
 
 
 def _write(trajectories: Sequence[Trajectory], path: str) -> None:
@@ -110,4 +106,4 @@ def _write(trajectories: Sequence[Trajectory], path: str) -> None:
             write_csv(file, trajectories)
     except OSError as error:
         raise UsageError(f"--csv '{path}' cannot be written: {error.strerror}.") from error
-    show.console.print(f"wrote {path}")
+    console.print(f"wrote {path}")

@@ -15,8 +15,9 @@ from dataclasses import replace
 import torch
 
 from harness import audit, data, plugins, runs
-from harness.cli import live, options, show
-from harness.cli.endings import report
+from harness.cli import options, progress, session
+from harness.cli.console import console, print_layers, print_ledger, print_model, warn_of_softmax
+from harness.cli.exit import report
 from harness.errors import HarnessError
 from harness.runs import inspect
 from harness.spec import BUDGET, Architecture, Knob, Recipe
@@ -47,16 +48,16 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _check(path: str, given: dict[str, str], device: str | None) -> None:
-    device = device and live.choose_device(device)
+    device = device and session.choose_device(device)
     architecture = plugins.load(path)
     knobs, recipe = options.parse_settings(architecture, given)
     found, model = inspect(architecture, knobs)
-    show.console.rule(f"{architecture.name}", align="left")
-    show.console.print(architecture.summary)
-    show.layers(model)
-    show.ledger(found.ledger)
-    show.model(model)
-    show.warn_of_softmax(model)
+    console.rule(f"{architecture.name}", align="left")
+    console.print(architecture.summary)
+    print_layers(model)
+    print_ledger(found.ledger)
+    print_model(model)
+    warn_of_softmax(model)
     audit.enforce(found.ledger, recipe, BUDGET)
     if device:
         _warm_up(architecture, knobs, recipe, device)
@@ -64,9 +65,9 @@ def _check(path: str, given: dict[str, str], device: str | None) -> None:
         graphs = found.own_graphs(torch.device("cpu"))
         choice = choose_compatible(compute.mode_for_this_machine("cpu", 0), graphs.train, graphs.evaluation, path)
         if choice.because:
-            show.console.print(f"trains more slowly on this CPU: {choice.because}")
-    show.console.print("passes", style="green", end="")
-    show.console.print(
+            console.print(f"trains more slowly on this CPU: {choice.because}")
+    console.print("passes", style="green", end="")
+    console.print(
         f": {found.ledger.parameters:,} parameters of {BUDGET.parameters:,}, "
         f"{recipe.epochs} epochs of {BUDGET.epochs} (protocol {BUDGET.protocol})"
     )
@@ -78,6 +79,6 @@ def _warm_up(architecture: Architecture, knobs: dict[str, Knob], recipe: Recipe,
     with contextlib.closing(runs.train(ready[0])) as events, runs.telling_breakdowns(ready[0]):
         started = next(events)
     assert isinstance(started, runs.Started)
-    show.console.print(f"trains on {started.device_name}, {started.mode.label}")
-    for remark in live.remarks(replace(started, untrained=0.0)):  # that share is of so few images
-        show.console.print(remark)
+    console.print(f"trains on {started.device_name}, {started.mode.label}")
+    for remark in progress.remarks(replace(started, untrained=0.0)):  # that share is of so few images
+        console.print(remark)

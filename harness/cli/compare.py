@@ -15,7 +15,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from harness import data, leaderboard, plugins, runs
-from harness.cli import live, options, show
+from harness.cli import options, progress, session
+from harness.cli.console import console
 from harness.errors import UsageError
 from harness.journal import all_journals
 from harness.leaderboard import MOST_SEEDS, plans
@@ -43,16 +44,16 @@ def main(args: argparse.Namespace) -> int:
             f"--seeds {args.seeds} is out of range.",
             allowed=f"Legal: {FEWEST} to {MOST_SEEDS:,}; fewer seeds than {FEWEST} give no verdict.",
         )
-    device = live.choose_device(args.device)
+    device = session.choose_device(args.device)
     options.refuse_jobs(args.jobs, device)
-    dataset = data.load(live.choose_dataset(args.dataset))
+    dataset = data.load(session.choose_dataset(args.dataset))
     networks = [_network(name, dataset, device) for name in (args.a, args.b)]
     if len({leaderboard.identity(job) for _, job in networks}) == 1:
         raise UsageError("Both are the same network with the same settings.", hint="Name two.")
-    return live.recorded(lambda tracker: _compare(networks, args.seeds, args.jobs, tracker))
+    return session.recorded(lambda tracker: _compare(networks, args.seeds, args.jobs, tracker))
 
 
-mark_interrupted = live.mark_interrupted
+mark_interrupted = session.mark_interrupted
 
 
 def _network(name: str, dataset: data.Dataset, device: str) -> tuple[str, Job]:
@@ -87,34 +88,32 @@ def _row(name: str, dataset: str) -> _Network:
 
 
 def _compare(networks: Sequence[tuple[str, Job]], seeds: int, at_once: int, tracker: Tracker) -> None:
-    live.mark_dead_runs(tracker)
+    session.mark_dead_runs(tracker)
     (first, a), (second, b) = networks
     plan = plans.write_down(a, b, seeds, all_journals())
     written = time.strftime("%Y-%m-%d %H:%M", time.localtime(plan.written / 1000))
-    show.console.rule(f"{first} against {second}", align="left")
-    show.console.print(
+    console.rule(f"{first} against {second}", align="left")
+    console.print(
         f"plan {plan.id}, written down {written}: seeds {plan.first} to {plan.seeds[-1]} of each on {a.dataset}, from "
         "which neither was trained before, then one comparison on new images"
     )
     if plan.among > 1:
-        show.console.print(
+        console.print(
             f"p will be multiplied by {plan.among}: so many pairs could have been planned for the look of networks "
             "that had been scored, whose luck with these images stays; of two that were not, it would not be"
         )
     if plan.earlier:
         plural = "" if plan.earlier == 1 else "s"
-        show.console.print(
-            f"p will be multiplied by {2**plan.earlier}: {plan.earlier} earlier plan{plural} of these two"
-        )
+        console.print(f"p will be multiplied by {2**plan.earlier}: {plan.earlier} earlier plan{plural} of these two")
     jobs = [replace(job, seed=seed) for _, job in networks for seed in plan.seeds]
     for of_one in (jobs[: plan.count], jobs[plan.count :]):
-        live.train_all(of_one, tracker, at_once)
+        progress.train_all(of_one, tracker, at_once)
     right = leaderboard.correct_predictions(all_journals(), jobs)
     both = right[: plan.count], right[plan.count :]
     found = compare(*both)
     assert found.p is not None
     adjusted = replace(found, p=plan.adjust(found.p))
     means = [(name, float(part.mean())) for (name, _), part in zip(networks, both, strict=True)]
-    show.console.print(f"\n{comparison_line(means, plan.count, adjusted)}", style="bold")
+    console.print(f"\n{comparison_line(means, plan.count, adjusted)}", style="bold")
     if adjusted.p != found.p:
-        show.console.print(f"by itself the pair has this interval, and p {p_text(found.p)}; see above")
+        console.print(f"by itself the pair has this interval, and p {p_text(found.p)}; see above")

@@ -8,8 +8,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from harness.cli import show
-from harness.cli.endings import report
+from harness.cli.console import console
+from harness.cli.exit import report
 from harness.doctor import Finding, examine
 from harness.errors import HarnessError
 
@@ -21,20 +21,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     codes = [0]
     for finding in examine():
-        show.console.print(f"  {finding.subject:<10}", end="")
-        show.console.print(finding.said, style="red" if finding.exit_code else None)
+        console.print(f"  {finding.subject:<10}", end="")
+        console.print(finding.said, style="red" if finding.exit_code else None)
         if finding.exit_code and not (finding.offer and (args.yes or _agrees(finding)) and _fix(finding)):
             codes.append(finding.exit_code)
-    show.console.print("all is well" if max(codes) == 0 else "not all is well", style="bold")
+    console.print("all is well" if max(codes) == 0 else "not all is well", style="bold")
     return max(codes)
 
 
 def _agrees(finding: Finding) -> bool:
     if not sys.stdin.isatty():
-        show.console.print(f"{'':<12}can be mended with --yes: {finding.offer}")
+        console.print(f"{'':<12}can be mended with --yes: {finding.offer}")
         return False
     try:
-        answer = show.console.input(f"{'':<12}{finding.offer}? [y/N] ", markup=False)
+        answer = console.input(f"{'':<12}{finding.offer}? [y/N] ", markup=False)
     except EOFError:  # Ctrl-D
         answer = ""
     return answer.strip().lower() in ("y", "yes")
@@ -47,5 +47,5 @@ def _fix(finding: Finding) -> bool:
     except HarnessError as error:
         report(error)
         return False
-    show.console.print(f"{'':<12}{done}", style="green")
+    console.print(f"{'':<12}{done}", style="green")
     return True

@@ -15,8 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from harness import leaderboard, tuning
-from harness.cli import show
-from harness.cli.endings import report as report_error
+from harness.cli.console import console, new_table, print_wide, report_imports
+from harness.cli.exit import report as report_error
 from harness.data import NAMES
 from harness.errors import DataError, UsageError
 from harness.events import StudyRecord
@@ -66,7 +66,7 @@ def _no_collection() -> Iterator[None]:
 def _main(args: argparse.Namespace) -> int:
     if args.compare and args.csv:
         raise UsageError("--compare has no CSV form.", hint="Use --json.")
-    code = show.imports_report(archive.import_runs(args.arriving), str(args.arriving)) if args.arriving else 0
+    code = report_imports(archive.import_runs(args.arriving), str(args.arriving)) if args.arriving else 0
     try:
         board = leaderboard.rank(all_journals(), args.dataset, [*_studies()])
     except UsageError as error:
@@ -109,21 +109,21 @@ def _show(board: Board) -> None:
     for table in tables(board):
         _print(table)
     for line in left_out(board):
-        show.console.print(line, style="yellow")
-    show.console.print("one page to hand in: python -m harness leaderboard --html board.html")
+        console.print(line, style="yellow")
+    console.print("one page to hand in: python -m harness leaderboard --html board.html")
 
 
 def _print(table: Table) -> None:
-    show.console.rule(table.title, align="left")
+    console.rule(table.title, align="left")
     if table.note:
-        show.console.print(table.note, style="dim")
-    shown = show.table(*table.headings, right=table.right)
+        console.print(table.note, style="dim")
+    shown = new_table(*table.headings, right=table.right)
     for row in table.rows[:SHOWN]:
         shown.add_row(*row)
-    show.wide(shown)
+    print_wide(shown)
     if len(table.rows) > SHOWN:
-        show.console.print(f"and {len(table.rows) - SHOWN:,} more: --markdown, --csv, --json and --html hold them all")
-    show.console.print()
+        console.print(f"and {len(table.rows) - SHOWN:,} more: --markdown, --csv, --json and --html hold them all")
+    console.print()
 
 
 def _write(place: Path, text: str) -> None:
@@ -131,4 +131,4 @@ def _write(place: Path, text: str) -> None:
         place.write_text(text, encoding="utf-8")
     except (OSError, ValueError) as error:
         raise UsageError(f"{place} cannot be written: {error}.", hint="Name a file elsewhere.") from error
-    show.console.print(f"written to {place}: open it in a browser, or hand it in")
+    console.print(f"written to {place}: open it in a browser, or hand it in")

@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from harness import data, plugins
-from harness.cli import show
+from harness.cli.console import console, new_table
 from harness.errors import HarnessError
 from harness.spec import Recipe, span
 
@@ -17,19 +17,19 @@ def add_arguments(_parser: argparse.ArgumentParser) -> None:
 
 
 def main(_args: argparse.Namespace) -> int:
-    show.console.rule("datasets", align="left")
+    console.rule("datasets", align="left")
     for name in data.NAMES:
-        show.console.print(f"  {name:<10}{_whereabouts(name)}")
-    show.console.rule("architectures", align="left")
+        console.print(f"  {name:<10}{_whereabouts(name)}")
+    console.rule("architectures", align="left")
     for path in sorted(Path("architectures").glob("*.py")):
         _introduce(path)
-    show.console.rule("recipe fields (--set NAME=VALUE)", align="left")
-    rows = show.table("name", "default", "legal", "unit", "meaning")
+    console.rule("recipe fields (--set NAME=VALUE)", align="left")
+    rows = new_table("name", "default", "legal", "unit", "meaning")
     for field in fields(Recipe):
         allowed = field.metadata
         choices = ", ".join(allowed["choices"]) or ("true, false" if field.type == "bool" else span(allowed))
         rows.add_row(field.name, str(field.default), choices, allowed["unit"], allowed["meaning"])
-    show.console.print(rows)
+    console.print(rows)
     return 0
 
 
@@ -43,4 +43,4 @@ def _whereabouts(name: str) -> str:
 def _introduce(path: Path) -> None:
     """Show what a file says of itself, without running it: `check` says whether it is legal."""
     said = plugins.declaration(path.read_text(encoding="utf-8", errors="replace")).summary
-    show.console.print(f"  {path!s:<36}{said or 'has no docstring, or is no Python: check says more'}")
+    console.print(f"  {path!s:<36}{said or 'has no docstring, or is no Python: check says more'}")

@@ -6,7 +6,7 @@ import argparse
 import keyword
 from pathlib import Path
 
-from harness.cli import show
+from harness.cli.console import console
 from harness.errors import UsageError
 
 TEMPLATE = '''"""Three convolutions, global average pooling and a linear layer."""
@@ -51,5 +51,5 @@ def main(args: argparse.Namespace) -> int:
             file.write(TEMPLATE)
     except FileExistsError:
         raise UsageError(f"{path} is already there.", hint="Choose another name.") from None
-    show.console.print(f"wrote {path}\nnext: python -m harness check {path}\n      python -m harness run {path}")
+    console.print(f"wrote {path}\nnext: python -m harness check {path}\n      python -m harness run {path}")
     return 0

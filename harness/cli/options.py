@@ -59,9 +59,9 @@ def _device(text: str) -> str:
 
 
 def add_hang_timeout(parser: argparse.ArgumentParser) -> None:
-    """Add ``--patience``, in seconds."""
+    """Add ``--hang-timeout``, in seconds."""
     parser.add_argument(
-        "--patience",
+        "--hang-timeout",
         type=_seconds,
         default=HANG_TIMEOUT,
         metavar="T",

@@ -11,7 +11,8 @@ import argparse
 from typing import TYPE_CHECKING
 
 from harness import data, plugins, runs
-from harness.cli import live, options, show
+from harness.cli import options, progress, session
+from harness.cli.console import console
 from harness.errors import UsageError
 from harness.spec import Job
 from harness.tracking import Tracker
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_hang_timeout(parser)
     options.add_jobs(parser)
     parser.add_argument(
-        "--plain",
+        "--reference",
         action="store_true",
         help="train in float32, one operator after the other: slow, and what the fast way is held against",
     )
@@ -42,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--resume", metavar="RUN", help="go on with this interrupted run (a folder of mlruns/journal/), and no other"
     )
     parser.add_argument(
-        "--again", action="store_true", help="train anew what is finished, and from the start what was interrupted"
+        "--retrain", action="store_true", help="train anew what is finished, and from the start what was interrupted"
     )
     parser.add_argument(
         "--profile", action="store_true", help="show where the time of the first seed's second epoch goes"
@@ -57,9 +58,9 @@ def main(args: argparse.Namespace) -> int:
     given = _settings(args)
     if options.uses_cluster(args):
         return _on_cluster(args, given)
-    device = live.choose_device(args.device)
+    device = session.choose_device(args.device)
     options.refuse_jobs(args.jobs, device)
-    name = live.choose_dataset(args.dataset)
+    name = session.choose_dataset(args.dataset)
     data.load(name)  # refused before anything is built, if it must be
     if args.profile and args.jobs > 1:
         raise UsageError(
@@ -67,22 +68,22 @@ def main(args: argparse.Namespace) -> int:
             allowed="A profile is of one run; runs that take turns would be in it too.",
             hint="Leave one of them out.",
         )
-    return live.recorded(lambda tracker: _train(args, given, name, device, tracker))
+    return session.recorded(lambda tracker: _train(args, given, name, device, tracker))
 
 
-mark_interrupted = live.mark_interrupted
+mark_interrupted = session.mark_interrupted
 
 
 def _on_cluster(args: argparse.Namespace, given: dict[str, str]) -> int:
-    for option in ("plain", "profile"):
+    for option in ("reference", "profile"):
         if getattr(args, option):
             raise UsageError(f"--{option} and --cluster cannot go together.", hint=f"Leave --{option} out.")
     if args.jobs != 1:
         raise UsageError("--jobs and --cluster cannot go together.", hint="Leave --jobs out: the cluster has workers.")
-    name = live.choose_dataset(args.dataset)
-    hired, device, _ = live.connect(args, name, "test")
+    name = session.choose_dataset(args.dataset)
+    hired, device, _ = session.connect(args, name, "test")
     with hired:
-        return live.recorded(lambda tracker: _train(args, given, name, device, tracker, hired))
+        return session.recorded(lambda tracker: _train(args, given, name, device, tracker, hired))
 
 
 def _train(
@@ -93,25 +94,23 @@ def _train(
     tracker: Tracker,
     cluster: Cluster | None = None,
 ) -> None:
-    live.mark_dead_runs(tracker)
+    session.mark_dead_runs(tracker)
     (path,) = args.files  # of several, each has a process of its own
-    jobs = _jobs(path, given, dataset, range(args.seed, args.seed + args.seeds), device, args.plain)
-    live.train_all(jobs, tracker, args.jobs, args.profile, args.again or args.profile, cluster)
+    jobs = _jobs(path, given, dataset, range(args.seed, args.seed + args.seeds), device, args.reference)
+    progress.train_all(jobs, tracker, args.jobs, args.profile, args.retrain or args.profile, cluster)
 
 
 def _resume(args: argparse.Namespace) -> int:
-    alone = argparse.ArgumentParser()
-    add_arguments(alone)
-    if vars(args) != vars(alone.parse_args(["--resume", args.resume, "--patience", f"{args.hang_timeout}"])):
+    if args.files or args.typed - {"--resume", "--hang-timeout"}:
         raise UsageError("--resume takes file, settings and seed from the run.", hint="Leave everything else out.")
-    return live.recorded(lambda tracker: _go_on(args.resume, tracker))
+    return session.recorded(lambda tracker: _go_on(args.resume, tracker))
 
 
 def _go_on(run_id: str, tracker: Tracker) -> None:
-    live.mark_dead_runs(tracker)
+    session.mark_dead_runs(tracker)
     job, journal = runs.load_interrupted(run_id)
-    show.console.rule(job.name, align="left")
-    live.resume(job, journal, tracker)
+    console.rule(job.name, align="left")
+    progress.resume(job, journal, tracker)
 
 
 def _settings(args: argparse.Namespace) -> dict[str, str]:
@@ -130,8 +129,8 @@ def _settings(args: argparse.Namespace) -> dict[str, str]:
 def _jobs(path: str, given: dict[str, str], dataset: str, seeds: range, device: str, plain: bool) -> list[Job]:
     architecture = plugins.load(path)
     knobs, recipe = options.parse_settings(architecture, given)
-    show.console.rule(architecture.name, align="left")
-    show.console.print(architecture.summary)
+    console.rule(architecture.name, align="left")
+    console.print(architecture.summary)
     for name in recipe.idle:
-        show.console.print(f"note: {name} is set, but nothing in this recipe uses it", style="yellow")
+        console.print(f"note: {name} is set, but nothing in this recipe uses it", style="yellow")
     return runs.jobs(architecture, knobs, recipe, data.load(dataset), seeds, device, plain=plain)

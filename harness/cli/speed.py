@@ -16,7 +16,8 @@ from dataclasses import asdict
 import torch
 
 from harness import data, plugins, runs, speed, watchdog
-from harness.cli import live, options, show
+from harness.cli import options, session
+from harness.cli.console import console, new_table
 from harness.errors import UsageError
 from harness.speed import Roofline, Speed
 
@@ -38,8 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    device = live.choose_device(args.device)
-    name = live.choose_dataset(args.dataset)
+    device = session.choose_device(args.device)
+    name = session.choose_dataset(args.dataset)
     architecture = plugins.load(args.file)
     knobs, recipe = options.parse_settings(architecture, options.settings(args.settings))
     epochs = min(EPOCHS, recipe.epochs) if args.epochs is None else args.epochs
@@ -50,9 +51,7 @@ def main(args: argparse.Namespace) -> int:
     job = runs.jobs(architecture, knobs, recipe, data.load(name), range(1), device)[0]
     where = runs.device_name(torch.device(device))
     if not args.json:
-        show.console.print(
-            f"{architecture.name} on {name}, {where}, batches of {recipe.batch_size}; a turn is an epoch"
-        )
+        console.print(f"{architecture.name} on {name}, {where}, batches of {recipe.batch_size}; a turn is an epoch")
     for found in speed.measure(job, epochs, args.workers):
         watchdog.heartbeat()
         if isinstance(found, Speed):
@@ -63,7 +62,7 @@ def main(args: argparse.Namespace) -> int:
                 _show(found, args.workers)
         elif not args.json:
             who, images_per_second = found
-            show.console.print(f"  {_NAMES[who]:<12}{images_per_second:>9,.0f} images/s")
+            console.print(f"  {_NAMES[who]:<12}{images_per_second:>9,.0f} images/s")
     return 0
 
 
@@ -80,20 +79,18 @@ def _as_json(found: Speed) -> dict[str, object]:
 
 
 def _show(found: Speed, workers: int) -> None:
-    table = show.table("", "images/s", "from", "to", "s/epoch", right=("images/s", "from", "to", "s/epoch"))
+    table = new_table("", "images/s", "from", "to", "s/epoch", right=("images/s", "from", "to", "s/epoch"))
     loading = f"plain loop, {workers} worker{'' if workers == 1 else 's'}"
     for who, speeds in ((loading, found.reference), (f"harness, {found.mode.label}", found.harness)):
         table.add_row(who, *_row(speeds, found.images))
     limit = found.roofline.images_per_second
     table.add_row("roofline", f"{limit:,.0f}", "", "", f"{found.images / limit:.2f}")
-    show.console.print()
-    show.console.print(table)
+    console.print()
+    console.print(table)
     spread = f"{min(found.ratios):.2f} to {max(found.ratios):.2f}"
-    show.console.print(f"ratio {found.ratio:.2f}", style="bold", end="")
-    show.console.print(
-        f" ({spread}; median of {len(found.ratios)} pair{'s' if len(found.ratios) > 1 else ''} of turns)"
-    )
-    show.console.print(_explain(found.roofline))
+    console.print(f"ratio {found.ratio:.2f}", style="bold", end="")
+    console.print(f" ({spread}; median of {len(found.ratios)} pair{'s' if len(found.ratios) > 1 else ''} of turns)")
+    console.print(_explain(found.roofline))
 
 
 def _row(speeds: Sequence[float], images: int) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import itertools
 from rich.progress import track
 
 from harness import tracking, tuning
-from harness.cli import show
+from harness.cli.console import console, report_imports
 from harness.journal import all_journals, mark_dead_runs
 
 
@@ -23,9 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     mark_dead_runs({})
-    code = show.imports_report(tracking.pull(), tracking.address()) if args.pull else 0
-    hidden = not show.console.is_terminal
+    code = report_imports(tracking.pull(), tracking.address()) if args.pull else 0
+    hidden = not console.is_terminal
     found = itertools.chain[tracking.Source](all_journals(), tuning.records())
-    count = tracking.sync(track(found, "journals", console=show.console, transient=True, disable=hidden))
-    show.console.print(f"{tracking.address()} holds all {count} runs and studies of the journals.")
+    count = tracking.sync(track(found, "journals", console=console, transient=True, disable=hidden))
+    console.print(f"{tracking.address()} holds all {count} runs and studies of the journals.")
     return code

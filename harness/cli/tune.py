@@ -17,7 +17,8 @@ from pathlib import Path
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from harness import data, leaderboard, plugins, runs, tuning
-from harness.cli import live, options, show
+from harness.cli import options, progress, session
+from harness.cli.console import console, duration
 from harness.errors import UsageError, did_you_mean
 from harness.events import Epoch, StudyRecord, Trial
 from harness.journal import all_journals
@@ -42,12 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--jobs", type=int, metavar="K", help="trials at a time (default: as many as cores, one on a GPU)"
     )
     parser.add_argument(
-        "--batch",
+        "--proposals",
         type=int,
         default=BATCH,
-        metavar="B",
-        help=f"trials asked for together, before their scores are known: more for many workers; another number is "
-        f"another study (default: {BATCH})",
+        metavar="P",
+        help=f"trials proposed per batch (default: {BATCH}); more for many workers; changing it starts a new study",
     )
     parser.add_argument("--pruner", choices=PRUNERS, help="who stops hopeless trials (default: the study's)")
     parser.add_argument("--sampler", choices=SAMPLERS, help="who proposes settings (default: the study's)")
@@ -64,7 +64,7 @@ def main(args: argparse.Namespace) -> int:
     _refuse_numbers(args)
     importlib.import_module("scipy")  # of what the winner is worth: better missed now than in the end
     study = plugins.load_study(_path(args.study))
-    name = live.choose_dataset(args.dataset)
+    name = session.choose_dataset(args.dataset)
     dataset = data.load(name, "validation")
     hired, device, said = _hire(args, name)
     search = Search(
@@ -75,15 +75,15 @@ def main(args: argparse.Namespace) -> int:
         args.sampler or study.sampler,
         args.pruner or study.pruner,
         device,
-        args.batch,
+        args.proposals,
     )
-    return live.recorded(lambda tracker: _search(search, args, hired, said, tracker))
+    return session.recorded(lambda tracker: _search(search, args, hired, said, tracker))
 
 
 def _hire(args: argparse.Namespace, dataset: str) -> tuple[Workers, str, str]:
     """Return who trains the trials, on what device, and who that is in words."""
     if not options.uses_cluster(args):
-        device = live.choose_device(args.device)
+        device = session.choose_device(args.device)
         count = args.jobs or (1 if device == "cuda" else os.cpu_count() or 1)
         others = (os.cpu_count() or 1) - 1 if device == "cuda" else 0
         return Processes(count, device, args.hang_timeout, others), device, f"{count} at a time"
@@ -94,22 +94,22 @@ def _hire(args: argparse.Namespace, dataset: str) -> tuple[Workers, str, str]:
             "--confirm and --cluster cannot go together.",
             hint="Leave --confirm out, and give the run commands of winner and default --cluster.",
         )
-    cluster, device, said = live.connect(args, dataset, "validation")
-    if idle := -args.batch % cluster.at_once:
-        show.console.print(
-            f"{args.batch} trials are asked for together, {cluster.at_once} can be trained at once: {idle} of these "
-            f"will have nothing to do at the end of each batch. --batch {args.batch + idle} would be another study."
+    cluster, device, said = session.connect(args, dataset, "validation")
+    if idle := -args.proposals % cluster.at_once:
+        console.print(
+            f"{args.proposals} trials are proposed per batch, {cluster.at_once} can be trained at once: {idle} of "
+            f"these are idle at the end of each batch; --proposals {args.proposals + idle} starts a new study"
         )
     return cluster, device, said
 
 
 def mark_interrupted(died: Mapping[int, str]) -> int:
-    """As `live.mark_interrupted`, and of studies too."""
-    return live.recorded(lambda tracker: _mark_dead_runs(tracker, died))
+    """As `session.mark_interrupted`, and of studies too."""
+    return session.recorded(lambda tracker: _mark_dead_runs(tracker, died))
 
 
 def _mark_dead_runs(tracker: Tracker, died: Mapping[int, str] | None = None) -> None:
-    live.mark_dead_runs(tracker, died)
+    session.mark_dead_runs(tracker, died)
     for record in tuning.left_over():
         tracker.enqueue(record)
 
@@ -160,9 +160,9 @@ def _path(given: str) -> str:
 def _tune(search: Search, args: argparse.Namespace, hired: Workers, said: str, tracker: Tracker) -> StudyRecord | None:
     """Print trials as they finish; return the study as last recorded."""
     architecture = search.study.architecture
-    show.console.rule(search.study.name, align="left")
-    show.console.print(search.study.summary)
-    show.console.print(
+    console.rule(search.study.name, align="left")
+    console.print(search.study.summary)
+    console.print(
         f"searches {architecture.path} on {search.dataset.name}: {len(search.dataset.train.labels):,} images to train "
         f"on, {len(search.dataset.held_out.labels):,} to score on, no test image\n"
         f"{search.sampler} sampler, {search.pruner} pruner, seed {search.seed}, {said}; "
@@ -193,7 +193,7 @@ def _tune(search: Search, args: argparse.Namespace, hired: Workers, said: str, t
             if record and record.state == "running":  # however it was stopped
                 tracker.enqueue(replace(record, state="stopped"))
     if record is None or record.state != "finished":
-        show.console.print("\nStopped by --timeout; the same command goes on.")
+        console.print("\nStopped by --timeout; the same command goes on.")
     return record
 
 
@@ -215,8 +215,8 @@ class _Rows:
         if self._began is None:
             self._began = time.monotonic()
             if record.trials:
-                show.console.print(f"goes on: {counts(record.trials)} already there")
-            show.console.print(
+                console.print(f"goes on: {counts(record.trials)} already there")
+            console.print(
                 f"{'trial':>5}  {'state':<10}  {'score':>8}  {'best':>8}  {'parameters':>10}  {'left':>5}  settings"
             )
 
@@ -238,7 +238,7 @@ class _Rows:
         best = f"{100 * self._best:.2f} %" if self._best else ""
         return (
             f"{trial.number:>5}  {trial.state:<10}  {score:>8}  {best:>8}  {parameters:>10}  "
-            f"{show.duration(left):>5}  {said}"
+            f"{duration(left):>5}  {said}"
         )
 
 
@@ -270,9 +270,9 @@ def _progress() -> Progress:
         TextColumn("{task.description}"),
         BarColumn(),
         TimeElapsedColumn(),
-        console=show.console,
+        console=console,
         transient=True,
-        disable=not show.console.is_terminal,
+        disable=not console.is_terminal,
     )
 
 
@@ -285,35 +285,35 @@ def _conclude(search: Search, record: StudyRecord, here: str, is_confirmed: bool
     Args:
         is_confirmed: whether it is confirmed by this command anyway.
     """
-    show.console.print(f"\n{counts(record.trials)}")
+    console.print(f"\n{counts(record.trials)}")
     best = tuning.winner(record.trials)
     if best is None or best.value is None:
-        show.console.print("No trial is complete: there is no winner.")
+        console.print("No trial is complete: there is no winner.")
         return
     images = len(search.dataset.held_out.labels)
     candidates = sum(trial.state == "complete" and trial.same_as is None for trial in record.trials)
-    show.console.print(f"winner: trial {best.number}, validation accuracy {100 * best.value:.2f} %", style="bold")
+    console.print(f"winner: trial {best.number}, validation accuracy {100 * best.value:.2f} %", style="bold")
     expected = 100 * expected_selection_gain(best.value, images, candidates)
-    show.console.print(
+    console.print(
         f"The best of {candidates} equally good networks would score about {expected:.2f} points "
         f"above their mean by luck alone ({images:,} images)"
     )
     if not is_confirmed:
         command = run_command(search.study.architecture.path, search.dataset.name, best.settings)
         own_epochs = "" if "epochs" in best.settings else ", with the architecture's own number of epochs"
-        show.console.print(
+        console.print(
             f"confirm it on the test set{own_epochs}:\n"
             f"  {command} --seeds 5\n"
             f"or, beside the default recipe and with a verdict: the same tune command with --confirm 5{here}"
         )
-    show.console.print(f"look at it: python -m harness ui, experiment tune/{search.dataset.name}/{search.study.name}")
+    console.print(f"look at it: python -m harness ui, experiment tune/{search.dataset.name}/{search.study.name}")
 
 
 def _confirm(search: Search, record: StudyRecord, seeds: int, tracker: Tracker) -> None:
     """Train winner and default recipe with the same seeds on all training images; compare them as the board does."""
     best = tuning.winner(record.trials)
     if best is None:
-        show.console.print("Nothing to confirm.")
+        console.print("Nothing to confirm.")
         return
     whole = data.load(search.dataset.name)
     architecture = search.study.architecture
@@ -322,10 +322,10 @@ def _confirm(search: Search, record: StudyRecord, seeds: int, tracker: Tracker) 
         for settings in (best.settings, {})
     ]
     if both[0] == both[1]:
-        show.console.print("Nothing to confirm: the winner is the default recipe.")
+        console.print("Nothing to confirm: the winner is the default recipe.")
         return
     for jobs in both:
-        live.train_all(jobs, tracker)
+        progress.train_all(jobs, tracker)
     right = leaderboard.correct_predictions(all_journals(), [*both[0], *both[1]])
     winner, default = right[:seeds], right[seeds:]
     compared = compare(winner, default)
@@ -339,4 +339,4 @@ def _confirm(search: Search, record: StudyRecord, seeds: int, tracker: Tracker) 
         found |= {"low95": compared.low, "high95": compared.high, "p": compared.p}
     record = tuning.confirm(search, found)
     tracker.enqueue(record)
-    show.console.print(f"\n{confirmation_line(record.confirmation)}", style="bold")
+    console.print(f"\n{confirmation_line(record.confirmation)}", style="bold")

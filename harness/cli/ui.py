@@ -15,7 +15,7 @@ import sys
 import time
 
 from harness import tracking
-from harness.cli import show
+from harness.cli.console import console
 from harness.errors import TrackerError, UsageError
 
 START_SECONDS = 60
@@ -29,7 +29,7 @@ def main(args: argparse.Namespace) -> int:
     uri = tracking.tracking_uri()
     if uri.startswith("http"):
         tracking.experiments(uri)  # says so where nobody answers
-        show.console.print(f"The runs are on the tracking server: {tracking.address()}")
+        console.print(f"The runs are on the tracking server: {tracking.address()}")
         return 0
     if not 1 <= args.port <= 65_535:
         raise UsageError(f"There is no port {args.port}.", allowed="Legal: 1 to 65535.")
@@ -48,7 +48,7 @@ def main(args: argparse.Namespace) -> int:
         str(port),
     ]
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    show.console.print("starting the MLflow UI, which takes some seconds ...")
+    console.print("starting the MLflow UI, which takes some seconds ...")
     server = subprocess.Popen(
         command, env={**os.environ, **quiet}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -56,9 +56,9 @@ def main(args: argparse.Namespace) -> int:
     try:
         _wait(server, port)
         address = f"http://127.0.0.1:{port}"
-        show.console.print(f"MLflow UI: {address}   (Ctrl-C ends it)", style="bold")
+        console.print(f"MLflow UI: {address}   (Ctrl-C ends it)", style="bold")
         for name, number in found.items():
-            show.console.print(f"  {name:<20} {address}/#/experiments/{number}/runs?workflowType=machine_learning")
+            console.print(f"  {name:<20} {address}/#/experiments/{number}/runs?workflowType=machine_learning")
         return server.wait()
     except KeyboardInterrupt:
         return 0

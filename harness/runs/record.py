@@ -140,7 +140,7 @@ def _refuse_other_bits(again: Epoch, known: Epoch) -> None:
             f"Epoch {again.number} came out otherwise than before the interruption: "
             f"training loss {again.train_loss!r} instead of {known.train_loss!r}.",
             allowed="A run goes on only where this machine gives the same bits again.",
-            hint="Train it anew: the same command with --again.",
+            hint="Train it anew: the same command with --retrain.",
         )
 
 

@@ -124,7 +124,7 @@ def _load_interrupted(journal: Journal) -> tuple[Job, Journal]:
         raise UsageError(
             f"{run_id} would not go on bit for bit here.",
             allowed="; ".join(differing) + ".",
-            hint=f"Put that back as it was, or train anew: {_command(job, architecture)} --again",
+            hint=f"Put that back as it was, or train anew: {_command(job, architecture)} --retrain",
         )
     return job, journal
 

@@ -216,7 +216,7 @@ def prepare_training(
     if checkpoint:
         raise CrashedError(
             f"Seed {job.seed} cannot go on as it began: {because}.",
-            hint="Train it anew: the same command with --again.",
+            hint="Train it anew: the same command with --retrain.",
         )
     reasons = "; ".join(filter(None, (choice.because, because)))
     return prepare_training(
@@ -260,5 +260,5 @@ def broke_down(job: Job, error: Exception) -> CrashedError:
     return CrashedError(
         f"Training {job.name} broke down: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}",
         allowed="At {0.filename}:{0.lineno}.".format(traceback.extract_tb(error.__traceback__)[-1]),
-        hint="If the network is innocent, try --plain, and please report this with the plug-in.",
+        hint="If the network is innocent, try --reference, and please report this with the plug-in.",
     )

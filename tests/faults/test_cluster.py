@@ -249,7 +249,7 @@ def test_as_many_workers_are_started_here_as_were_asked_for(workshop: Path, caps
     assert cli.main(command) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "cluster local:3: 3 workers" in said
-    assert "2 of these will have nothing to do at the end of each batch. --batch 12 would be another study" in said
+    assert "2 of these are idle at the end of each batch; --proposals 12 starts a new study" in said
 
 
 def test_gpus_are_shared_as_they_are_announced(workshop: Path) -> None:

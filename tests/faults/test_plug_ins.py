@@ -56,7 +56,7 @@ def test_files_that_break_their_process_do_not_stop_the_others(workplace: Path) 
 
 def test_one_that_hangs_is_given_up_with_its_children(workplace: Path) -> None:
     write("hangs.py", CHILD, "while width: pass")
-    process = harness(workplace, "check", "hangs.py", "--patience", "4")
+    process = harness(workplace, "check", "hangs.py", "--hang-timeout", "4")
     child = int(until(process, "child").split()[-1])
     assert is_alive(child)
     code, said = ended(process)
@@ -73,7 +73,7 @@ def test_what_a_plug_in_does_to_be_left_alone_does_not_help_it(workplace: Path) 
     write("streams.py", "import sys; sys.stdout = None")
     write("threads.py", "import threading, time; threading.Thread(target=time.sleep, args=(600,)).start()")
     files = ("signal40.py", "ctrl_c.py", "stopped.py", "handlers.py", "streams.py", "threads.py", "tiny.py")
-    code, said = ended(harness(workplace, "check", *files, "--patience", "8"))
+    code, said = ended(harness(workplace, "check", *files, "--hang-timeout", "8"))
     assert code == 130
     assert "signal40.py was ended by signal 40." in said
     assert "ctrl_c.py: Stopped." in said

@@ -52,11 +52,11 @@ def test_a_study_that_is_killed_is_said_to_be_by_the_next_command_and_leaves_no_
         "1",
         "--trials",
         "200",
-        "--patience",
+        "--hang-timeout",
         "20",
     )
     process = harness(workplace, *arguments)
-    until(process, "complete", 22)  # the first batch is told, and longer than --patience it took in all
+    until(process, "complete", 22)  # the first batch is told, and longer than --hang-timeout it took in all
     deadline = time.monotonic() + 30
     while statuses() == {}:
         assert time.monotonic() < deadline

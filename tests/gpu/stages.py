@@ -314,13 +314,13 @@ def gates(proof: Proof) -> None:
 
 def digits(proof: Proof) -> None:
     """A run on the images that are always there."""
-    ended, records = proof.run(architecture("s6_gap"), "--again", limit=70, dataset="digits")
+    ended, records = proof.run(architecture("s6_gap"), "--retrain", limit=70, dataset="digits")
     proof.keep("digits", **ended.told, runs=[told(record) for record in records])
 
 
 def mnist(proof: Proof) -> None:
     """A run on the dataset of the proof."""
-    ended, records = proof.run(architecture("s6_gap"), "--again", limit=90)
+    ended, records = proof.run(architecture("s6_gap"), "--retrain", limit=90)
     proof.keep("mnist", **ended.told, runs=[told(record) for record in records])
 
 
@@ -329,7 +329,7 @@ def bits(proof: Proof) -> None:
     for name in ("s6_gap", "gap_dropout"):
         ended, pair = [], []
         for _ in range(2):
-            one, records = proof.run(architecture(name), "--again", limit=80)
+            one, records = proof.run(architecture(name), "--retrain", limit=80)
             ended.append(one.code)
             pair += records[:1]
         losses = [[epoch["train_loss"] for epoch in record.epochs] for record in pair]
@@ -358,10 +358,10 @@ def resume(proof: Proof) -> None:
         def far_enough(before: set[Path] = before, stop: int = stop) -> bool:
             return any(len(record.epochs) >= stop for record in read(journal_folder() - before))
 
-        _, cut = proof.run(*command, "--again", limit=80, until=far_enough)
+        _, cut = proof.run(*command, "--retrain", limit=80, until=far_enough)
         goes_on, _ = proof.run(*command, limit=80)
         resumed = read({journal_of(record).folder for record in cut})
-        whole, others = proof.run(*command, "--again", limit=80)
+        whole, others = proof.run(*command, "--retrain", limit=80)
         proof.keep(
             "resume",
             network=name,
@@ -383,7 +383,7 @@ def seeds(proof: Proof) -> None:
     name = "s6_gap"
     alone = {record.job.seed: record for record in finished(_runs_of(proof, name))}
     at_once = ["--jobs", str(proof.seeds)] if proof.on_gpu and proof.seeds > 1 else []
-    ended, records = proof.run(architecture(name), "--seeds", str(proof.seeds), *at_once, "--again", limit=170)
+    ended, records = proof.run(architecture(name), "--seeds", str(proof.seeds), *at_once, "--retrain", limit=170)
     whole = finished(records)
     scores = [record.ended["accuracy"] for record in whole if record.ended]
     proof.keep(

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_up import edit, finished
+from fake_runs import edit, finished
 
 from harness import cli, data
 from harness.errors import DataError, UsageError

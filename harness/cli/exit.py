@@ -96,7 +96,7 @@ WORDS = {
 _about = ""
 
 
-def speak_of(file: str) -> None:
+def name_file(file: str) -> None:
     """Name `file`, one of several, with every error that this process reports."""
     global _about
     _about = f"{file}: "

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_up import LABELS, answers_with, finished, wrong_at_random
+from fake_runs import LABELS, answers_with, finished, wrong_at_random
 
 from harness.journal import all_journals, archive
 from harness.leaderboard import (

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_up import finished
+from fake_runs import finished
 
 from harness.errors import DataError
 from harness.journal import Journal, verify_outcome, verify_run

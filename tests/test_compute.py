@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from harness import training
 from harness.audit import audit
 from harness.spec import REFERENCE, ComputeMode, Precision, Recipe
-from harness.training import compute, fit, numbers
+from harness.training import compute, fit, tensors_by_name
 from harness.training.compute import WORTH_COMPILING, mode_by_rule, mode_for_this_machine
 from harness.training.kernels import normalise
 from harness.training.memory_layout import accelerate
@@ -279,7 +279,7 @@ def test_code_is_compared_on_the_same_numbers_whatever_the_seed_and_the_data(mon
 
     monkeypatch.setattr(torch, "compile", lambda network, **_: network)
     monkeypatch.setattr(training.Steps, "_moves", noted)
-    compiled, reference = ComputeMode(channels_last=True, execution="compiled"), numbers(graph())
+    compiled, reference = ComputeMode(channels_last=True, execution="compiled"), tensors_by_name(graph())
     generator = torch.Generator().manual_seed(1)
     images = torch.randint(0, 256, DATASET.train.images.shape, dtype=torch.uint8, generator=generator)
     others = replace(DATASET, train=replace(DATASET.train, images=images, labels=(DATASET.train.labels + 1) % 10))

@@ -17,14 +17,14 @@ from types import ModuleType
 from typing import Any
 
 from harness import watchdog
-from harness.cli.endings import WORDS, Terminated, exit_code, in_good_order, report, signal_of, speak_of
+from harness.cli.exit import WORDS, Terminated, exit_code, in_good_order, name_file, report, signal_of
 from harness.errors import CrashedError, HarnessError
 
 GRACE_SECONDS = 8.0
 """How long a command that was asked to stop may take to end in good order, before it is killed."""
 
 
-def each(module: ModuleType, args: argparse.Namespace) -> int:
+def run_isolated(module: ModuleType, args: argparse.Namespace) -> int:
     """Run a command's `main` once a file, one after the other, and return the highest exit code.
 
     A `main` reports what is wrong with its file and returns. One that raises was called in a wrong way,
@@ -46,7 +46,7 @@ def each(module: ModuleType, args: argparse.Namespace) -> int:
 
 def _one(module: ModuleType, args: argparse.Namespace, subject: str) -> tuple[int, bool]:
     """Return the exit code of one file, and whether the next one has its turn."""
-    child = _Child(module.main, args, subject, getattr(args, "patience", watchdog.HANG_TIMEOUT))
+    child = _Child(module.main, args, subject, getattr(args, "hang_timeout", watchdog.HANG_TIMEOUT))
     try:
         code, returned = child.run()
     except KeyboardInterrupt as stop:
@@ -182,7 +182,7 @@ class _Child:
 def _run(work: Callable[[Any], int], argument: Any, log: Path, sender: Connection) -> None:
     watchdog.watch(log)
     if getattr(argument, "is_one_of_several", False):
-        speak_of(*argument.files)
+        name_file(*argument.files)
     returned = []
 
     def command() -> int:

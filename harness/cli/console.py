@@ -34,7 +34,7 @@ console = _Console()
 """Where commands print; colours only on a terminal, plain lines in a pipe."""
 
 
-def table(*columns: str, right: Sequence[str] = ()) -> Table:
+def new_table(*columns: str, right: Sequence[str] = ()) -> Table:
     """Make an empty table; columns named in `right` hold numbers."""
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in columns:
@@ -42,7 +42,7 @@ def table(*columns: str, right: Sequence[str] = ()) -> Table:
     return made
 
 
-def wide(shown: Table) -> None:
+def print_wide(shown: Table) -> None:
     """Print a table as wide as it is: a terminal that is narrower breaks its lines, not its words."""
     needed = Measurement.get(console, console.options.update(max_width=1_000), shown).maximum
     before, console.width = console.width, max(console.width, needed)
@@ -50,15 +50,15 @@ def wide(shown: Table) -> None:
     console.width = before
 
 
-def layers(model: ModelSummary) -> None:
+def print_layers(model: ModelSummary) -> None:
     """Print the layer table in the shape students know."""
-    rows = table("layer", "kind", "output shape", "parameters", right=("parameters",))
+    rows = new_table("layer", "kind", "output shape", "parameters", right=("parameters",))
     for layer in model.layers:
         rows.add_row(layer.name, layer.kind, layer.output, f"{layer.parameters:,}")
     console.print(rows)
 
 
-def ledger(found: Ledger) -> None:
+def print_ledger(found: Ledger) -> None:
     """Print the count by kind, and every stored number that no layer table shows."""
     kinds: dict[tuple[str, bool], int] = {}
     for entry in found.entries:
@@ -70,7 +70,7 @@ def ledger(found: Ledger) -> None:
             console.print(f"             {entry.kind} {entry.name} at {entry.layer}: {entry.numbers:,}")
 
 
-def model(found: ModelSummary) -> None:
+def print_model(found: ModelSummary) -> None:
     """Print which parts a network uses, what it sees and what it costs."""
     for part, used in found.uses.items():
         console.print(f"  {part:<24}{'yes' if used else 'no'}")
@@ -89,9 +89,9 @@ def warn_of_softmax(found: ModelSummary) -> None:
         )
 
 
-def targets(found: Sequence[Target]) -> None:
+def print_targets(found: Sequence[Target]) -> None:
     """Print each target, what was reached and whether that meets it."""
-    rows = table("target", "reached", "limit", "", right=("reached",))
+    rows = new_table("target", "reached", "limit", "", right=("reached",))
     for target in found:
         rows.add_row(
             target.name,
@@ -107,7 +107,7 @@ def duration(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
-def imports_report(found: Sequence[Imported], origin: str) -> int:
+def report_imports(found: Sequence[Imported], origin: str) -> int:
     """Say on standard error which runs were taken in and which were refused, and return the exit code."""
     refused = [arrival for arrival in found if arrival.refused]
     taken = sum(arrival.is_new and not arrival.refused for arrival in found)

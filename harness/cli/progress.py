@@ -1,26 +1,23 @@
-"""Training as a person watches it: the dataset chosen, jobs trained line by line, the tracker closed."""
+"""Training as a person watches it: line by line, with a bar on a terminal."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import importlib
-import sys
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from harness import data, journal, runs, watchdog, workers
-from harness.cli import show
-from harness.cli.endings import exit_code, report
-from harness.errors import HarnessError, TrackerError, UsageError, WorkerLost
+from harness import runs
+from harness.cli.console import console, duration, new_table, print_layers, print_targets, warn_of_softmax
+from harness.errors import WorkerLost
 from harness.events import Epoch, Result
 from harness.journal import FinishedRun, Journal, journal_folder
 from harness.runs import Profile, Started, profiled
 from harness.sentences import spread_line
-from harness.spec import BUDGET, Group, HeldOut, Job
+from harness.spec import BUDGET, Group, Job
 from harness.statistics import summarise
 from harness.tracking import Tracker, unrepeatable_line
 from harness.training import verdict
@@ -32,61 +29,12 @@ Events = Generator[runs.Event | None]
 Turns = Generator[tuple[int, runs.Event]]
 
 
-def choose_dataset(asked: str) -> str:
-    """Resolve ``auto``, and say so where MNIST cannot be had."""
-    name, why_not_mnist = data.choose(asked)
-    if why_not_mnist:
-        show.console.print(
-            f"{why_not_mnist}\n"
-            "Training on digits instead: 1,437 small images from scikit-learn. "
-            "Its scores say nothing about MNIST and never rank beside it.",
-            style="bold yellow",
-        )
-        show.console.print("For MNIST, set HARNESS_DATA to a folder that holds MNIST/raw/.")
-    return name
-
-
-def choose_device(asked: str) -> str:
-    """Resolve ``auto``, and say so where a GPU is left alone."""
-    device = runs.choose_device(asked)
-    if asked == "auto" and (missing := runs.gpu_without_code()):
-        show.console.print(f"Training on the CPU: {missing}.", style="bold yellow")
-    return device
-
-
-def connect(args: argparse.Namespace, dataset: str, held_out: HeldOut) -> tuple[Cluster, str, str]:
-    """Connect to ``--cluster``, send it the images; return it, the device trained on, and what it is in words.
-
-    Raises:
-        UsageError: Dask is not installed, nobody answers, or there is no such device.
-    """
-    try:
-        make = workers.Cluster
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"--cluster needs Dask, which is not installed here ({error.name}).",
-            hint="pip install 'harness[cluster]', or in a checkout pip install -e '.[cluster]'.",
-        ) from error
-    if args.gpu_share is not None and not 0 < args.gpu_share <= 1:
-        raise UsageError(f"--gpu-share {args.gpu_share:g} is out of range.", allowed="Legal: above 0, to 1.")
-    hired = make(args.cluster, args.hang_timeout)
-    device = ("cuda" if hired.gpus else "cpu") if args.device == "auto" else args.device
-    if device == "cuda" and not hired.gpus:
-        raise UsageError("No worker of the cluster announces a GPU.", hint="Use --device cpu, or leave it to auto.")
-    hired.configure(device, args.gpu_share)
-    hired.send(dataset, held_out)
-    has = f", {hired.gpus:g} GPU{'' if hired.gpus == 1 else 's'}" if hired.gpus else ""
-    count = len(hired.members)
-    show.console.print(f"cluster {args.cluster}: {count} worker{'' if count == 1 else 's'}{has}; {hired.dashboard}")
-    return hired, device, f"on {count} worker{'' if count == 1 else 's'}"
-
-
 def train_all(
     jobs: Sequence[Job],
     tracker: Tracker,
     at_once: int = 1,
     profile: bool = False,
-    again: bool = False,
+    retrain: bool = False,
     cluster: Cluster | None = None,
 ) -> list[float]:
     """Train and record jobs that differ by their seed, and return their scores.
@@ -94,14 +42,14 @@ def train_all(
     What was finished before is shown, and what was interrupted is gone on with.
 
     Args:
-        again: train all of them from the start.
+        retrain: train all of them from the start.
         at_once: how many take turns on one GPU.
         profile: show where the time of the first one goes; of runs that take no turns.
         cluster: who trains them, at once as many as it can, instead of this machine.
     """
     if len(jobs) > 1:
         importlib.import_module("scipy")  # of the mean and its interval: better missed now than in the end
-    found = runs.ExistingRuns({}, {}) if again else runs.find_existing_runs(jobs, trained_here=cluster is None)
+    found = runs.ExistingRuns({}, {}) if retrain else runs.find_existing_runs(jobs, trained_here=cluster is None)
     known = {seed: _show_finished(seed, record, tracker) for seed, record in sorted(found.finished.items())}
     missing = [job for job in jobs if job.seed not in known]
     same_group = found.group is not None and found.group.size == len(jobs)
@@ -123,7 +71,7 @@ def train_all(
     scores = [known[job.seed] for job in jobs]
     if len(scores) > 1:
         by_seed = ", ".join(f"seed {job.seed} {100 * score:.2f} %" for job, score in zip(jobs, scores, strict=True))
-        show.console.print(f"\n{jobs[0].name}: {by_seed}\n{spread_line(summarise(scores))}")
+        console.print(f"\n{jobs[0].name}: {by_seed}\n{spread_line(summarise(scores))}")
     return scores
 
 
@@ -133,7 +81,7 @@ def _there(job: Job, tracker: Tracker, group: Group | None, cluster: Cluster) ->
         try:
             return (yield from runs.record(job, tracker, group, trainer=cluster.train))
         except WorkerLost as lost:
-            show.console.print(lost.message)
+            console.print(lost.message)
 
 
 def resume(job: Job, journal: Journal, tracker: Tracker) -> float:
@@ -145,18 +93,18 @@ def _show_finished(seed: int, run: FinishedRun, tracker: Tracker) -> float:
     folder = journal_folder() / run.run_id
     tracker.enqueue(Journal(folder))  # which may not have been there when it ended
     score = run.result.accuracy
-    show.console.print(f"\nseed {seed} on {run.job.dataset} was trained before, {run.start.device}")
-    show.targets(verdict(run.start.parameters, len(run.epochs), score, BUDGET, run.start.is_benchmark))
-    show.console.print(f"score {100 * score:.2f} %", style="bold", end="")
-    show.console.print(f" after the last epoch\nrecord: {folder}\n--again trains it anew")
+    console.print(f"\nseed {seed} on {run.job.dataset} was trained before, {run.start.device}")
+    print_targets(verdict(run.start.parameters, len(run.epochs), score, BUDGET, run.start.is_benchmark))
+    console.print(f"score {100 * score:.2f} %", style="bold", end="")
+    console.print(f" after the last epoch\nrecord: {folder}\n--retrain trains it again")
     return score
 
 
 def _introduce(started: Started) -> None:
     """Show the network that passed the audit."""
-    show.layers(started.model)
-    show.console.print(f"{started.ledger.parameters:,} parameters of {BUDGET.parameters:,}")
-    show.warn_of_softmax(started.model)
+    print_layers(started.model)
+    console.print(f"{started.ledger.parameters:,} parameters of {BUDGET.parameters:,}")
+    warn_of_softmax(started.model)
 
 
 def remarks(started: Started) -> Iterator[str]:
@@ -230,7 +178,7 @@ def _train_in_turns(jobs: Sequence[Job], trainings: Sequence[Events], at_once: i
 
 
 def _show(profile: Profile, console: Console) -> None:
-    rows = show.table("operator", "share", "seconds", "calls", right=("share", "seconds", "calls"))
+    rows = new_table("operator", "share", "seconds", "calls", right=("share", "seconds", "calls"))
     for operator in profile.operators:
         share = f"{100 * operator.seconds / profile.seconds:.1f} %"
         rows.add_row(operator.name[:60], share, f"{operator.seconds:.2f}", f"{operator.calls:,}")
@@ -246,9 +194,9 @@ def _progress(name: str, epochs: int) -> Progress:
         BarColumn(),
         TextColumn("epoch {task.completed}/{task.total} done"),
         TimeElapsedColumn(),
-        console=show.console,
+        console=console,
         transient=True,
-        disable=not show.console.is_terminal,
+        disable=not console.is_terminal,
     )
     progress.add_task(name, total=epochs)
     return progress
@@ -263,64 +211,22 @@ def _line(epoch: Epoch, epochs: int) -> str:
         f"test {100 * epoch.held_out_accuracy:6.2f} %",
         f"lr {epoch.lr:<8.3g}",
         f"{epoch.images_per_second:>6,.0f} images/s",
-        f"left {show.duration((epochs - epoch.number) * epoch.elapsed)}",
+        f"left {duration((epochs - epoch.number) * epoch.elapsed)}",
     )
     return "  ".join(fields)
 
 
 def _conclude(job: Job, started: Started, result: Result) -> None:
     accuracy, epochs = result.accuracy, job.recipe.epochs
-    show.console.print()
+    console.print()
     if not started.is_benchmark:
-        show.console.print(f"{job.dataset} is not the benchmark: there is no accuracy to reach")
-    show.targets(verdict(started.ledger.parameters, epochs, accuracy, BUDGET, started.is_benchmark))
-    show.console.print(f"score {100 * accuracy:.2f} %", style="bold", end="")
-    show.console.print(
+        console.print(f"{job.dataset} is not the benchmark: there is no accuracy to reach")
+    print_targets(verdict(started.ledger.parameters, epochs, accuracy, BUDGET, started.is_benchmark))
+    console.print(f"score {100 * accuracy:.2f} %", style="bold", end="")
+    console.print(
         f" after the last epoch: {job.name}, seed {job.seed}, {job.dataset}, "
-        f"protocol {job.protocol}, in {show.duration(result.seconds)}\n"
+        f"protocol {job.protocol}, in {duration(result.seconds)}\n"
         f"best epoch {result.best_epoch}: {100 * result.best_accuracy:.2f} %, picked on the test set: it never ranks\n"
         f"record: {journal_folder() / started.run_id}\n"
         "compare runs: python -m harness ui"
     )
-
-
-def recorded(work: Callable[[Tracker], object]) -> int:
-    """Do something that is recorded, let MLflow catch up, and return the exit code, also where it was stopped."""
-    tracker = Tracker(warn=lambda said: show.console.print(said, style="yellow", markup=False))
-    code, stopped = 0, False
-    try:
-        work(tracker)
-    except HarnessError as error:
-        report(error)
-        code = error.exit_code
-    except KeyboardInterrupt as stop:
-        print("Stopped; what is finished is kept, and the same command goes on.", file=sys.stderr)
-        code, stopped = exit_code(stop), True
-    finally:  # also when nobody reads our output any more
-        closed = _close(tracker, stopped)
-    return code or closed
-
-
-def mark_interrupted(died: Mapping[int, str]) -> int:
-    """Let journals and MLflow say what ended the runs of processes that died: their numbers, and what to say."""
-    return recorded(lambda tracker: mark_dead_runs(tracker, died))
-
-
-def mark_dead_runs(tracker: Tracker, died: Mapping[int, str] | None = None) -> None:
-    """Let journals and MLflow say that a run was interrupted whose process has died."""
-    for left_over in journal.mark_dead_runs(died or {}):
-        tracker.enqueue(left_over)
-
-
-def _close(tracker: Tracker, stopped: bool) -> int:
-    """Let the tracker catch up, in a few seconds where the command was stopped, and return the exit code."""
-    try:
-        with watchdog.paused():
-            tracker.close(stopped)
-    except TrackerError as error:
-        report(error)
-        return error.exit_code
-    except KeyboardInterrupt as stop:
-        print("MLflow was not waited for. What is finished is safe; python -m harness sync", file=sys.stderr)
-        return exit_code(stop)
-    return 0
