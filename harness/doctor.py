@@ -1,7 +1,6 @@
-"""The state of data, journals, studies, plans, store and device, and what would mend it.
+"""Examines device, data, journals, studies, plans and MLflow, and offers to fix what is damaged.
 
-Nothing is deleted: what is damaged is moved to ``mlruns/damaged/``, and made again from what is whole where
-that is possible.
+Nothing is deleted: damaged files are moved to ``mlruns/damaged/``, and rebuilt from intact ones if possible.
 """
 
 from __future__ import annotations
@@ -27,19 +26,19 @@ from harness.tracking import Source
 from harness.training import compute
 
 ROOM = 2**30
-"""Bytes that should be free: a thousand runs take about as much."""
+"""Bytes that should be free on disk, about as much as a thousand runs take."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What there is, and what would mend it.
+    """One result of the examination.
 
     Attributes:
-        subject: what it is about.
-        said: how that is, in a line.
-        exit_code: of the error that it would lead to; 0 where all is well.
-        offer: what `fix` would do, as an order; empty where nothing can be done from here.
-        fix: does it, and returns what was done.
+        subject: the part it is about, such as ``journal``.
+        said: its state, in one line.
+        exit_code: exit code of the error that it would lead to; 0 if there is no problem.
+        offer: what `fix` would do, in the imperative; empty if the doctor cannot fix it.
+        fix: fixes it and returns what was done.
     """
 
     subject: str
@@ -50,7 +49,7 @@ class Finding:
 
 
 def examine() -> Iterator[Finding]:
-    """Yield findings, each looked for after those before it were mended."""
+    """Yield the findings; each part is examined after the caller has handled the findings before it."""
     yield from _device()
     yield from _data()
     yield from _journals()
@@ -66,10 +65,10 @@ def _device() -> Iterator[Finding]:
     unused = f"; {missing}" if (missing := runs.gpu_without_code()) else ""
     yield Finding("device", f"{runs.device_name(torch.device(device))}, {bfloat16}, {compiler}{unused}")
     if ROOT.exists() and not ROOT.is_dir():
-        yield Finding("disk", f"{ROOT.absolute()} is no folder: nothing can be recorded", 2)
+        yield Finding("disk", f"{ROOT.absolute()} is not a folder: nothing can be recorded", 2)
     free = shutil.disk_usage(ROOT.absolute().parent).free
-    said = f"{free / 2**30:.1f} GiB free in {ROOT.absolute().parent}"
-    yield Finding("disk", said if free > ROOM else f"only {said}", 0 if free > ROOM else 2)
+    text = f"{free / 2**30:.1f} GiB free in {ROOT.absolute().parent}"
+    yield Finding("disk", text if free > ROOM else f"only {text}", 0 if free > ROOM else 2)
 
 
 def _data() -> Iterator[Finding]:
@@ -86,20 +85,18 @@ def _data() -> Iterator[Finding]:
                 name,
                 f"not the original file: {files}",
                 DataError.exit_code,
-                "move it away, to be downloaded again",
+                "move it away, so that it is downloaded again",
                 partial(_move_away, *damaged),
             )
         else:
-            yield Finding(name, f"{place}{', as it should be' if place.startswith('in ') else ''}")
+            yield Finding(name, f"{place}{', verified' if place.startswith('in ') else ''}")
 
 
 def _journals() -> Iterator[Finding]:
-    settled = mark_dead_runs({})
-    if settled:
-        names = ", ".join(journal.run_id for journal in settled)
-        yield Finding(
-            "journal", f"{len(settled)} runs whose process had died now say that they were interrupted: {names}"
-        )
+    marked = mark_dead_runs({})
+    if marked:
+        names = ", ".join(journal.run_id for journal in marked)
+        yield Finding("journal", f"{len(marked)} runs whose process had died are now marked as interrupted: {names}")
     states: Counter[str] = Counter()
     damaged: dict[Journal, str] = {}
     resumable: list[str] = []
@@ -114,17 +111,17 @@ def _journals() -> Iterator[Finding]:
         except DataError as error:
             if "protocol" not in error.message:
                 damaged[journal] = error.message
-        except Exception as error:  # whatever a line leads to that somebody damaged
+        except Exception as error:  # a damaged line can raise anything
             damaged[journal] = f"cannot be read ({type(error).__name__})"
     yield Finding("journal", ", ".join(f"{count} {state}" for state, count in states.items()) or "no run yet")
     if resumable:
-        yield Finding("journal", f"the command that began it, or run --resume, goes on with {', '.join(resumable)}")
+        yield Finding("journal", f"the command that started it, or run --resume, can resume {', '.join(resumable)}")
     for journal, why in damaged.items():
         yield Finding(
             "journal",
             f"{journal.run_id} is damaged: {why}",
             DataError.exit_code,
-            "move it away, to be trained again by the command that made it",
+            "move it away, so that the command that made it trains it again",
             partial(_move_away, journal.folder),
         )
 
@@ -135,12 +132,12 @@ def _studies() -> Iterator[Finding]:
         try:
             if record := tuning.read(study):
                 states[record.state] += 1
-        except Exception as error:  # whatever a line leads to that is no JSON, or not Optuna's
+        except Exception as error:  # a damaged line can raise anything
             yield Finding(
                 "study",
                 f"{study} is damaged ({type(error).__name__})",
                 DataError.exit_code,
-                "keep a copy, and cut off the first damaged line and all after it: those trials are trained again",
+                "keep a copy and cut off the first damaged line and all after it; those trials are then retrained",
                 partial(_cut, study),
             )
     yield Finding("study", ", ".join(f"{count} {state}" for state, count in states.items()) or "no study yet")
@@ -153,7 +150,7 @@ def _plans() -> Iterator[Finding]:
             plans.read(file)
             whole += 1
         except DataError as error:
-            offer = "move it away: the same comparison then takes new seeds"
+            offer = "move it away, so that the same comparison takes new seeds"
             yield Finding("plan", error.message, error.exit_code, offer, partial(_move_away, file))
     if whole:
         yield Finding("plan", f"{whole} planned comparison{'' if whole == 1 else 's'}")
@@ -169,40 +166,40 @@ def _store() -> Iterator[Finding]:
     except TrackerError as error:
         is_installed = not isinstance(error.__cause__, ModuleNotFoundError)
         if database and database.exists() and is_installed:
-            offer = "move it away, and make it anew from the journals"
-            yield Finding("MLflow", error.message, error.exit_code, offer, partial(_make_anew, database))
+            offer = "move it away and rebuild it from the journals"
+            yield Finding("MLflow", error.message, error.exit_code, offer, partial(_rebuild, database))
         else:
             yield Finding("MLflow", f"{error.message} {error.hint}", error.exit_code)
         return
     if behind:
         yield Finding(
             "MLflow",
-            f"{tracking.address()} lacks what the journals hold of {', '.join(behind)}",
+            f"{tracking.address()} lacks runs, or parts of them: {', '.join(behind)}",
             TrackerError.exit_code,
-            "bring it up to the journals, as sync does",
+            "add what is missing, as sync does",
             _sync,
         )
     else:
-        yield Finding("MLflow", f"{tracking.address()} holds all there is")
+        yield Finding("MLflow", f"{tracking.address()} is up to date")
 
 
 def _sync() -> str:
-    """Sync in another process: it runs plug-ins, and mlflow keeps the file open that this one has looked into."""
+    """Sync in another process: it runs plug-ins, and mlflow keeps a database open that this process has read."""
     if subprocess.run([sys.executable, "-m", "harness", "sync"], stdout=subprocess.DEVNULL).returncode:
-        raise TrackerError("MLflow could not be brought up to the journals.")
-    return "MLflow holds all that the journals do"
+        raise TrackerError("Missing runs could not be added to MLflow.")
+    return "MLflow is up to date"
 
 
-def _make_anew(database: Path) -> str:
+def _rebuild(database: Path) -> str:
     moved = _move_away(database)
     _sync()
-    return f"{moved}, and a new one made; a backpropagation sweep is in it again when its command is given again"
+    return f"{moved}, and a new one was built; to add a backpropagation sweep, run its command again"
 
 
 def _cut(study: str) -> str:
     copy = _aside(study)
     tuning.truncate_log(study, copy)
-    return f"cut off; the whole of it is {copy}"
+    return f"cut off; the whole log is in {copy}"
 
 
 def _sources() -> Iterator[Source]:
@@ -213,7 +210,7 @@ def _sources() -> Iterator[Source]:
 def _readable(study: str) -> Source | None:
     try:
         return tuning.read(study)
-    except Exception:  # it has a finding of its own
+    except Exception:  # a damaged study has a finding of its own
         return None
 
 
@@ -223,7 +220,7 @@ def _move_away(*places: Path) -> str:
 
 
 def _aside(name: str) -> Path:
-    """Return a place of its own for something damaged."""
+    """Return a new path in ``mlruns/damaged/`` for a damaged file or folder."""
     folder = ROOT.absolute() / "damaged"
     folder.mkdir(parents=True, exist_ok=True)
     return folder / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"

@@ -1,21 +1,21 @@
 """Every error a user can cause, and the exit code each ends with.
 
-    HarnessError                 1   a bug in the harness, if nothing more precise was raised
+    HarnessError                 1   a bug in the harness, unless a subclass was raised
     ├── UsageError               2   the command line, a recipe or a knob is not legal
     ├── Refusal                      a plug-in is refused; carries the id of the rule it breaks
     │   ├── ContractError        2   the file breaks the plug-in contract
     │   ├── BudgetError          3   too many parameters or too many epochs
-    │   └── AuditError           4   the network hides state, draws lots, cannot be exported, ...
-    ├── DataError                5   a dataset is missing, damaged or cannot be fetched
-    ├── DivergedError            6   the loss became infinite or not a number
-    ├── TrackerError             7   the result is safe in the journal; MLflow could not be reached
-    └── CrashedError             8   a process broke down, or got no further
-        ├── ClusterLost          8   whoever was to train is gone
-        │   └── WorkerLost       8   a worker of a cluster is gone, and another begins its run anew
-        └── OutOfMemory          8   there was not enough memory for it
+    │   └── AuditError           4   the network hides state, is random at evaluation, cannot be exported, ...
+    ├── DataError                5   a dataset is missing, damaged or cannot be downloaded
+    ├── DivergedError            6   the loss became infinite or NaN
+    ├── TrackerError             7   the result is saved in the journal; MLflow could not be reached
+    └── CrashedError             8   a process crashed or hung
+        ├── ClusterLost          8   the connection to the cluster is lost, or it has no workers left
+        │   └── WorkerLost       8   a worker of a cluster is lost; its run is restarted on another worker
+        └── OutOfMemory          8   there was not enough memory
 
-Each is raised anywhere and caught in one place, `harness.cli.main`, which prints its lines: what is
-wrong, what is legal, what to do next.
+An error may be raised anywhere. It is caught in one place, `harness.cli.main`, which prints its lines: the
+problem, what is legal, and what to do next.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from typing import Any
 
 
 class HarnessError(Exception):
-    """What is wrong, what is legal and what to do next, each in one line.
+    """An error with three lines for the user: the problem, what is legal, and what to do next.
 
     Args:
-        message: what is wrong.
+        message: the problem.
         allowed: what would have been legal; may be empty where `message` already says it.
         hint: what the user should do next.
     """
@@ -42,6 +42,8 @@ class HarnessError(Exception):
         self.message = message
         self.allowed = allowed
         self.hint = hint
+        for line in filter(None, (allowed, hint)):
+            self.add_note(line)  # a traceback shows them, in a notebook too
 
     @property
     def lines(self) -> list[str]:
@@ -49,13 +51,13 @@ class HarnessError(Exception):
         return [line for line in (self.message, self.allowed, self.hint) if line]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Cross from one process to another whole, whatever a subclass takes to be made."""
+        """Support pickling between processes, whatever arguments the constructor of a subclass takes."""
         return _restored, (type(self), self.message, self.__dict__)
 
 
-def _restored(kind: type[HarnessError], message: str, facts: dict[str, Any]) -> HarnessError:
+def _restored(kind: type[HarnessError], message: str, attributes: dict[str, Any]) -> HarnessError:
     error = kind.__new__(kind, message)
-    error.__dict__.update(facts)
+    error.__dict__.update(attributes)
     return error
 
 
@@ -66,7 +68,7 @@ class UsageError(HarnessError):
 
 
 class Refusal(HarnessError):
-    """A plug-in that is refused by the rule with id `rule`, caused at `where` (``file:line``)."""
+    """A plug-in refused under the rule with id `rule`; `where` is the line that causes it (``file:line``)."""
 
     def __init__(self, rule: str, message: str, *, where: str = "", allowed: str = "", hint: str = "") -> None:
         super().__init__(message, allowed=allowed, hint=hint)
@@ -75,7 +77,7 @@ class Refusal(HarnessError):
 
     @property
     def lines(self) -> list[str]:
-        """The message as printed, headed by the rule's id and followed by the cause's line."""
+        """The message as printed: the rule's id first, and the line that causes it at the end of the first line."""
         first = f"[{self.rule}] {self.message}" + (f" ({self.where})" if self.where else "")
         return [first, *super().lines[1:]]
 
@@ -87,7 +89,7 @@ class ContractError(Refusal):
 
 
 class BudgetError(Refusal):
-    """A network or a recipe over the budget, by `excess` stored numbers or epochs."""
+    """A network or a recipe that exceeds the budget by `excess` stored numbers or epochs."""
 
     exit_code = 3
 
@@ -99,41 +101,41 @@ class BudgetError(Refusal):
 
 
 class AuditError(Refusal):
-    """A network whose stored numbers or behaviour the audit cannot vouch for."""
+    """A network whose stored numbers cannot be counted, or whose behaviour the audit does not allow."""
 
     exit_code = 4
 
 
 class DataError(HarnessError):
-    """A dataset that is missing, damaged or cannot be fetched."""
+    """A dataset that is missing, damaged or cannot be downloaded."""
 
     exit_code = 5
 
 
 class DivergedError(HarnessError):
-    """A training loss that became infinite or not a number."""
+    """A training loss that became infinite or NaN."""
 
     exit_code = 6
 
 
 class TrackerError(HarnessError):
-    """The result is safe in the journal; MLflow could not be reached."""
+    """MLflow could not be reached; the result is saved in the journal."""
 
     exit_code = 7
 
 
 class CrashedError(HarnessError):
-    """A process that broke down, or got no further."""
+    """A process that crashed or hung."""
 
     exit_code = 8
 
 
 class ClusterLost(CrashedError):
-    """Whoever was to train is gone, for which no network can be blamed."""
+    """The cluster that was to train a network is lost. The network is not the cause."""
 
 
 class WorkerLost(ClusterLost):
-    """A worker of a cluster that had begun a run is gone, and another begins it anew."""
+    """A worker of a cluster is lost during a run. The run is restarted on another worker."""
 
 
 class OutOfMemory(CrashedError):
@@ -141,28 +143,28 @@ class OutOfMemory(CrashedError):
 
     @classmethod
     def of(cls, path: str, error: BaseException) -> OutOfMemory:
-        """Say so of the plug-in at `path`, in the words of what was raised."""
+        """Return the error for the plug-in at `path`, with the first line of what was raised."""
         if isinstance(error, OutOfMemory):
             return error
         return cls(
             f"{path} ran out of memory: {str(error).strip().partition(chr(10))[0]}",
-            allowed="It needs more with a larger batch_size or larger maps; what else runs here needs some, too.",
-            hint="Take a smaller batch_size, narrower layers, or one run at a time.",
+            allowed="Memory grows with batch_size and the feature maps; other processes on this machine use some too.",
+            hint="Use a smaller batch_size, narrower layers, or one run at a time.",
         )
 
 
 _PACKAGES = {"sklearn": "scikit-learn", "PIL": "pillow"}
-"""Modules whose package has another name."""
+"""Modules whose package on PyPI has another name."""
 
 
 def not_installed(error: ModuleNotFoundError) -> UsageError:
-    """Say which of the packages that the harness needs is missing, and how to get it."""
+    """Return the error for a missing package of the harness's requirements, with the command that installs it."""
     name = str(error.name).partition(".")[0]
     return UsageError(f"{name} is not installed here.", hint=f"pip install {_PACKAGES.get(name, name)}")
 
 
 def ran_out_of_memory(error: BaseException | None) -> bool:
-    """Whether an error, or one that led to it, says that memory could not be had; torch has no one type for it."""
+    """Whether an error or one of its causes is a failed allocation; torch has no single type for it."""
     while error:
         if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
             return True
@@ -173,14 +175,14 @@ def ran_out_of_memory(error: BaseException | None) -> bool:
 
 
 def device_hint(message: str) -> str:
-    """Return how to mend a plug-in that places tensors itself, if torch says with `message` that it does, or ''."""
+    """Return the hint for a plug-in that chooses devices itself, if `message` is about devices; else ''."""
     if not re.search(r"\bdevices?\b|CUDA|NVIDIA", message):
         return ""
     return "The harness moves a network and its images: take out .cuda(), .to(...) and device=."
 
 
 def printable(text: str) -> str:
-    """Return `text` with a question mark for every character that a terminal might obey."""
+    """Return `text` with a question mark for each unprintable character: a terminal could act on it."""
     return "".join(character if character.isprintable() else "?" for character in text)
 
 

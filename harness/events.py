@@ -1,4 +1,4 @@
-"""What training and studies yield: epochs, checkpoints, results, trials."""
+"""Records that training and studies yield: epochs, checkpoints, trials, studies and results."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ StudyState = Literal["running", "stopped", "finished"]
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch of training came to.
+    """The measurements of one epoch of training.
 
     Attributes:
-        number: 1 for the first.
+        number: 1 for the first epoch.
         lr: learning rate of the epoch's last step.
-        train_loss: mean training loss per image, in train mode, while the weights moved.
+        train_loss: mean training loss per image, in training mode, measured while the weights change.
         train_accuracy: likewise, as a fraction of 1.
-        seconds: that the device took for the training steps, without what others had between them.
-        images_per_second: training images a second over that time.
-        held_out_loss: mean cross-entropy on the test set, in a study on its validation images; None where it
-            was not scored.
+        seconds: device time of the training steps, in seconds, without the work of interleaved runs.
+        images_per_second: training images per second of that time.
+        held_out_loss: mean cross-entropy on the test set or, in a study, on its validation images; None if the
+            epoch was not scored.
         held_out_accuracy: likewise, as a fraction of 1.
-        wall_seconds: that passed meanwhile; of runs in turns, the others' audits and turns are in it. None in records
-            from before it was kept apart: there `seconds` are these.
+        wall_seconds: wall-clock time of the epoch, in seconds; it includes the work of interleaved runs. None in
+            older records, whose `seconds` are the wall-clock time.
     """
 
     number: int
@@ -46,23 +46,23 @@ class Epoch:
     wall_seconds: float | None = None
 
     CLOCKED: ClassVar[tuple[str, ...]] = ("seconds", "images_per_second", "wall_seconds")
-    """What is read off a clock: all else is the same whenever the epoch is trained."""
+    """Fields that are timings. All others are equal each time the epoch is trained."""
 
     @property
     def elapsed(self) -> float:
-        """The seconds that passed while it was trained."""
+        """Wall-clock time of the epoch, in seconds."""
         return self.seconds if self.wall_seconds is None else self.wall_seconds
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """Where a training stands after a whole epoch: with the seed, all that is needed to go on bit for bit.
+    """The state of a training after an epoch. With the seed it is enough to resume with the same bits.
 
     Attributes:
         epoch: the number of that epoch.
         network: parameters and buffers by name.
-        average: likewise of the averaged weights, empty where there are none.
-        optimizer: of each trained parameter in the optimiser's order, its state by name.
+        average: the averaged parameters and buffers by name; empty without averaging.
+        optimizer: for each trained parameter, in the optimiser's order, its state by name.
     """
 
     epoch: int
@@ -76,15 +76,15 @@ class Trial:
     """One finished trial of a study.
 
     Attributes:
-        number: 0 for the first.
+        number: 0 for the first trial.
         state: complete, pruned (stopped early), infeasible (over budget, untrained), diverged or failed.
-        value: validation accuracy after the last epoch it trained; None if it trained none.
-        settings: what the study suggested, knobs and recipe fields by name.
-        epochs: its epochs.
-        parameters: stored numbers of its network; None if it could not be counted.
+        value: validation accuracy after its last trained epoch, as a fraction of 1; None if no epoch was trained.
+        settings: what the study suggested: knobs and recipe fields by name.
+        epochs: the epochs it trained.
+        parameters: stored numbers of its network; None if they could not be counted.
         reason: why it is not complete; empty if it is.
-        started, ended: milliseconds since 1970.
-        same_as: the trial of equal settings whose outcome this one was told; None if it was trained itself.
+        started, ended: milliseconds since 1970 (UTC).
+        same_as: the trial with equal settings whose result this one reports; None if it was trained itself.
     """
 
     number: int
@@ -101,19 +101,19 @@ class Trial:
 
 @dataclass(frozen=True)
 class StudyRecord:
-    """A study as recorded.
+    """A recorded study.
 
     Attributes:
-        run_id: its identity.
-        search: what makes it this study and no other: files and their hashes, dataset, seed, ...
-        started: milliseconds since 1970.
-        wanted: finished trials it is to have.
+        run_id: identifies the study.
+        search: everything that distinguishes it from other studies: files and their hashes, dataset, seed, ...
+        started: milliseconds since 1970 (UTC).
+        wanted: the number of finished trials it should reach.
         state: ``finished`` once it has them (complete, pruned and infeasible ones count), ``running`` while a
-            process is at work on it, else ``stopped``.
-        trials: by number.
-        importances: share of the score's variation that each setting explains; empty before the study is finished, or
-            where nobody can tell.
-        confirmation: how the winner did against the default recipe on the test set; empty before.
+            process works on it, else ``stopped``.
+        trials: in the order of their numbers.
+        importances: by setting, the share of the score's variance that it explains; empty before the study is
+            finished, or where it cannot be estimated.
+        confirmation: the comparison of the winner with the default recipe on the test set; empty before it is made.
     """
 
     run_id: str
@@ -131,17 +131,17 @@ class Result:
     """The outcome of one finished job.
 
     Attributes:
-        accuracy: held-out accuracy after the last epoch: the score of a run, the objective of a study's trial.
-        class_accuracy: likewise, of each class from 0 to 9.
+        accuracy: held-out accuracy after the last epoch: the score of a run, and the objective of a study's trial.
+        class_accuracy: likewise, for each class from 0 to 9.
         loss: mean held-out cross-entropy after the last epoch.
-        best_accuracy: highest held-out accuracy of any epoch, picked on the test set; never ranks.
+        best_accuracy: highest held-out accuracy of any epoch; chosen on the test set, so it is never used for ranking.
         best_epoch: the first epoch that reached it.
         epochs_to_target: first epoch at or above the budget's accuracy, or None.
-        seconds: that training and scoring took.
-        wall_seconds: that passed meanwhile; of runs in turns, the others' audits and turns are in it.
-        logits: (N, 10) float32, the scored network's answers on the held-out images.
+        seconds: time of training and scoring, in seconds.
+        wall_seconds: wall-clock time of the job, in seconds; it includes the work of interleaved runs.
+        logits: (N, 10) float32, the scored network's logits for the held-out images.
         labels: (N,) int64.
-        images: (K, 28, 28) uint8, the most confidently wrong held-out images.
+        images: (K, 28, 28) uint8, the held-out images with the most confident wrong predictions.
         hardest: (K,) their positions among the held-out images.
         weights: state dict of the scored network, on the CPU.
     """

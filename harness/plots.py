@@ -1,4 +1,4 @@
-"""Tables to seaborn figures. Nothing is drawn on a screen, and seaborn is loaded with the first figure."""
+"""Figures of runs, studies, sweeps and the leaderboard. No display is needed; seaborn is imported with the first."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def _canvas(width: float, height: float, columns: int = 1, rows: int = 1) -> tuple[Any, Figure, Any]:
-    """Return seaborn, a figure of its own (no global state, any thread), and its axes."""
+    """Return seaborn, a new figure and its axes; no global state is used, so any thread may draw."""
     import matplotlib
     import seaborn
 
@@ -36,7 +36,7 @@ def learning_curves(epochs: Sequence[Epoch], title: str, target: float | None) -
     """Draw loss and accuracy (in percent) against the epoch, for training and test.
 
     Args:
-        epochs: that were scored.
+        epochs: the scored epochs.
         target: accuracy to mark, as a fraction of 1, or None.
     """
     seaborn, figure, (left, right) = _canvas(10, 4, columns=2)
@@ -60,16 +60,16 @@ def learning_curves(epochs: Sequence[Epoch], title: str, target: float | None) -
 
 
 def confusion_matrix(counts: np.ndarray, title: str) -> Figure:
-    """Draw (10, 10) counts, true class down and answer across; the colour shows mistakes alone."""
+    """Draw (10, 10) counts, true class by row and predicted class by column; only errors are coloured."""
     seaborn, figure, axes = _canvas(6.4, 5.6)
     mistakes = np.where(np.eye(len(counts), dtype=bool), 0, counts)
     seaborn.heatmap(mistakes, annot=counts, fmt="d", cmap="Reds", cbar=False, square=True, linewidths=0.5, ax=axes)
-    axes.set(xlabel="answer", ylabel="true class", title=_escape_dollar(title))
+    axes.set(xlabel="predicted class", ylabel="true class", title=_escape_dollar(title))
     return figure
 
 
 def hardest_images(outcome: Outcome) -> Figure:
-    """Draw up to 25 most confidently wrong images with true class, answer, confidence and position in the test set."""
+    """Draw up to 25 images with the most confident wrong predictions: both classes, confidence, test-set position."""
     _, figure, _ = _canvas(8, 8.6)
     figure.clear()
     cells = figure.subplots(5, 5).flat
@@ -80,7 +80,7 @@ def hardest_images(outcome: Outcome) -> Figure:
             position = outcome.hardest[index]
             wrong = f"{outcome.labels[position]}, not {outcome.answers[position]}"
             axes.set_title(f"{wrong} ({100 * outcome.confidence[index]:.0f} %)\n#{position}", fontsize=9)
-    figure.suptitle("Most confidently wrong: the true class, not the answer (its confidence)")
+    figure.suptitle("Most confident errors: the true class, not the predicted one (its confidence)")
     return figure
 
 
@@ -94,7 +94,7 @@ _STATE_COLOURS = {
 
 
 def study(trials: Sequence[Trial], importances: Mapping[str, float], title: str) -> dict[str, Figure]:
-    """Draw a study: its history, what its trials cost, and, where they can tell, which settings matter and how."""
+    """Draw a study: its history, the epochs its trials took and, where they can be estimated, effects of settings."""
     figures = {"history": _history(trials, title), "epochs": _epochs_spent(trials, title)}
     complete = [trial for trial in trials if trial.state == "complete"]
     if any(trial.settings for trial in complete):
@@ -103,7 +103,7 @@ def study(trials: Sequence[Trial], importances: Mapping[str, float], title: str)
         figures["importances"] = _importances(importances, title)
     top = sorted(importances, key=lambda name: -importances[name])[:2]
     both = [trial for trial in complete if all(name in trial.settings for name in top)]
-    if len(top) == 2 and both:  # a study may draw under other names than it sets
+    if len(top) == 2 and both:  # the names of Optuna's parameters may differ from those of the settings
         figures["contour"] = _contour(both, top[0], top[1], title)
     return figures
 
@@ -157,7 +157,7 @@ def _slices(complete: Sequence[Trial], title: str) -> Figure:
     for axes in panels[len(names) :]:
         axes.axis("off")
     for axes, name in zip(panels, names, strict=False):
-        having = [trial for trial in complete if name in trial.settings]  # a study may suggest some only at times
+        having = [trial for trial in complete if name in trial.settings]  # not every trial needs to have it
         values = [trial.settings[name] for trial in having]
         seaborn.scatterplot(x=_axis(values), y=[100 * (trial.value or 0) for trial in having], ax=axes)
         axes.set(xlabel=name, ylabel="validation accuracy (%)" if axes is panels[0] else "", xscale=_scale(values))
@@ -175,8 +175,8 @@ def _contour(complete: Sequence[Trial], across: str, up: str, title: str) -> Fig
     if all(_is_number(value) for value in (*x, *y)) and len(set(x)) > 2 and len(set(y)) > 2:
         from matplotlib.tri import Triangulation
 
-        seen = [np.log(values) if _scale(values) == "log" else values for values in (x, y)]  # neighbours as drawn
-        with contextlib.suppress(RuntimeError):  # points on one line span no area
+        seen = [np.log(values) if _scale(values) == "log" else values for values in (x, y)]  # triangulated as drawn
+        with contextlib.suppress(RuntimeError):  # all points are on one line
             axes.tricontourf(x, y, Triangulation(*seen).triangles, scores, levels=12, alpha=0.6, **shades)
     points = axes.scatter(_axis(x), _axis(y), c=scores, edgecolor="0.2", clip_on=False, zorder=3, **shades)
     figure.colorbar(points, ax=axes, label="validation accuracy (%)")
@@ -192,7 +192,7 @@ def _is_number(value: Knob) -> bool:
 
 
 def _scale(values: Sequence[Knob]) -> str:
-    """Logarithmic where the values span decades."""
+    """Return the scale of an axis: logarithmic where positive values span a factor of more than 20."""
     numbers = [float(value) for value in values if _is_number(value)]
     spans = len(numbers) == len(values) and min(numbers) > 0 and max(numbers) > 20 * min(numbers)
     return "log" if spans else "linear"
@@ -213,7 +213,7 @@ def sweep_losses(trajectories: Sequence[Trajectory], title: str) -> Figure:
 
 
 def sweep_weights(trajectories: Sequence[Trajectory], title: str) -> Figure:
-    """Draw the eight weights against the step, a panel a weight, a line a learning rate."""
+    """Draw the eight weights against the step: one panel per weight, one line per learning rate."""
     seaborn, figure, panels = _canvas(12, 5.4, columns=4, rows=2)
     frame = _steps(trajectories, WEIGHTS)
     for axes, weight in zip(panels.flat, WEIGHTS, strict=True):
@@ -225,7 +225,7 @@ def sweep_weights(trajectories: Sequence[Trajectory], title: str) -> Figure:
 
 
 def _legend_outside(figure: Figure, axes: Any) -> None:
-    """Move a panel's legend to the right of all panels, in as many columns as keep it whole."""
+    """Move a panel's legend to the right of all panels, in enough columns to fit."""
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", fontsize="small", ncols=1 + len(labels) // 16)
     axes.get_legend().remove()
@@ -242,7 +242,7 @@ _LINES: dict[str, Any] = {
 
 
 def _steps(trajectories: Sequence[Trajectory], columns: Sequence[str]) -> pd.DataFrame:
-    """Return one row a rate and step: learning rate (as text), state, step, and `columns`."""
+    """Return one row per rate and step: learning rate (as text), state, step, and `columns`."""
     import pandas
 
     rows = [
@@ -263,14 +263,14 @@ def sizes_and_errors(
     front: Sequence[str],
     target: float | None,
 ) -> Figure:
-    """Draw error in percent, with its interval on this test set, against parameters; a line joins the Pareto front."""
+    """Draw the error in percent, with its interval on this test set, against parameters, and the Pareto front."""
     _, figure, axes = _canvas(8, 4.6)
     for name, size, score in zip(names, parameters, scores, strict=True):
         colour = "tab:blue" if name in front else "tab:orange"
         reach = _reach(score)
         axes.errorbar(
             size, 100 * (1 - score.mean), yerr=reach and reach[::-1], fmt="o", color=colour, capsize=3
-        )  # errors are accuracies upside down
+        )  # an error is 1 - accuracy, so the ends are swapped
         axes.annotate(
             _escape_dollar(name), (size, 100 * (1 - score.mean)), (6, 5), textcoords="offset points", fontsize=8
         )
@@ -285,7 +285,7 @@ def sizes_and_errors(
 
 
 def forest(names: Sequence[str], scores: Sequence[Summary], target: float | None) -> Figure:
-    """Draw mean scores with their 95 % intervals on this test set, the first on top."""
+    """Draw mean scores with their 95 % intervals on this test set, the first row on top."""
     _, figure, axes = _canvas(8, 1.1 + 0.35 * len(names))
     for place, score in enumerate(scores):
         reach = _reach(score)
@@ -301,7 +301,8 @@ def bands(curves: Mapping[str, Sequence[Sequence[float]]], target: float | None)
     """Draw test accuracy against the epoch: the mean over seeds, and a band from the lowest to the highest.
 
     Args:
-        curves: by name, one list of accuracies (fractions of 1) a seed.
+        curves: by name, one list of accuracies (fractions of 1) per seed.
+        target: accuracy to mark, as a fraction of 1, or None.
     """
     seaborn, figure, axes = _canvas(8, 4.6)
     for name, seeds in curves.items():
@@ -318,14 +319,14 @@ def bands(curves: Mapping[str, Sequence[Sequence[float]]], target: float | None)
 
 
 def _reach(score: Summary) -> list[list[float]] | None:
-    """Return how far the interval reaches down and up, in percent; no accuracy lies beyond the ends of the scale."""
+    """Return the distances from the mean to both ends of its interval, in percentage points, cut at 0 and 100 %."""
     if score.low is None or score.high is None:
         return None
     return [[100 * (score.mean - max(score.low, 0))], [100 * (min(score.high, 1) - score.mean)]]
 
 
 def _escape_dollar(text: str) -> str:
-    """A dollar sign would begin a formula."""
+    """Escape dollar signs, which would start a formula."""
     return text.replace("$", r"\$")
 
 

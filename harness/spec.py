@@ -1,6 +1,6 @@
-"""The plain, validated records that travel between the rooms of the harness.
+"""Validated plain data shared by all packages: budget, recipe, architecture, study, compute mode and job.
 
-Frozen dataclasses only: a record checks itself when it is made and does nothing else.
+All are frozen dataclasses. `Recipe` checks its values when it is created; the classes do nothing else.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 HeldOut = Literal["test", "validation"]
-"""What a job is scored on: the test set, or, in a study, a part of the training set."""
+"""What a job is scored on: the test set or, in a study, a part of the training set."""
 
 Knob = bool | int | float | str
 """The types a knob of `build` and a field of `Recipe` may have."""
@@ -28,9 +28,9 @@ class Budget:
 
     Attributes:
         parameters: most stored numbers a network may have, in 32-bit units.
-        epochs: most passes over the training set ("fewer than 20").
+        epochs: most passes over the training set (the rule says "fewer than 20").
         accuracy: test accuracy to reach after the last epoch, as a fraction of 1.
-        protocol: number of the rules; it rises whenever a change could move a score.
+        protocol: version of the rules; it is raised with each change that could affect a score.
     """
 
     parameters: int = 20_000
@@ -42,7 +42,7 @@ class Budget:
 BUDGET = Budget()
 
 LONGEST = 100_000
-"""Epochs beyond which a setting is a slip of the finger, whatever the budget."""
+"""Largest number of epochs that a setting may name, whatever the budget; a larger one is taken for a typing error."""
 
 
 def _setting(
@@ -54,20 +54,20 @@ def _setting(
     high: float = 0,
     choices: tuple[str, ...] = (),
 ) -> Any:
-    """Declare one field of `Recipe` with its legal range (both ends included)."""
+    """Declare one field of `Recipe` with its meaning, unit and legal range (both ends included)."""
     metadata = {"meaning": meaning, "unit": unit, "low": low, "high": high, "choices": choices}
     return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained. Each field is declared with its default, meaning, unit and legal range.
+    """The hyperparameters of a training. Each field has a default, a meaning, a unit and a legal range.
 
     ``python -m harness list`` prints them as a table. The defaults are plain SGD at learning rate
     0.01, momentum 0.9, batch 128, 19 epochs, no augmentation.
 
     Raises:
-        UsageError: a value of the wrong type, outside its range, or at odds with another field.
+        UsageError: a value has the wrong type, is out of range, or contradicts another field.
     """
 
     epochs: int = _setting(19, "passes over the training set", unit="epochs", low=1, high=LONGEST)
@@ -107,7 +107,7 @@ class Recipe:
         for declared in fields(self):
             value = getattr(self, declared.name)
             _check_setting(declared.name, value, str(declared.type), declared.metadata)
-            if declared.type == "float":  # 1 and 1.0 are one setting: one row, one text, one type for torch
+            if declared.type == "float":  # 1 and 1.0 must give the same row id and text
                 object.__setattr__(self, declared.name, float(value))
         if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
             raise UsageError(
@@ -128,7 +128,7 @@ class Recipe:
 
     @property
     def idle(self) -> list[str]:
-        """Names of fields that were set but that no other setting makes use of."""
+        """Names of fields that were set but have no effect with the other settings."""
         in_use = {
             "step_epochs": self.schedule == "step",
             "step_gamma": self.schedule == "step",
@@ -143,7 +143,7 @@ RECIPE_FIELDS: tuple[str, ...] = tuple(declared.name for declared in fields(Reci
 
 
 def span(allowed: Mapping[str, Any]) -> str:
-    """Return a number's legal range in words; of epochs, what the budget leaves of it."""
+    """Return a setting's legal range as text; for epochs, the part of it that is within the budget."""
     high = min(allowed["high"], BUDGET.epochs) if allowed["unit"] == "epochs" else allowed["high"]
     return f"{allowed['low']:g} to {high:g}"
 
@@ -170,17 +170,17 @@ def _check_setting(name: str, value: object, type_name: str, allowed: Mapping[st
 
 @dataclass(frozen=True)
 class Architecture:
-    """A plug-in file that keeps the architecture contract.
+    """A plug-in file that fulfils the architecture contract.
 
     Attributes:
         name: the file's name without ``.py``.
         path: where it was read from, as the user typed it.
-        source: its text.
-        sha256: SHA-256 of the text, its identity.
+        source: the text of the file.
+        sha256: SHA-256 of the text; identifies the architecture.
         summary: first line of its docstring.
         knobs: the keyword parameters of `build` with their defaults.
-        recipe: the defaults of `Recipe` with the file's `RECIPE` over them.
-        build: makes a fresh network from knobs.
+        recipe: the file's `RECIPE` applied over the defaults of `Recipe`.
+        build: creates a new network from knobs.
     """
 
     name: str
@@ -195,14 +195,14 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Study:
-    """A plug-in file that keeps the study contract: which settings of one architecture to try.
+    """A plug-in file that fulfils the study contract: the search space of one architecture.
 
     Attributes:
-        name, path, source, sha256, summary: as of an `Architecture`.
+        name, path, source, sha256, summary: as for an `Architecture`.
         architecture: the one it searches.
-        sampler: who proposes the settings: ``tpe`` or ``random``.
-        pruner: who stops a hopeless trial early: ``median`` or ``none``.
-        suggest: maps an Optuna trial to settings, knobs and recipe fields by name.
+        sampler: the Optuna sampler that proposes settings: ``tpe`` or ``random``.
+        pruner: the Optuna pruner that stops unpromising trials: ``median`` or ``none``.
+        suggest: maps an Optuna trial to settings: knobs and recipe fields by name.
     """
 
     name: str
@@ -223,13 +223,13 @@ Execution = Literal["eager", "compiled", "captured"]
 
 @dataclass(frozen=True)
 class ComputeMode:
-    """How the steps of a training are computed: no part of the experiment, but the last bits depend on it.
+    """How training steps are computed. It is not a setting of the experiment, but rounding depends on it.
 
     Attributes:
-        precision: of the network's forward and backward pass, ``float32`` or ``bfloat16``. Weights, their
-            update, the loss, and everything that is scored are float32 always.
-        channels_last: whether the numbers of one pixel stand together in memory.
-        padded: whether channels of zeros round their number up to whole vectors, where few are needed.
+        precision: ``float32`` or ``bfloat16``, for the network's forward and backward pass. Weights, their
+            updates, the loss and all scoring are always float32.
+        channels_last: whether all channels of one pixel are adjacent in memory.
+        padded: whether channels of zeros are added to fill whole vectors, where few are needed.
         execution: ``eager``, one operator after the other; ``compiled``, by torch.compile; or ``captured``,
             as one CUDA graph that is replayed.
     """
@@ -241,21 +241,21 @@ class ComputeMode:
 
     @property
     def label(self) -> str:
-        """What a person reads, such as ``bfloat16, compiled``; the layout of maps follows from it and the device."""
+        """The mode as shown to the user, such as ``bfloat16, compiled``; it and the device imply the memory layout."""
         return self.precision if self.execution == "eager" else f"{self.precision}, {self.execution}"
 
 
 REFERENCE = ComputeMode()
-"""What every other arithmetic is held against."""
+"""Eager float32: every other compute mode is compared with it."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One training, as plain data: enough to run it anywhere and to say which results may be averaged.
+    """One training as plain data: enough to run it on any machine and to decide which results may be averaged.
 
-    `sha256`, `knobs`, `recipe`, `dataset_digest` and `protocol` name the leaderboard row; `seed` one
+    `sha256`, `knobs`, `recipe`, `dataset_digest` and `protocol` identify the leaderboard row; `seed` is one
     sample of it. `held_out` is ``test``, or ``validation`` in a study, which never loads the test set. A
-    `plain` job is computed in eager float32, slowly: what the fast arithmetic is held against.
+    `plain` job is computed in the `REFERENCE` mode, eager float32: slow, and what the fast modes are compared with.
     """
 
     name: str
@@ -276,7 +276,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs started together, one a seed, that MLflow shows under one parent."""
+    """The runs of one command, one per seed, which MLflow shows under one parent run."""
 
     id: str
     size: int

@@ -1,9 +1,9 @@
-"""Means, bounds and comparisons: pure functions on numbers, nothing else.
+"""Means, confidence bounds and comparisons, as pure functions on numbers.
 
-Two questions have answers here, and each function says which is its own. *On this test set*: where would the mean of
-all seeds lie, for the images that were asked? Seeds are the sample. *On new images*: and for other images like these?
-Seeds and images are. How often each answer is wrong is measured by tests/error_rates.py, with the table in
-docs/statistics.md.
+Each function says which of two populations it speaks of. *On this test set*: the mean over all seeds, for the images
+of this test set; seeds are the sample. *On new images*: the mean over all seeds and over images like these; both
+seeds and images are samples. tests/error_rates.py measures the error rate of each procedure, and docs/statistics.md
+has the table.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Summary:
-    """Mean of a sample with its spread; of scores, on this test set.
+    """Mean and spread of a sample; for scores, on this test set.
 
     Attributes:
         n: sample size.
         mean: arithmetic mean.
         std: sample standard deviation (n - 1), or None for n = 1.
-        low: lower end of the two-sided 95 % interval of the mean; None for n = 1, and where all values are equal:
-            what they agree by is then luck, and no width can be told from it.
+        low: lower end of the two-sided 95 % confidence interval of the mean; None for n = 1, and where all values
+            are equal: they agree by chance, and the width of an interval cannot be estimated from them.
         high: upper end, likewise.
     """
 
@@ -39,6 +39,9 @@ class Summary:
 
 def summarise(values: Sequence[float], confidence: float = 0.95) -> Summary:
     """Summarise independent, roughly normal values with Student's t interval (Student 1908).
+
+    Args:
+        confidence: coverage of the two-sided interval.
 
     Raises:
         ValueError: there are no values.
@@ -68,19 +71,20 @@ def lower_bound(values: Sequence[float]) -> float | None:
 
 
 LOOKS = (10, 20)
-"""Seeds at which a certificate is looked at, and at no other number: seeds 0 to 9, then 0 to 19."""
+"""Numbers of seeds at which a certificate is tested, and only there: seeds 0 to 9, then 0 to 19."""
 
 LOOK_LEVEL = 0.03
-"""One-sided level of each look: of both together 0.05 (Pocock 1977, two looks)."""
+"""One-sided level of each look; 0.05 for both together (Pocock 1977, two looks)."""
 
 
 def bound_at_look(right: np.ndarray) -> float:
-    """Return the lower bound of a network's mean accuracy, on this test set, that a certificate is given by.
+    """Return the lower bound of a network's mean accuracy, on this test set, that decides on its certificate.
 
-    Where the scores agree by luck, their spread is what the seeds' disagreement on single images makes of it.
+    Scores may agree by chance. The variance of a score is therefore at least the one that the seeds' disagreement
+    on single images implies.
 
     Args:
-        right: (seeds, images) bool, whether a seed's network answers an image rightly.
+        right: (seeds, images) bool, whether each seed's network classifies each image correctly.
     """
     own = _Spread.of(right.mean(1).tolist())
     variance = max(own.variance, _disagreement(right) / right.shape[1])
@@ -88,19 +92,19 @@ def bound_at_look(right: np.ndarray) -> float:
 
 
 LEADER_LEVEL = 0.02
-"""One-sided level that the bounds of the rows of a class share. Below 0.05, as rows do not all spread alike."""
+"""One-sided level of the bounds of all rows of a class together. Below 0.05, as the rows differ in variance."""
 
 
 def leader_bound(right: np.ndarray, board: Sequence[Sequence[float]], rows: int) -> float:
-    """Return the lower bound of the mean of a class's first row, on this test set, which is the best of many.
+    """Return the lower bound of the mean of a class's first row, on this test set, given that it is the best of many.
 
-    It holds for all `rows` of the class at once (Bonferroni). The spread is the largest of three: that of the row's
-    own seeds, that of the seeds of all rows, and what the seeds' disagreement on single images makes of it.
+    The bound holds for all `rows` of the class at once (Bonferroni). Its variance is the largest of three: that of
+    the row's own seeds, the pooled one of all rows, and the one that the seeds' disagreement on single images implies.
 
     Args:
-        right: (seeds, images) bool, whether a seed's network answers an image rightly; two seeds or more.
-        board: the scores of every row of two or more seeds, this one's among them.
-        rows: how many could have come first.
+        right: (seeds, images) bool, whether each seed's network classifies each image correctly; at least two seeds.
+        board: the scores of every row with two or more seeds, including this one.
+        rows: how many rows could have come first.
     """
     own, pooled = _Spread.of(right.mean(1).tolist()), _Spread.pooled([_Spread.of(scores) for scores in board])
     spread = max(own, pooled, _Spread(_disagreement(right) / right.shape[1], pooled.freedom))
@@ -115,27 +119,27 @@ def _lower(right: np.ndarray, spread: _Spread, level: float) -> float:
 
 
 def expected_selection_gain(accuracy: float, images: int, candidates: int) -> float:
-    """Return by how much the best of equally good networks is expected to score above their mean.
+    """Return how far the best of equally good networks is expected to score above their mean, by chance alone.
 
-    The expected maximum of `candidates` independent normal scores, each with the standard error of an
-    accuracy over `images` images. Scores on the same images lean the same way, so it is an upper estimate.
+    It is the expected maximum of `candidates` independent normal scores, each with the standard error of an
+    accuracy over `images` images. Scores on the same images are correlated, so it is an upper estimate.
 
     Raises:
         ValueError: there are no images or no candidates.
     """
     if images < 1 or candidates < 1:
-        raise ValueError("luck needs images and candidates")
+        raise ValueError("the selection gain needs images and candidates")
     from scipy.integrate import quad  # deferred, as above
     from scipy.stats import norm
 
     error = math.sqrt(accuracy * (1 - accuracy) / images)
-    # E[max] is the integral of x d(F(x)^k); beyond 12 standard deviations nothing is left of it.
+    # E[max] is the integral of x d(F(x)^k), which is negligible beyond 12 standard deviations.
     expected, _ = quad(lambda x: x * candidates * norm.pdf(x) * norm.cdf(x) ** (candidates - 1), -12, 12)
     return error * float(expected)
 
 
 MOST_SEEDS = 1_000
-"""Seeds a row beyond which no row is trained: a difference that needs more is out of reach."""
+"""Most seeds that a row is trained with: a difference that needs more is out of reach."""
 
 
 @dataclass(frozen=True)
@@ -143,11 +147,11 @@ class Comparison:
     """How much more accurate one network is than another on new images.
 
     Attributes:
-        difference: of the mean accuracies, as a fraction of 1.
-        low, high: two-sided 95 % interval of the difference; None where either has a single seed.
-        p: two-sided p-value of no difference; None likewise.
-        seeds: about how many seeds each would show a difference of this size four times in five, among all the pairs
-            that are compared together; None where `MOST_SEEDS` would not, or either has a single seed.
+        difference: difference of the mean accuracies, as a fraction of 1.
+        low, high: two-sided 95 % confidence interval of the difference; None if either network has a single seed.
+        p: two-sided p-value for the hypothesis of no difference; None likewise.
+        seeds: about how many seeds per network would detect a difference of this size with a power of 80 %, corrected
+            for the number of pairs; None if `MOST_SEEDS` would not, or if either network has a single seed.
     """
 
     difference: float
@@ -158,26 +162,26 @@ class Comparison:
 
 
 def compare(a: np.ndarray, b: np.ndarray, pairs: int = 1) -> Comparison:
-    """Compare two networks whose seeds and test images are both samples: other seeds, other images, other answers.
+    """Compare the accuracies of two networks on new images; seeds and test images are both random samples.
 
-    The variance of the difference is that of crossed random effects, each part without bias (Searle, Casella and
-    McCulloch 1992, chapter 4): what its mean over images varies by whatever the seeds are, and what the mean of
-    either network's seeds varies by. Few seeds agree by luck now and then, so where a network's seeds spread less
-    than both networks' together, it has the spread of both. That spread is uncertain too: Student's t with the
-    degrees of freedom of Welch 1947 and Satterthwaite 1946, the images' part taken as known. No difference is
-    known to better than one image.
+    The variance of the difference is that of crossed random effects, with an unbiased estimate of each component
+    (Searle, Casella and McCulloch 1992, chapter 4): a component of the images, which more seeds do not reduce, and
+    one of the seeds of each network. A few seeds sometimes agree by chance, so the variance of a network's seeds is
+    at least the pooled variance of both networks. These variances are estimates: the interval is Student's t with
+    the degrees of freedom of Welch 1947 and Satterthwaite 1946, with the images' component taken as known. The
+    standard error is at least one image.
 
     Args:
-        a: (seeds, images) bool, whether a seed's network answers an image rightly.
-        b: likewise, for the same images; the seeds may be others, and more or fewer.
-        pairs: how many are compared together: the number of seeds that would settle it allows for them.
+        a: (seeds, images) bool, whether each seed's network classifies each image correctly.
+        b: likewise for the other network and the same images; its seeds may differ in number and value.
+        pairs: number of pairs that are compared together; the number of seeds needed is corrected for it.
 
     Raises:
         ValueError: there are no seeds, or the images differ in number.
     """
     if not len(a) or not len(b) or a.shape[1:] != b.shape[1:]:
-        raise ValueError(f"cannot compare answers of shapes {a.shape} and {b.shape}")
-    right = int(a.sum()), int(b.sum())  # whole numbers: no order of seeds may turn an exact 0 into a little less
+        raise ValueError(f"cannot compare predictions of shapes {a.shape} and {b.shape}")
+    right = int(a.sum()), int(b.sum())  # integers: the order of the seeds must not turn an exact 0 into -1e-17
     difference = (right[0] * b.size - right[1] * a.size) / (a.size * b.size)
     if min(len(a), len(b)) < 2:
         return Comparison(difference, None, None, None, None)
@@ -185,32 +189,32 @@ def compare(a: np.ndarray, b: np.ndarray, pairs: int = 1) -> Comparison:
 
     own = [_Spread.of(part.mean(1).tolist()) for part in (a, b)]
     spreads = [max(each, _Spread.pooled(own)) for each in own]
-    lasting = max(_lasting(a.mean(0) - b.mean(0), (a, b)), 1 / a.shape[1] ** 2)
+    of_images = max(_image_variance(a.mean(0) - b.mean(0), (a, b)), 1 / a.shape[1] ** 2)
     parts = [spread.variance / len(arm) for spread, arm in zip(spreads, (a, b), strict=True)]
-    error = math.sqrt(lasting + sum(parts))
+    error = math.sqrt(of_images + sum(parts))
     freedom = _freedom(error, parts, spreads)
     half = float(stdtrit(freedom, 0.975)) * error
     p = 2 * float(stdtr(freedom, -abs(difference) / error))
-    seeds = _seeds_to_settle(difference, lasting, sum(spread.variance for spread in spreads), pairs)
+    seeds = _seeds_needed(difference, of_images, sum(spread.variance for spread in spreads), pairs)
     return Comparison(difference, difference - half, difference + half, p, seeds)
 
 
 Verdict = Literal["better", "worse", "cannot tell yet"]
 
 FEWEST = 3
-"""Seeds of a network below which it gets no verdict, and a row no rank."""
+"""Fewest seeds with which a network gets a verdict and a row a rank."""
 
 CONFIDENCE = 0.05
-"""p-values below this, after all adjustment, make a verdict."""
+"""Significance level: a p-value below it, after all adjustment, gives a verdict."""
 
 
 def judge(difference: float, p: float | None, seeds: int) -> Verdict:
-    """Return what is said of the first of two networks.
+    """Return the verdict on the first of two networks.
 
     Args:
-        difference: of their mean accuracies.
-        p: the p-value of no difference, adjusted; None where there is none.
-        seeds: of the one with fewer.
+        difference: its mean accuracy minus that of the second.
+        p: the adjusted p-value for the hypothesis of no difference, or None.
+        seeds: number of seeds of the network with fewer.
     """
     if p is None or p >= CONFIDENCE or seeds < FEWEST:
         return "cannot tell yet"
@@ -218,14 +222,14 @@ def judge(difference: float, p: float | None, seeds: int) -> Verdict:
 
 
 def bound_on_new_images(right: np.ndarray) -> float | None:
-    """Return the one-sided 95 % lower bound of a network's mean accuracy on images like these; None for one seed.
+    """Return the one-sided 95 % lower bound of a network's mean accuracy on new images; None for one seed.
 
-    The variance of the mean is that of `compare`, for a single network. The bound is taken on the logarithm of the
-    share of errors: few errors are as skew as counts are, and a straight bound would be too high in 7 % of cases. It
-    is never above that on this test set.
+    The variance of the mean is that of `compare`, for a single network. The bound is computed on the logarithm of
+    the error rate: the number of errors is small and its distribution skewed, and a bound on the linear scale would
+    be too high in 7 % of cases. It is never above the bound on this test set.
 
     Args:
-        right: (seeds, images) bool, whether a seed's network answers an image rightly.
+        right: (seeds, images) bool, whether each seed's network classifies each image correctly.
     """
     if len(right) < 2:
         return None
@@ -234,7 +238,7 @@ def bound_on_new_images(right: np.ndarray) -> float | None:
     scores, one = right.mean(1).tolist(), 1 / right.shape[1]
     spread = _Spread.of(scores)
     part = spread.variance / len(right)
-    error = math.sqrt(max(_lasting(right.mean(0), (right,)), one**2) + part)
+    error = math.sqrt(max(_image_variance(right.mean(0), (right,)), one**2) + part)
     wrong = max(1 - float(right.mean()), one)
     bound = 1 - wrong * math.exp(float(stdtrit(_freedom(error, [part], [spread]), 0.95)) * error / wrong)
     return max(min(bound, lower_bound(scores) or bound), 0.0)
@@ -242,7 +246,7 @@ def bound_on_new_images(right: np.ndarray) -> float | None:
 
 @dataclass(frozen=True, order=True)
 class _Spread:
-    """The variance of a single seed's score, and the degrees of freedom that it is known by."""
+    """An estimate of the variance of a single seed's score, with its degrees of freedom."""
 
     variance: float
     freedom: int
@@ -257,19 +261,19 @@ class _Spread:
         return cls(math.fsum(each.variance * each.freedom for each in several) / freedom, freedom)
 
 
-def _lasting(by_image: np.ndarray, arms: Sequence[np.ndarray]) -> float:
-    """Return the variance over images of a mean that stays, however many seeds it is of; no less than none.
+def _image_variance(by_image: np.ndarray, arms: Sequence[np.ndarray]) -> float:
+    """Return the images' component of the variance of a mean, which more seeds do not reduce; at least 0.
 
     Args:
-        by_image: (images,) a network's mean answer to each image, or the difference of two.
-        arms: the answers behind it, (seeds, images) each.
+        by_image: (images,) the share of a network's seeds that classify each image correctly, or a difference of two.
+        arms: the predictions it comes from, (seeds, images) bool each.
     """
-    at_hand = sum(_disagreement(arm) / len(arm) for arm in arms)
-    return max(float(by_image.var()) - at_hand, 0) / len(by_image)
+    from_seeds = sum(_disagreement(arm) / len(arm) for arm in arms)
+    return max(float(by_image.var()) - from_seeds, 0) / len(by_image)
 
 
 def _disagreement(right: np.ndarray) -> float:
-    """Return the variance over seeds of the answer to an image, without bias, on average over images."""
+    """Return the unbiased variance over seeds of being correct on one image, averaged over images."""
     shares = right.mean(0)
     return float((shares * (1 - shares)).mean()) * len(right) / (len(right) - 1)
 
@@ -279,31 +283,35 @@ def _freedom(error: float, parts: Sequence[float], spreads: Sequence[_Spread]) -
     return error**4 / uncertain if uncertain else math.inf
 
 
-def _seeds_to_settle(difference: float, lasting: float, falling: float, pairs: int) -> int | None:
-    """Return the seeds each at which a difference of this size shows with a power of 80 % among so many `pairs`.
+def _seeds_needed(difference: float, of_images: float, of_seeds: float, pairs: int) -> int | None:
+    """Return how many seeds per network detect a difference of this size with a power of 80 %, or None.
 
-    Of its variance `lasting` is there whatever the seeds are, and `falling` is divided by their number.
+    Args:
+        of_images: component of the variance that more seeds do not reduce.
+        of_seeds: component of the variance that is divided by the number of seeds.
+        pairs: number of pairs that are compared together.
     """
     from scipy.special import stdtrit
 
-    def shows(seeds: int) -> bool:
-        part = falling / seeds
-        error = math.sqrt(lasting + part)
-        freedom = _freedom(error, [part], [_Spread(falling, seeds - 1)])
-        needed = float(stdtrit(freedom, 1 - 0.025 / pairs) + stdtrit(freedom, 0.8))  # Bonferroni, as Holm begins
+    def detects(seeds: int) -> bool:
+        part = of_seeds / seeds
+        error = math.sqrt(of_images + part)
+        freedom = _freedom(error, [part], [_Spread(of_seeds, seeds - 1)])
+        needed = float(stdtrit(freedom, 1 - 0.025 / pairs) + stdtrit(freedom, 0.8))  # Bonferroni: Holm's first step
         return abs(difference) >= needed * error
 
     counts = range(FEWEST, MOST_SEEDS + 1)
-    place = bisect.bisect_left(counts, True, key=shows)
+    place = bisect.bisect_left(counts, True, key=detects)
     return counts[place] if place < len(counts) else None
 
 
 def holm(p_values: Sequence[float], among: int | None = None) -> list[float]:
-    """Adjust p-values for there being several of them (Holm 1979), in the order given.
+    """Adjust p-values for multiple comparisons (Holm 1979) and return them in the given order.
 
     Args:
-        among: of how many these are some; as many as there are unless given. None of the others can make an
-            adjusted value too small: a place among all is no earlier than one among these.
+        among: size of the family of tests, if the p-values are only some of it; by default their number. Leaving
+            out the other tests never makes an adjusted value too small: a rank in the family is no earlier than
+            the rank among these.
     """
     among = len(p_values) if among is None else among
     adjusted = [0.0] * len(p_values)
@@ -315,11 +323,11 @@ def holm(p_values: Sequence[float], among: int | None = None) -> list[float]:
 
 
 def mcnemar(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the two-sided p-value that two trained networks are equally often right (McNemar 1947, exact).
+    """Return the two-sided p-value for two trained networks being equally accurate (McNemar 1947, exact).
 
     Args:
-        a: (images,) bool, whether the first answers an image rightly.
-        b: likewise the second.
+        a: (images,) bool, whether the first network classifies each image correctly.
+        b: likewise for the second network.
     """
     from scipy.stats import binomtest
 

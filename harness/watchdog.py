@@ -1,9 +1,9 @@
-"""Processes that run somebody's code: watched, ended with their children, and what ended them put into words.
+"""Watch processes that run plug-in code: kill them when they hang, with their children, and report why they ended.
 
-A watched process has a group of its own, which takes its children along. It says `heartbeat` whenever it
-does, by the time of a file that its watcher looks at. The clock is the watcher's, where no plug-in can stop
-it; on its demand the process writes the lines it stands at into that file, as after a segmentation fault,
-also where a plug-in does not let go of the interpreter.
+A watched process is the leader of a process group that contains its children. It reports progress with `heartbeat`,
+which sets the modification time of its log file; the parent process reads that time. The clock runs in the parent,
+where no plug-in can stop it. Before a hanging process is killed, faulthandler writes its stack to the log file, as
+after a segmentation fault; that works even if a plug-in holds the interpreter lock.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from pathlib import Path
 from harness.errors import CrashedError
 
 HANG_TIMEOUT = 1_800.0
-"""Seconds without news after which a process is given up: more than any epoch within the budget takes."""
+"""Seconds without a heartbeat after which a process is killed: longer than any epoch within the budget takes."""
 
 SLICE = 0.5
-"""Seconds between two looks. One that takes much longer, as the machine slept, counts as one."""
+"""Seconds between two checks. A check counts as this long even if it came late because the machine slept."""
 
-_AT_REST = 0.0
+_PAUSED = 0.0
 _log: Path | None = None
 
 
@@ -36,18 +36,18 @@ _log: Path | None = None
 
 
 def watch(log: Path) -> None:
-    """Have this process watched: called once, in the process itself, before it runs anybody's code.
+    """Prepare this process for being watched; call it once, in the process itself, before it runs a plug-in.
 
     Args:
-        log: a file of its own, for the lines it stands at when it breaks down.
+        log: a file of this process alone, for its heartbeat and for its stack when it crashes.
     """
     global _log
-    file = open(log, "a", encoding="utf-8")  # noqa: SIM115  for as long as it lives
+    file = open(log, "a", encoding="utf-8")  # noqa: SIM115  open as long as the process lives
     _log = log
     if hasattr(os, "setpgrp"):
         os.setpgrp()
     if hasattr(signal, "SIGTTOU"):
-        signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # it is in the background, and writes to the terminal
+        signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # it would stop a process that prints in the background
     faulthandler.enable(file)
     if hasattr(faulthandler, "register"):
         faulthandler.register(signal.SIGUSR1, file)
@@ -55,18 +55,18 @@ def watch(log: Path) -> None:
 
 
 def heartbeat() -> None:
-    """Say that this process makes progress; of no effect in one that nobody watches."""
-    _tell(time.time())
+    """Report that this process makes progress; without effect in a process that is not watched."""
+    _set_time(time.time())
 
 
 def pause() -> None:
-    """Say that this process waits for others, who may take their time, until it gets on again."""
-    _tell(_AT_REST)
+    """Report that this process waits for others: it is not killed for hanging until its next `heartbeat`."""
+    _set_time(_PAUSED)
 
 
 @contextlib.contextmanager
 def paused() -> Iterator[None]:
-    """Wait for others, and then get on."""
+    """Pause the watchdog while waiting for other processes."""
     pause()
     try:
         yield
@@ -74,44 +74,50 @@ def paused() -> Iterator[None]:
         heartbeat()
 
 
-def _tell(when: float) -> None:
+def _set_time(when: float) -> None:
     if _log:
-        with contextlib.suppress(OSError):  # its watcher has gone, and so will this process
+        with contextlib.suppress(OSError):  # the parent and its folder are gone; this process ends too
             os.utime(_log, (when, when))
 
 
 def _end_with_the_parent(parent: int) -> None:
     process = multiprocessing.parent_process()
     if process is not None:
-        with contextlib.suppress(OSError):  # a plug-in may have closed what this listens to
+        with contextlib.suppress(OSError):  # a plug-in may have closed the pipe to the parent
             process.join()
-        while os.getppid() == parent:  # a process that dies closes its files before its children are orphans
+        while os.getppid() == parent:  # the pipe closes a moment before the parent is gone
             time.sleep(0.1)
         end_group(os.getpid())
-        os._exit(1)  # where there are no groups
+        os._exit(1)  # on systems without process groups
 
 
 # --- in its watcher ---------------------------------------------------------------------------------------
 
 
 class Watchdog:
-    """Counts the time since a watched process got on."""
+    """Measures the time since the last heartbeat of a process, and kills the process when it hangs.
+
+    Args:
+        pid: the process.
+        log: the file given to `watch` in that process.
+        hang_timeout: seconds without a heartbeat after which it is killed.
+    """
 
     def __init__(self, pid: int, log: Path, hang_timeout: float) -> None:
         self._pid = pid
         self._log = log
         self._hang_timeout = hang_timeout
-        self._last = _AT_REST
+        self._last = _PAUSED
         self._slices = 0
 
     def tick(self) -> None:
-        """Look, once in `SLICE` seconds; end the process, if it has not got on for too long."""
+        """Check the heartbeat, once every `SLICE` seconds; kill the process if it has made no progress for too long."""
         try:
-            news = self._log.stat().st_mtime
+            beat = self._log.stat().st_mtime
         except OSError:
             return
-        self._slices = self._slices + 1 if news == self._last != _AT_REST else 0
-        self._last = news
+        self._slices = self._slices + 1 if beat == self._last != _PAUSED else 0
+        self._last = beat
         if self._slices * SLICE >= self._hang_timeout:
             self._end()
 
@@ -121,11 +127,11 @@ class Watchdog:
         with contextlib.suppress(OSError):
             if hasattr(signal, "SIGUSR1"):
                 os.kill(self._pid, signal.SIGUSR1)
-                time.sleep(SLICE)  # while it writes down where it stands
+                time.sleep(SLICE)  # time for it to write its stack
             os.kill(self._pid, getattr(signal, "SIGKILL", signal.SIGTERM))
 
 
-_OVERDUE = "No further for "
+_OVERDUE = "No progress for "
 
 
 def end_group(leader: int) -> None:
@@ -136,49 +142,50 @@ def end_group(leader: int) -> None:
 
 
 def post_mortem(subject: str, exitcode: int | None, log: Path) -> CrashedError:
-    """Say what ended a watched process that did not end in good order, and at which line of a plug-in it stood.
+    """Return the error for a watched process that crashed or hung, with the line of the plug-in it was at.
 
     Args:
-        subject: what it was at work on.
-        exitcode: as `multiprocessing` has it: negative for a signal.
-        log: what `watch` was given.
+        subject: what it worked on, for the message.
+        exitcode: as `multiprocessing` reports it: negative for a signal.
+        log: the file given to `watch`.
     """
     said = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
     place = _place(said)
     if overdue := re.search(f"{_OVERDUE}(.*)", said):
         return CrashedError(
-            f"{subject} got no further for {overdue[1]}, and was ended{place}.",
+            f"{subject} made no progress for {overdue[1]} and was killed{place}.",
             allowed="An audit, and every epoch of a training, must end within --hang-timeout seconds.",
-            hint="Mend that line, or give it more time with --hang-timeout.",
+            hint="Fix that line, or allow more time with --hang-timeout.",
         )
     if exitcode is not None and exitcode < 0:
         known = {number.value: number.name for number in signal.Signals}
         name = known.get(-exitcode, f"signal {-exitcode}")
-        by_the_system = "; unless somebody did that, this machine ran out of memory" if name == "SIGKILL" else ""
+        by_the_system = "; unless that was done by hand, this machine ran out of memory" if name == "SIGKILL" else ""
         return CrashedError(
-            f"{subject} was ended by {name}{place}{by_the_system}.",
-            allowed="What was finished before is kept.",
-            hint="Look at that line." if place else "The same command goes on, or shows whether it happens again.",
+            f"{subject} was killed by {name}{place}{by_the_system}.",
+            allowed="Finished work is saved.",
+            hint="Look at that line." if place else "Run the same command again; it resumes, or crashes again.",
         )
     return CrashedError(
-        f"{subject} ended itself, with exit code {exitcode}.",
+        f"{subject} exited by itself with code {exitcode}.",
         allowed="A plug-in builds a network and returns it.",
         hint="Look for os._exit in it.",
     )
 
 
 def _place(said: str) -> str:
-    """Return `` at FILE:LINE`` for the innermost line that is neither ours nor installed, or an empty string.
+    """Return `` at FILE:LINE`` for the innermost line of a plug-in in the log, or an empty string.
 
-    Of the threads the one that broke down is marked as the current one; else the main one comes last.
+    A line of a plug-in is one outside this package, Python and installed packages. faulthandler marks the thread
+    that crashed as the current one; without such a mark the main thread is the last.
     """
     threads = [thread for thread in re.split(r"\n\n", said) if "most recent call first" in thread]
-    guilty = next((thread for thread in threads if thread.startswith("Current")), threads[-1] if threads else "")
-    for file, line in re.findall(r'File "(.+?)", line (\d+)', guilty):
+    crashed = next((thread for thread in threads if thread.startswith("Current")), threads[-1] if threads else "")
+    for file, line in re.findall(r'File "(.+?)", line (\d+)', crashed):
         if Path(file).is_file() and not any(Path(file).resolve().is_relative_to(root) for root in _NOT_PLUG_INS):
             return f" at {file}:{line}"
     return ""
 
 
 _NOT_PLUG_INS = [Path(__file__).parent, *(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib"))]
-"""Where Python, its packages and the harness lie."""
+"""Folders of Python, its packages and the harness."""

@@ -26,6 +26,14 @@ def build(*, width: int = 7, dropout: float = 0.1) -> nn.Module:
 """98 + 500 parameters; an epoch of digits takes milliseconds."""
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave the faults and the GPU to `make test-all`, but for what is quick."""
+    for item in items:
+        if item.path.parent.name in ("faults", "gpu") and not item.get_closest_marker("quick"):
+            item.add_marker("thorough")
+
+
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return an SQLite file with MLflow's schema and nothing in it: making one takes seconds, copying it none."""
@@ -47,8 +55,31 @@ def workplace(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
     return tmp_path
 
 
+class Undrawn:
+    """Stands in for a figure."""
+
+    def savefig(self, file: Path, **_: object) -> None:
+        file.touch()
+
+
+@pytest.fixture
+def drawn() -> None:
+    """Let a test of a module that uses `undrawn` have its figures and models."""
+
+
+@pytest.fixture
+def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Record runs with empty figures and models: to make them takes longer than all else that a short run does."""
+    if "drawn" in request.fixturenames:
+        return
+    for figure in ("learning_curves", "confusion_matrix", "hardest_images", "sweep_losses", "sweep_weights"):
+        monkeypatch.setattr(f"harness.plots.{figure}", lambda *_: Undrawn())
+    monkeypatch.setattr("harness.plots.study", lambda *_: {})
+    monkeypatch.setattr("harness.tracking.runs.write_model", lambda folder, *_: folder.mkdir())
+
+
 def is_alive(pid: int) -> bool:
-    """Whether a process is there and runs; one that was killed may wait for ever for somebody to ask how it ended."""
+    """Whether a process is there and runs; one that was killed may remain until its parent reads its exit code."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:

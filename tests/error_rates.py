@@ -170,7 +170,7 @@ def false_among_leaders(generator: np.random.Generator, rows: int, seeds: int) -
 
 
 def false_asked(generator: np.random.Generator, rows: int, seeds: int) -> bool:
-    """Whether a pair gets a verdict that was asked for because it looks most different: the first and the last row."""
+    """Whether the pair that looks most different, the first and the last row, gets a verdict when it is requested."""
     ranked = _ranked(generator, rows, seeds)
     return holm([compare(ranked[0], ranked[-1]).p or 0.0], math.comb(rows, 2))[0] < 0.05
 

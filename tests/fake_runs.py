@@ -1,4 +1,4 @@
-"""Finished runs that nobody trained: a journal with the answers one wants, written in a millisecond."""
+"""Finished runs without training: a journal with the given answers, written in a millisecond."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def finished(
 
 
 def edit(journal: Journal, kind: str, /, **changes: Any) -> None:
-    """Change what a journal says, as somebody with an editor could."""
+    """Change what a journal says, as a user with an editor could."""
     lines = [json.loads(line) for line in journal.events_file.read_text().splitlines()]
     for line in lines:
         if line["event"] == kind:

@@ -43,7 +43,7 @@ def sent(*journals: Journal, trials: int | None = 0) -> Path:
 
 
 def repacked(place: Path, change: Callable[[dict[str, bytes], dict[str, Any]], None], rehash: bool = True) -> Path:
-    """Edit an exported file the way somebody would who knows its format."""
+    """Edit an exported file as a user would who knows its format."""
     with zipfile.ZipFile(place) as archive:
         files = {name: archive.read(name) for name in archive.namelist()}
     manifest = json.loads(files.pop("manifest.json"))
@@ -56,8 +56,10 @@ def repacked(place: Path, change: Callable[[dict[str, bytes], dict[str, Any]], N
     return place
 
 
-class TestJourney:
-    def test_runs_arrive_as_they_left_and_are_marked(self, elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+class TestRoundTrip:
+    def test_imported_runs_equal_exported_and_are_marked(
+        self, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         journals = [on_digits(seed) for seed in range(3)]
         place, before = sent(*journals, trials=50), rank(all_journals()).rows
         monkeypatch.chdir(elsewhere)
@@ -68,22 +70,20 @@ class TestJourney:
         assert (row.imported, row.trials) == (3, 50)
         assert row.first.origin == Origin(str(place), 50)
 
-    def test_the_same_runs_make_the_same_file(self) -> None:
+    def test_export_is_reproducible(self) -> None:
         journals = [on_digits(seed) for seed in range(2)]
         first = sent(*journals).read_bytes()
         assert sent(*journals).read_bytes() == first
 
-    def test_what_is_here_already_is_passed_over(self) -> None:
+    def test_existing_runs_are_skipped(self) -> None:
         journal = on_digits()
         place = sent(journal)
         assert archive.import_runs(place) == [Imported(journal.run_id, is_new=False)]
         edit(journal, "epoch", lr=0.5)
         (arrival,) = archive.import_runs(place)
-        assert "another run of that name" in arrival.refused
+        assert "another run with this id" in arrival.refused
 
-    def test_a_run_that_is_refused_stops_no_other_and_leaves_nothing(
-        self, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_refused_run_does_not_affect_others(self, elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         bad, good = on_digits(0), on_digits(1)
         edit(bad, "started", parameters=1)
         place = sent(bad, good)
@@ -92,9 +92,7 @@ class TestJourney:
         assert [journal.run_id for journal in all_journals()] == [good.run_id]
         assert {file.name for file in Path("mlruns").iterdir()} == {"journal"}
 
-    def test_the_plug_in_of_a_run_that_arrived_is_never_executed(
-        self, workplace: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_imported_plug_in_is_never_executed(self, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Neither by the board, nor by its page, nor on the way to MLflow."""
         trap = workplace / "trap"
         journal = on_digits()
@@ -113,18 +111,18 @@ class TestJourney:
 
 EDITS: list[tuple[str, str, dict[str, Any]]] = [
     ("its score is not that of its last epoch", "finished", {"accuracy": 0.999}),
-    ("its score is not that of its answers", "finished", {"class_accuracy": [1.0] * 10}),
+    ("its score does not follow from its predictions", "finished", {"class_accuracy": [1.0] * 10}),
     ("its score is not that of its last epoch", "epoch", {"held_out_accuracy": 0.999}),
-    ("a share of its journal is none", "epoch", {"held_out_accuracy": 7.5}),
-    ("a number of its journal is none", "finished", {"seconds": float("nan")}),
-    ("a number of its journal is none", "started", {"time": "yesterday"}),
-    ("its best epoch is not that of its curve", "finished", {"best_accuracy": 1.0}),
+    ("an accuracy of its journal is above 1", "epoch", {"held_out_accuracy": 7.5}),
+    ("a number of its journal is negative or not finite", "finished", {"seconds": float("nan")}),
+    ("a number of its journal is not an integer", "started", {"time": "yesterday"}),
+    ("its best epoch does not match its curve", "finished", {"best_accuracy": 1.0}),
     ("its epochs to the target", "finished", {"epochs_to_target": 1}),
     ("its ledger adds up to 5,000 parameters, not to 4,000", "started", {"parameters": 4_000}),
-    ("its epochs are not those of its recipe", "epoch", {"number": 1}),
-    ("a number of its journal is none", "finished", {"seconds": -1.0}),
-    ("a number of its journal is none", "finished", {"wall_seconds": float("inf")}),
-    ("a number of its journal is none", "epoch", {"wall_seconds": "long"}),
+    ("its epochs do not match its recipe", "epoch", {"number": 1}),
+    ("a number of its journal is negative or not finite", "finished", {"seconds": -1.0}),
+    ("a number of its journal is negative or not finite", "finished", {"wall_seconds": float("inf")}),
+    ("a number of its journal is negative or not finite", "epoch", {"wall_seconds": "long"}),
     ("cannot be printed", "started", {"environment": {"device": "a\x1b[2Jb"}}),
     ("damaged", "started", {"ledger": None}),
     ("not finished", "finished", {"event": "nothing"}),
@@ -133,7 +131,7 @@ EDITS: list[tuple[str, str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("reason", "event", "changes"), EDITS, ids=lambda value: str(value)[:40])
-def test_an_edited_journal_is_refused(
+def test_edited_journal_is_refused(
     reason: str, event: str, changes: dict[str, Any], elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journal = on_digits()
@@ -150,20 +148,20 @@ def test_an_edited_journal_is_refused(
     [
         ("protocol 0; the rules are now", {"protocol": 0}),
         ("the SHA-256 differs", {"sha256": "0" * 64}),
-        ("its dataset is not one that is known here", {"dataset": "letters"}),
-        ("its dataset is not one that is known here", {"dataset_digest": "0" * 64}),
-        ("its dataset is not one that is known here", {"held_out": "validation"}),
+        ("its dataset is unknown here", {"dataset": "letters"}),
+        ("its dataset is unknown here", {"dataset_digest": "0" * 64}),
+        ("its dataset is unknown here", {"held_out": "validation"}),
         ("lr must be float", {"recipe": {"lr": "fast"}}),
         ("it is over the budget", {"recipe": {"epochs": BUDGET.epochs + 1}}),
-        ("its dataset is not what it says", {"dataset": "mnist", "dataset_digest": data.digest("mnist")}),
-        ("a number of its journal is none", {"seed": "zero"}),
+        ("its dataset does not match its benchmark flag", {"dataset": "mnist", "dataset_digest": data.digest("mnist")}),
+        ("a number of its journal is not an integer", {"seed": "zero"}),
         ("its knobs are not plain values", {"knobs": {"width": None}}),
-        ("its name is no name of a file", {"name": "../../evil"}),
+        ("its name is not a valid file name", {"name": "../../evil"}),
         ("cannot be printed", {"path": "a\x1b[2J.py"}),
         ("damaged", {"default_knobs": 7}),
     ],
 )
-def test_a_job_that_does_not_hold_is_refused(
+def test_inconsistent_job_is_refused(
     reason: str, changes: dict[str, Any], elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journal = on_digits()
@@ -177,7 +175,7 @@ def test_a_job_that_does_not_hold_is_refused(
     assert reason in arrival.refused
 
 
-def test_a_long_name_travels(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_name_is_exported_and_imported(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = finished("a_rather_long_architecture_name_of_mine_" * 2, 0, 6, dataset="digits", labels=DIGITS)
     place = sent(journal)
     monkeypatch.chdir(elsewhere)
@@ -190,7 +188,7 @@ def test_labels_of_another_test_set_are_refused(elsewhere: Path, monkeypatch: py
     assert archive.import_runs(place)[0].refused == "its labels are not those of digits"
 
 
-def test_a_network_over_the_budget_is_refused(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_network_over_budget_is_refused(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = sent(on_digits(parameters=BUDGET.parameters + 1))
     monkeypatch.chdir(elsewhere)
     (arrival,) = archive.import_runs(place)
@@ -198,7 +196,7 @@ def test_a_network_over_the_budget_is_refused(elsewhere: Path, monkeypatch: pyte
 
 
 class TestFile:
-    def test_a_changed_byte_is_noticed(self, elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_changed_byte_is_detected(self, elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def change(files: dict[str, bytes], _: dict[str, Any]) -> None:
             name = next(name for name in files if name.endswith("architecture.py"))
             files[name] += b"# more\n"
@@ -208,9 +206,7 @@ class TestFile:
         assert "is not what was exported" in archive.import_runs(place)[0].refused
 
     @pytest.mark.parametrize("name", ["../outside", "/tmp/outside", "..", ".hidden", "a/b", ""])
-    def test_a_name_that_leads_elsewhere_is_refused(
-        self, name: str, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_path_traversal_is_refused(self, name: str, elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def change(files: dict[str, bytes], manifest: dict[str, Any]) -> None:
             (run_id,) = manifest["trials"]
             manifest["trials"] = {name: 0}
@@ -219,10 +215,10 @@ class TestFile:
 
         place = repacked(sent(on_digits()), change)
         monkeypatch.chdir(elsewhere)
-        assert archive.import_runs(place)[0].refused == "its name is no name of a run"
+        assert archive.import_runs(place)[0].refused == "its name is not a valid run id"
         assert not list(elsewhere.iterdir())
 
-    def test_answers_that_are_pickled_are_refused(self, elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_pickled_answers_are_refused(self, elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         journal = on_digits()
         outcome = journal.outcome()
         with open(journal.folder / "test.npz", "wb") as file:
@@ -237,16 +233,16 @@ class TestFile:
         monkeypatch.chdir(elsewhere)
         good, bad = archive.import_runs(place)
         assert not good.refused
-        assert "answers cannot be read" in bad.refused
+        assert "predictions cannot be read" in bad.refused
 
     @pytest.mark.parametrize("size", [0, 100, -30])
-    def test_a_torn_file_is_refused_whole(self, size: int) -> None:
+    def test_truncated_file_is_refused(self, size: int) -> None:
         place = sent(on_digits())
         place.write_bytes(place.read_bytes()[:size])
         with pytest.raises(DataError, match="damaged"):
             archive.import_runs(place)
 
-    def test_another_format_says_what_to_do(self) -> None:
+    def test_unknown_format_suggests_update(self) -> None:
         place = repacked(sent(on_digits()), lambda _, manifest: manifest.update(format=archive.FORMAT + 1))
         with pytest.raises(DataError, match="reads format") as raised:
             archive.import_runs(place)
@@ -255,22 +251,20 @@ class TestFile:
     @pytest.mark.parametrize(
         "content", [b"", b"{}", b"[]", b'{"format": 1}', b'{"format": 1, "sha256": 0, "trials": 0}']
     )
-    def test_a_zip_that_is_no_export_is_refused(self, content: bytes) -> None:
+    def test_foreign_zip_is_refused(self, content: bytes) -> None:
         with zipfile.ZipFile("other.zip", "w") as packed:
             packed.writestr("manifest.json", content)
-        with pytest.raises(DataError, match="damaged, or no export"):
+        with pytest.raises(DataError, match="damaged, or is not an export"):
             archive.import_runs(Path("other.zip"))
 
-    def test_an_entry_that_would_fill_the_memory_is_refused(
-        self, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_oversized_entry_is_refused(self, elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         place = sent(on_digits())
         monkeypatch.chdir(elsewhere)
         monkeypatch.setattr(archive, "LARGEST", 1_000)
         (arrival,) = archive.import_runs(place)
         assert "would unpack to more than" in arrival.refused
 
-    def test_a_file_that_is_not_there_and_one_that_cannot_be_written(self) -> None:
+    def test_missing_and_unwritable_files_are_refused(self) -> None:
         with pytest.raises(UsageError, match="There is no file"):
             archive.import_runs(Path("nothing.zip"))
         with pytest.raises(UsageError, match="cannot be written"):

@@ -44,18 +44,18 @@ TINY = 1e-5
 
 
 @given(seed=seeds)
-def test_ranges_of_zero_leave_images_as_they_are(seed: int) -> None:
+def test_zero_ranges_leave_images_unchanged(seed: int) -> None:
     assert torch.allclose(augment(images(4, seed), uniform(4, seed), Recipe()), images(4, seed), rtol=0, atol=TINY)
 
 
 @given(seed=seeds)
-def test_strength_zero_leaves_images_as_they_are(seed: int) -> None:
+def test_zero_strength_leaves_images_unchanged(seed: int) -> None:
     unmoved = augment(images(4, seed), uniform(4, seed), EVERYTHING, strength=0.0)
     assert torch.allclose(unmoved, images(4, seed), rtol=0, atol=TINY)
 
 
 @given(seed=seeds, strength=st.floats(0, 1))
-def test_the_faster_grid_is_the_plain_one(seed: int, strength: float) -> None:
+def test_fast_grid_equals_reference_grid(seed: int, strength: float) -> None:
     plain, faster = (augment(images(5, seed), uniform(5, seed), EVERYTHING, strength, plain) for plain in (True, False))
     assert torch.allclose(faster, plain, rtol=0, atol=TINY)
 
@@ -64,21 +64,21 @@ def test_the_faster_grid_is_the_plain_one(seed: int, strength: float) -> None:
 
 
 @pytest.mark.parametrize(("swing", "quarters"), [(0.5, -1), (-0.5, 1), (1.0, 2)])
-def test_quarter_turns_are_torchs(swing: float, quarters: int) -> None:
+def test_quarter_turns_match_torch(swing: float, quarters: int) -> None:
     turned = augment(images(3), draws(3, angle=swing), Recipe(rotation=180))
     assert torch.allclose(turned, torch.rot90(images(3), quarters, (2, 3)), rtol=0, atol=1e-4)
 
 
 @given(degrees=st.floats(-180, 180))
 @settings(max_examples=25)
-def test_rotation_is_torchvisions(degrees: float) -> None:
+def test_rotation_matches_torchvision(degrees: float) -> None:
     turned = augment(images(2), draws(2, angle=degrees / 180), Recipe(rotation=180))
     wanted = T.rotate(images(2), -degrees, InterpolationMode.BILINEAR)  # torchvision turns the other way
     assert torch.allclose(turned, wanted, rtol=0, atol=1e-3)
 
 
 @given(right=st.integers(-14, 14), down=st.integers(-14, 14))
-def test_a_shift_of_whole_pixels_rolls_the_image_and_lets_black_in(right: int, down: int) -> None:
+def test_whole_pixel_shift_fills_with_black(right: int, down: int) -> None:
     shifted = augment(images(2), draws(2, right=right / 14, down=down / 14), Recipe(translate=1.0))
     wanted = images(2).roll((down, right), (2, 3))
     wanted[:, :, : max(down, 0)] = 0
@@ -89,7 +89,7 @@ def test_a_shift_of_whole_pixels_rolls_the_image_and_lets_black_in(right: int, d
 
 
 @pytest.mark.parametrize("crop", [4, 14, 20, 22, 26, 28])
-def test_a_zoom_is_a_centre_crop_resized(crop: int) -> None:
+def test_zoom_is_resized_centre_crop(crop: int) -> None:
     zoomed = augment(images(3), draws(3, zoom=True), Recipe(zoom_p=1.0, zoom_crop=crop))
     wanted = F.interpolate(T.center_crop(images(3), [crop, crop]), size=28, mode="bilinear")
     # Beyond the outermost centres of the crop, resizing repeats its edge and we see the pixels that are there.
@@ -100,7 +100,7 @@ def test_a_zoom_is_a_centre_crop_resized(crop: int) -> None:
 
 @given(seed=seeds)
 @settings(max_examples=25)
-def test_scale_shear_rotation_and_shift_together_are_torchvisions_affine(seed: int) -> None:
+def test_combined_affine_matches_torchvision(seed: int) -> None:
     recipe = Recipe(rotation=40, translate=0.3, scale=0.3, shear=0.4)
     row = uniform(1, seed)
     swing = [float(value) for value in row[0, 1:] * 2 - 1]
@@ -115,7 +115,7 @@ def test_scale_shear_rotation_and_shift_together_are_torchvisions_affine(seed: i
     assert torch.allclose(augment(images(2), row.repeat(2, 1), recipe), wanted, rtol=0, atol=1e-3)
 
 
-def test_a_zoom_comes_before_the_shift() -> None:
+def test_zoom_precedes_shift() -> None:
     zoomed = augment(images(1), draws(1, zoom=True), Recipe(zoom_p=1.0, zoom_crop=14))
     both = augment(images(1), draws(1, zoom=True, right=0.5), Recipe(zoom_p=1.0, zoom_crop=14, translate=1.0))
     assert torch.allclose(both[..., 7:], zoomed[..., :-7], rtol=0, atol=1e-4)  # 7 pixels of the zoomed image
@@ -126,7 +126,7 @@ def test_a_zoom_comes_before_the_shift() -> None:
 
 @given(share=st.floats(0, 1))
 @settings(max_examples=25)
-def test_the_share_of_zoomed_images_is_the_probability(share: float) -> None:
+def test_share_of_zoomed_images_equals_probability(share: float) -> None:
     evenly = torch.full((100, DRAWS), MIDDLE)
     evenly[:, 0] = (torch.arange(100) + 0.5) / 100
     moved = augment(images(1).expand(100, 1, 28, 28), evenly, Recipe(zoom_p=share, zoom_crop=14))
@@ -136,7 +136,7 @@ def test_the_share_of_zoomed_images_is_the_probability(share: float) -> None:
 
 @given(seed=seeds)
 @settings(max_examples=25)
-def test_every_image_depends_on_its_own_draws_alone(seed: int) -> None:
+def test_image_depends_only_on_its_own_draws(seed: int) -> None:
     order = torch.randperm(8, generator=torch.Generator().manual_seed(seed))
     before, lots = images(8, seed), uniform(8, seed)
     together = augment(before, lots, EVERYTHING)
@@ -144,14 +144,14 @@ def test_every_image_depends_on_its_own_draws_alone(seed: int) -> None:
     assert torch.allclose(augment(before[:1], lots[:1], EVERYTHING), together[:1], rtol=0, atol=1e-5)
 
 
-def test_equal_images_with_other_draws_come_out_different() -> None:
+def test_equal_images_differ_by_their_draws() -> None:
     moved = augment(images(1).expand(6, 1, 28, 28), uniform(6), EVERYTHING).flatten(1)
     assert len(moved.unique(dim=0)) == 6
 
 
 @given(seed=seeds)
 @settings(max_examples=25)
-def test_what_comes_in_from_outside_is_black_and_nothing_grows_brighter(seed: int) -> None:
+def test_border_is_black_and_nothing_brightens(seed: int) -> None:
     white = torch.ones(6, 1, 28, 28)
     moved = augment(white, uniform(6, seed), Recipe(rotation=180, translate=0.9, scale=0.5, shear=0.5))
     assert float(moved.min()) >= 0
@@ -163,7 +163,7 @@ def test_what_comes_in_from_outside_is_black_and_nothing_grows_brighter(seed: in
 
 @given(factor=st.floats(0, 1))
 @settings(max_examples=25)
-def test_strength_is_a_factor_on_every_range(factor: float) -> None:
+def test_strength_scales_every_range(factor: float) -> None:
     ranges: dict[str, Any] = {"rotation": 40.0, "translate": 0.3, "scale": 0.3, "shear": 0.4}
     weaker = Recipe(**{name: factor * value for name, value in ranges.items()})
     some, lots = images(3), uniform(3)
@@ -174,18 +174,18 @@ def test_strength_is_a_factor_on_every_range(factor: float) -> None:
 # --- the fade --------------------------------------------------------------------------------------------
 
 
-def test_strength_is_full_until_the_fade_and_nothing_in_the_last_epoch() -> None:
+def test_strength_fades_to_zero_in_last_epoch() -> None:
     fading = Recipe(epochs=8, augment_fade=4, rotation=10)
     assert [strength(fading, epoch) for epoch in range(1, 9)] == [1, 1, 1, 1, 0.75, 0.5, 0.25, 0]
 
 
 @given(epochs=st.integers(1, 40), epoch=st.integers(1, 40))
-def test_without_a_fade_strength_is_full_in_every_epoch(epochs: int, epoch: int) -> None:
+def test_strength_stays_full_without_fade(epochs: int, epoch: int) -> None:
     assert strength(Recipe(epochs=epochs), epoch) == 1
 
 
 @given(st.data())
-def test_strength_never_rises_and_stays_within_0_and_1(data: st.DataObject) -> None:
+def test_strength_never_rises(data: st.DataObject) -> None:
     epochs = data.draw(st.integers(1, 40))
     recipe = Recipe(epochs=epochs, augment_fade=data.draw(st.integers(1, epochs)))
     course = [strength(recipe, epoch) for epoch in range(1, epochs + 1)]

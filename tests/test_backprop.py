@@ -51,7 +51,7 @@ def finite_difference(problem: Problem, index: int, width: float = 1e-5) -> floa
 
 
 @given(PROBLEMS)
-def test_the_hand_derived_gradients_are_autograds(problem: Problem) -> None:
+def test_hand_derived_gradients_match_autograd(problem: Problem) -> None:
     loss, gradient = autograd(problem)
     row = evaluate(problem, problem.weights)
     assert row["E_total"] == pytest.approx(loss, rel=1e-12, abs=1e-15)
@@ -59,20 +59,20 @@ def test_the_hand_derived_gradients_are_autograds(problem: Problem) -> None:
 
 
 @given(PROBLEMS)
-def test_the_hand_derived_gradients_are_central_differences(problem: Problem) -> None:
+def test_hand_derived_gradients_match_central_differences(problem: Problem) -> None:
     row = evaluate(problem, problem.weights)
     for index, name in enumerate(DERIVATIVES):
         assert row[name] == pytest.approx(finite_difference(problem, index), abs=1e-8)
 
 
 @pytest.mark.parametrize("rate", WORKBOOK["total_loss"])
-def test_every_step_of_the_workbook_is_reproduced(rate: str) -> None:
+def test_every_workbook_step_is_reproduced(rate: str) -> None:
     losses = [row["E_total"] for row in descend(Problem(), float(rate), 100).rows]
     assert len(losses) == len(WORKBOOK["total_loss"][rate]) == 101
     assert losses == pytest.approx(WORKBOOK["total_loss"][rate], rel=0, abs=1e-12)
 
 
-def test_the_defaults_are_the_workbooks() -> None:
+def test_defaults_match_workbook() -> None:
     start = Problem()
     assert list(start.inputs) == WORKBOOK["inputs"]
     assert list(start.targets) == WORKBOOK["targets"]
@@ -89,7 +89,7 @@ def test_other_targets_give_their_own_series() -> None:
 
 
 @given(PROBLEMS, st.floats(0.01, 100), st.integers(1, 20))
-def test_every_step_subtracts_the_gradient_of_the_step_before(problem: Problem, lr: float, steps: int) -> None:
+def test_step_subtracts_the_previous_gradient(problem: Problem, lr: float, steps: int) -> None:
     rows = descend(problem, lr, steps).rows
     assert len(rows) == steps + 1
     for before, after in itertools.pairwise(rows):
@@ -98,29 +98,29 @@ def test_every_step_subtracts_the_gradient_of_the_step_before(problem: Problem, 
 
 
 @given(PROBLEMS, st.sampled_from([1e2, 1e4, 1e8, 1e50, 1e100]))
-def test_however_high_the_rate_all_numbers_stay_finite(problem: Problem, lr: float) -> None:
+def test_numbers_stay_finite_at_any_rate(problem: Problem, lr: float) -> None:
     assert all(math.isfinite(value) for row in descend(problem, lr, 20).rows for value in row.values())
 
 
 @given(st.floats(-1e6, 1e6))
-def test_the_sigmoid_is_finite_and_symmetric(x: float) -> None:
+def test_sigmoid_is_finite_and_symmetric(x: float) -> None:
     assert sigmoid(x) + sigmoid(-x) == pytest.approx(1.0, abs=1e-15)
 
 
 @given(st.floats(1e-300, 1e100), st.floats(1e-300, 1e100))
-def test_no_two_rates_share_a_name_and_every_name_is_legal_in_mlflow(one: float, other: float) -> None:
+def test_rate_names_are_unique_and_legal_in_mlflow(one: float, other: float) -> None:
     names = [Trajectory(lr, ()).rate for lr in (one, other)]
     assert [float(name) for name in names] == [one, other]
     assert all(re.fullmatch(r"[/\w.\- :]+", name) for name in names)
 
 
 @pytest.mark.parametrize(("lr", "name"), [(2.0, "2"), (0.1, "0.1"), (1e6, "1000000"), (1e16, "1e16"), (1e-7, "1e-07")])
-def test_a_rate_is_named_as_people_write_it(lr: float, name: str) -> None:
+def test_rate_has_a_short_name(lr: float, name: str) -> None:
     assert Trajectory(lr, ()).rate == name
 
 
 @pytest.mark.parametrize("lr", [0.0, -0.1, math.nan, math.inf])
-def test_a_learning_rate_that_is_not_a_positive_number_is_refused(lr: float) -> None:
+def test_nonpositive_learning_rate_is_refused(lr: float) -> None:
     with pytest.raises(UsageError, match="learning rate"):
         descend(Problem(), lr, 10)
 
@@ -136,19 +136,19 @@ def test_a_learning_rate_that_is_not_a_positive_number_is_refused(lr: float) -> 
         {"targets": (math.inf, 0.1)},
     ],
 )
-def test_the_wrong_number_of_values_or_one_that_is_not_finite_is_refused(wrong: dict[str, tuple[float, ...]]) -> None:
+def test_wrong_count_or_nonfinite_values_are_refused(wrong: dict[str, tuple[float, ...]]) -> None:
     with pytest.raises(UsageError, match=next(iter(wrong))):
         Problem(**wrong)
 
 
-def test_no_steps_and_a_rate_given_twice_are_refused() -> None:
+def test_zero_steps_and_duplicate_rates_are_refused() -> None:
     with pytest.raises(UsageError, match="steps"):
         descend(Problem(), 0.1, 0)
     with pytest.raises(UsageError, match="twice"):
         sweep(Problem(), (0.1, 0.1), 10)
 
 
-def test_over_the_default_range_a_higher_rate_lowers_the_loss_faster_and_none_is_unstable() -> None:
+def test_higher_default_rates_converge_faster() -> None:
     trajectories = sweep(Problem(), (0.1, 0.2, 0.5, 0.8, 1.0, 2.0), 100)
     losses = [trajectory.final_loss for trajectory in trajectories]
     assert losses == sorted(losses, reverse=True)
@@ -159,7 +159,7 @@ def test_over_the_default_range_a_higher_rate_lowers_the_loss_faster_and_none_is
     assert [trajectory.steps_to(0.1) for trajectory in trajectories] == [None, 77, 31, 19, 16, 8]
 
 
-def test_a_rate_at_which_the_loss_rises_is_kept_and_called_unstable() -> None:
+def test_rising_loss_marks_rate_unstable() -> None:
     trajectories = sweep(Problem(targets=(0.5, 0.5)), (1.0, 128.0), 100)
     assert [trajectory.first_rise for trajectory in trajectories] == [None, 1]
     fastest = fastest_stable(trajectories)
@@ -167,22 +167,22 @@ def test_a_rate_at_which_the_loss_rises_is_kept_and_called_unstable() -> None:
     assert fastest.lr == 1.0
 
 
-def test_a_saturated_network_is_called_so_and_a_converged_one_is_not() -> None:
+def test_converged_network_is_not_called_saturated() -> None:
     assert descend(Problem(), 1e6, 100).state == "saturated"
     assert descend(Problem(targets=(0.5, 0.5)), 8.0, 100).state == "stable"
 
 
-def test_sweeping_until_broken_doubles_the_highest_rate_and_stops_at_the_first_that_is_too_high() -> None:
+def test_sweep_until_broken_doubles_rate_until_unstable() -> None:
     rates = [trajectory.lr for trajectory in sweep(Problem(targets=(0.5, 0.5)), (1.0, 2.0), 100, until_broken=True)]
     assert rates == [1, 2, 4, 8, 16, 32, 64, 128]
     assert sweep(Problem(), (2.0,), 100, until_broken=True)[-1].state == "saturated"
 
 
-def test_if_every_rate_is_too_high_none_is_the_fastest() -> None:
+def test_no_stable_rate_gives_no_fastest() -> None:
     assert fastest_stable(sweep(Problem(targets=(0.5, 0.5)), (128.0,), 100)) is None
 
 
-def test_the_csv_holds_every_quantity_of_every_step_in_full_precision() -> None:
+def test_csv_has_every_step_in_full_precision() -> None:
     trajectories = sweep(Problem(), (0.1, 2.0), 3)
     file = io.StringIO()
     write_csv(file, trajectories)
@@ -192,7 +192,7 @@ def test_the_csv_holds_every_quantity_of_every_step_in_full_precision() -> None:
     assert {column: float(rows[5][column]) for column in COLUMNS} == trajectories[1].rows[1]
 
 
-def test_a_row_has_the_spreadsheets_columns() -> None:
+def test_row_has_spreadsheet_columns() -> None:
     assert len(WEIGHTS) == len(DERIVATIVES) == 8
     assert QUANTITIES == ("h1", "h2", "a_h1", "a_h2", "o1", "o2", "a_o1", "a_o2", "E1", "E2", "E_total")
     row = evaluate(Problem(), Problem().weights)
@@ -201,7 +201,7 @@ def test_a_row_has_the_spreadsheets_columns() -> None:
     assert row["E_total"] == row["E1"] + row["E2"]
 
 
-def test_a_trajectory_that_starts_at_the_loss_needs_no_step() -> None:
+def test_loss_met_at_start_needs_no_step() -> None:
     trajectory: Trajectory = descend(Problem(), 0.1, 5)
     assert trajectory.steps_to(1.0) == 0
     assert trajectory.steps_to(0.0) is None

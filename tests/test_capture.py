@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from audited import ARCHITECTURES, exported_file, sizes, train_graph
 from test_training import DATASET, epochs_of, numbers, same_bits
 from torch import Tensor, nn
 
-from harness import plugins, training
-from harness.audit import Audit, audit, over_the_same_tensors
-from harness.runs import inspect
-from harness.spec import Architecture, ComputeMode
+from harness import training
+from harness.audit import over_the_same_tensors
+from harness.spec import ComputeMode, Execution, Precision
 from harness.training import Average, fit
 from harness.training.capture import Lean
 
-FILES = sorted(Path("architectures").glob("*.py"))
-
 CAPTURED = ComputeMode("bfloat16", channels_last=True, execution="captured")
-
-
-@functools.cache
-def audited(file: Path) -> tuple[Architecture, nn.Module, Audit]:
-    architecture = plugins.load(file)
-    torch.manual_seed(0)
-    network = architecture.build()
-    return architecture, network, inspect(architecture, architecture.knobs)[0]
 
 
 @pytest.fixture
@@ -41,30 +30,31 @@ def uncaptured(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- the same bits ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-@pytest.mark.parametrize("precision", ["bfloat16", "float32"])
+@sizes
+@pytest.mark.parametrize("file", ARCHITECTURES, ids=lambda file: file.stem)
 @pytest.mark.usefixtures("uncaptured")
-def test_a_step_for_capture_gives_the_bits_of_an_eager_one(
-    file: Path, precision: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_capturable_step_matches_eager_bits(file: Path, size: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("harness.training.steps.AUGMENTED_TOGETHER", 25)  # of 70 images, so in three parts
-    architecture, network, found = audited(file)
+    architecture, network, found = exported_file(file, size)
     recipe = replace(architecture.recipe, epochs=2, batch_size=32, warmup_epochs=0.0, ema=0.9, augment_fade=1)
-    trained = []
-    for execution in ("eager", "captured"):
-        graph = found.graphs(network, torch.device("cpu")).train
-        average = Average(graph, recipe.ema)
-        used = replace(CAPTURED, precision=precision, execution=execution)
-        seen = epochs_of(fit(over_the_same_tensors(graph), DATASET, recipe, 0, used, average))
-        trained.append((graph, average.state, numbers(seen)))
-    (eager, eager_average, eager_epochs), (lean, lean_average, lean_epochs) = trained
-    assert lean_epochs == eager_epochs
-    assert same_bits(lean, eager)
-    assert same_bits(lean_average, eager_average)
+    precisions: tuple[Precision, ...] = ("bfloat16", "float32")
+    executions: tuple[Execution, ...] = ("eager", "captured")
+    for precision in precisions:
+        trained = []
+        for execution in executions:
+            graph = found.graphs(network, torch.device("cpu")).train
+            average = Average(graph, recipe.ema)
+            used = replace(CAPTURED, precision=precision, execution=execution)
+            seen = epochs_of(fit(over_the_same_tensors(graph), DATASET, recipe, 0, used, average))
+            trained.append((graph, average.state, numbers(seen)))
+        (eager, eager_average, eager_epochs), (lean, lean_average, lean_epochs) = trained
+        assert lean_epochs == eager_epochs
+        assert same_bits(lean, eager)
+        assert same_bits(lean_average, eager_average)
 
 
 def exported(network: nn.Module) -> Any:
-    return audit(network, "here.py").train.module()
+    return train_graph(network)
 
 
 def names_rounded(network: nn.Module) -> set[str]:
@@ -87,11 +77,11 @@ class Twice(nn.Module):
         return self.head(self.norm(maps).flatten(1))
 
 
-def test_weights_that_one_layer_alone_takes_are_rounded_together() -> None:
+def test_single_use_weights_are_rounded_together() -> None:
     assert names_rounded(Twice()) == {"once.weight", "once.bias", "scaled.bias", "head.weight", "head.bias"}
 
 
-def test_a_batch_norm_used_twice_counts_both_batches_at_once() -> None:
+def test_reused_batch_norm_counts_both_batches() -> None:
     norm = nn.BatchNorm2d(1)
     graph = exported(nn.Sequential(norm, norm, nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(784, 10)))
     lean = Lean(graph, rounds=False)
@@ -102,7 +92,7 @@ def test_a_batch_norm_used_twice_counts_both_batches_at_once() -> None:
     assert "add_" not in str(lean._network.graph)
 
 
-def test_the_graph_itself_keeps_its_counters_and_weights() -> None:
+def test_graph_keeps_its_counters_and_weights() -> None:
     graph = exported(nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(784, 10)))
     code = graph.code
     Lean(graph, rounds=True)

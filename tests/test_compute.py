@@ -1,8 +1,9 @@
-"""The rule, what it asks the machine, and each ingredient of the fast way held against a plain float32 step."""
+"""The rule, what it reads off the machine, and each ingredient of the fast path against a plain float32 step."""
 
 from __future__ import annotations
 
 import copy
+import functools
 import resource
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from audited import exports, train_graph
 from test_training import DATASET, RECIPE, epochs_of, same_bits
 from torch import Tensor, nn
 from torch.export import Dim
@@ -21,7 +23,7 @@ from torch.fx import GraphModule
 from torch.nn import functional as F
 
 from harness import training
-from harness.audit import audit
+from harness.audit import Audit
 from harness.spec import REFERENCE, ComputeMode, Precision, Recipe
 from harness.training import compute, fit, tensors_by_name
 from harness.training.compute import WORTH_COMPILING, mode_by_rule, mode_for_this_machine
@@ -43,21 +45,23 @@ from harness.training.memory_layout import accelerate
         ("cuda", False, True, 1, ComputeMode("float32", True, False, "captured")),
     ],
 )
-def test_the_rule(device: str, has_bfloat16: bool, has_compiler: bool, images: int, expected: ComputeMode) -> None:
+def test_mode_follows_device_and_size(
+    device: str, has_bfloat16: bool, has_compiler: bool, images: int, expected: ComputeMode
+) -> None:
     assert mode_by_rule(device, has_bfloat16, has_compiler, images) == expected
 
 
-def test_a_whole_run_on_mnist_is_worth_compiling_and_one_on_digits_is_not() -> None:
+def test_mnist_run_is_compiled_but_digits_is_not() -> None:
     assert 1_437 * 19 < WORTH_COMPILING < 60_000 * 19
 
 
-def test_nobody_looks_for_a_compiler_that_would_not_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_run_skips_compiler_lookup(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compute, "has_compiler", lambda: pytest.fail("asked"))
     assert mode_for_this_machine("cpu", 1).execution == "eager"
 
 
 @pytest.mark.parametrize("present", [True, False])
-def test_the_machine_is_asked_for_a_compiler(present: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiler_presence_decides_execution(present: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compute, "has_compiler", lambda: present)
     assert mode_for_this_machine("cpu", WORTH_COMPILING).execution == ("compiled" if present else "eager")
 
@@ -66,7 +70,7 @@ def test_the_machine_is_asked_for_a_compiler(present: bool, monkeypatch: pytest.
     ("found", "expected"),
     [({"avx2": True}, False), ({"avx512_bf16": True}, True), ({"amx_bf16": True, "avx512_bf16": False}, True)],
 )
-def test_bfloat16_is_used_where_the_processor_multiplies_it(
+def test_bfloat16_needs_processor_support(
     found: dict[str, bool], expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
@@ -74,7 +78,7 @@ def test_bfloat16_is_used_where_the_processor_multiplies_it(
 
 
 @pytest.mark.parametrize("compiler", ["no-such-compiler", "false", ""])
-def test_a_compiler_that_is_missing_or_cannot_compile_is_none(compiler: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broken_compiler_counts_as_missing(compiler: str, monkeypatch: pytest.MonkeyPatch) -> None:
     compute.has_compiler.cache_clear()
     monkeypatch.setenv("CXX", compiler)
     monkeypatch.setattr(compute.shutil, "which", lambda name: name if name == "false" else None)
@@ -82,7 +86,7 @@ def test_a_compiler_that_is_missing_or_cannot_compile_is_none(compiler: str, mon
     compute.has_compiler.cache_clear()
 
 
-def test_a_compiler_without_pythons_headers_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiler_without_python_headers_counts_as_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compute.has_compiler.cache_clear()
     monkeypatch.setattr(compute.sysconfig, "get_path", lambda _: str(tmp_path))
     assert not compute.has_compiler()
@@ -105,7 +109,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc's malloc is told")
-def test_memory_once_used_is_not_mapped_again_every_step() -> None:
+def test_memory_is_not_remapped_every_step() -> None:
     ran = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, check=True, text=True)
     all_of_it = 5 * 8 * 5_000_000 * 4 / resource.getpagesize()
     assert int(ran.stdout) < all_of_it / 2  # none, but for a heap in an unlucky place that may still grow
@@ -130,9 +134,15 @@ class Network(nn.Module):
         return self.last(F.relu(self.other(self.second(maps))).mean((2, 3)))
 
 
+@functools.cache
+def programs() -> Audit:
+    return exports(Network())
+
+
 def graph() -> GraphModule:
+    audited = programs()  # before the seed: the first call builds a network
     torch.manual_seed(0)
-    return audit(Network(), "network.py").train.module()
+    return audited.graphs(Network(), torch.device("cpu")).train
 
 
 def after(used: ComputeMode, recipe: Recipe) -> dict[str, Tensor]:
@@ -156,36 +166,36 @@ def distance(used: ComputeMode, recipe: Recipe = ONE_STEP) -> float:
 needs_compiler = pytest.mark.skipif(not compute.has_compiler(), reason="no C++ compiler with Python's headers")
 
 
-def test_channels_last_takes_the_plain_step_to_a_hundred_thousandth() -> None:
+def test_channels_last_step_matches_reference() -> None:
     assert distance(ComputeMode(channels_last=True)) < 1e-5
 
 
-def test_padded_channels_take_the_plain_step_to_a_hundred_thousandth() -> None:
+def test_padded_step_matches_reference() -> None:
     assert 0 < distance(ComputeMode(channels_last=True, padded=True)) < 1e-5
 
 
-def test_bfloat16_takes_the_plain_step_to_one_part_in_fifty() -> None:
+def test_bfloat16_step_approximates_reference() -> None:
     assert 0 < distance(ComputeMode("bfloat16")) < 0.02
 
 
 @needs_compiler
-def test_batch_norm_in_sums_takes_the_plain_step_to_a_hundred_thousandth(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_norm_sums_step_matches_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda network, **_: network)
     assert 0 < distance(ComputeMode(channels_last=True, execution="compiled")) < 1e-5
 
 
 @needs_compiler
-@pytest.mark.slow
 class TestCompiled:
     RECIPE = replace(RECIPE, epochs=2)
 
+    @pytest.mark.thorough
     @pytest.mark.parametrize("padded", [False, True])
-    def test_it_takes_the_plain_step_to_a_hundred_thousandth(self, padded: bool) -> None:
+    def test_compiled_step_matches_reference(self, padded: bool) -> None:
         assert 0 < distance(ComputeMode(channels_last=True, padded=padded, execution="compiled")) < 1e-5
 
-    def test_dropout_draws_the_masks_of_an_eager_step(self) -> None:
+    def test_dropout_masks_match_eager_step(self) -> None:
         torch.manual_seed(0)
-        network = audit(nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(784, 10)), "n.py").train.module()
+        network = train_graph(nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(784, 10)))
         compiled = accelerate(network, ComputeMode(execution="compiled"))
         images = torch.rand(4, 1, 28, 28)
         torch.manual_seed(1)
@@ -193,15 +203,14 @@ class TestCompiled:
         torch.manual_seed(1)
         assert torch.allclose(compiled(images), eager, atol=1e-5)
 
-    def test_the_same_seed_gives_the_same_bits_whether_the_code_was_there_before_or_not(self) -> None:
+    @pytest.mark.thorough
+    def test_cached_code_gives_the_same_bits(self) -> None:
         used = ComputeMode("bfloat16", True, True, "compiled")
         first = after(used, self.RECIPE)
         torch.compiler.reset()
         assert same_bits(after(used, self.RECIPE), first)
 
-    def test_code_that_a_killed_compiler_left_half_written_is_compiled_again(
-        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-    ) -> None:
+    def test_truncated_code_is_recompiled(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         torn = tmp_path / "code.main.so"
         torn.write_bytes(b"\x7fELF")
 
@@ -217,9 +226,7 @@ class TestCompiled:
         assert not torn.exists()
         assert same_bits(after(used, self.RECIPE), again)
 
-    def test_setting_up_leaves_no_trace_in_weights_statistics_or_momentum(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_compiling_leaves_training_state_unchanged(self, monkeypatch: pytest.MonkeyPatch) -> None:
         used = ComputeMode(execution="compiled")
         monkeypatch.setattr(torch, "compile", lambda network, **_: network)
         rehearsed = after(used, replace(self.RECIPE, weight_decay=0.01, optimizer="adamw"))
@@ -259,7 +266,7 @@ def other_statistics(network: GraphModule, images: Tensor) -> Tensor:
     "wrong", [not_a_number, a_third_of_the_gradient, another_gradient_of_one_weight, other_statistics]
 )
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_code_that_trains_another_network_is_refused_and_leaves_no_trace(
+def test_miscompiled_network_is_refused_without_trace(
     wrong: Wrong, precision: Precision, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "compile", lambda network, **_: partial(wrong, network))
@@ -269,7 +276,7 @@ def test_code_that_trains_another_network_is_refused_and_leaves_no_trace(
     assert same_bits(trained, graph())
 
 
-def test_code_is_compared_on_the_same_numbers_whatever_the_seed_and_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_comparison_does_not_depend_on_seed_or_data(monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[dict[str, Tensor]] = []
     moves = training.Steps._one_step
 
@@ -278,7 +285,7 @@ def test_code_is_compared_on_the_same_numbers_whatever_the_seed_and_the_data(mon
         return compared[-1]
 
     monkeypatch.setattr(torch, "compile", lambda network, **_: network)
-    monkeypatch.setattr(training.Steps, "_moves", noted)
+    monkeypatch.setattr(training.Steps, "_one_step", noted)
     compiled, reference = ComputeMode(channels_last=True, execution="compiled"), tensors_by_name(graph())
     generator = torch.Generator().manual_seed(1)
     images = torch.randint(0, 256, DATASET.train.images.shape, dtype=torch.uint8, generator=generator)
@@ -297,17 +304,17 @@ def test_code_is_compared_on_the_same_numbers_whatever_the_seed_and_the_data(mon
     assert any(move.any() for move in first[0].values())
 
 
-def test_what_the_compiler_gets_wrong_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_miscompiled_tensor_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for wrong, named in (
         (another_gradient_of_one_weight, r"the gradient of second\.weight"),
         (other_statistics, r"the statistic other\.running_var"),
     ):
         monkeypatch.setattr(torch, "compile", lambda network, wrong=wrong, **_: partial(wrong, network))
-        with pytest.raises(training.Miscompiled, match=f"gets {named} wrong"):
+        with pytest.raises(training.Miscompiled, match=f"computes {named} incorrectly"):
             fit(graph(), DATASET, RECIPE, 0, ComputeMode(channels_last=True, execution="compiled"))
 
 
-def test_code_before_a_classifier_that_starts_at_zero_is_held_against_the_network(
+def test_zero_classifier_does_not_hide_miscompilation(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch, "compile", lambda network, **_: partial(another_gradient_of_one_weight, network))
@@ -320,9 +327,7 @@ def test_code_before_a_classifier_that_starts_at_zero_is_held_against_the_networ
 
 
 @pytest.mark.parametrize("error", [RuntimeError("InductorError"), subprocess.CalledProcessError(1, "g++"), OSError()])
-def test_a_network_that_the_compiler_fails_at_is_refused_and_leaves_no_trace(
-    error: Exception, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_compiler_failure_is_refused_without_trace(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: Any) -> Tensor:
         raise error
 
@@ -334,7 +339,7 @@ def test_a_network_that_the_compiler_fails_at_is_refused_and_leaves_no_trace(
 
 
 @needs_compiler
-def test_a_kernel_that_is_wrong_is_refused_like_code_that_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_kernel_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda network, **_: network)
     right = normalise
 
@@ -347,7 +352,7 @@ def test_a_kernel_that_is_wrong_is_refused_like_code_that_is(monkeypatch: pytest
         fit(graph(), DATASET, RECIPE, 0, ComputeMode(channels_last=True, execution="compiled"))
 
 
-def test_code_of_a_network_that_is_broken_itself_is_not_to_blame(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broken_network_is_not_called_miscompiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda network, **_: network)
     broken = graph()
     with torch.no_grad():
@@ -368,7 +373,7 @@ class Saturated(nn.Module):
         return (1 - self.linear(images.flatten(1)).sigmoid()).sqrt()
 
 
-def test_code_of_a_network_that_bfloat16_breaks_is_not_to_blame(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bfloat16_saturation_is_not_called_miscompiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda network, **_: network)
     torch.manual_seed(0)
     saturated = torch.export.export(

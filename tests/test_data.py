@@ -31,7 +31,7 @@ def idx(array: np.ndarray) -> bytes:
     return bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
 
 
-def made_up_arrays() -> list[np.ndarray]:
+def fake_arrays() -> list[np.ndarray]:
     draw = np.random.default_rng(0)
     return [
         draw.integers(0, 256, (30, 28, 28), dtype=np.uint8),
@@ -41,7 +41,7 @@ def made_up_arrays() -> list[np.ndarray]:
     ]
 
 
-CONTENTS: Mapping[str, bytes] = {file: idx(array) for file, array in zip(FILES, made_up_arrays(), strict=True)}
+CONTENTS: Mapping[str, bytes] = {file: idx(array) for file, array in zip(FILES, fake_arrays(), strict=True)}
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def listing(folder: Path) -> dict[str, bytes]:
 # --- digits ----------------------------------------------------------------------------------------------
 
 
-def test_digits_are_1437_and_360_images_of_28_pixels() -> None:
+def test_digits_have_expected_shapes() -> None:
     digits = data.load("digits")
     assert digits.train.images.shape == (1_437, 28, 28)
     assert digits.held_out.images.shape == (360, 28, 28)
@@ -129,21 +129,21 @@ def test_digits_are_1437_and_360_images_of_28_pixels() -> None:
     assert not digits.is_benchmark
 
 
-def test_every_class_has_its_share_of_the_digits_test_set() -> None:
+def test_digits_test_set_is_stratified() -> None:
     digits = data.load("digits")
     test, train = (torch.bincount(split.labels, minlength=10) for split in (digits.held_out, digits.train))
     share = (test + train) * 360 / 1_797
     assert float((test - share).abs().max()) < 1
 
 
-def test_digits_are_the_same_bits_every_time_and_everywhere() -> None:
+def test_digits_have_a_stable_digest() -> None:
     digits = data.load_digits_split("test")
     contents = b"".join(split.images.numpy().tobytes() for split in (digits.train, digits.held_out))
     contents += b"".join(split.labels.numpy().astype("<i8").tobytes() for split in (digits.train, digits.held_out))
     assert hashlib.sha256(contents).hexdigest() == "0d494ffd4f3cc708d1adf32d6ee875435aa37dfc99dfae938156f66f87f6a31b"
 
 
-def test_digits_train_and_test_share_no_position() -> None:
+def test_digits_train_and_test_are_disjoint() -> None:
     from sklearn.datasets import load_digits
 
     resized = _resize_digits(load_digits().images.astype(np.uint8))
@@ -153,20 +153,20 @@ def test_digits_train_and_test_share_no_position() -> None:
 
 
 @given(st.integers(0, 2**32 - 1))
-def test_resized_digits_are_torchs_bilinear_ones_rounded(seed: int) -> None:
+def test_resized_digits_match_torch_bilinear(seed: int) -> None:
     small = np.random.default_rng(seed).integers(0, 17, (5, 8, 8), dtype=np.uint8)
     exact = F.interpolate(torch.from_numpy(small).double()[:, None], size=28, mode="bilinear") * 255 / 16
     apart = exact[:, 0] - torch.from_numpy(_resize_digits(small))
     assert float(apart.abs().max()) <= 0.5 + 1e-9  # rounded to the nearest of 255
 
 
-def test_black_and_white_stay_black_and_white_when_resized() -> None:
+def test_resizing_keeps_black_and_white() -> None:
     flat = np.stack([np.zeros((8, 8), np.uint8), np.full((8, 8), 16, np.uint8)])
     assert _resize_digits(flat).reshape(2, -1).min(1).tolist() == [0, 255]
     assert _resize_digits(flat).reshape(2, -1).max(1).tolist() == [0, 255]
 
 
-def test_the_stated_mean_and_deviation_of_digits_are_those_of_its_training_images() -> None:
+def test_digits_mean_and_std_are_as_stated() -> None:
     digits = data.load("digits")
     pixels = digits.train.images.double() / 255
     assert (round(float(pixels.mean()), 4), round(float(pixels.std()), 4)) == (digits.mean, digits.std)
@@ -180,7 +180,7 @@ def test_the_stated_mean_and_deviation_of_digits_are_those_of_its_training_image
 
 
 @given(labels=st.lists(st.integers(0, 9), min_size=1, max_size=300), share=st.floats(0.01, 1))
-def test_a_stratified_choice_is_within_one_of_every_class_share(labels: list[int], share: float) -> None:
+def test_stratified_choice_matches_class_shares(labels: list[int], share: float) -> None:
     size = max(1, int(share * len(labels)))
     every = np.array(labels)
     chosen = data.stratified(every, size)
@@ -191,13 +191,13 @@ def test_a_stratified_choice_is_within_one_of_every_class_share(labels: list[int
 
 
 @given(labels=st.lists(st.integers(0, 9), min_size=20, max_size=100))
-def test_other_random_draws_do_not_move_a_stratified_choice(labels: list[int]) -> None:
+def test_stratified_choice_ignores_global_random_state(labels: list[int]) -> None:
     before = data.stratified(np.array(labels), 10)
     np.random.rand(7)  # the process's own stream
     assert (data.stratified(np.array(labels), 10) == before).all()
 
 
-def test_a_stratified_choice_is_not_simply_the_first_of_each_class() -> None:
+def test_stratified_choice_is_spread_over_each_class() -> None:
     chosen = data.stratified(np.repeat(np.arange(10), 100), 100)
     assert len({int(position) % 100 for position in chosen}) > 30
 
@@ -205,10 +205,10 @@ def test_a_stratified_choice_is_not_simply_the_first_of_each_class() -> None:
 # --- IDX files -------------------------------------------------------------------------------------------
 
 
-def test_files_in_place_are_read_as_they_stand(raw: Path) -> None:
+def test_existing_files_are_read_unchanged(raw: Path) -> None:
     found = data.load("mnist")
     arrays = [found.train.images, found.train.labels, found.held_out.images, found.held_out.labels]
-    for tensor, array in zip(arrays, made_up_arrays(), strict=True):
+    for tensor, array in zip(arrays, fake_arrays(), strict=True):
         assert (tensor.numpy() == array).all()
     assert (found.train.images.dtype, found.train.labels.dtype) == (torch.uint8, torch.int64)
     assert found.is_benchmark
@@ -216,7 +216,7 @@ def test_files_in_place_are_read_as_they_stand(raw: Path) -> None:
 
 @pytest.mark.parametrize("name", ["mnist", "auto"])
 @pytest.mark.parametrize("position", range(4))
-def test_a_wrong_file_is_refused_with_its_name_and_both_hashes(raw: Path, position: int, name: str) -> None:
+def test_wrong_file_is_refused_with_both_hashes(raw: Path, position: int, name: str) -> None:
     file = raw / FILES[position]
     original = hashlib.sha256(file.read_bytes()).hexdigest()
     file.write_bytes(file.read_bytes()[:-1] + b"\x07\x08")
@@ -229,7 +229,7 @@ def test_a_wrong_file_is_refused_with_its_name_and_both_hashes(raw: Path, positi
     assert caught.value.hint
 
 
-def test_one_flipped_label_is_noticed(raw: Path) -> None:
+def test_flipped_label_is_detected(raw: Path) -> None:
     labels = bytearray((raw / FILES[1]).read_bytes())
     labels[-1] ^= 1
     (raw / FILES[1]).write_bytes(labels)
@@ -244,16 +244,16 @@ def zip_up(file: Path) -> Path:
     return zipped
 
 
-def test_zipped_files_do_as_well(raw: Path) -> None:
+def test_gzipped_files_are_read(raw: Path) -> None:
     for file in FILES[:3]:
         zip_up(raw / file)
     before = listing(raw)
-    assert (data.load("mnist").held_out.labels.numpy() == made_up_arrays()[3]).all()
+    assert (data.load("mnist").held_out.labels.numpy() == fake_arrays()[3]).all()
     assert listing(raw) == before
 
 
 @pytest.mark.parametrize("keep", [0, 5, 30, -4])
-def test_a_torn_zipped_file_is_damaged_and_named(raw: Path, keep: int) -> None:
+def test_truncated_gzip_file_is_named(raw: Path, keep: int) -> None:
     zipped = zip_up(raw / FILES[0])
     zipped.write_bytes(zipped.read_bytes()[:keep])
     with pytest.raises(data.DamagedError) as caught:
@@ -261,7 +261,7 @@ def test_a_torn_zipped_file_is_damaged_and_named(raw: Path, keep: int) -> None:
     assert str(zipped) in caught.value.message
 
 
-def test_a_zipped_file_of_something_else_is_named_where_it_stands(raw: Path) -> None:
+def test_gzip_of_wrong_content_is_named(raw: Path) -> None:
     zipped = zip_up(raw / FILES[0])
     zipped.write_bytes(gzip.compress(b"something else"))
     with pytest.raises(data.DamagedError) as caught:
@@ -270,7 +270,7 @@ def test_a_zipped_file_of_something_else_is_named_where_it_stands(raw: Path) -> 
     assert hashlib.sha256(b"something else").hexdigest() in caught.value.message
 
 
-def test_reading_a_read_only_folder_writes_nothing(raw: Path, root: Path) -> None:
+def test_read_only_folder_is_left_unchanged(raw: Path, root: Path) -> None:
     before = listing(root)
     for folder in (raw, raw.parent, root):
         folder.chmod(0o555)
@@ -284,13 +284,13 @@ def test_reading_a_read_only_folder_writes_nothing(raw: Path, root: Path) -> Non
             folder.chmod(0o755)
 
 
-def test_a_relative_data_folder_is_found_from_the_working_directory(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_data_folder_uses_working_directory(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(raw.parent.parent.parent)
     monkeypatch.setenv("HARNESS_DATA", raw.parent.parent.name)
     assert len(data.load("mnist").train.labels) == 30
 
 
-def test_the_data_folder_is_data_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_folder_defaults_to_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HARNESS_DATA", raising=False)
     assert data.folder() == Path("data")
     monkeypatch.setenv("HARNESS_DATA", "/elsewhere")
@@ -300,12 +300,12 @@ def test_the_data_folder_is_data_unless_told_otherwise(monkeypatch: pytest.Monke
 # --- choosing and downloading ----------------------------------------------------------------------------
 
 
-def test_a_name_stands_for_itself() -> None:
+def test_dataset_name_is_used_as_given() -> None:
     assert data.choose("digits") == ("digits", "")
     assert data.choose("mnist") == ("mnist", "")
 
 
-def test_a_misspelt_name_is_told_the_legal_ones() -> None:
+def test_misspelt_name_lists_legal_ones() -> None:
     with pytest.raises(UsageError) as caught:
         data.choose("minst")
     assert caught.value.allowed == "Legal: auto, mnist, digits."
@@ -313,9 +313,7 @@ def test_a_misspelt_name_is_told_the_legal_ones() -> None:
 
 
 @pytest.mark.parametrize("broken", [Unreachable, Hangup])
-def test_auto_is_digits_with_a_reason_where_mnist_cannot_be_had(
-    root: Path, monkeypatch: pytest.MonkeyPatch, broken: type
-) -> None:
+def test_auto_falls_back_to_digits_with_reason(root: Path, monkeypatch: pytest.MonkeyPatch, broken: type) -> None:
     monkeypatch.setattr(datasets, "MNIST", broken)
     name, reason = data.choose("auto")
     assert name == "digits"
@@ -335,13 +333,13 @@ def test_mnist_by_name_never_falls_back(root: Path, monkeypatch: pytest.MonkeyPa
     assert all(file in caught.value.allowed for file in FILES)
 
 
-def test_auto_downloads_where_it_can(root: Path, server: type[Server]) -> None:
+def test_auto_downloads_if_possible(root: Path, server: type[Server]) -> None:
     assert data.choose("auto") == ("mnist", "")
     assert len(data.load("mnist").train.labels) == 30
     assert len(server.places) == 1
 
 
-def test_a_download_is_made_beside_its_place_and_moved_whole(
+def test_download_is_moved_into_place_when_complete(
     root: Path, server: type[Server], capsys: pytest.CaptureFixture[str]
 ) -> None:
     data.load("mnist")
@@ -351,9 +349,7 @@ def test_a_download_is_made_beside_its_place_and_moved_whole(
     assert capsys.readouterr().out == ""
 
 
-def test_a_download_waits_ten_seconds_for_an_answer_and_leaves_the_default_as_it_was(
-    root: Path, server: type[Server]
-) -> None:
+def test_download_timeout_leaves_socket_default_unchanged(root: Path, server: type[Server]) -> None:
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(77)
     try:
@@ -364,7 +360,7 @@ def test_a_download_waits_ten_seconds_for_an_answer_and_leaves_the_default_as_it
         socket.setdefaulttimeout(before)
 
 
-def test_a_download_fetches_only_what_is_missing(raw: Path, server: type[Server]) -> None:
+def test_download_fetches_only_missing_files(raw: Path, server: type[Server]) -> None:
     kept = (raw / FILES[0]).stat()
     (raw / FILES[3]).unlink()
     data.load("mnist")
@@ -372,7 +368,7 @@ def test_a_download_fetches_only_what_is_missing(raw: Path, server: type[Server]
     assert (raw / FILES[3]).read_bytes() == CONTENTS[FILES[3]]
 
 
-def test_a_download_that_breaks_off_leaves_no_half_file(
+def test_broken_download_leaves_no_partial_file(
     root: Path, server: type[Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(datasets, "MNIST", BrokenServer)
@@ -384,9 +380,7 @@ def test_a_download_that_breaks_off_leaves_no_half_file(
     assert len(data.load("mnist").train.labels) == 30
 
 
-def test_a_data_folder_that_is_a_file_is_a_data_error(
-    root: Path, server: type[Server], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_file_as_data_folder_is_refused(root: Path, server: type[Server], monkeypatch: pytest.MonkeyPatch) -> None:
     (root / "file").write_text("")
     monkeypatch.setenv("HARNESS_DATA", str(root / "file"))
     with pytest.raises(DataError, match="could not be downloaded"):
@@ -394,9 +388,7 @@ def test_a_data_folder_that_is_a_file_is_a_data_error(
 
 
 @pytest.mark.parametrize(("name", "train", "validation"), [("digits", 1_197, 240), ("mnist", 50_000, 10_000)])
-def test_a_study_holds_out_a_fixed_stratified_part_of_the_training_images(
-    name: str, train: int, validation: int
-) -> None:
+def test_study_holds_out_fixed_stratified_validation_images(name: str, train: int, validation: int) -> None:
     if name == "mnist" and (not os.environ.get("HARNESS_DATA") or "not in" in data.whereabouts("mnist")):
         pytest.skip("no MNIST in $HARNESS_DATA")
     whole, study = data.load(name), data.load(name, "validation")
@@ -412,7 +404,7 @@ def test_a_study_holds_out_a_fixed_stratified_part_of_the_training_images(
     assert torch.equal(data.load(name, "validation").held_out.images, study.held_out.images)
 
 
-def test_a_study_never_reads_the_test_files(root: Path, server: type[Server], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_study_never_reads_test_files(root: Path, server: type[Server], monkeypatch: pytest.MonkeyPatch) -> None:
     data.load("mnist")
     read: list[str] = []
     whole = _read
@@ -423,12 +415,12 @@ def test_a_study_never_reads_the_test_files(root: Path, server: type[Server], mo
     assert read == ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"]
 
 
-def test_whereabouts_says_where_without_fetching(root: Path, server: type[Server]) -> None:
+def test_whereabouts_names_folder_without_download(root: Path, server: type[Server]) -> None:
     assert data.whereabouts("mnist") == f"not in {root / 'MNIST' / 'raw'}; would be downloaded"
     assert server.places == []
     data.load("mnist")
     assert data.whereabouts("mnist") == f"in {root / 'MNIST' / 'raw'}"
-    assert "always there" in data.whereabouts("digits")
+    assert "always available" in data.whereabouts("digits")
 
 
 # --- the real MNIST --------------------------------------------------------------------------------------
@@ -441,14 +433,14 @@ def mnist() -> data.Dataset:
     return data.load("mnist")
 
 
-def test_mnist_is_60000_and_10000_images_with_a_stable_digest(mnist: data.Dataset) -> None:
+def test_mnist_has_expected_shapes_and_digest(mnist: data.Dataset) -> None:
     assert mnist.train.images.shape == (60_000, 28, 28)
     assert mnist.held_out.images.shape == (10_000, 28, 28)
     assert torch.bincount(mnist.held_out.labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
     assert mnist.digest == "c65580678af93f1ea48c2c0d01d543ec89307c6b8a0eb7ca542d7c18c5f4c681"
 
 
-def test_the_stated_mean_and_deviation_of_mnist_are_those_of_its_training_images(mnist: data.Dataset) -> None:
+def test_mnist_mean_and_std_are_as_stated(mnist: data.Dataset) -> None:
     counts = torch.bincount(mnist.train.images.flatten(), minlength=256).double()
     values = torch.arange(256).double() / 255
     mean = float((counts * values).sum() / counts.sum())

@@ -1,4 +1,4 @@
-"""What is wrong is found and named; what can be mended is mended when that is agreed to; nothing is deleted."""
+"""The doctor finds and names every fault and fixes what it can when the user agrees; it deletes nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pathlib import Path
 import fake_runs
 import pytest
 from mlflow import MlflowClient
-from test_tuning import MadeUpWorkers, cached, finish, search
+from preloaded import shared
+from test_tuning import FakeWorkers, cached, finish, search
 
 from harness import cli, data, tracking, tuning
 from harness.cli import tune as tune_command
@@ -19,6 +20,8 @@ from harness.errors import DataError, TrackerError
 from harness.journal import Journal, all_journals
 from harness.tracking import tracking_uri
 from harness.tracking.client import Client
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 def wrong() -> list[tuple[str, int]]:
@@ -51,7 +54,7 @@ def no_mnist(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathF
     return place
 
 
-def test_where_nothing_ran_all_is_well_and_nothing_is_made(
+def test_empty_folder_is_healthy_and_untouched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -65,19 +68,19 @@ def test_where_nothing_ran_all_is_well_and_nothing_is_made(
         "no run yet",
         "no study yet",
         "no store yet",
-        "all is well",
+        "no problems left",
     ):
         assert words in said
 
 
-def test_what_is_whole_is_counted(workplace: Path) -> None:
+def test_intact_runs_are_counted(workplace: Path) -> None:
     finished()
     assert cli.main(["sync"]) == 0
     assert wrong() == []
     assert [finding.said for finding in about("journal")] == ["1 finished"]
 
 
-def test_a_damaged_plan_is_named_and_moved_away(workplace: Path) -> None:
+def test_damaged_plan_is_named_and_moved_away(workplace: Path) -> None:
     folder = workplace / "mlruns" / "plans"
     folder.mkdir()
     (folder / "0123.json").write_text("{}")
@@ -87,7 +90,7 @@ def test_a_damaged_plan_is_named_and_moved_away(workplace: Path) -> None:
     assert [file.read_text() for file in (workplace / "mlruns" / "damaged").iterdir()] == ["{}"]
 
 
-def test_a_damaged_data_file_is_named_and_moved_away(no_mnist: Path, workplace: Path) -> None:
+def test_damaged_data_file_is_named_and_moved_away(no_mnist: Path, workplace: Path) -> None:
     file = no_mnist / "MNIST" / "raw" / next(iter(data.IDX_DATASETS["mnist"].sha256))
     file.parent.mkdir(parents=True)
     file.write_bytes(b"something else")
@@ -99,7 +102,7 @@ def test_a_damaged_data_file_is_named_and_moved_away(no_mnist: Path, workplace: 
 
 
 @pytest.mark.parametrize("text", ["no json\n", '{"event": "started"}\n{"event": "finished"}\n', "[]\n"])
-def test_a_damaged_journal_is_named_and_moved_away_and_no_other(workplace: Path, text: str) -> None:
+def test_only_the_damaged_journal_is_moved_away(workplace: Path, text: str) -> None:
     finished()
     bad = Journal(workplace / "mlruns" / "journal" / "bad")
     bad.folder.mkdir()
@@ -114,13 +117,13 @@ def test_a_damaged_journal_is_named_and_moved_away_and_no_other(workplace: Path,
     assert listing(moved) == before
 
 
-def test_a_finished_run_whose_answers_were_changed_is_damaged(workplace: Path) -> None:
+def test_changed_answers_mark_run_damaged(workplace: Path) -> None:
     journal = finished()
     (journal.folder / "test.npz").write_bytes(b"")
     assert ("journal", DataError.exit_code) in wrong()
 
 
-def test_a_run_whose_process_died_is_settled(workplace: Path) -> None:
+def test_dead_run_is_marked_interrupted(workplace: Path) -> None:
     journal = Journal.create("net-s0")
     journal.append("started", job={}, environment={"host": os.uname().nodename, "pid": 1})
     assert "had died" in about("journal")[0].said
@@ -129,11 +132,9 @@ def test_a_run_whose_process_died_is_settled(workplace: Path) -> None:
     assert record.state == "interrupted"
 
 
-def test_a_study_with_a_damaged_line_loses_the_trials_after_it_and_no_other(
-    workplace: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tune_command, "Processes", MadeUpWorkers)
-    (workplace / "study.py").write_text(made_up_study())
+def test_damaged_study_keeps_trials_before_the_damage(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tune_command, "Processes", FakeWorkers)
+    (workplace / "study.py").write_text(fake_study())
     before = finish(search(), 6)
     (log,) = tuning.studies_folder().glob("*/study.log")
     lines = log.read_text().splitlines(keepends=True)
@@ -147,7 +148,7 @@ def test_a_study_with_a_damaged_line_loses_the_trials_after_it_and_no_other(
     assert cached(finish(search(), 6)) == cached(before)
 
 
-def made_up_study() -> str:
+def fake_study() -> str:
     return (
         '"""Learning rate, dropout and width."""\nARCHITECTURE = "tiny.py"\n\n\ndef suggest(trial):\n'
         '    return {"lr": trial.suggest_float("lr", 1e-3, 1.0, log=True), '
@@ -160,8 +161,7 @@ def names_in_the_store() -> list[str]:
     return [run.info.run_name for run in client.search_runs([e.experiment_id for e in client.search_experiments()])]
 
 
-@pytest.mark.slow
-def test_a_store_that_is_behind_is_brought_up_to_the_journals(workplace: Path) -> None:
+def test_outdated_store_is_synced_with_journals(workplace: Path) -> None:
     finished()
     assert wrong() == [("MLflow", TrackerError.exit_code)]
     assert doctor("--yes") == 0
@@ -169,9 +169,8 @@ def test_a_store_that_is_behind_is_brought_up_to_the_journals(workplace: Path) -
     assert names_in_the_store() == ["good seed 0"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["damaged", "moved"])
-def test_a_store_that_cannot_be_used_is_moved_away_and_made_anew(
+def test_unusable_store_is_moved_away_and_rebuilt(
     workplace: Path, fault: str, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     finished()
@@ -185,22 +184,21 @@ def test_a_store_that_cannot_be_used_is_moved_away_and_made_anew(
         monkeypatch.chdir(place)
     assert wrong() == [("MLflow", TrackerError.exit_code)]
     assert doctor("--yes") == 0
-    again = subprocess.run([sys.executable, "-m", "harness", "doctor"], capture_output=True, text=True)
-    assert again.returncode == 0, again.stdout  # asked in another process: mlflow keeps the old file open in this one
-    assert "holds all there is" in again.stdout
+    again = shared().start(["-m", "harness", "doctor"], Path.cwd(), os.environ)
+    said, _ = again.communicate()
+    assert again.wait() == 0, said  # asked in another process: mlflow keeps the old file open in this one
+    assert "is up to date" in said
     assert len([*(place / "mlruns" / "damaged").iterdir()]) == 1
 
 
-def test_a_server_that_is_down_is_said_to_be_and_nothing_is_moved(
-    workplace: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unreachable_server_is_reported_and_nothing_moved(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     assert doctor("--yes") == TrackerError.exit_code
     assert (workplace / "mlruns" / "mlflow.db").exists()
 
 
-def test_without_mlflow_its_store_is_left_alone(
+def test_missing_mlflow_leaves_store_untouched(
     workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     finished()
@@ -210,7 +208,7 @@ def test_without_mlflow_its_store_is_left_alone(
     assert (workplace / "mlruns" / "mlflow.db").exists()
 
 
-def test_without_leave_nothing_is_touched(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_yes_nothing_changes(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     finished()
     Client(tracking_uri())
     before = listing(workplace)
@@ -224,9 +222,10 @@ class Terminal:
         return True
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("answer", "code"), [("y", 0), ("", TrackerError.exit_code), ("no", TrackerError.exit_code)])
-def test_on_a_terminal_it_asks(workplace: Path, monkeypatch: pytest.MonkeyPatch, answer: str, code: int) -> None:
+def test_terminal_prompts_before_repair(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, answer: str, code: int
+) -> None:
     finished()
     monkeypatch.setattr("harness.cli.doctor.sys.stdin", Terminal())
     monkeypatch.setattr("builtins.input", lambda: answer)
@@ -234,12 +233,12 @@ def test_on_a_terminal_it_asks(workplace: Path, monkeypatch: pytest.MonkeyPatch,
     assert bool(names_in_the_store()) == (answer == "y")
 
 
-def test_a_room_that_is_too_small_is_said(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_low_disk_space_is_reported(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("harness.doctor.ROOM", 2**60)
     assert wrong()[0] == ("disk", 2)
 
 
-def test_what_another_process_trains_is_not_missed_in_the_store(workplace: Path) -> None:
+def test_run_in_training_is_not_missing_in_store(workplace: Path) -> None:
     journal = Journal.create("net-s0")
     with journal.lock():
         journal.append("started", job={"dataset": "digits"}, environment={"host": os.uname().nodename, "pid": 1})

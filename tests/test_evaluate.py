@@ -26,7 +26,7 @@ def labels_for(logits: np.ndarray) -> np.ndarray:
 
 
 @given(LOGITS)
-def test_a_score_is_what_a_plain_loop_counts(logits: np.ndarray) -> None:
+def test_score_matches_plain_loop(logits: np.ndarray) -> None:
     labels = labels_for(logits)
     loss, right = 0.0, 0
     for answers, label in zip(logits.tolist(), labels.tolist(), strict=True):
@@ -39,7 +39,7 @@ def test_a_score_is_what_a_plain_loop_counts(logits: np.ndarray) -> None:
 
 
 @given(LOGITS, st.integers(0, 9))
-def test_an_answer_that_is_not_a_number_is_wrong(logits: np.ndarray, column: int) -> None:
+def test_nan_prediction_counts_as_wrong(logits: np.ndarray, column: int) -> None:
     answers = torch.from_numpy(logits)
     right = answers.argmax(1)
     assert score(answers, right).accuracy == 1
@@ -49,7 +49,7 @@ def test_an_answer_that_is_not_a_number_is_wrong(logits: np.ndarray, column: int
         assert score(answers, label).accuracy == int(kept) / len(answers)
 
 
-def test_log_probabilities_of_minus_infinity_do_not_make_a_right_answer_wrong() -> None:
+def test_infinite_log_probabilities_keep_right_answers() -> None:
     certain = torch.full((1, 10), -math.inf)
     certain[0, 3] = 0.0
     assert score(certain, torch.tensor([3])).accuracy == 1
@@ -57,7 +57,7 @@ def test_log_probabilities_of_minus_infinity_do_not_make_a_right_answer_wrong() 
 
 
 @given(LOGITS)
-def test_cross_entropy_is_the_same_on_logits_and_on_log_probabilities(logits: np.ndarray) -> None:
+def test_cross_entropy_accepts_logits_and_log_probabilities(logits: np.ndarray) -> None:
     labels = torch.from_numpy(labels_for(logits))
     gradients, losses = [], []
     for head in (lambda answers: answers, lambda answers: F.log_softmax(answers, 1)):
@@ -85,7 +85,7 @@ class Flat:
         return (images.flatten(1)[:, :10] * self.weight).bfloat16()
 
 
-def test_predictions_are_made_on_normalised_images_in_order_and_in_float32() -> None:
+def test_predictions_use_normalised_images_in_order() -> None:
     count = 2 * BATCH["cpu"] + 7
     pixels = torch.randint(0, 256, (count, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     split = Split(pixels, torch.zeros(count, dtype=torch.int64))
@@ -105,7 +105,7 @@ def test_black_is_zero_and_white_is_one() -> None:
 
 
 @given(LOGITS)
-def test_softmax_is_torchs(logits: np.ndarray) -> None:
+def test_softmax_matches_torch(logits: np.ndarray) -> None:
     assert np.allclose(softmax(logits), torch.from_numpy(logits).double().softmax(1).numpy(), rtol=1e-9, atol=0)
 
 
@@ -113,7 +113,7 @@ def test_softmax_is_torchs(logits: np.ndarray) -> None:
 
 
 @given(LOGITS)
-def test_confusion_counts_every_image_once_in_the_row_of_its_class(logits: np.ndarray) -> None:
+def test_confusion_counts_every_image_once(logits: np.ndarray) -> None:
     labels = labels_for(logits)
     counts = confusion(logits.argmax(1), labels)
     assert counts.sum(1).tolist() == np.bincount(labels, minlength=10).tolist()
@@ -121,7 +121,7 @@ def test_confusion_counts_every_image_once_in_the_row_of_its_class(logits: np.nd
     assert counts.trace() / len(labels) == score(torch.from_numpy(logits), torch.from_numpy(labels)).accuracy
 
 
-def test_class_accuracy_is_the_share_of_each_row_that_is_on_the_diagonal() -> None:
+def test_class_accuracy_is_the_diagonal_share() -> None:
     counts = np.eye(10, dtype=np.int64)
     counts[3, 3], counts[3, 5] = 3, 1
     counts[7, 7], counts[7, 1] = 0, 2
@@ -134,7 +134,7 @@ def test_class_accuracy_is_the_share_of_each_row_that_is_on_the_diagonal() -> No
 
 
 @given(LOGITS, st.integers(0, 40))
-def test_the_hardest_images_are_wrong_and_the_most_confident_come_first(logits: np.ndarray, count: int) -> None:
+def test_hardest_images_are_most_confident_errors(logits: np.ndarray, count: int) -> None:
     labels = labels_for(logits)
     found = hardest(logits, labels, count)
     wrong = np.flatnonzero(logits.argmax(1) != labels)
@@ -147,7 +147,7 @@ def test_the_hardest_images_are_wrong_and_the_most_confident_come_first(logits: 
         assert confidence[left_out].max() <= confidence[found].min()
 
 
-def test_equally_hard_images_come_in_their_order() -> None:
+def test_equally_hard_images_keep_their_order() -> None:
     sure = np.arange(500) * 7 % 5 < 2
     logits = np.where(sure[:, None], 9, 1).astype(np.float32) * np.eye(10, dtype=np.float32)[1]
     wanted = [*np.flatnonzero(sure), *np.flatnonzero(~sure)]
@@ -157,7 +157,7 @@ def test_equally_hard_images_come_in_their_order() -> None:
 # --- the verdict -----------------------------------------------------------------------------------------
 
 
-def test_a_run_that_meets_all_three_targets() -> None:
+def test_run_meets_all_three_targets() -> None:
     assert verdict(19_698, 19, 0.9941, BUDGET, is_benchmark=True) == [
         Target("parameters", "19,698", "at most 20,000", True),
         Target("epochs", "19", "fewer than 20", True),
@@ -171,6 +171,6 @@ def test_digits_have_no_target_accuracy() -> None:
 
 @example(parameters=20_000, epochs=19, right=9_940)
 @given(parameters=st.integers(0, 40_000), epochs=st.integers(1, 40), right=st.integers(0, 10_000))
-def test_every_target_is_met_up_to_its_limit_and_no_further(parameters: int, epochs: int, right: int) -> None:
+def test_targets_are_met_up_to_their_limit(parameters: int, epochs: int, right: int) -> None:
     met = [target.met for target in verdict(parameters, epochs, right / 10_000, BUDGET, is_benchmark=True)]
     assert met == [parameters <= 20_000, epochs < 20, right >= 9_940]

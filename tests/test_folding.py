@@ -9,14 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from audited import ARCHITECTURES, evaluation_graph, exported_file, exports, sizes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.nn import functional as F
 
-from harness import plugins
-from harness.audit import audit
 from harness.spec import REFERENCE, ComputeMode, Execution
 from harness.training import accelerate_scoring, compute
 from harness.training.folding import fold, gather, normalised, whole_maps
@@ -24,8 +23,6 @@ from harness.training.folding import fold, gather, normalised, whole_maps
 aten = torch.ops.aten
 IMAGES = torch.rand(6, 1, 28, 28, generator=torch.Generator().manual_seed(0))
 CHANNELS_LAST = ComputeMode(channels_last=True)
-needs_compiler = pytest.mark.skipif(not compute.has_compiler(), reason="no C++ compiler with Python's headers")
-ARCHITECTURES = sorted((Path(__file__).parent.parent / "architectures").glob("*.py"))
 
 
 def exported(network: nn.Module) -> GraphModule:
@@ -82,14 +79,15 @@ MOVES: dict[str, Callable[[Tensor], Tensor]] = {
 
 @given(names=st.lists(st.sampled_from(sorted(MOVES)), min_size=1, max_size=4))
 @settings(max_examples=20)
-def test_any_chain_of_moves_is_one_gather_of_the_same_numbers(names: list[str]) -> None:
+def test_chain_of_moves_folds_into_one_gather(names: list[str]) -> None:
     def moved(filters: Tensor) -> Tensor:
         for name in names:
             filters = MOVES[name](filters)
         return filters
 
     network = Filtered((2, 1, 4, 4), moved)
-    graph, folded = exported(network), exported(network)
+    graph = exported(network)
+    folded = copy.deepcopy(graph)
     fold(folded)
     if {*names} <= {"transposed", "through a view"}:
         assert targets(folded) == targets(graph)  # views cost nothing
@@ -98,7 +96,7 @@ def test_any_chain_of_moves_is_one_gather_of_the_same_numbers(names: list[str]) 
     assert_same(learned(folded), learned(graph))
 
 
-def test_computed_filters_of_several_channels_are_channels_last() -> None:
+def test_multichannel_filters_are_channels_last() -> None:
     numbers = torch.arange(24.0)
     order = torch.arange(24).view(2, 3, 2, 2).permute(0, 2, 3, 1).flatten()
     (filters,) = gather([numbers], order, order.argsort().view(-1, 1), [[2, 2, 2, 3]])
@@ -121,9 +119,10 @@ class TwoWeights(nn.Module):
         return self.last(maps.mean((2, 3)))
 
 
-def test_filters_and_biases_used_equally_often_share_one_gather() -> None:
+def test_filters_and_biases_share_one_gather() -> None:
     network = TwoWeights()
-    graph, folded = exported(network), exported(network)
+    graph = exported(network)
+    folded = copy.deepcopy(graph)
     fold(folded)
     assert targets(folded).count(gather) == 1
     assert_same(learned(folded), learned(graph))
@@ -145,14 +144,14 @@ def with_another_number(filters: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     "moved", [overwritten, part_of_it, with_another_number, lambda filters: filters.transpose(2, 3)]
 )
-def test_what_is_no_even_copying_of_one_weight_is_left_alone(moved: Callable[[Tensor], Tensor]) -> None:
+def test_uneven_copying_is_not_folded(moved: Callable[[Tensor], Tensor]) -> None:
     graph = exported(Filtered((2, 1, 4, 4), moved))
     before = targets(graph)
     fold(graph)
     assert targets(graph) == before
 
 
-def test_what_a_gather_looks_up_is_no_number_of_the_network() -> None:
+def test_gather_adds_no_state_to_network() -> None:
     graph = exported(TwoWeights())
     before = [*graph.state_dict()], len([*graph.buffers()])
     fold(graph)
@@ -183,9 +182,10 @@ def written_after(maps: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
     return (scaled + offset) / scale
 
 
-def test_batch_norm_takes_in_the_scale_and_offset_after_it() -> None:
+def test_scale_and_offset_fold_into_batch_norm() -> None:
     network = ScaledAfterwards(lambda maps, weight, bias: maps * weight + bias)
-    graph, folded = exported(network), exported(network)
+    graph = exported(network)
+    folded = copy.deepcopy(graph)
     fold(folded)
     assert not {aten.mul.Tensor, aten.add.Tensor} & {*targets(folded)}
     assert_same(learned(folded), learned(graph))
@@ -201,7 +201,7 @@ def test_batch_norm_takes_in_the_scale_and_offset_after_it() -> None:
         lambda maps, weight, bias: written_after(maps, weight * 2, bias),
     ],
 )
-def test_another_use_of_normalised_maps_is_left_alone(applied: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+def test_other_uses_of_normalised_maps_are_kept(applied: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
     graph = exported(ScaledAfterwards(applied))
     before = targets(graph)
     fold(graph)
@@ -210,7 +210,7 @@ def test_another_use_of_normalised_maps_is_left_alone(applied: Callable[[Tensor,
 
 @pytest.mark.parametrize("affine", [True, False])
 @pytest.mark.parametrize("biased", [True, False])
-def test_filters_can_do_what_batch_norm_of_known_statistics_does(affine: bool, biased: bool) -> None:
+def test_batch_norm_folds_into_filters(affine: bool, biased: bool) -> None:
     torch.manual_seed(0)
     maps, filters, offsets = torch.randn(2, 3, 5, 5), torch.randn(4, 3, 3, 3), torch.randn(4) if biased else None
     mean, variance = torch.randn(4), torch.rand(4) + 0.1
@@ -224,21 +224,21 @@ def test_filters_can_do_what_batch_norm_of_known_statistics_does(affine: bool, b
 
 
 @pytest.mark.parametrize("biased", [True, False])
-def test_a_depthwise_convolution_over_the_whole_map_is_a_product(biased: bool) -> None:
+def test_whole_map_depthwise_convolution_is_a_product(biased: bool) -> None:
     torch.manual_seed(0)
     maps, filters, bias = torch.randn(5, 3, 7, 4), torch.randn(6, 1, 7, 4), torch.randn(6) if biased else None
     expected = F.conv2d(maps, filters, bias, groups=3)
     assert torch.allclose(whole_maps(maps, filters, bias), expected, atol=1e-5)
 
 
-def test_what_maps_learn_of_a_product_lies_as_they_do() -> None:
+def test_product_gradient_keeps_memory_layout() -> None:
     maps = torch.randn(5, 3, 7, 4).contiguous(memory_format=torch.channels_last).requires_grad_()
     (gradient,) = torch.autograd.grad(whole_maps(maps, torch.randn(3, 1, 7, 4), None).sum(), maps)
     assert gradient.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize(("kernel", "padding", "folds"), [(28, 0, True), (27, 0, False), (28, 1, False)])
-def test_only_a_depthwise_convolution_over_the_whole_map_is_replaced(kernel: int, padding: int, folds: bool) -> None:
+def test_only_whole_map_depthwise_convolution_is_replaced(kernel: int, padding: int, folds: bool) -> None:
     depthwise = nn.Conv2d(2, 2, kernel, padding=padding, groups=2)
     graph = exported(nn.Sequential(nn.Conv2d(1, 2, 1), depthwise))
     fold(graph)
@@ -248,7 +248,7 @@ def test_only_a_depthwise_convolution_over_the_whole_map_is_replaced(kernel: int
 # --- scoring ----------------------------------------------------------------------------------------------
 
 
-def moved_statistics(network: nn.Module) -> nn.Module:
+def moved_statistics(network: GraphModule) -> GraphModule:
     """Give every norm statistics of its own, as training would."""
     generator = torch.Generator().manual_seed(2)
     for name, buffer in network.named_buffers():
@@ -257,24 +257,25 @@ def moved_statistics(network: nn.Module) -> nn.Module:
     return network
 
 
-@pytest.mark.parametrize("execution", ["eager", pytest.param("compiled", marks=needs_compiler)])
+@sizes
 @pytest.mark.parametrize("path", ARCHITECTURES, ids=lambda path: path.stem)
-def test_arranged_scoring_answers_as_the_graph_in_any_batch(path: Path, execution: Execution) -> None:
-    torch.manual_seed(0)
-    architecture = plugins.load(path)
-    network = moved_statistics(plugins.build_network(architecture, architecture.knobs))
-    found = audit(network, str(path))
-    scored = accelerate_scoring(found.evaluation.module(), ComputeMode(channels_last=True, execution=execution))
-    scored.refresh()
-    plain = found.evaluation.module()
-    with torch.no_grad():
-        for batch in (2, 3, 6):
-            expected = plain(IMAGES[:batch])
-            assert torch.allclose(scored(IMAGES[:batch]), expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+def test_accelerated_scoring_matches_graph_in_any_batch(path: Path, size: str) -> None:
+    _, network, found = exported_file(path, size)
+    executions: tuple[Execution, ...] = ("eager", "compiled") if compute.has_compiler() else ("eager",)
+    plain, *others = (
+        moved_statistics(found.graphs(network, torch.device("cpu")).evaluation) for _ in (None, *executions)
+    )
+    for execution, graph in zip(executions, others, strict=True):
+        scored = accelerate_scoring(graph, ComputeMode(channels_last=True, execution=execution))
+        scored.refresh()
+        with torch.no_grad():
+            for images in (IMAGES[:2], IMAGES[:3], IMAGES):
+                expected = plain(images)
+                assert torch.allclose(scored(images), expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
 
 
-def test_refreshed_scoring_sees_weights_that_have_moved() -> None:
-    found = audit(TwoWeights(), "network.py")
+def test_refreshed_scoring_uses_current_weights() -> None:
+    found = exports(TwoWeights())
     scored, plain = accelerate_scoring(found.evaluation.module(), CHANNELS_LAST), found.evaluation.module()
     with torch.no_grad():
         plain.get_parameter("second").mul_(3)
@@ -309,10 +310,10 @@ class Scored(nn.Module):
     ],
     ids=["dropout", "type_as", "contiguous", "item", "a name that is taken"],
 )
-def test_scoring_gives_the_same_answers_each_time_it_is_asked(
+def test_scoring_is_repeatable(
     computed: Callable[[nn.Module, Tensor], Tensor],
 ) -> None:
-    graph = audit(Scored(computed), "network.py").evaluation.module()
+    graph = evaluation_graph(Scored(computed))
     expected = graph(IMAGES)
     scored = accelerate_scoring(graph, REFERENCE)
     for _ in range(3):
@@ -321,8 +322,8 @@ def test_scoring_gives_the_same_answers_each_time_it_is_asked(
         assert torch.equal(scored(IMAGES), expected)
 
 
-def test_plain_scoring_keeps_the_operators_of_the_graph() -> None:
-    graph = audit(TwoWeights(), "network.py").evaluation.module()
+def test_reference_scoring_keeps_graph_operators() -> None:
+    graph = evaluation_graph(TwoWeights())
     before = {target for target in targets(graph) if target is not operator.getitem}
     accelerate_scoring(graph, REFERENCE)
     assert {*targets(graph)} <= before

@@ -20,7 +20,7 @@ def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def test_what_was_appended_is_read_back_in_order() -> None:
+def test_appended_events_are_read_in_order() -> None:
     journal = Journal.create("net-s0")
     journal.append("started", job={"name": "net"}, environment={"device": "abacus"})
     journal.append("epoch", number=1, held_out_accuracy=0.1 + 0.2)
@@ -41,7 +41,7 @@ def test_what_was_appended_is_read_back_in_order() -> None:
         ("epoch", {"number": 1}, "running"),
     ],
 )
-def test_the_last_event_is_the_state(event: str, content: dict[str, object], state: str) -> None:
+def test_last_event_gives_the_state(event: str, content: dict[str, object], state: str) -> None:
     journal = Journal.create("net-s0")
     journal.append("started", job={})
     journal.append(event, **content)
@@ -50,7 +50,7 @@ def test_the_last_event_is_the_state(event: str, content: dict[str, object], sta
     assert record.state == state
 
 
-def test_a_line_torn_by_a_kill_is_not_an_event() -> None:
+def test_torn_line_is_no_event() -> None:
     journal = Journal.create("net-s0")
     journal.append("started", job={})
     with open(journal.events_file, "a") as file:
@@ -66,7 +66,7 @@ def checkpoint(epoch: int) -> Checkpoint:
 
 
 class TestCheckpoints:
-    def test_the_newest_is_read_back_and_the_one_before_it_is_kept(self) -> None:
+    def test_newest_is_read_and_previous_is_kept(self) -> None:
         journal = Journal.create("net-s0")
         for epoch in range(1, 12):
             journal.keep(checkpoint(epoch))
@@ -76,7 +76,7 @@ class TestCheckpoints:
         assert torch.equal(found.optimizer[0]["momentum_buffer"], torch.full((3, 2), 22.0))
         assert len(list(journal.folder.glob("checkpoint-*"))) == 2
 
-    def test_one_whose_epoch_was_not_recorded_is_passed_over(self) -> None:
+    def test_unrecorded_epoch_is_skipped(self) -> None:
         journal = Journal.create("net-s0")
         journal.keep(checkpoint(1))
         journal.keep(checkpoint(2))
@@ -85,7 +85,7 @@ class TestCheckpoints:
         assert found.epoch == 1
 
     @pytest.mark.parametrize("damage", [lambda c: c[:-1], lambda c: b"", lambda c: c[:50] + b"!" + c[51:]])
-    def test_a_damaged_one_gives_way_to_the_one_before(self, damage: Callable[[bytes], bytes]) -> None:
+    def test_damaged_checkpoint_falls_back_to_previous(self, damage: Callable[[bytes], bytes]) -> None:
         journal = Journal.create("net-s0")
         journal.keep(checkpoint(1))
         journal.keep(checkpoint(2))
@@ -95,12 +95,12 @@ class TestCheckpoints:
         assert found
         assert found.epoch == 1
 
-    def test_where_there_is_none_there_is_none(self) -> None:
+    def test_missing_checkpoint_is_none(self) -> None:
         assert Journal.create("net-s0").checkpoint(19) is None
 
 
-class TestLeftOvers:
-    def begun(self, host: str = "") -> Journal:
+class TestDeadRuns:
+    def started_run(self, host: str = "") -> Journal:
         journal = Journal.create("net-s0")
         journal.append("started", job={}, environment={"host": host or socket.gethostname(), "pid": 7})
         journal.append("epoch", number=1)
@@ -111,8 +111,8 @@ class TestLeftOvers:
         assert record
         return record.state
 
-    def test_a_run_that_nobody_trains_is_settled_once(self) -> None:
-        journal = self.begun()
+    def test_dead_run_is_marked_interrupted_once(self) -> None:
+        journal = self.started_run()
         assert [settled.run_id for settled in mark_dead_runs({})] == [journal.run_id]
         assert self.state(journal) == "interrupted"
         assert mark_dead_runs({}) == []
@@ -121,65 +121,63 @@ class TestLeftOvers:
         ("died", "reason"),
         [({7: "ended by SIGSEGV"}, "ended by SIGSEGV"), ({8: "ended by SIGSEGV"}, "its process died")],
     )
-    def test_what_ended_its_process_is_said_and_what_ended_another_is_not(
-        self, died: dict[int, str], reason: str
-    ) -> None:
-        journal = self.begun()
+    def test_reason_is_recorded_for_own_process_only(self, died: dict[int, str], reason: str) -> None:
+        journal = self.started_run()
         mark_dead_runs(died)
         record = journal.read()
         assert record
         assert record.ended
         assert record.ended["reason"] == reason
 
-    def test_the_process_that_counts_is_the_one_that_went_on_with_it(self) -> None:
-        journal = self.begun()
+    def test_process_that_resumed_run_counts(self) -> None:
+        journal = self.started_run()
         journal.append("failed", state="interrupted", reason="")
         journal.append("resumed", host="elsewhere", pid=8)
         assert mark_dead_runs({}) == []
 
-    def test_a_torn_line_is_cut_off_first(self) -> None:
-        journal = self.begun()
+    def test_torn_line_is_truncated_first(self) -> None:
+        journal = self.started_run()
         with open(journal.events_file, "a") as file:
             file.write('{"event": "epoch", "num')
         assert [settled.run_id for settled in mark_dead_runs({})] == [journal.run_id]
         assert self.state(journal) == "interrupted"
 
-    def test_a_run_that_somebody_trains_is_left_to_him(self) -> None:
-        journal = self.begun()
+    def test_run_in_training_is_left_alone(self) -> None:
+        journal = self.started_run()
         with journal.lock():
             assert mark_dead_runs({}) == []
         assert self.state(journal) == "running"
 
-    def test_a_run_of_another_host_is_left_alone(self) -> None:
-        journal = self.begun("elsewhere")
+    def test_run_of_another_host_is_left_alone(self) -> None:
+        journal = self.started_run("elsewhere")
         assert mark_dead_runs({}) == []
         assert self.state(journal) == "running"
 
     @pytest.mark.parametrize("event", ["finished", "failed"])
-    def test_a_run_that_has_ended_is_left_as_it_is(self, event: str) -> None:
-        journal = self.begun()
+    def test_ended_run_is_unchanged(self, event: str) -> None:
+        journal = self.started_run()
         journal.append(event, state="diverged")
         before = journal.events_file.read_bytes()
         assert mark_dead_runs({}) == []
         assert journal.events_file.read_bytes() == before
 
-    def test_a_damaged_journal_is_not_touched(self) -> None:
-        journal = self.begun()
+    def test_damaged_journal_is_not_touched(self) -> None:
+        journal = self.started_run()
         journal.events_file.write_text("no json\n")
         assert mark_dead_runs({}) == []
         assert journal.events_file.read_text() == "no json\n"
 
 
-def test_a_journal_without_events_has_no_record() -> None:
+def test_journal_without_events_has_no_record() -> None:
     assert Journal.create("net-s0").read() is None
 
 
-def test_a_number_that_json_cannot_hold_is_refused_rather_than_written() -> None:
+def test_nonfinite_number_is_refused() -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         Journal.create("net-s0").append("epoch", train_loss=float("nan"))
 
 
-def test_every_event_is_flushed_to_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_event_is_flushed_to_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     flushed: list[int] = []
     monkeypatch.setattr(os, "fsync", flushed.append)
     journal = Journal.create("net-s0")
@@ -188,30 +186,30 @@ def test_every_event_is_flushed_to_the_disk(monkeypatch: pytest.MonkeyPatch) -> 
         assert len(flushed) == number + 1
 
 
-def test_runs_started_in_the_same_second_get_folders_of_their_own() -> None:
+def test_simultaneous_runs_get_separate_folders() -> None:
     assert len({Journal.create("net-s0").run_id for _ in range(50)}) == 50
 
 
 @pytest.mark.parametrize("title", ["it's [a] {b}/../c", "x" * 240, "Übung"])
-def test_an_id_may_stand_in_any_file_name_and_any_query(title: str) -> None:
+def test_run_id_is_safe_in_files_and_queries(title: str) -> None:
     run_id = Journal.create(title).run_id
     assert re.fullmatch(r"[A-Za-z0-9_.-]{1,100}", run_id)
     assert "-s7-" in Journal.create(f"{title}-s7").run_id  # a long name loses its beginning, not its seed
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_unwritable_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "mlruns").write_text("a file where a folder should be")
     with pytest.raises(UsageError, match=r"mlruns.* cannot be written"):
         Journal.create("net-s0")
 
 
-def test_the_source_keeps_its_line_ends() -> None:
+def test_source_keeps_its_line_ends() -> None:
     journal = Journal.create("net-s0")
     journal.store("one\r\ntwo\n")
     assert journal.source == "one\r\ntwo\n"
 
 
-def test_arrays_and_weights_come_back_bit_for_bit() -> None:
+def test_arrays_and_weights_round_trip_exactly() -> None:
     journal = Journal.create("net-s0")
     logits = np.random.default_rng(0).normal(size=(7, 10)).astype(np.float32)
     weights = {"layer.weight": torch.randn(3, 2), "layer.count": torch.tensor(5)}
@@ -223,7 +221,7 @@ def test_arrays_and_weights_come_back_bit_for_bit() -> None:
     assert all(torch.equal(journal.weights()[name], tensor) for name, tensor in weights.items())
 
 
-def test_all_journals_come_oldest_first_and_empty_folders_are_passed_over() -> None:
+def test_journals_are_sorted_and_empty_folders_skipped() -> None:
     first, second = Journal.create("a"), Journal.create("b")
     Journal.create("never-started")
     for journal in (second, first):
@@ -231,5 +229,5 @@ def test_all_journals_come_oldest_first_and_empty_folders_are_passed_over() -> N
     assert [journal.run_id for journal in all_journals()] == sorted([first.run_id, second.run_id])
 
 
-def test_where_nothing_ran_there_are_no_journals() -> None:
+def test_empty_folder_has_no_journals() -> None:
     assert all_journals() == []

@@ -21,7 +21,7 @@ LAYERS = (
     {"runs"},
     {"workers", "speed"},
     {"tuning"},
-    {"doctor"},
+    {"doctor", "api"},
     {"cli"},
 )
 LAYER = {part: height for height, layer in enumerate(LAYERS) for part in layer}
@@ -60,32 +60,32 @@ def module_of(name: str) -> str:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 class TestFile:
-    def test_imports_lower_layers_alone(self, path: Path) -> None:
+    def test_imports_only_lower_layers(self, path: Path) -> None:
         for other in (name.partition(".")[0] for name in own_imports(path)):
             assert other == part_of(path) or LAYER[other] < LAYER[part_of(path)], f"imports {other}"
 
-    def test_hides_no_import_of_the_package(self, path: Path) -> None:
+    def test_hides_no_import_of_package(self, path: Path) -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             is_lazy_face = path.stem == "__init__" and getattr(node, "name", "") == "__getattr__"
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and not is_lazy_face:
                 assert not [name for name in imports(node) if name.startswith("harness")], node.name
 
-    def test_loads_no_module_of_the_package_by_its_name(self, path: Path) -> None:
+    def test_loads_no_module_by_name(self, path: Path) -> None:
         calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
         loaded = [ast.unparse(call) for call in calls if "import_module" in ast.unparse(call.func)]
         assert path == PACKAGE / "cli" / "__init__.py" or not [call for call in loaded if "harness" in call]
 
-    def test_knows_no_tool_of_another_package(self, path: Path) -> None:
+    def test_imports_no_library_of_another_package(self, path: Path) -> None:
         for name in imports(ast.parse(path.read_text())):
             assert ONLY_IN.get(name.partition(".")[0], part_of(path)) == part_of(path)
 
-    def test_imports_no_face_of_its_own_package(self, path: Path) -> None:
+    def test_does_not_import_its_own_package(self, path: Path) -> None:
         if path.stem != "__init__":
             assert part_of(path) not in {module_of(name) for name in own_imports(path)} - {path.stem}
 
 
 @pytest.mark.parametrize("package", sorted({part_of(path) for path in FILES if path.parent != PACKAGE}))
-def test_modules_of_a_package_form_no_cycle(package: str) -> None:
+def test_modules_of_package_form_no_cycle(package: str) -> None:
     files = [path for path in FILES if part_of(path) == package and path.stem != "__init__"]
     reads = {
         path.stem: {module_of(name).split(".")[1] for name in own_imports(path) if name.startswith(f"{package}.")}
@@ -97,9 +97,9 @@ def test_modules_of_a_package_form_no_cycle(package: str) -> None:
     assert not reads
 
 
-def test_every_part_has_a_layer() -> None:
+def test_every_part_has_layer() -> None:
     assert {part_of(path) for path in FILES} == LAYER.keys()
 
 
-def test_no_file_is_a_junk_drawer() -> None:
+def test_no_module_is_called_util() -> None:
     assert not [path for path in FILES if path.stem in ("util", "utils", "helpers", "common", "misc")]

@@ -1,4 +1,4 @@
-"""The ranking: what counts, what does not and why, who is better, and that luck does not win."""
+"""The ranking: what counts, what does not and why, which row is better, and that luck does not win."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def several(name: str, errors: list[int], **more: object) -> list[Journal]:
     return [finished(name, seed, count, **more) for seed, count in enumerate(errors)]  # type: ignore[arg-type]
 
 
-class TestWhatCounts:
-    def test_the_mean_of_the_last_epochs_ranks(self) -> None:
+class TestCountedRuns:
+    def test_mean_of_last_epochs_ranks(self) -> None:
         several("good", [50, 52, 54])
         several("bad", [70, 72, 74])
         first, second = board().rows
@@ -48,33 +48,33 @@ class TestWhatCounts:
         assert first.gap == pytest.approx(0.0005)
 
     @pytest.mark.parametrize("end", ["failed", "diverged", "out of memory", "interrupted"])
-    def test_a_run_that_did_not_finish_never_ranks_and_is_named(self, end: str) -> None:
+    def test_unfinished_run_is_named_but_never_ranked(self, end: str) -> None:
         several("good", [50, 52, 54])
         lost = finished("good", 3, 1, end=end)
         found = board()
         assert [row.n for row in found.rows] == [3]
         assert [(entry.run_id, entry.reason) for entry in found.left_out] == [(lost.run_id, end)]
 
-    def test_a_reason_holds_nothing_that_a_terminal_obeys(self) -> None:
+    def test_reason_contains_no_control_characters(self) -> None:
         several("good", [50, 52, 54])
         finished("good", 3, end="\x1b[2Jgone")
         assert [entry.reason for entry in board().left_out] == ["?[2Jgone"]
 
-    def test_a_run_that_is_not_over_is_left_out(self) -> None:
+    def test_running_run_is_left_out(self) -> None:
         several("good", [50, 52, 54])
         running = finished("good", 3)
         whole = running.events_file.read_text().splitlines(keepends=True)
         running.events_file.write_text("".join(whole[:-1]))
         assert [entry.reason for entry in board().left_out] == ["not finished"]
 
-    def test_another_protocol_never_stands_beside_this_one(self) -> None:
+    def test_other_protocol_is_left_out(self) -> None:
         several("good", [50, 52, 54])
         finished("good", 3, 1, job={"protocol": BUDGET.protocol - 1})
         found = board()
         assert [row.n for row in found.rows] == [3]
         assert found.left_out[0].reason == f"protocol {BUDGET.protocol - 1}; the rules are now {BUDGET.protocol}"
 
-    def test_of_two_runs_of_one_seed_the_first_counts(self) -> None:
+    def test_first_run_of_a_seed_counts(self) -> None:
         first, *_ = several("good", [50, 52, 54])
         again = finished("good", 0, 1)
         found = board()
@@ -84,7 +84,7 @@ class TestWhatCounts:
         ]
 
     @pytest.mark.parametrize("text", ["{}\n", "no JSON\n", '{"event": "started"}\n{"event": "finished"}\n', "[1]\n"])
-    def test_a_damaged_journal_is_left_out_and_stops_nobody(self, text: str) -> None:
+    def test_damaged_journal_is_left_out(self, text: str) -> None:
         several("good", [50, 52, 54])
         damaged = finished("good", 3)
         damaged.events_file.write_text(text)
@@ -92,7 +92,7 @@ class TestWhatCounts:
         assert [row.n for row in found.rows] == [3]
         assert [entry.run_id for entry in found.left_out] == [damaged.run_id]
 
-    def test_a_score_that_is_not_that_of_the_answers_is_left_out(self) -> None:
+    def test_edited_score_is_left_out(self) -> None:
         several("good", [50, 52, 54])
         edited = finished("good", 3, 60, ended={"accuracy": 0.9999})
         found = board()
@@ -105,16 +105,16 @@ class TestWhatCounts:
         better = finished("good", 3, 10)
         shutil.copy(better.folder / "test.npz", first.folder)
         (left_out,) = board().left_out
-        assert (left_out.run_id, left_out.reason) == (first.run_id, "its score is not that of its answers")
+        assert (left_out.run_id, left_out.reason) == (first.run_id, "its score does not follow from its predictions")
 
-    def test_answers_below_the_leaders_are_held_against_the_score_too(self) -> None:
+    def test_answers_below_leaders_are_verified(self) -> None:
         for number in range(6):
             several(f"net{number}", [40 + 10 * number + seed for seed in range(3)])
         junk = all_journals()[-1]
         (junk.folder / "test.npz").write_bytes(b"junk")
         assert [entry.run_id for entry in board().left_out] == [junk.run_id]
 
-    def test_a_certificate_below_the_leaders_is_held_against_the_answers(self) -> None:
+    def test_certificate_below_leaders_is_verified(self) -> None:
         for number in range(5):
             several(f"net{number}", [20 + seed for seed in range(3)], parameters=1_000 + number)
         for seed in range(10):
@@ -123,7 +123,7 @@ class TestWhatCounts:
             edit(edited, "epoch", held_out_accuracy=0.997)
         assert [row.architecture for row in board().rows] == [f"net{number}" for number in range(5)]
 
-    def test_ones_own_run_goes_before_one_that_came_from_elsewhere(self) -> None:
+    def test_local_run_precedes_imported_run(self) -> None:
         journals = several("good", [50, 52, 54])
         stranger = finished("good", 0, 1, started={"time": 1})
         (stranger.folder / "origin.json").write_text('{"from": "there", "trials": 0}')
@@ -143,7 +143,7 @@ class TestWhatCounts:
         assert left_out.reason == f"its training losses are those of {first.run_id}"
 
     @pytest.mark.parametrize("harm", ["gone", "torn", "empty"])
-    def test_answers_that_cannot_be_read_are_left_out(self, harm: str) -> None:
+    def test_unreadable_answers_are_left_out(self, harm: str) -> None:
         several("good", [50, 52, 54])
         file = finished("good", 3).folder / "test.npz"
         if harm == "gone":
@@ -152,9 +152,9 @@ class TestWhatCounts:
             file.write_bytes(file.read_bytes()[: 500 if harm == "torn" else 0])
         found = board()
         assert [row.n for row in found.rows] == [3]
-        assert "answers" in found.left_out[0].reason
+        assert "predictions" in found.left_out[0].reason
 
-    def test_files_knobs_recipes_and_datasets_are_never_averaged(self) -> None:
+    def test_different_configurations_are_never_averaged(self) -> None:
         finished("net", 0)
         finished("other", 1)
         finished("net", 2, knobs={"width": 12})
@@ -168,7 +168,7 @@ class TestWhatCounts:
         assert found.elsewhere == ("digits",)
         assert [row.scores for row in board("digits").rows] == [[1 - 3 / 360]]
 
-    def test_a_file_that_was_edited_is_another_row_with_another_label(self) -> None:
+    def test_edited_file_is_another_row(self) -> None:
         several("net", [50, 52, 54])
         several("net", [60, 62, 64], source=source_of("net") + "# better now\n")
         first, second = board().rows
@@ -176,7 +176,7 @@ class TestWhatCounts:
         assert {first.label.split()[0], second.label.split()[0]} == {"net"}
         assert board().find(second.label).scores == second.scores
 
-    def test_the_order_of_the_journals_makes_no_difference(self) -> None:
+    def test_journal_order_makes_no_difference(self) -> None:
         several("good", [50, 52, 54])
         several("bad", [51, 52, 54])
         journals = all_journals()
@@ -188,7 +188,7 @@ class TestWhatCounts:
         ]
         assert [pair.comparison for pair in after.pairs] == [pair.comparison for pair in before.pairs]
 
-    def test_nothing_to_rank_is_said_with_the_reason(self) -> None:
+    def test_nothing_to_rank_is_explained(self) -> None:
         with pytest.raises(UsageError, match="no finished run"):
             board()
         finished("net", 0, job={"protocol": 0})
@@ -197,15 +197,15 @@ class TestWhatCounts:
         assert "protocol 0; the rules are now" in raised.value.allowed
 
 
-class TestHonesty:
-    def test_one_lucky_seed_never_beats_ten_honest_ones(self) -> None:
+class TestRanking:
+    def test_lucky_seed_never_beats_ten_seeds(self) -> None:
         several("honest", [55 + n % 3 for n in range(10)])
         several("lucky", [30, 31])
         first, second = board().rows
         assert (first.name, first.rank) == ("honest", 1)
         assert (second.name, second.rank, second.is_provisional) == ("lucky", None, True)
 
-    def test_equal_means_share_a_rank_and_the_next_one_is_passed_over(self) -> None:
+    def test_equal_means_share_a_rank(self) -> None:
         several("b", [50, 52, 54])
         several("a", [54, 52, 50])
         several("c", [60, 61, 62])
@@ -224,20 +224,18 @@ class TestHonesty:
             ([50, 51] * 10 + [90] * 4, {10: True, 20: True}),
         ],
     )
-    def test_a_certificate_is_looked_at_with_ten_seeds_and_with_twenty(
-        self, errors: list[int], looks: dict[int, bool]
-    ) -> None:
+    def test_certificate_is_checked_at_10_and_20_seeds(self, errors: list[int], looks: dict[int, bool]) -> None:
         several("net", errors)
         (row,) = board().rows
         assert {count: bound >= BUDGET.accuracy for count, bound in row.looks.items()} == looks
         assert row.certified_at == [count for count, held in looks.items() if held]
 
-    def test_ten_other_seeds_are_no_look(self) -> None:
+    def test_other_ten_seeds_are_no_look(self) -> None:
         for seed in range(1, 11):
             finished("net", seed, 30)
         assert board().rows[0].looks == {}
 
-    def test_a_row_has_a_bound_on_this_test_set_and_a_lower_one_on_new_images(self) -> None:
+    def test_bound_on_new_images_is_lower(self) -> None:
         for seed, count in enumerate((50, 52, 54)):
             finished("net", seed, answers=answers_with(np.arange(len(LABELS)) < count))  # the same images
         (row,) = board().rows
@@ -245,7 +243,7 @@ class TestHonesty:
         assert row.bound_on_new_images is not None
         assert row.bound_on_new_images < row.lower_bound
 
-    def test_a_row_of_other_epochs_has_no_rank_and_stands_below_a_provisional_one(self) -> None:
+    def test_row_of_fewer_epochs_is_unranked(self) -> None:
         several("serious", [50, 51])
         several("short", [40, 41, 42], recipe={"epochs": 1})
         several("full", [60, 61, 62])
@@ -258,7 +256,7 @@ class TestHonesty:
         assert [row.architecture for row in leaderboard.pareto(rows)] == ["full"]
         assert {leader.row.architecture for leader in leaderboard.leaders_by_size(rows).values()} == {"full"}
 
-    def test_the_bound_of_a_leader_allows_for_the_rows_of_its_class_and_for_their_spread(self) -> None:
+    def test_leader_bound_allows_for_its_size_class(self) -> None:
         several("alone", [70, 74, 78], parameters=900)
         for number in range(4):
             several(f"net{number}", [50 + number, 50 + number, 50 + number], parameters=4_000)
@@ -270,7 +268,7 @@ class TestHonesty:
         assert leaders[5_000].bound < 0.995  # though its own scores are equal
         assert leaders[1_000].bound < (leaders[1_000].row.lower_bound or 0)
 
-    def test_trials_of_studies_that_found_the_settings_are_counted(self) -> None:
+    def test_trials_behind_the_settings_are_counted(self) -> None:
         journal, *_ = several("net", [50, 52, 54], knobs={"width": 12})
         record = journal.read()
         assert record
@@ -283,7 +281,7 @@ class TestHonesty:
         assert board().rows[0].trials == 0
         assert board(studies=(study(10), study(50))).rows[0].trials == 7
 
-    def test_the_pareto_front_leaves_out_who_is_larger_and_worse_and_who_has_no_rank(self) -> None:
+    def test_pareto_front_omits_dominated_and_unranked_rows(self) -> None:
         several("small", [70, 71, 72], parameters=2_000)
         several("large", [50, 51, 52], parameters=9_000)
         several("useless", [60, 61, 62], parameters=9_500)
@@ -295,7 +293,7 @@ class TestHonesty:
             2_000: "small",
         }
 
-    def test_images_that_everybody_gets_wrong_are_found(self) -> None:
+    def test_images_wrong_for_all_are_found(self) -> None:
         for seed in range(3):
             wrong = wrong_at_random(20, seed)
             wrong[[7, 4_000]] = True
@@ -304,7 +302,7 @@ class TestHonesty:
 
 
 class TestComparison:
-    def test_every_pair_of_leaders_is_compared_and_adjusted_for_all(self) -> None:
+    def test_leader_pairs_are_adjusted_together(self) -> None:
         for number in range(7):
             several(f"net{number}", [40 + 10 * number + seed for seed in range(3)])
         pairs = board().pairs
@@ -314,7 +312,7 @@ class TestComparison:
             pair.p >= pair.comparison.p for pair in pairs if pair.p is not None and pair.comparison.p is not None
         )
 
-    def test_a_pair_that_is_asked_for_is_adjusted_for_all_that_could_have_been(self) -> None:
+    def test_requested_pair_is_adjusted_for_all_pairs(self) -> None:
         for number in range(7):
             several(f"net{number}", [50 + 8 * number + seed for seed in range(4)])
         several("provisional", [50, 51])
@@ -325,21 +323,21 @@ class TestComparison:
         assert asked.comparison.p is not None
         assert asked.p <= 21 * asked.comparison.p
 
-    def test_provisional_rows_take_no_place_among_the_leaders(self) -> None:
+    def test_provisional_rows_are_no_leaders(self) -> None:
         for number in range(6):
             several(f"net{number}", [50 + 8 * number + seed for seed in range(4)])
         for number in range(3):
             several(f"lucky{number}", [10, 11])
         assert len(board().pairs) == 10
 
-    def test_a_provisional_row_that_is_asked_for_could_have_been_too(self) -> None:
+    def test_requested_provisional_row_widens_the_adjustment(self) -> None:
         several("a", [50, 52, 54])
         several("b", [60, 62, 64])
         several("lucky", [10, 11])
         found = board()
         assert leaderboard.compare_asked(found.rows, found.rows[0], found.rows[2]).among == 3
 
-    def test_where_all_pairs_are_compared_anyway_one_gets_no_other_verdict_for_being_asked_for(self) -> None:
+    def test_requested_pair_keeps_its_verdict(self) -> None:
         for number in range(4):
             several(f"net{number}", [50 + 8 * number + seed for seed in range(4)])
         found = board()
@@ -348,7 +346,7 @@ class TestComparison:
             assert asked.p == pytest.approx(pair.p)
             assert {asked.verdict, pair.verdict} in ({"better", "worse"}, {"cannot tell yet"})
 
-    def test_a_pair_of_the_leaders_that_is_asked_for_is_adjusted_for_the_whole_board(self) -> None:
+    def test_requested_leaders_are_adjusted_for_whole_board(self) -> None:
         for number in range(7):
             several(f"net{number}", [50 + 8 * number + seed for seed in range(4)])
         found = board()
@@ -357,14 +355,14 @@ class TestComparison:
         assert (asked.among, pair.among) == (21, 10)
         assert (asked.p or 0) >= (pair.p or 0)
 
-    def test_a_clear_difference_is_a_verdict_on_the_first_of_the_two(self) -> None:
+    def test_clear_difference_gives_a_verdict(self) -> None:
         several("good", [30, 31, 32, 33, 34])
         several("bad", [130, 131, 132, 133, 134])
         good, bad = board().rows
         assert [pair.verdict for pair in leaderboard.compare_all([(good, bad)])] == ["better"]
         assert [pair.verdict for pair in leaderboard.compare_all([(bad, good)])] == ["worse"]
 
-    def test_two_single_runs_get_mcnemar_and_no_verdict_on_their_recipes(self) -> None:
+    def test_single_runs_get_mcnemar_without_verdict(self) -> None:
         finished("good", 0, answers=answers_with(LABELS < 0))
         finished("bad", 0, 60)
         (pair,) = leaderboard.compare_all([board().rows])  # type: ignore[list-item]
@@ -372,14 +370,14 @@ class TestComparison:
         assert pair.mcnemar == pytest.approx(2 * 0.5**60)
         assert pair.p is None
 
-    def test_what_cannot_be_told_says_how_many_seeds_would_tell(self) -> None:
+    def test_undecided_pair_names_seeds_needed(self) -> None:
         several("good", [50, 54, 58])
         several("bad", [52, 56, 60])
         (pair,) = board().pairs
         assert pair.verdict == "cannot tell yet"
         assert pair.comparison.seeds is None or pair.comparison.seeds > 3
 
-    def test_a_row_is_found_by_rank_label_and_name_and_a_slip_is_answered(self) -> None:
+    def test_row_is_found_by_rank_label_or_name(self) -> None:
         several("good", [50, 52, 54])
         several("good", [60, 62, 64], knobs={"width": 12})
         found = board()
@@ -392,7 +390,7 @@ class TestComparison:
             found.find("god")
         assert "'good'" in raised.value.hint
 
-    def test_a_name_of_several_rows_is_refused(self) -> None:
+    def test_ambiguous_name_is_refused(self) -> None:
         several("good", [60, 62, 64], knobs={"width": 12})
         several("good", [60, 62, 64], knobs={"width": 14})
         with pytest.raises(UsageError, match="2 rows are called 'good'"):
@@ -401,13 +399,13 @@ class TestComparison:
 
 @given(seeds=st.sets(st.integers(0, 40), min_size=1))
 @settings(max_examples=60)
-def test_stretches_are_the_seeds_and_no_other(seeds: set[int]) -> None:
+def test_stretches_cover_exactly_the_seeds(seeds: set[int]) -> None:
     stretches = _stretches(sorted(seeds))
     assert [seed for first, count in stretches for seed in range(first, first + count)] == sorted(seeds)
     assert all(left[0] + left[1] < right[0] for left, right in itertools.pairwise(stretches))
 
 
-def test_the_commands_of_a_row_train_that_row_again() -> None:
+def test_row_commands_reproduce_the_row() -> None:
     for seed in (0, 1, 4):
         finished("net", seed, knobs={"width": 12}, recipe={"nesterov": True, "lr": 0.1})
     (row,) = board().rows

@@ -1,4 +1,4 @@
-"""Laid out anew, a network answers and learns as it did: whatever its operators, its channels, its batch norm."""
+"""With another memory layout a network computes and learns the same, whatever its operators and channels."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from audited import exports, train_graph
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.nn import functional as F
 
-from harness.audit import audit
 from harness.spec import REFERENCE, ComputeMode, Execution, Precision
 from harness.training import Choice, accelerate_scoring, choose_compatible, compute, unrepeatable
 from harness.training.batch_norm import batch_norm, batch_norm_in_sums
@@ -33,7 +33,7 @@ IMAGES = torch.rand(6, 1, 28, 28, generator=torch.Generator().manual_seed(0))
 
 
 def exported(network: nn.Module) -> GraphModule:
-    return audit(network, "network.py").train.module()
+    return train_graph(network)
 
 
 class Plain(nn.Module):
@@ -49,14 +49,14 @@ class Plain(nn.Module):
 # --- channels last ----------------------------------------------------------------------------------------
 
 
-def test_maps_are_channels_last_from_the_first_convolution_on() -> None:
+def test_maps_are_channels_last_from_first_convolution() -> None:
     network = exported(Plain())
     accelerate(network, ComputeMode(channels_last=True))
     maps = F.conv2d(torch.rand(2, 1, 28, 28), network.first.weight)
     assert maps.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_weights_are_laid_out_channels_last_and_stay_the_same_parameters() -> None:
+def test_channels_last_weights_stay_the_same_parameters() -> None:
     network = exported(Plain())
     values = [parameter.clone() for parameter in network.parameters()]
     before = {name: id(parameter) for name, parameter in network.named_parameters()}
@@ -68,7 +68,7 @@ def test_weights_are_laid_out_channels_last_and_stay_the_same_parameters() -> No
 
 
 class Head(nn.Module):
-    """A convolution, batch norm where asked for, whatever `between` makes of its maps, and a linear layer."""
+    """A convolution, batch norm if requested, whatever `between` makes of its maps, and a linear layer."""
 
     def __init__(self, between: Callable[[Tensor], Tensor], norm: bool = False) -> None:
         super().__init__()
@@ -123,10 +123,10 @@ FAST = ComputeMode("bfloat16", True, True)
     ],
 )
 @pytest.mark.parametrize("execution", ["eager", "compiled"])
-def test_an_arithmetic_is_chosen_by_which_the_network_is_the_same(
+def test_chosen_mode_keeps_network_function(
     between: Callable[[Tensor], Tensor], expected: ComputeMode, execution: Execution
 ) -> None:
-    found = audit(Head(between), "network.py")
+    found = exports(Head(between))
     wanted = replace(FAST, execution=execution)
     state = torch.get_rng_state()
     chosen = choose_compatible(wanted, found.train.module(), found.evaluation.module(), "network.py")
@@ -150,32 +150,32 @@ def line_of_between() -> str:
     ("between", "reason"),
     [
         (scattered, "index_add fails in bfloat16"),
-        (written_through_a_view, "mul_ gives other results channels last"),
-        (written_through_flatten, "mul_ gives other results channels last"),
-        (strided, "as_strided gives other results channels last"),
+        (written_through_a_view, "mul_ gives different results with channels last"),
+        (written_through_flatten, "mul_ gives different results with channels last"),
+        (strided, "as_strided gives different results with channels last"),
     ],
 )
 @pytest.mark.parametrize("norm", [True, False])
-def test_a_reason_names_the_operator_and_its_line(between: Callable[[Tensor], Tensor], reason: str, norm: bool) -> None:
-    found = audit(Head(between, norm), __file__)
+def test_reason_names_operator_and_line(between: Callable[[Tensor], Tensor], reason: str, norm: bool) -> None:
+    found = exports(Head(between, norm), __file__)
     chosen = choose_compatible(FAST, found.train.module(), found.evaluation.module(), __file__)
     assert chosen.because.startswith(f"{reason} ({line_of_between()})")
     assert "float64" not in chosen.because
 
 
-def test_a_reason_found_in_float32_says_so() -> None:
-    found = audit(Head(takes_float32_alone), __file__)
+def test_reason_found_in_float32_is_marked() -> None:
+    found = exports(Head(takes_float32_alone), __file__)
     chosen = choose_compatible(
         ComputeMode(channels_last=True), found.train.module(), found.evaluation.module(), __file__
     )
     assert chosen.because == (
-        f"mul_ gives other results channels last ({line_of_between()}) (compared in float32: "
+        f"mul_ gives different results with channels last ({line_of_between()}) (compared in float32: "
         f"reshape fails in float64 ({line_of_between()}))"
     )
 
 
-def test_a_gradient_that_alone_is_another_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = audit(Head(F.relu), "network.py")
+def test_differing_gradient_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = exports(Head(F.relu))
     step = _step
 
     def turned(graph: GraphModule, learns: bool, used: ComputeMode, images: Tensor) -> dict[str, Tensor]:
@@ -184,35 +184,35 @@ def test_a_gradient_that_alone_is_another_is_named(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr("harness.training.compatible._step", turned)
     chosen = choose_compatible(FAST, found.train.module(), found.evaluation.module(), "network.py")
-    assert chosen == Choice(ComputeMode("bfloat16"), "the network gives other gradients channels last")
+    assert chosen == Choice(ComputeMode("bfloat16"), "the network gives different gradients with channels last")
 
 
-def test_memory_that_ends_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = audit(Head(F.relu), "network.py")
+def test_out_of_memory_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = exports(Head(F.relu))
     monkeypatch.setattr("harness.training.compatible.accelerate", lambda *_: torch.zeros(2**48))
     with pytest.raises(RuntimeError, match="memory"):
         choose_compatible(FAST, found.train.module(), found.evaluation.module(), "network.py")
 
 
-def test_a_classifier_that_starts_at_zero_hides_nothing_before_it() -> None:
+def test_zero_classifier_hides_no_difference() -> None:
     network = Head(written_through_a_view)
     nn.init.zeros_(network.last.weight)
     nn.init.zeros_(network.last.bias)
-    found = audit(network, "network.py")
+    found = exports(network)
     chosen = choose_compatible(FAST, found.train.module(), found.evaluation.module(), "network.py")
     assert chosen.mode == ComputeMode("bfloat16")
 
 
-def test_a_network_with_dropout_is_no_other_for_its_masks() -> None:
+def test_dropout_masks_are_no_difference() -> None:
     network = nn.Sequential(
         nn.Conv2d(1, 14, 9, stride=9), nn.BatchNorm2d(14), nn.Dropout2d(0.5), nn.Flatten(), nn.Linear(126, 10)
     )
-    found = audit(network, "network.py")
+    found = exports(network)
     assert choose_compatible(FAST, found.train.module(), found.evaluation.module(), "network.py") == Choice(FAST)
 
 
-def test_where_nothing_suits_training_is_plain() -> None:
-    found = audit(Head(viewed), "network.py")
+def test_incompatible_network_uses_reference_mode() -> None:
+    found = exports(Head(viewed))
 
     def broken(network: nn.Module, used: ComputeMode) -> Callable[[Tensor], Tensor]:
         if used == REFERENCE:
@@ -226,8 +226,8 @@ def test_where_nothing_suits_training_is_plain() -> None:
     assert "out of chalk" in chosen.because
 
 
-def test_trying_a_network_leaves_no_trace_in_it() -> None:
-    found = audit(Residual(), "network.py")
+def test_compatibility_check_leaves_network_unchanged() -> None:
+    found = exports(Residual())
     train, evaluation = found.train.module(), found.evaluation.module()
     before = {name: tensor.clone() for name, tensor in train.state_dict().items()}
     choose_compatible(FAST, train, evaluation, "network.py")
@@ -301,7 +301,7 @@ def pass_through(network: Callable[[Tensor], Tensor], module: nn.Module) -> dict
 
 
 @pytest.mark.parametrize("make", [Residual, Separable, Bare])
-def test_padded_channels_change_neither_answers_nor_gradients_nor_statistics(make: Callable[[], nn.Module]) -> None:
+def test_padding_changes_no_result(make: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)
     network = make()
     reference, padded = exported(network), exported(copy.deepcopy(network))
@@ -330,18 +330,15 @@ def widths(network: GraphModule) -> list[int]:
 @pytest.mark.parametrize(
     ("make", "expected"), [(Residual, [16, 16, 16]), (Separable, [32, 32, 30, 16]), (Bare, [16, 10])]
 )
-def test_channels_are_rounded_up_to_whole_vectors_where_a_third_more_is_enough(
-    make: Callable[[], nn.Module], expected: list[int]
-) -> None:
+def test_channels_are_padded_to_whole_vectors(make: Callable[[], nn.Module], expected: list[int]) -> None:
     network = exported(make())
     accelerate(network, PADDED)
     assert widths(network) == expected
 
 
-@pytest.mark.slow
 @given(inputs=st.integers(1, 40), outputs=st.integers(1, 40))
 @settings(max_examples=12)
-def test_a_convolution_is_padded_by_at_most_a_third(inputs: int, outputs: int) -> None:
+def test_padding_adds_at_most_one_third(inputs: int, outputs: int) -> None:
     network = exported(
         nn.Sequential(
             nn.Conv2d(1, inputs, 9, stride=9), nn.Conv2d(inputs, outputs, 3), nn.Flatten(), nn.Linear(outputs, 10)
@@ -353,7 +350,7 @@ def test_a_convolution_is_padded_by_at_most_a_third(inputs: int, outputs: int) -
         assert made == real or (made % VECTOR == 0 and real < made <= 4 / 3 * real)
 
 
-def test_float32_channels_are_left_alone() -> None:
+def test_float32_channels_are_not_padded() -> None:
     network = exported(Residual())
     accelerate(network, ComputeMode(channels_last=True))
     assert widths(network) == [14, 14, 14]
@@ -363,7 +360,7 @@ def test_float32_channels_are_left_alone() -> None:
     "settings", [{}, {"padding": "same"}, {"padding": "valid", "dilation": 2}, {"padding": 2, "stride": 3}]
 )
 @pytest.mark.parametrize("biased", [True, False])
-def test_a_convolution_of_one_channel_answers_and_learns_as_torchs(settings: dict[str, Any], biased: bool) -> None:
+def test_one_channel_convolution_matches_torch(settings: dict[str, Any], biased: bool) -> None:
     torch.manual_seed(0)
     network = exported(nn.Sequential(nn.Conv2d(1, 6, 5, bias=biased, **settings), nn.AdaptiveAvgPool2d((2, 5)), Sums()))
     plain = copy.deepcopy(network)
@@ -376,7 +373,7 @@ def test_a_convolution_of_one_channel_answers_and_learns_as_torchs(settings: dic
         assert torch.allclose(ours.grad, torchs.grad, rtol=1e-4, atol=1e-4)
 
 
-def test_a_convolution_padded_differently_on_opposite_sides_is_left_to_torch() -> None:
+def test_asymmetric_padding_is_left_to_torch() -> None:
     network = exported(nn.Sequential(nn.Conv2d(1, 6, 4, padding="same"), nn.AdaptiveAvgPool2d((2, 5)), Sums()))
     before = network(IMAGES)
     assert torch.allclose(accelerate(network, PADDED)(IMAGES), before, atol=1e-5)
@@ -437,7 +434,7 @@ COMPILED = ComputeMode(channels_last=True, execution="compiled")
 @needs_compiler
 @pytest.mark.parametrize("make", [Computed, WritesThroughAView, WritesOnItsOwnNumbers])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_kernels_answer_and_teach_as_torch(
+def test_kernels_train_like_torch(
     make: Callable[[], nn.Module], precision: Precision, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "compile", lambda network, **_: network)
@@ -459,9 +456,9 @@ def test_kernels_answer_and_teach_as_torch(
 
 @needs_compiler
 @pytest.mark.parametrize("make", [WritesThroughAView, WritesOnItsOwnNumbers])
-def test_kernels_score_as_torch_each_time(make: Callable[[], nn.Module]) -> None:
+def test_kernels_score_like_torch(make: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)
-    found = audit(make(), "network.py").evaluation
+    found = exports(make()).evaluation
     scored = accelerate_scoring(found.module(), COMPILED)
     scored.refresh()
     for _ in range(3):
@@ -469,7 +466,7 @@ def test_kernels_score_as_torch_each_time(make: Callable[[], nn.Module]) -> None
 
 
 @needs_compiler
-def test_statistics_of_one_value_a_channel_are_no_number_as_torchs_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_single_value_statistics_are_nan_like_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda network, **_: network)
     one = nn.Sequential(nn.Conv2d(1, 10, 28), nn.BatchNorm2d(10), nn.Flatten())
     network = exported(one)
@@ -483,7 +480,7 @@ def test_statistics_of_one_value_a_channel_are_no_number_as_torchs_are(monkeypat
     ("channels", "norm_first", "expected"),
     [(32, True, 1), (32, False, 0), (20, True, 1), (20, False, 1)],
 )
-def test_the_kernel_is_for_norms_before_an_activation_and_for_broken_vectors(
+def test_kernel_choice_follows_activation_and_width(
     channels: int, norm_first: bool, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "compile", lambda network, **_: network)
@@ -567,7 +564,7 @@ def last(maps: Tensor) -> Tensor:
     seed=st.integers(0, 1000),
 )
 @settings(max_examples=60)
-def test_batch_norm_is_as_exact_as_torchs_in_its_own_layout(
+def test_batch_norm_is_as_exact_as_torch(
     ours: Norm,
     shape: tuple[int, int, int, int],
     offset: float,
@@ -592,7 +589,7 @@ LONG = (512, 12, 24, 24)
 
 
 @pytest.mark.parametrize("offset", [0.0, 1.0, 10.0])
-def test_over_long_sums_ours_are_as_exact(offset: float) -> None:
+def test_long_sums_are_as_exact_as_torch(offset: float) -> None:
     torch.manual_seed(0)
     maps, slope = last(torch.randn(LONG) + offset), last(torch.randn(LONG))
     exact = passed(norm_of_torch, maps.double().contiguous(), slope.double().contiguous())
@@ -601,7 +598,7 @@ def test_over_long_sums_ours_are_as_exact(offset: float) -> None:
 
 
 @pytest.mark.parametrize("offset", [0.0, 10.0])
-def test_bfloat16_maps_are_added_up_in_float32(offset: float) -> None:
+def test_bfloat16_maps_are_summed_in_float32(offset: float) -> None:
     torch.manual_seed(0)
     maps, slope = last(torch.randn(LONG) + offset).bfloat16(), last(torch.randn(LONG)).bfloat16()
     exact = passed(norm_of_torch, maps.double().contiguous(), slope.double().contiguous())
@@ -612,7 +609,7 @@ def test_bfloat16_maps_are_added_up_in_float32(offset: float) -> None:
         assert max(off["results"], off["gradient of maps"]) < 2**-7  # of their own rounding
 
 
-def test_batch_norm_in_float64_stays_in_float64() -> None:
+def test_float64_batch_norm_stays_float64() -> None:
     torch.manual_seed(0)
     maps, slope = (torch.randn(5, 3, 4, 4, dtype=torch.float64) for _ in range(2))
     found, exact = passed(batch_norm, last(maps), slope), passed(norm_of_torch, maps, slope)
@@ -620,7 +617,7 @@ def test_batch_norm_in_float64_stays_in_float64() -> None:
 
 
 @pytest.mark.parametrize("used", [ComputeMode(channels_last=True), PADDED])
-def test_eager_batch_norm_over_channels_last_is_ours(used: ComputeMode) -> None:
+def test_eager_channels_last_batch_norm_is_replaced(used: ComputeMode) -> None:
     network = exported(Bare())
     accelerate(network, used)
     targets = [node.target for node in network.graph.nodes]
@@ -631,12 +628,12 @@ def test_eager_batch_norm_over_channels_last_is_ours(used: ComputeMode) -> None:
     assert batch_norm not in [node.target for node in plain.graph.nodes]
 
 
-def test_batch_norm_right_after_batch_norm_is_spelled_out_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_consecutive_batch_norms_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda network, **_: network)
     twice = nn.Sequential(
         nn.Conv2d(1, 4, 5, stride=4), nn.BatchNorm2d(4), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 10)
     )
-    network = audit(twice, "twice.py").train.module()
+    network = train_graph(twice)
     images = torch.rand(5, 1, 28, 28)
     before = network(images)
     assert torch.allclose(accelerate(network, ComputeMode(execution="compiled"))(images), before, atol=1e-4)
@@ -658,7 +655,7 @@ class Puts(nn.Module):
         return answers.put(places, answers.select(1, 0))
 
 
-def test_operators_that_do_not_repeat_are_named_by_torch() -> None:
+def test_nondeterministic_operators_are_named() -> None:
     compute.repeat_bits(True)
     try:
         for network, expected in ((Puts(), ("put_",)), (Plain(), ())):

@@ -40,7 +40,7 @@ EPOCH = {
 
 
 def record(ended: Event | None, *, is_benchmark: bool = True, **knobs: Any) -> Record:
-    """Return a run of a small network, begun with `knobs`, that ended as told."""
+    """Return a run of a small network, started with `knobs`, that ended with `ended`."""
     defaults = {"width": 16, "dropout": 0.0}
     job = Job("net", "net.py", "", "0" * 64, {**defaults, **knobs}, defaults, Recipe(), "mnist", "0" * 64, 3, "cpu")
     started = {
@@ -61,7 +61,7 @@ def record(ended: Event | None, *, is_benchmark: bool = True, **knobs: Any) -> R
     return Record("id", started, [EPOCH] if ended else [], ended)
 
 
-def test_a_run_is_named_for_its_architecture_its_changed_knobs_and_its_seed() -> None:
+def test_run_name_has_architecture_knobs_and_seed() -> None:
     assert record(None).start.name == "net seed 3"
     assert record(None, width=12).start.name == "net width=12 seed 3"
 
@@ -77,11 +77,11 @@ def test_a_run_is_named_for_its_architecture_its_changed_knobs_and_its_seed() ->
         ({"event": "failed", "state": "diverged", "reason": "nan"}, True, "diverged"),
     ],
 )
-def test_the_verdict_in_a_line(ended: Event | None, is_benchmark: bool, line: str) -> None:
+def test_verdict_fits_in_one_line(ended: Event | None, is_benchmark: bool, line: str) -> None:
     assert verdict_line(record(ended, is_benchmark=is_benchmark)) == line
 
 
-def test_a_finished_runs_page_has_score_best_epoch_targets_classes_curve_and_layers() -> None:
+def test_note_of_finished_run_has_every_section() -> None:
     text = markdown(record(FINISHED))
     for words in (
         "Score: 99.41 % after the last epoch",
@@ -96,7 +96,7 @@ def test_a_finished_runs_page_has_score_best_epoch_targets_classes_curve_and_lay
         assert words in text
 
 
-def test_a_failed_runs_page_gives_the_reason_and_no_score() -> None:
+def test_note_of_failed_run_gives_the_reason() -> None:
     text = markdown(record({"event": "failed", "state": "diverged", "reason": "the loss was nan"}))
     assert "diverged: the loss was nan" in text
     assert "Score" not in text
@@ -105,7 +105,7 @@ def test_a_failed_runs_page_gives_the_reason_and_no_score() -> None:
 def test_one_seed_has_no_spread() -> None:
     assert spread_line(summarise([0.994])) == "mean test accuracy after the last epoch 99.400 %, n = 1"
     assert "95 % interval of the mean on this test set 81.29 to 100.00 %" in spread_line(summarise([0.93, 0.95]))
-    assert "all of one score: that tells no interval" in spread_line(summarise([0.994, 0.994]))
+    assert "all scores equal: no interval can be computed" in spread_line(summarise([0.994, 0.994]))
 
 
 CONFIRMED = {"n": 5.0, "winner": 0.995, "default": 0.994, "difference": 0.001, "low95": -0.0001, "high95": 0.0021}
@@ -122,11 +122,11 @@ CONFIRMED = {"n": 5.0, "winner": 0.995, "default": 0.994, "difference": 0.001, "
         ({}, "on this test set, by the spread of the seeds' differences alone"),  # as studies kept it before
     ],
 )
-def test_a_confirmation_has_the_boards_verdict(more: dict[str, float], said: str) -> None:
+def test_confirmation_has_the_verdict_of_the_board(more: dict[str, float], said: str) -> None:
     assert confirmation_line({**CONFIRMED, **more}).endswith(said)
 
 
-def test_a_sweeps_page_names_every_rate_its_state_and_the_fastest() -> None:
+def test_sweep_note_names_every_rate_and_state() -> None:
     problem = Problem(targets=(0.5, 0.5))
     text = sweep_markdown(problem, sweep(problem, (1.0, 128.0), 100))
     assert "Fastest stable rate (lowest loss at the last step): **1**" in text
@@ -135,7 +135,7 @@ def test_a_sweeps_page_names_every_rate_its_state_and_the_fastest() -> None:
         assert f"dE/dw{derivative} =" in text
 
 
-def test_a_saturated_rate_is_said_to_have_stopped_learning() -> None:
+def test_saturated_rate_is_reported() -> None:
     (trajectory,) = sweep(Problem(), (1e6,), 100)
     assert "saturated: outputs 0" in sweep_state(trajectory)
     assert "learning has all but stopped" in sweep_state(trajectory)

@@ -1,4 +1,4 @@
-"""A comparison is planned before it is trained: with seeds nobody has seen, and a p-value that allows for what was."""
+"""A comparison is planned before it is trained: with unseen seeds, and a p-value adjusted for what was seen."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from harness.journal import all_journals
 from harness.leaderboard import plans
 from harness.spec import Job
 from harness.statistics import compare
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 @pytest.fixture(autouse=True)
@@ -44,24 +46,24 @@ def written() -> Iterator[dict[str, object]]:
 
 
 class TestPlan:
-    def test_it_takes_seeds_that_neither_was_ever_trained_from(self) -> None:
+    def test_plan_takes_untrained_seeds(self) -> None:
         finished("a", 4)
         finished("b", 11, end="interrupted")
         finished("c", 80)
         plan = plans.write_down(job("a"), job("b"), 5, all_journals())
         assert plan.seeds == range(5, 10)
 
-    def test_two_that_nobody_has_trained_begin_at_the_first_seed(self) -> None:
+    def test_untrained_pair_starts_at_first_seed(self) -> None:
         assert plans.write_down(job("a"), job("b"), 10, all_journals()).seeds == range(10)
 
-    def test_the_same_plan_is_written_once_whoever_is_named_first(self) -> None:
+    def test_pair_in_either_order_is_planned_once(self) -> None:
         first = plans.write_down(job("a"), job("b"), 5, all_journals())
         (before,) = written()
         finished("a", 3)
         assert plans.write_down(job("b"), job("a"), 5, all_journals()) == first
         assert [*written()] == [before]
 
-    def test_a_second_plan_takes_other_seeds_and_both_are_counted(self) -> None:
+    def test_second_plan_takes_other_seeds(self) -> None:
         a, b = job("a"), job("b")
         first = plans.write_down(a, b, 5, all_journals())
         second = plans.write_down(a, b, 6, all_journals())
@@ -70,7 +72,7 @@ class TestPlan:
         assert (first.earlier, second.earlier) == (0, 1)
         assert (first.adjust(0.02), second.adjust(0.02), second.adjust(0.9)) == (0.02, 0.04, 1.0)
 
-    def test_a_network_that_was_scored_may_have_been_picked_from_all_that_were(self) -> None:
+    def test_adjustment_counts_every_scored_network(self) -> None:
         for name in ("a", "b", "c"):
             finished(name, 0)
         finished("d", 0, end="interrupted")  # its test accuracy was shown after every epoch
@@ -78,13 +80,13 @@ class TestPlan:
         assert plans.write_down(job("a"), job("new"), 5, all_journals()).among == 4
         assert plans.write_down(job("newer"), job("new"), 5, all_journals()).among == 1
 
-    def test_seeds_are_taken_where_there_is_room(self) -> None:
+    def test_seeds_fill_the_first_large_gap(self) -> None:
         for seed in (1, 2, 6, 2**62):
             finished("a", seed)
         assert plans.write_down(job("a"), job("b"), 3, all_journals()).seeds == range(3, 6)
         assert plans.write_down(job("a"), job("b"), 4, all_journals()).seeds == range(7, 11)
 
-    def test_two_plans_that_are_written_at_once_take_other_seeds(self) -> None:
+    def test_concurrent_plans_take_different_seeds(self) -> None:
         a, b = job("a"), job("b")
         with ThreadPoolExecutor(8) as pool:
             made = [*pool.map(lambda count: plans.write_down(a, b, count, []), range(3, 11))]
@@ -92,7 +94,7 @@ class TestPlan:
         assert len(seeds) == len({*seeds})
         assert sorted(plan.earlier for plan in made) == [*range(8)]
 
-    def test_what_is_scored_later_changes_no_plan(self) -> None:
+    def test_later_scores_change_no_plan(self) -> None:
         a, b = job("a"), job("b")
         before = plans.write_down(a, b, 5, all_journals())
         for seed in before.seeds:
@@ -108,7 +110,7 @@ class TestPlan:
             *({"networks": "abc"}, {"networks": [1, 2]}, {"earlier": True}, {"id": "0123"}),
         ],
     )
-    def test_a_plan_that_is_damaged_is_named_and_not_made_anew(self, change: str | dict[str, object]) -> None:
+    def test_damaged_plan_is_named_and_kept(self, change: str | dict[str, object]) -> None:
         a, b = job("a"), job("b")
         plans.write_down(a, b, 5, all_journals())
         (file,) = Path("mlruns/plans").glob("*.json")
@@ -118,7 +120,6 @@ class TestPlan:
         assert str(file.absolute()) in raised.value.message
 
 
-@pytest.mark.slow
 class TestCommand:
     @pytest.fixture(autouse=True)
     def two_files(self, empty_folder: Path) -> None:
@@ -128,7 +129,7 @@ class TestCommand:
     def compare(self, *arguments: str) -> int:
         return cli.main(["compare", *arguments, "--dataset", "digits", "--seeds", "3"])
 
-    def test_it_plans_trains_and_compares_as_the_board_does(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_comparison_matches_the_board(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert self.compare("a.py", "b.py") == 0
         printed = capsys.readouterr().out
         found = leaderboard.rank(all_journals(), "digits")
@@ -141,7 +142,7 @@ class TestCommand:
         times = [journal.read().started["time"] for journal in all_journals()]  # type: ignore[union-attr]
         assert all(int(str(plan["written"])) <= time for time in times)
 
-    def test_again_it_trains_nothing_and_says_the_same(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_repeated_compare_trains_nothing(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert self.compare("a.py", "b.py") == 0
         once = capsys.readouterr().out.splitlines()[-1]
         count = len(all_journals())
@@ -149,13 +150,11 @@ class TestCommand:
         assert capsys.readouterr().out.splitlines()[-1] == once
         assert len(all_journals()) == count
 
-    def test_one_network_is_no_pair(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_network_is_not_compared_with_itself(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert self.compare("a.py", "a.py") == 2
         assert "same network" in capsys.readouterr().err
 
-    def test_a_row_whose_file_has_changed_is_not_trained_from_its_record(
-        self, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_row_of_changed_file_is_refused(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert cli.main(["run", "a.py", "--dataset", "digits"]) == 0
         Path("a.py").write_text(Path("a.py").read_text() + "\n# changed\n")
         assert self.compare("a", "b.py") == 2

@@ -26,7 +26,7 @@ EPOCHS = [
 ]
 
 
-def test_learning_curves_hold_every_epoch_and_the_target() -> None:
+def test_learning_curves_show_every_epoch_and_target() -> None:
     left, right = learning_curves(EPOCHS, "a title", 0.994).axes
     assert [list(line.get_ydata()) for line in left.lines] == [
         [epoch.train_loss for epoch in EPOCHS],
@@ -36,12 +36,12 @@ def test_learning_curves_hold_every_epoch_and_the_target() -> None:
     assert list(right.lines[2].get_ydata()) == [99.4, 99.4]
 
 
-def test_without_a_target_none_is_drawn() -> None:
+def test_missing_target_is_not_drawn() -> None:
     _, right = learning_curves(EPOCHS[:1], "one epoch", None).axes
     assert len(right.lines) == 2
 
 
-def test_the_confusion_matrix_writes_every_count_and_colours_mistakes_alone() -> None:
+def test_confusion_matrix_colours_only_mistakes() -> None:
     counts = np.arange(100).reshape(10, 10)
     (axes,) = confusion_matrix(counts, "a title").axes
     assert [text.get_text() for text in axes.texts] == [str(count) for count in range(100)]
@@ -50,7 +50,7 @@ def test_the_confusion_matrix_writes_every_count_and_colours_mistakes_alone() ->
 
 
 @pytest.mark.parametrize("count", [0, 3, 25])
-def test_each_hard_image_is_shown_with_its_class_answer_and_position(count: int) -> None:
+def test_hard_images_have_captions(count: int) -> None:
     images, positions = np.zeros((count, 28, 28), np.uint8), np.arange(count) + 100
     figure = hardest_images(Outcome(np.full(200, 1), np.full(200, 7), positions, np.full(count, 0.987), images))
     captions = [axes.get_title() for axes in figure.axes if axes.get_title()]
@@ -60,20 +60,20 @@ def test_each_hard_image_is_shown_with_its_class_answer_and_position(count: int)
 class TestSweep:
     trajectories = sweep(Problem(targets=(0.5, 0.5)), (1.0, 128.0), 20)
 
-    def test_a_loss_curve_a_rate_on_a_linear_and_a_logarithmic_axis(self) -> None:
+    def test_losses_have_linear_and_logarithmic_axes(self) -> None:
         left, right = sweep_losses(self.trajectories, "a title").axes
         assert (left.get_yscale(), right.get_yscale()) == ("linear", "log")
         for axes in (left, right):
             drawn = [list(line.get_ydata()) for line in axes.lines if len(line.get_ydata())]
             assert drawn == [[row["E_total"] for row in trajectory.rows] for trajectory in self.trajectories]
 
-    def test_an_unstable_rate_is_dashed_and_named_so(self) -> None:
+    def test_unstable_rate_is_dashed_and_labelled(self) -> None:
         figure = sweep_losses(self.trajectories, "a title")
         stable, unstable = (line for line in figure.axes[0].lines if len(line.get_ydata()))
         assert (stable.get_linestyle(), unstable.get_linestyle()) == ("-", "--")
         assert "unstable" in [text.get_text() for text in figure.legends[0].get_texts()]
 
-    def test_a_panel_a_weight(self) -> None:
+    def test_every_weight_has_a_panel(self) -> None:
         figure = sweep_weights(self.trajectories, "a title")
         assert [axes.get_title() for axes in figure.axes] == list(WEIGHTS)
         drawn = [list(line.get_ydata()) for line in figure.axes[4].lines if len(line.get_ydata())]
@@ -88,25 +88,25 @@ class TestStudy:
         done = [Trial(n, "complete", 0.9 + n / 100, chosen) for n, chosen in enumerate(settings)]
         return [*done, Trial(8, "pruned", 0.5, settings[0]), Trial(9, "infeasible", None, settings[1])]
 
-    def test_every_trial_with_a_score_is_in_the_history(self) -> None:
+    def test_history_shows_every_scored_trial(self) -> None:
         axes = study(self.trials(), {}, "a title")["history"].axes[0]
         points = [point for collection in axes.collections for point in collection.get_offsets().tolist()]
         assert points == [[trial.number, 100 * (trial.value or 0)] for trial in self.trials()[:9]]
 
-    def test_a_setting_that_is_suggested_only_at_times_is_drawn_where_it_is(self) -> None:
+    def test_conditional_setting_is_drawn_where_suggested(self) -> None:
         panels = study(self.trials(), {}, "a title")["slices"].axes
         assert [axes.get_xlabel() for axes in panels] == ["kind", "lr", "width", "rare"]
         assert [len(axes.collections[0].get_offsets()) for axes in panels] == [8, 8, 8, 4]
         assert [axes.get_xscale() for axes in panels[:3]] == ["linear", "log", "linear"]
 
     @pytest.mark.parametrize("other", ["width", "kind", "rare"])
-    def test_the_two_settings_that_matter_most_are_drawn_against_each_other(self, other: str) -> None:
+    def test_contour_shows_two_most_important_settings(self, other: str) -> None:
         figure = study(self.trials(), {"lr": 0.6, other: 0.3, "dropout": 0.1}, "a title")["contour"]
         assert (figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()) == ("lr", other)
 
-    def test_a_study_that_suggests_nothing_has_no_slices(self) -> None:
+    def test_study_without_settings_has_no_slices(self) -> None:
         assert "slices" not in study([Trial(0, "complete", 0.9, {})], {}, "a title")
 
-    def test_without_a_complete_trial_there_is_still_a_history(self, recwarn: pytest.WarningsRecorder) -> None:
+    def test_history_needs_no_complete_trial(self, recwarn: pytest.WarningsRecorder) -> None:
         assert set(study(self.trials()[9:], {}, "a title")) == {"history", "epochs"}
         assert not recwarn.list

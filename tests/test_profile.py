@@ -16,6 +16,8 @@ from harness.events import Epoch
 from harness.journal import PROFILE, all_journals
 from harness.runs import profiled
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def trace() -> dict[str, object]:
     (journal,) = all_journals()
@@ -23,7 +25,7 @@ def trace() -> dict[str, object]:
 
 
 @pytest.mark.parametrize(("epochs", "chosen"), [(1, 1), (3, 2)])
-def test_the_second_epoch_is_profiled_and_of_one_the_first(
+def test_second_or_only_epoch_is_profiled(
     workplace: Path, capsys: pytest.CaptureFixture[str], epochs: int, chosen: int
 ) -> None:
     assert cli.main(["run", "tiny.py", "--dataset", "digits", "--profile", "--epochs", str(epochs)]) == 0
@@ -40,8 +42,7 @@ def test_the_second_epoch_is_profiled_and_of_one_the_first(
     assert called.count("aten::nll_loss_backward") == batches
 
 
-@pytest.mark.slow
-def test_the_trace_is_an_artifact_in_mlflow(workplace: Path) -> None:
+def test_trace_is_logged_to_mlflow(workplace: Path) -> None:
     import mlflow
 
     assert cli.main(["run", "tiny.py", "--dataset", "digits", "--profile", "--seeds", "2"]) == 0
@@ -53,7 +54,7 @@ def test_the_trace_is_an_artifact_in_mlflow(workplace: Path) -> None:
     assert {seed: PROFILE in paths for seed, paths in kept.items()} == {"0": True, "1": False}
 
 
-def test_an_epoch_that_breaks_ends_its_profile() -> None:
+def test_failing_epoch_ends_its_profile() -> None:
     def breaks() -> Generator[runs.Event | None]:
         yield Epoch(number=1, lr=0.1, train_loss=1.0, train_accuracy=0.5, seconds=1.0, images_per_second=1.0)
         raise DivergedError("Training diverged.")

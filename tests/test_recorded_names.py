@@ -60,12 +60,12 @@ study study_sha256 architecture architecture_sha256 dataset dataset_digest epoch
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_recorded_architecture_keeps_its_bytes(name: str) -> None:
+def test_recorded_architecture_keeps_its_bytes(name: str) -> None:
     assert hashlib.sha256((ARCHITECTURES / f"{name}.py").read_bytes()).hexdigest() == FILES[name]
 
 
 @pytest.mark.parametrize("kind", JOURNAL, ids=lambda kind: kind.__name__)
-def test_a_recorded_dataclass_keeps_its_fields(kind: type) -> None:
+def test_recorded_dataclass_keeps_its_fields(kind: type) -> None:
     assert [declared.name for declared in fields(kind)] == JOURNAL[kind].split()
 
 

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from audited import ARCHITECTURES, NARROW
 from conftest import TINY
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from harness import cli, data, plugins, runs, training
@@ -23,6 +22,7 @@ from harness.errors import AuditError, CrashedError, DataError, DivergedError, O
 from harness.events import Checkpoint, Epoch, Result
 from harness.journal import all_journals
 from harness.runs import Started, build
+from harness.runs.resume import ExistingRuns
 from harness.spec import REFERENCE, ComputeMode, Job
 from harness.tracking import Tracker
 from harness.training import Choice, Uncapturable, compute, predict
@@ -54,7 +54,7 @@ class DeafTracker(Tracker):
         pass
 
 
-def test_a_job_starts_runs_its_epochs_and_ends_with_a_result() -> None:
+def test_job_yields_start_epochs_and_result() -> None:
     events = [event for event in runs.train(job()) if event]
     assert [type(event) for event in events] == [Started, Epoch, Epoch, Result]
     assert isinstance(events[0], Started)
@@ -64,7 +64,7 @@ def test_a_job_starts_runs_its_epochs_and_ends_with_a_result() -> None:
 @pytest.mark.parametrize(
     "settings", [{}, {"ema": 0.9}, {"rotation": 10.0, "zoom_p": 0.5}, {"optimizer": "adamw", "momentum": 0}]
 )
-def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(settings: dict[str, float | str]) -> None:
+def test_only_the_same_seed_gives_the_same_bits(settings: dict[str, float | str]) -> None:
     first, again = (result(runs.train(job(**settings))) for _ in range(2))
     other = result(runs.train(job(seed=1, **settings)))
     assert same(first, again)
@@ -89,11 +89,11 @@ def build():
 '''
 
 
-def test_what_a_file_draws_while_it_is_executed_follows_from_the_seed() -> None:
+def test_random_numbers_at_import_follow_the_seed() -> None:
     assert same(result(runs.train(job(DRAWN))), result(runs.train(job(DRAWN))))
 
 
-def test_the_score_is_the_last_epochs_and_the_best_epoch_only_stands_beside_it() -> None:
+def test_score_is_of_the_last_epoch() -> None:
     *epochs, last = list(runs.train(job(epochs=5, lr=1.0)))[1:]
     curve = [epoch.held_out_accuracy for epoch in epochs if isinstance(epoch, Epoch)]
     assert isinstance(last, Result)
@@ -102,18 +102,21 @@ def test_the_score_is_the_last_epochs_and_the_best_epoch_only_stands_beside_it()
     assert last.best_epoch == curve.index(max(curve)) + 1
 
 
-@pytest.mark.parametrize("name", ["tiny", "conv_transition", "p4m_convolution", "depthwise_head"])
-def test_the_scored_weights_put_into_the_plugins_own_network_give_the_same_answers(name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["tiny", "conv_transition", "depthwise_head", pytest.param("p4m_convolution", marks=pytest.mark.thorough)]
+)
+def test_scored_weights_reproduce_answers_in_plug_in(name: str) -> None:
     source = TINY if name == "tiny" else Path(f"architectures/{name}.py").read_text()
-    done = result(runs.train(job(source, epochs=1, ema=0.9, warmup_epochs=0)))
-    network = plugins.from_source(source, "tiny.py").build()
+    knobs = NARROW.get(name, {})
+    done = result(runs.train(job(source, epochs=1, ema=0.9, warmup_epochs=0, **knobs)))
+    network = plugins.from_source(source, "tiny.py").build(**knobs)
     network.load_state_dict(done.weights)
     digits = data.load("digits")
     answers = predict(network.eval(), digits, digits.held_out).numpy()
     assert np.allclose(answers, done.logits, rtol=1e-4, atol=1e-4 * np.abs(answers).max())
 
 
-def test_with_averaging_the_averaged_network_is_the_one_scored() -> None:
+def test_averaged_weights_are_scored() -> None:
     plain, averaged = result(runs.train(job())), result(runs.train(job(ema=0.9)))
     assert not same(plain, averaged)
 
@@ -144,7 +147,7 @@ def build():
 '''
 
 
-def test_a_gate_to_the_rest_of_the_batch_that_training_opened_is_refused_before_there_is_a_score() -> None:
+def test_gate_opened_by_training_is_refused() -> None:
     seen = []
     with pytest.raises(AuditError, match=r"beside other images|two at a time|reversed"):
         seen.extend(event for event in runs.train(job(GATED)))
@@ -175,7 +178,7 @@ def build():
 '''
 
 
-def test_a_gate_that_only_a_crowd_of_real_images_opens_is_refused_before_there_is_a_score() -> None:
+def test_gate_opened_by_large_batch_is_refused() -> None:
     seen = []
     with pytest.raises(AuditError, match="shuffled and 37 at a time"):
         seen.extend(event for event in runs.train(job(CROWDED)))
@@ -183,7 +186,7 @@ def test_a_gate_that_only_a_crowd_of_real_images_opens_is_refused_before_there_i
 
 
 @pytest.mark.parametrize(("curve", "reached"), [([0.9939, 0.994], 2), ([0.9941, 0.99], 1), ([0.9939, 0.9939], None)])
-def test_the_target_is_reached_at_exactly_99_4_percent(curve: list[float], reached: int | None) -> None:
+def test_target_is_reached_at_exactly_99_4_percent(curve: list[float], reached: int | None) -> None:
     digits = replace(data.load("digits"), is_benchmark=True)
     plain = Epoch(number=1, lr=0.1, train_loss=0.5, train_accuracy=0.9, seconds=1.0, images_per_second=1.0)
     epochs = [replace(plain, held_out_loss=0.1, held_out_accuracy=accuracy) for accuracy in curve]
@@ -193,7 +196,7 @@ def test_the_target_is_reached_at_exactly_99_4_percent(curve: list[float], reach
     assert runs.result_of(epochs, 1.0, torch.tensor(done.logits), elsewhere, {}).epochs_to_target is None
 
 
-def test_of_equal_best_epochs_the_first_is_named() -> None:
+def test_first_of_equal_best_epochs_is_named() -> None:
     digits = data.load("digits")
     plain = Epoch(number=1, lr=0.1, train_loss=0.5, train_accuracy=0.9, seconds=1.0, images_per_second=1.0)
     epochs = [replace(plain, held_out_loss=0.1, held_out_accuracy=accuracy) for accuracy in (0.8, 0.9, 0.9, 0.85)]
@@ -202,20 +205,20 @@ def test_of_equal_best_epochs_the_first_is_named() -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4, 359])
-def test_a_batch_of_one_image_is_refused(batch_size: int) -> None:
+def test_batch_of_one_image_is_refused(batch_size: int) -> None:
     with pytest.raises(UsageError, match="a batch of one image"):
         next(runs.train(job(batch_size=batch_size)))
 
 
-def test_a_job_for_other_data_is_refused() -> None:
-    with pytest.raises(DataError, match="another one"):
+def test_job_for_other_data_is_refused() -> None:
+    with pytest.raises(DataError, match="differs from the job"):
         list(runs.train(replace(job(), dataset_digest="0" * 64)))
 
 
 # --- arithmetic and turns ---------------------------------------------------------------------------------
 
 
-def test_a_job_is_computed_as_the_rule_says_and_a_plain_one_plainly() -> None:
+def test_job_uses_chosen_or_reference_mode() -> None:
     asked = job()
     chosen = compute.mode_for_this_machine("cpu", 1_437 * 2)
     for one, expected in ((asked, chosen), (replace(asked, plain=True), REFERENCE)):
@@ -224,22 +227,20 @@ def test_a_job_is_computed_as_the_rule_says_and_a_plain_one_plainly() -> None:
         assert started.mode == expected
 
 
-FILES = sorted(Path("architectures").glob("*.py"))
-
-
-@pytest.mark.parametrize("has_bfloat16", [True, False])
-@given(file=st.sampled_from(FILES), seed=st.integers(0, 2**31), images=st.sampled_from([1, 2_000_000]))
-@settings(max_examples=16)
-def test_every_seed_of_a_network_is_computed_as_the_rule_says(
-    has_bfloat16: bool, file: Path, seed: int, images: int
-) -> None:
-    asked = job(file.read_text(), seed)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(compute, "has_bfloat16", lambda _: has_bfloat16)
-        patched.setattr(compute, "has_compiler", lambda: True)
-        built = build(asked)
-        chosen = runs.choose_mode(asked, images, built.reference.own_graphs(torch.device("cpu")))
-    assert chosen == Choice(compute.mode_by_rule("cpu", has_bfloat16, True, images))
+@pytest.mark.parametrize(
+    "file",
+    [
+        pytest.param(file, marks=() if file.stem in ("s6_gap", "slim") else pytest.mark.thorough, id=file.stem)
+        for file in ARCHITECTURES
+    ],
+)
+def test_every_seed_uses_the_same_mode(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compute, "has_compiler", lambda: True)
+    for seed, has_bfloat16, images in ((0, True, 2_000_000), (1, True, 1), (2, False, 2_000_000), (2**31, False, 1)):
+        monkeypatch.setattr(compute, "has_bfloat16", lambda _, has=has_bfloat16: has)
+        asked = job(file.read_text(), seed)
+        chosen = runs.choose_mode(asked, images, build(asked).reference.own_graphs(torch.device("cpu")))
+        assert chosen == Choice(compute.mode_by_rule("cpu", has_bfloat16, True, images))
 
 
 TABLE = '''"""A convolution with a table of its own for every seed; of some seeds its maps are zero."""
@@ -264,8 +265,8 @@ def build():
 '''
 
 
-def test_a_seeds_table_of_constants_decides_nothing() -> None:
-    built = [build(job(TABLE, seed)) for seed in range(6)]
+def test_constants_of_a_seed_do_not_affect_mode() -> None:
+    built = [build(job(TABLE, seed)) for seed in range(3)]
     tables = [next(iter(each.audit.train.constants.values())) for each in built]
     assert {bool(table.any()) for table in tables} == {True, False}
     chosen = [runs.choose_mode(job(TABLE), 1, each.reference.own_graphs(torch.device("cpu"))) for each in built]
@@ -273,17 +274,22 @@ def test_a_seeds_table_of_constants_decides_nothing() -> None:
     assert "mul_" in chosen[0].because
 
 
-def test_a_run_and_a_check_name_the_operator_that_is_in_the_way(
-    workplace: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+REASON = "mul_ gives different results with channels last (writes.py:14)"
+
+
+def test_check_names_the_slowing_operator(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (workplace / "writes.py").write_text(TABLE)
-    reason = "mul_ gives other results channels last (writes.py:14)"
     assert cli.main(["check", "writes.py"]) == 0
-    assert f"trains more slowly on this CPU: {reason}" in capsys.readouterr().out
-    assert cli.main(["run", "writes.py", "--dataset", "digits", "--epochs", "1"]) == 0
-    assert f"trained more slowly: {reason}" in capsys.readouterr().out
+    assert f"trains more slowly on this CPU: {REASON}" in capsys.readouterr().out
     assert cli.main(["check", "tiny.py"]) == 0
     assert "slowly" not in capsys.readouterr().out
+
+
+@pytest.mark.thorough
+def test_run_names_the_slowing_operator(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (workplace / "writes.py").write_text(TABLE)
+    assert cli.main(["run", "writes.py", "--dataset", "digits", "--epochs", "1"]) == 0
+    assert f"trained more slowly: {REASON}" in capsys.readouterr().out
 
 
 def no_gradient(network: nn.Module, **_: object) -> Callable[[Tensor], Tensor]:
@@ -291,9 +297,9 @@ def no_gradient(network: nn.Module, **_: object) -> Callable[[Tensor], Tensor]:
     return lambda images: network(images).detach().requires_grad_()
 
 
-def test_a_run_that_the_compiler_gets_wrong_is_the_one_that_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_miscompiled_run_trains_uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
     def trained(wanted: ComputeMode) -> tuple[Started, Result]:
-        monkeypatch.setattr(compute, "choose", lambda *_: wanted)
+        monkeypatch.setattr(compute, "mode_for_this_machine", lambda *_: wanted)
         started, *_, scored = (event for event in runs.train(job(ema=0.9)) if event)
         assert isinstance(started, Started)
         assert isinstance(scored, Result)
@@ -308,9 +314,9 @@ def test_a_run_that_the_compiler_gets_wrong_is_the_one_that_is_not_compiled(monk
     assert same(scored_again, scored)
 
 
-def test_a_run_whose_first_epochs_were_trained_by_wrong_code_does_not_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_miscompiled_run_is_not_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = ComputeMode(execution="compiled")
-    monkeypatch.setattr(compute, "choose", lambda *_: compiled)
+    monkeypatch.setattr(compute, "mode_for_this_machine", lambda *_: compiled)
     monkeypatch.setattr(torch, "compile", lambda network, **_: network)
     events = [event for event in runs.train(job(), keep=True) if event]
     [checkpoint] = (event for event in events if isinstance(event, Checkpoint))
@@ -318,26 +324,28 @@ def test_a_run_whose_first_epochs_were_trained_by_wrong_code_does_not_go_on(monk
     progress = runs.Progress(checkpoint, (first,), compiled)
     assert same(result(runs.train(job(), progress)), result(runs.train(job())))
     monkeypatch.setattr(torch, "compile", no_gradient)
-    with pytest.raises(CrashedError, match="cannot go on"):
+    with pytest.raises(CrashedError, match="cannot resume in the mode"):
         next(runs.train(job(), progress))
 
 
-def test_a_run_that_cannot_be_captured_trains_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_uncapturable_run_trains_with_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     def waits(_: object) -> None:
         raise Uncapturable("called a synchronizing CUDA operation")
 
-    monkeypatch.setattr(compute, "choose", lambda *_: ComputeMode(channels_last=True, execution="captured"))
+    monkeypatch.setattr(
+        compute, "mode_for_this_machine", lambda *_: ComputeMode(channels_last=True, execution="captured")
+    )
     monkeypatch.setattr(training.Steps, "_capture", waits)
     started, *_, found = (event for event in runs.train(job(ema=0.9)) if event)
     assert isinstance(started, Started)
     assert isinstance(found, Result)
     assert started.mode == ComputeMode(channels_last=True)
     assert "CUDA graph" in started.slow_because
-    monkeypatch.setattr(compute, "choose", lambda *_: ComputeMode(channels_last=True))
+    monkeypatch.setattr(compute, "mode_for_this_machine", lambda *_: ComputeMode(channels_last=True))
     assert same(found, result(runs.train(job(ema=0.9))))
 
 
-def test_what_others_do_between_an_epochs_work_and_its_end_is_on_the_wall_clock_alone(
+def test_other_runs_count_only_in_wall_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = itertools.count(step=1.0)
@@ -370,7 +378,7 @@ def test_what_others_do_between_an_epochs_work_and_its_end_is_on_the_wall_clock_
         ((9, 0), ["gfx90a", "gfx942"], False),  # AMD's
     ],
 )
-def test_a_gpu_is_used_where_torch_has_code_for_it(
+def test_gpu_is_used_if_torch_supports_it(
     capability: tuple[int, int], built_for: list[str], expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -383,8 +391,7 @@ def test_a_gpu_is_used_where_torch_has_code_for_it(
             runs.choose_device("cuda")
 
 
-@pytest.mark.slow
-def test_jobs_in_turns_give_the_bits_of_one_after_the_other() -> None:
+def test_interleaved_jobs_match_sequential_bits() -> None:
     jobs = [job(seed=seed, rotation=10.0) for seed in (1, 2, 3)]
     turns: Iterator[tuple[int, runs.Event]] = runs.interleave([runs.train(one) for one in jobs], 2, "cpu")
     together = {place: event for place, event in turns if isinstance(event, Result)}
@@ -401,7 +408,7 @@ def countdown(name: str, turns: int, seen: list[str]) -> Generator[str | None]:
         seen.append(f"{name} closed")
 
 
-def test_as_many_as_asked_for_take_turns_and_the_next_begins_when_one_ends() -> None:
+def test_next_job_starts_when_one_ends() -> None:
     seen: list[str] = []
     several = [countdown(name, turns, seen) for name, turns in (("a", 1), ("b", 3), ("c", 2))]
     turns: Iterator[tuple[int, str]] = runs.interleave(several, 2, "cpu")
@@ -409,7 +416,7 @@ def test_as_many_as_asked_for_take_turns_and_the_next_begins_when_one_ends() -> 
     assert seen == ["a0", "b0", "a closed", "c0", "b1", "c1", "b2", "c closed", "b closed"]
 
 
-def test_who_stops_listening_ends_every_run() -> None:
+def test_closing_interleave_ends_every_run() -> None:
     seen: list[str] = []
     turns: Generator[tuple[int, str]] = runs.interleave([countdown(name, 9, seen) for name in "ab"], 2, "cpu")
     next(turns), next(turns)
@@ -417,7 +424,7 @@ def test_who_stops_listening_ends_every_run() -> None:
     assert sorted(seen[-2:]) == ["a closed", "b closed"]
 
 
-def test_a_run_that_breaks_lets_those_that_have_begun_end_and_no_other_begin() -> None:
+def test_failing_run_lets_started_runs_end() -> None:
     def breaks() -> Iterator[str | None]:
         yield "x0"
         yield None
@@ -432,7 +439,7 @@ def test_a_run_that_breaks_lets_those_that_have_begun_end_and_no_other_begin() -
     assert seen == ["a0", "a1", "a2", "a closed"]
 
 
-def test_what_a_run_said_in_the_turn_it_broke_in_is_handed_on() -> None:
+def test_events_before_a_failure_are_delivered() -> None:
     def breaks() -> Iterator[str | None]:
         yield "x0"
         raise DivergedError("too far")
@@ -444,17 +451,17 @@ def test_what_a_run_said_in_the_turn_it_broke_in_is_handed_on() -> None:
 
 
 @pytest.mark.usefixtures("workplace")
-class TestEarlier:
-    def test_a_finished_job_is_known_and_any_other_is_not(self) -> None:
+class TestExistingRuns:
+    def test_only_the_same_finished_job_is_found(self) -> None:
         list(runs.record(job(), DeafTracker()))
         (journal,) = all_journals()
         found = runs.find_existing_runs([job(), job(seed=1)])
         assert {seed: record.run_id for seed, record in found.finished.items()} == {0: journal.run_id}
         assert found.unfinished == {}
         others = [job(lr=0.2), job(width=5), job(TINY + "\n# changed\n"), replace(job(), plain=True)]
-        assert all(runs.find_existing_runs([other]) == runs.ExistingRuns({}, {}) for other in others)
+        assert all(runs.find_existing_runs([other]) == ExistingRuns({}, {}) for other in others)
 
-    def test_a_finished_job_that_is_damaged_does_not_count(self) -> None:
+    def test_damaged_finished_job_is_ignored(self) -> None:
         list(runs.record(job(), DeafTracker()))
         (all_journals()[0].folder / "test.npz").unlink()
         assert runs.find_existing_runs([job()]).finished == {}
@@ -462,7 +469,7 @@ class TestEarlier:
 
 @pytest.mark.usefixtures("workplace")
 class TestRecording:
-    def test_every_event_is_in_the_journal_before_it_is_handed_on(self) -> None:
+    def test_events_are_recorded_before_delivery(self) -> None:
         for event in runs.record(job(), DeafTracker()):
             (journal,) = all_journals()
             record = journal.read()
@@ -474,7 +481,7 @@ class TestRecording:
                 assert np.array_equal(journal.logits(), event.logits)
                 assert journal.source == TINY
 
-    def test_a_consumer_that_stops_leaves_an_interrupted_run(self) -> None:
+    def test_early_stop_leaves_interrupted_run(self) -> None:
         events = runs.record(job(), DeafTracker())
         next(event for event in events if isinstance(event, Epoch))
         events.close()
@@ -483,7 +490,7 @@ class TestRecording:
         assert record.state == "interrupted"
         assert len(record.epochs) == 1
 
-    def test_a_consumer_that_stops_after_the_result_leaves_a_finished_run(self) -> None:
+    def test_stop_after_result_leaves_finished_run(self) -> None:
         events = runs.record(job(), DeafTracker())
         while not isinstance(next(events), Result):
             pass
@@ -492,7 +499,7 @@ class TestRecording:
         assert record is not None
         assert record.state == "finished"
 
-    def test_a_loss_that_explodes_ends_as_diverged_with_the_step_and_learning_rate(self) -> None:
+    def test_exploding_loss_ends_as_diverged(self) -> None:
         with pytest.raises(DivergedError, match="step") as caught:
             list(runs.record(job(lr=100.0, epochs=10, weight_decay=1.0), DeafTracker()))
         record = all_journals()[0].read()
@@ -500,7 +507,7 @@ class TestRecording:
         assert record.state == "diverged"
         assert "learning rate" in caught.value.message
 
-    def test_a_breakdown_in_training_is_reported_and_recorded(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_training_failure_is_reported_and_recorded(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def broken(*_: object) -> None:
             raise RuntimeError("out of chalk")
 
@@ -511,7 +518,7 @@ class TestRecording:
         assert record is not None
         assert record.state == "failed"
 
-    def test_memory_that_ends_in_training_is_a_verdict_of_its_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_out_of_memory_is_recorded(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sys.modules["harness.runs.train"], "predict", lambda *_: torch.zeros(2**48))
         with pytest.raises(OutOfMemory, match=r"tiny\.py ran out of memory"):
             list(runs.record(job(), DeafTracker()))
@@ -519,13 +526,13 @@ class TestRecording:
         assert record is not None
         assert record.state == "out of memory"
 
-    def test_a_network_over_budget_leaves_nothing_behind(self, workplace: Path) -> None:
+    def test_network_over_budget_records_nothing(self, workplace: Path) -> None:
         with pytest.raises(Exception, match="budget"):
             list(runs.record(job(width=28 * 2), DeafTracker()))
         assert all_journals() == []
 
 
-def test_answers_that_are_not_numbers_are_a_divergence_and_never_a_score() -> None:
+def test_nan_answers_are_a_divergence() -> None:
     digits = data.load("digits")
     logits = torch.full((len(digits.held_out.labels), 10), torch.nan)
     epoch = Epoch(number=3, lr=0.1, train_loss=0.5, train_accuracy=0.9, seconds=1.0, images_per_second=1.0)
@@ -535,9 +542,7 @@ def test_answers_that_are_not_numbers_are_a_divergence_and_never_a_score() -> No
 
 @pytest.mark.usefixtures("workplace")
 @pytest.mark.parametrize("unrepeatable", [(), ("adaptive_avg_pool2d_backward_cuda",)])
-def test_an_epoch_that_comes_out_otherwise_ends_a_run_unless_an_operator_may_do_so(
-    unrepeatable: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_differing_epoch_ends_deterministic_run(unrepeatable: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     begun = runs.record(job(epochs=3), DeafTracker())
     while not (isinstance(event := next(begun), Epoch) and event.number == 2):
         pass
@@ -561,5 +566,5 @@ def test_an_epoch_that_comes_out_otherwise_ends_a_run_unless_an_operator_may_do_
         assert isinstance(list(resumed)[-1], Result)
         assert [epoch["number"] for epoch in journal.read().epochs] == [1, 2, 3]
     else:
-        with pytest.raises(CrashedError, match="came out otherwise"):
+        with pytest.raises(CrashedError, match="gives other numbers"):
             list(resumed)

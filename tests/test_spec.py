@@ -39,14 +39,14 @@ def test_every_number_in_range_is_legal(name: str, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in NUMBERS if FIELDS[name].type == "float"])
-def test_a_whole_number_and_its_float_are_one_setting(name: str) -> None:
+def test_integer_and_float_are_one_setting(name: str) -> None:
     assert str(recipe_with(name, 0 if FIELDS[name].metadata["low"] == 0 else 1)) == str(
         recipe_with(name, 0.0 if FIELDS[name].metadata["low"] == 0 else 1.0)
     )
 
 
 @pytest.mark.parametrize("name", NUMBERS)
-def test_both_ends_of_a_range_are_legal(name: str) -> None:
+def test_both_ends_of_range_are_legal(name: str) -> None:
     for end in bounds(name):
         value = int(end) if FIELDS[name].type == "int" else end
         assert getattr(recipe_with(name, value), name) == value
@@ -86,19 +86,19 @@ def test_nan_and_infinity_are_refused(name: str, value: float) -> None:
 
 @pytest.mark.parametrize("value", [True, False, "1", None, [1], 1j])
 @pytest.mark.parametrize("name", NUMBERS)
-def test_a_number_may_not_be_of_another_type(name: str, value: object) -> None:
+def test_number_of_another_type_is_refused(name: str, value: object) -> None:
     with pytest.raises(UsageError, match=f"^{name} must be {FIELDS[name].type}, not "):
         recipe_with(name, value)
 
 
 @pytest.mark.parametrize("name", [name for name in NUMBERS if FIELDS[name].type == "int"])
-def test_a_whole_number_may_not_be_written_as_a_float(name: str) -> None:
+def test_float_for_integer_field_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match="must be int"):
         recipe_with(name, 19.0)
 
 
 @pytest.mark.parametrize("value", [1, 0, "true", None, 1.0])
-def test_a_switch_is_true_or_false_and_nothing_else(value: object) -> None:
+def test_switch_must_be_bool(value: object) -> None:
     with pytest.raises(UsageError, match="nesterov must be bool"):
         recipe_with("nesterov", value)
 
@@ -111,7 +111,7 @@ def test_every_choice_is_legal(name: str) -> None:
 
 @given(value=st.text() | st.none() | st.booleans() | st.integers())
 @pytest.mark.parametrize("name", CHOICES)
-def test_anything_but_a_choice_is_refused_with_the_legal_ones(name: str, value: Knob | None) -> None:
+def test_unknown_choice_lists_legal_ones(name: str, value: Knob | None) -> None:
     choices = FIELDS[name].metadata["choices"]
     if value in choices:
         return
@@ -120,13 +120,13 @@ def test_anything_but_a_choice_is_refused_with_the_legal_ones(name: str, value: 
     assert all(choice in caught.value.allowed for choice in choices)
 
 
-def test_a_misspelt_choice_is_told_the_near_one() -> None:
+def test_misspelt_choice_suggests_nearest() -> None:
     with pytest.raises(UsageError) as caught:
         Recipe(schedule="cosinus")
     assert caught.value.hint == "Did you mean 'cosine'?"
 
 
-def test_every_field_says_what_it_means_and_its_default_is_legal() -> None:
+def test_every_field_has_meaning_and_legal_default() -> None:
     assert all(FIELDS[name].metadata["meaning"] for name in RECIPE_FIELDS)
     Recipe()
 
@@ -136,7 +136,7 @@ def test_every_field_says_what_it_means_and_its_default_is_legal() -> None:
 
 @given(epochs=st.integers(1, 30), length=st.integers(0, 40))
 @pytest.mark.parametrize("name", ["warmup_epochs", "augment_fade"])
-def test_nothing_is_longer_than_training(name: str, epochs: int, length: int) -> None:
+def test_phases_fit_within_training(name: str, epochs: int, length: int) -> None:
     settings: dict[str, Any] = {"epochs": epochs, name: length}
     if length <= epochs:
         assert getattr(Recipe(**settings), name) == length
@@ -165,7 +165,7 @@ def test_nesterov_needs_sgd_with_momentum() -> None:
         ({"augment_fade": 4, "shear": 0.1}, []),
     ],
 )
-def test_fields_that_nothing_uses_are_named(settings: dict[str, Any], idle: list[str]) -> None:
+def test_unused_fields_are_named(settings: dict[str, Any], idle: list[str]) -> None:
     assert Recipe(**settings).idle == idle
 
 
@@ -174,7 +174,7 @@ def test_no_field_is_idle_by_default() -> None:
 
 
 @pytest.mark.parametrize("name", ["rotation", "translate", "scale", "shear", "zoom_p"])
-def test_each_range_alone_turns_augmentation_on(name: str) -> None:
+def test_any_range_turns_augmentation_on(name: str) -> None:
     settings: dict[str, Any] = {name: 0.5}
     assert Recipe(**settings).augments
     assert not Recipe(zoom_crop=20, augment_fade=3).augments
@@ -183,7 +183,7 @@ def test_each_range_alone_turns_augmentation_on(name: str) -> None:
 # --- the records -----------------------------------------------------------------------------------------
 
 
-def test_the_defaults_are_plain_sgd() -> None:
+def test_defaults_are_plain_sgd() -> None:
     default = Recipe()
     assert (default.optimizer, default.lr, default.momentum, default.nesterov) == ("sgd", 0.01, 0.9, False)
     assert (default.batch_size, default.epochs, default.schedule, default.warmup_epochs) == (128, 19, "constant", 0)
@@ -191,11 +191,11 @@ def test_the_defaults_are_plain_sgd() -> None:
     assert not default.augments
 
 
-def test_the_budget_is_twenty_thousand_numbers_nineteen_epochs_and_99_4_percent() -> None:
+def test_budget_has_its_published_limits() -> None:
     assert (BUDGET.parameters, BUDGET.epochs, BUDGET.accuracy, BUDGET.protocol) == (20_000, 19, 0.994, 1)
 
 
-def test_a_recipe_cannot_be_changed_and_a_changed_copy_is_checked_again() -> None:
+def test_recipe_is_frozen_and_copies_are_checked() -> None:
     with pytest.raises(FrozenInstanceError):
         Recipe().lr = 1.0  # type: ignore[misc]
     with pytest.raises(UsageError):

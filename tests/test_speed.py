@@ -28,7 +28,7 @@ def job(path: str = "tiny.py", **settings: float) -> Job:
     return runs.jobs(architecture, knobs, recipe, data.load("digits"), range(1), "cpu")[0]
 
 
-def test_the_two_ways_take_turns_and_the_ratio_is_of_neighbours(workplace: Path) -> None:
+def test_turns_alternate_and_ratio_pairs_neighbours(workplace: Path) -> None:
     *turns, whole = speed.measure(job(epochs=5), epochs=3, workers=0)
     assert isinstance(whole, Speed)
     assert [turn[0] for turn in turns] == ["reference", "harness"] * 3  # type: ignore[index]
@@ -39,23 +39,23 @@ def test_the_two_ways_take_turns_and_the_ratio_is_of_neighbours(workplace: Path)
     assert whole.ratios[2] == whole.harness[2] / whole.reference[2]
 
 
-def test_worker_processes_load_the_same_images(workplace: Path) -> None:
+def test_worker_processes_load_same_images(workplace: Path) -> None:
     *_, whole = speed.measure(job(), epochs=1, workers=2)
     assert isinstance(whole, Speed)
     assert len(whole.reference) == 1
 
 
-def test_a_network_that_breaks_the_compiler_gets_a_message(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiler_failure_is_reported(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("no such instruction")
 
     monkeypatch.setattr(torch, "compile", broken)
-    monkeypatch.setattr(compute, "choose", lambda *_: ComputeMode(execution="compiled"))
+    monkeypatch.setattr(compute, "mode_for_this_machine", lambda *_: ComputeMode(execution="compiled"))
     with pytest.raises(CrashedError, match="no such instruction"):
         list(speed.measure(job(), epochs=1, workers=0))
 
 
-def test_the_plain_loop_has_torchs_own_settings_and_the_harness_its_own() -> None:
+def test_reference_loop_uses_torch_defaults() -> None:
     compute.set_deterministic("cuda")
     try:
         with _as_in_a_script("cuda"):
@@ -79,13 +79,13 @@ def test_the_plain_loop_has_torchs_own_settings_and_the_harness_its_own() -> Non
         (Recipe(rotation=12.0, translate=0.12, scale=0.1, shear=0.1), [transforms.RandomAffine]),
     ],
 )
-def test_a_recipe_in_torchvisions_words(recipe: Recipe, kinds: list[type]) -> None:
+def test_recipe_translates_to_torchvision(recipe: Recipe, kinds: list[type]) -> None:
     compose = _transforms(recipe, 0.1307, 0.3081)
     found = compose.transforms  # type: ignore[attr-defined]
     assert [type(step) for step in found] == [*kinds, transforms.ToTensor, transforms.Normalize]
 
 
-def test_an_affine_recipe_keeps_its_units_in_torchvisions_words() -> None:
+def test_affine_units_translate_to_torchvision() -> None:
     recipe = Recipe(rotation=12.0, translate=0.12, scale=0.1, shear=0.1)
     affine = _transforms(recipe, 0.1, 0.3).transforms[0]  # type: ignore[attr-defined]
     assert affine.degrees == [-12.0, 12.0]
@@ -94,7 +94,7 @@ def test_an_affine_recipe_keeps_its_units_in_torchvisions_words() -> None:
     assert affine.shear == pytest.approx([-5.7106, 5.7106], abs=1e-4)  # degrees whose tangent is 0.1
 
 
-def test_the_least_work_of_a_network_is_counted_as_by_hand() -> None:
+def test_least_work_matches_hand_count() -> None:
     found = audit(
         torch.nn.Sequential(
             torch.nn.Conv2d(1, 4, 5, stride=4), torch.nn.BatchNorm2d(4), torch.nn.Flatten(), torch.nn.Linear(144, 10)
@@ -107,29 +107,28 @@ def test_the_least_work_of_a_network_is_counted_as_by_hand() -> None:
     assert numbers == (2 * 784 + 2 * 144) + (3 * 144 + 2 * 10)
 
 
-def test_the_least_work_of_s6_gap_is_three_passes_but_for_the_first_layer() -> None:
+def test_s6_gap_work_is_almost_three_passes() -> None:
     found, model = inspect(plugins.load(S6_GAP), plugins.load(S6_GAP).knobs)
     first = 16 * 26 * 26 * 9
     assert speed.work(found)[0] == 6 * model.multiply_adds - 2 * first
 
 
-def test_the_roofline_is_the_scarcer_of_memory_and_arithmetic() -> None:
+def test_roofline_is_the_scarcer_resource() -> None:
     assert Roofline(bandwidth=100.0, rate=1000.0, bytes=10.0, operations=10.0).images_per_second == 10.0
     assert Roofline(bandwidth=1000.0, rate=100.0, bytes=10.0, operations=50.0).images_per_second == 2.0
 
 
 class TestCommand:
-    def test_it_prints_turns_a_table_the_ratio_and_the_roofline(
-        self, workplace: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_speed_prints_turns_ratio_and_roofline(self, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert cli.main(["speed", "tiny.py", "--dataset", "digits", "--epochs", "2"]) == 0
         printed = capsys.readouterr().out
         assert "plain loop, 0 workers" in printed
         assert "ratio " in printed
         assert "median of 2 pairs of turns" in printed
         assert "roofline: convolutions and linear layers move" in printed
+        assert not (workplace / "mlruns" / "journal").exists()
 
-    def test_json_is_the_only_thing_printed(self, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_json_is_the_only_output(self, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert cli.main(["speed", "tiny.py", "--dataset", "digits", "--epochs", "1", "--json"]) == 0
         found = json.loads(capsys.readouterr().out)
         assert found["ratio"] == found["harness"][0] / found["reference"][0]
@@ -137,12 +136,8 @@ class TestCommand:
         assert found["arithmetic"]["execution"] == "eager"
 
     @pytest.mark.parametrize("arguments", [["--epochs", "0"], ["--epochs", "3"], ["--workers", "-1"]])
-    def test_what_cannot_be_timed_is_refused(
+    def test_unusable_options_are_refused(
         self, workplace: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
     ) -> None:
         assert cli.main(["speed", "tiny.py", "--dataset", "digits", *arguments]) == 2
         assert arguments[0] in capsys.readouterr().err
-
-    def test_nothing_is_recorded(self, workplace: Path) -> None:
-        assert cli.main(["speed", "tiny.py", "--dataset", "digits", "--epochs", "1"]) == 0
-        assert not (workplace / "mlruns" / "journal").exists()

@@ -3,17 +3,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from audited import exports
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness import plugins
-from harness.audit import ModelSummary, audit, describe
+from harness.audit import ModelSummary, describe
 
 ARCHITECTURES = Path(__file__).parent.parent / "architectures"
 
 
-def anatomy_of(network: nn.Module) -> ModelSummary:
-    return describe(network, audit(network, "made_up.py"))
+def summary_of(network: nn.Module) -> ModelSummary:
+    return describe(network, exports(network))
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,7 @@ def references() -> Mapping[str, ModelSummary]:
     found = {}
     for name in REFERENCES:
         architecture = plugins.load(ARCHITECTURES / f"{name}.py")
-        found[name] = anatomy_of(plugins.build_network(architecture, {}))
+        found[name] = summary_of(plugins.build_network(architecture, {}))
     return found
 
 
@@ -92,33 +93,33 @@ USES = {
 
 
 @pytest.mark.parametrize("name", REFERENCES)
-def test_the_receptive_field_is_the_one_worked_out_by_hand(references: Mapping[str, ModelSummary], name: str) -> None:
+def test_receptive_field_matches_hand_computation(references: Mapping[str, ModelSummary], name: str) -> None:
     assert references[name].receptive_field == RECEPTIVE_FIELDS[name]
 
 
-def test_s6_gap_sees_19_pixels(references: Mapping[str, ModelSummary]) -> None:
+def test_s6_gap_receptive_field_is_19_pixels(references: Mapping[str, ModelSummary]) -> None:
     assert references["s6_gap"].receptive_field == 19
 
 
 @pytest.mark.parametrize("name", REFERENCES)
-def test_the_work_is_the_one_worked_out_by_hand(references: Mapping[str, ModelSummary], name: str) -> None:
+def test_multiply_adds_match_hand_computation(references: Mapping[str, ModelSummary], name: str) -> None:
     by_hand = sum(side**2 * kernel**2 * inputs * outputs for side, kernel, inputs, outputs in PRODUCTS[name])
     assert references[name].multiply_adds == by_hand
 
 
 @pytest.mark.parametrize("name", REFERENCES)
-def test_the_parts_are_those_the_sources_list(references: Mapping[str, ModelSummary], name: str) -> None:
+def test_parts_match_the_sources(references: Mapping[str, ModelSummary], name: str) -> None:
     assert {part for part, used in references[name].uses.items() if used} == USES[name]
     assert len(references[name].uses) == 5
 
 
 @pytest.mark.parametrize("name", REFERENCES)
-def test_the_layer_table_holds_every_parameter_once(references: Mapping[str, ModelSummary], name: str) -> None:
+def test_layer_table_counts_every_parameter_once(references: Mapping[str, ModelSummary], name: str) -> None:
     counts = {"s6_gap": 19_698, "conv_transition": 12_234, "gap_dropout": 16_858, "wide_stem": 19_898, "slim": 15_738}
     assert sum(layer.parameters for layer in references[name].layers) == counts[name]
 
 
-def test_the_layer_table_names_layers_in_the_order_they_run_with_their_shapes(
+def test_layer_table_lists_layers_in_order(
     references: Mapping[str, ModelSummary],
 ) -> None:
     table = [(layer.kind, layer.output, layer.parameters) for layer in references["slim"].layers]
@@ -166,29 +167,29 @@ class Small(nn.Module):
 
 
 @pytest.mark.parametrize("pooling", ["mean", "mean over negative axes", "adaptive", "whole window"])
-def test_global_average_pooling_is_known_however_it_is_written(pooling: str) -> None:
-    assert anatomy_of(Small(pooling)).uses["global average pooling"]
+def test_global_average_pooling_is_recognised_in_any_form(pooling: str) -> None:
+    assert summary_of(Small(pooling)).uses["global average pooling"]
 
 
 @pytest.mark.parametrize("pooling", ["most of the window", "mean over one axis", "maximum"])
-def test_what_does_not_average_the_whole_map_is_not_global_average_pooling(pooling: str) -> None:
-    assert not anatomy_of(Small(pooling)).uses["global average pooling"]
+def test_partial_average_is_no_global_pooling(pooling: str) -> None:
+    assert not summary_of(Small(pooling)).uses["global average pooling"]
 
 
 def one_linear(*front: nn.Module) -> nn.Module:
     return nn.Sequential(*front, nn.Flatten(), nn.Linear(784, 10))
 
 
-def test_a_linear_layer_alone_is_fully_connected_and_nothing_else() -> None:
-    found = anatomy_of(one_linear())
+def test_linear_layer_is_only_fully_connected() -> None:
+    found = summary_of(one_linear())
     assert [part for part, used in found.uses.items() if used] == ["fully connected"]
     assert found.multiply_adds == 7_840
 
 
 @pytest.mark.parametrize(("rate", "used"), [(0.0, False), (0.3, True)])
 @pytest.mark.parametrize("kind", [nn.Dropout, nn.Dropout2d, nn.AlphaDropout])
-def test_dropout_counts_from_a_rate_above_zero(kind: type[nn.Module], rate: float, used: bool) -> None:
-    assert anatomy_of(one_linear(kind(rate))).uses["dropout"] is used
+def test_dropout_counts_above_rate_zero(kind: type[nn.Module], rate: float, used: bool) -> None:
+    assert summary_of(one_linear(kind(rate))).uses["dropout"] is used
 
 
 # --- reach ------------------------------------------------------------------------------------------------
@@ -226,29 +227,29 @@ def head(channels: int) -> list[nn.Module]:
         ([nn.AdaptiveMaxPool2d(10), nn.Conv2d(1, 4, 1)], 4),  # 28 into 10: the second looks at 3 to 6
     ],
 )
-def test_reach_follows_kernel_stride_and_dilation(layers: list[nn.Module], field: int) -> None:
-    assert anatomy_of(nn.Sequential(*layers, *head(4))).receptive_field == field
+def test_receptive_field_follows_kernel_stride_and_dilation(layers: list[nn.Module], field: int) -> None:
+    assert summary_of(nn.Sequential(*layers, *head(4))).receptive_field == field
 
 
-def test_of_two_paths_the_wider_one_counts() -> None:
-    assert anatomy_of(Branches()).receptive_field == 9
+def test_wider_of_two_paths_counts() -> None:
+    assert summary_of(Branches()).receptive_field == 9
 
 
 @pytest.mark.parametrize(
     ("last", "ends_so"), [(nn.Softmax(1), True), (nn.LogSoftmax(1), False), (nn.Identity(), False)]
 )
-def test_a_softmax_at_the_end_is_noticed(last: nn.Module, ends_so: bool) -> None:
+def test_final_softmax_is_detected(last: nn.Module, ends_so: bool) -> None:
     network = nn.Sequential(nn.Conv2d(1, 4, 3), *head(4), last)
-    assert anatomy_of(network).ends_in_softmax is ends_so
+    assert summary_of(network).ends_in_softmax is ends_so
 
 
 # --- what describing leaves behind ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_describing_leaves_a_network_as_it_was(training: bool) -> None:
+def test_summary_leaves_network_unchanged(training: bool) -> None:
     network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), *head(4))
-    found = audit(network, "made_up.py")
+    found = exports(network)
     network.train(training)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     describe(network, found)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from audited import exports, train_graph
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -22,7 +23,6 @@ from torch.optim.lr_scheduler import (
 )
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from harness.audit import audit
 from harness.data import Dataset, Split, to_float
 from harness.errors import DivergedError
 from harness.events import Checkpoint, Epoch
@@ -35,7 +35,7 @@ RECIPE = Recipe(epochs=3, batch_size=32, lr=0.05)
 """Three epochs of 32 + 32 + 6 images."""
 
 
-def made_up(count: int = COUNT) -> Dataset:
+def fake_dataset(count: int = COUNT) -> Dataset:
     """Return images that can be learned: the brightest of ten bands is the label; image i says i in its corner."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(0, 10, (count,), generator=generator)
@@ -47,7 +47,7 @@ def made_up(count: int = COUNT) -> Dataset:
     return Dataset("made up", "", 0.3, 0.3, False, split, split)
 
 
-DATASET = made_up()
+DATASET = fake_dataset()
 
 
 def network(dropout: float = 0.2, seed: int = 0) -> nn.Sequential:
@@ -123,26 +123,26 @@ purposes = st.sampled_from(["weights", "network", "order", "augment"])
 
 
 @given(seed=seeds, epoch=epochs, purpose=purposes)
-def test_a_derived_seed_is_63_bits_and_depends_on_nothing_else(seed: int, epoch: int, purpose: str) -> None:
+def test_derived_seed_is_63_bits_and_stateless(seed: int, epoch: int, purpose: str) -> None:
     before = derive_seed(seed, epoch, purpose)
     torch.rand(1)
     assert derive_seed(seed, epoch, purpose) == before
     assert 0 <= before < 2**63
 
 
-def test_derived_seeds_are_what_they_were_when_results_were_recorded() -> None:
+def test_derived_seeds_match_recorded_values() -> None:
     assert derive_seed(0, 1, "order") == 7_869_624_158_837_258_281
     assert derive_seed(7, 19, "network") == 7_711_747_277_151_628_933
 
 
-def test_no_two_of_ten_thousand_derived_seeds_are_alike() -> None:
+def test_derived_seeds_are_distinct() -> None:
     found = {derive_seed(s, e, p) for s in range(125) for e in range(20) for p in ("weights", "network", "order", "x")}
     assert len(found) == 125 * 20 * 4
 
 
 @given(seed=seeds, epoch=epochs)
 @settings(max_examples=20)
-def test_seeding_everything_reaches_torch_numpy_and_python(seed: int, epoch: int) -> None:
+def test_seeding_reaches_torch_numpy_and_python(seed: int, epoch: int) -> None:
     drawn = []
     for _ in range(2):
         seed_everything(seed, epoch, "network")
@@ -184,13 +184,13 @@ lengths = {"epochs": st.integers(1, 20), "steps": st.integers(1, 12), "lr": st.f
 
 @given(**lengths)
 @settings(max_examples=30)
-def test_a_constant_schedule_is_constant(epochs: int, steps: int, lr: float) -> None:
+def test_constant_schedule_is_constant(epochs: int, steps: int, lr: float) -> None:
     assert learning_rates(Recipe(epochs=epochs, lr=lr), steps) == [lr] * (epochs * steps)
 
 
 @given(**lengths, every=st.integers(1, 12), gamma=st.floats(0, 1))
 @settings(max_examples=30)
-def test_the_step_schedule_is_torchs_step_lr(epochs: int, steps: int, lr: float, every: int, gamma: float) -> None:
+def test_step_schedule_matches_torch(epochs: int, steps: int, lr: float, every: int, gamma: float) -> None:
     recipe = Recipe(epochs=epochs, lr=lr, schedule="step", step_epochs=every, step_gamma=gamma)
     wanted = torchs(StepLR, recipe, steps, step_size=every * steps, gamma=gamma)
     assert close(learning_rates(recipe, steps), wanted, recipe, 1e-12)
@@ -198,7 +198,7 @@ def test_the_step_schedule_is_torchs_step_lr(epochs: int, steps: int, lr: float,
 
 @given(**lengths)
 @settings(max_examples=30)
-def test_the_cosine_schedule_is_torchs_cosine_annealing(epochs: int, steps: int, lr: float) -> None:
+def test_cosine_schedule_matches_torch(epochs: int, steps: int, lr: float) -> None:
     recipe = Recipe(epochs=epochs, lr=lr, schedule="cosine")
     wanted = torchs(CosineAnnealingLR, recipe, steps, T_max=epochs * steps)
     assert close(learning_rates(recipe, steps), wanted, recipe, 1e-10)  # torch's is a running product
@@ -206,7 +206,7 @@ def test_the_cosine_schedule_is_torchs_cosine_annealing(epochs: int, steps: int,
 
 @given(**lengths)
 @settings(max_examples=30)
-def test_the_linear_schedule_is_torchs_linear_lr_to_zero(epochs: int, steps: int, lr: float) -> None:
+def test_linear_schedule_matches_torch(epochs: int, steps: int, lr: float) -> None:
     recipe = Recipe(epochs=epochs, lr=lr, schedule="linear")
     wanted = torchs(LinearLR, recipe, steps, start_factor=1.0, end_factor=0.0, total_iters=epochs * steps)
     assert close(learning_rates(recipe, steps), wanted, recipe, 1e-10)  # torch's is a running product
@@ -214,7 +214,7 @@ def test_the_linear_schedule_is_torchs_linear_lr_to_zero(epochs: int, steps: int
 
 @given(lr=lengths["lr"], epochs=st.integers(2, 20), steps=st.integers(4, 12), rising=st.integers(0, 19))
 @settings(max_examples=40)
-def test_one_cycle_is_torchs_one_cycle_lr(epochs: int, steps: int, lr: float, rising: int) -> None:
+def test_one_cycle_schedule_matches_torch(epochs: int, steps: int, lr: float, rising: int) -> None:
     assume(rising < epochs)
     recipe = Recipe(epochs=epochs, lr=lr, schedule="one-cycle", warmup_epochs=rising)
     share = rising / epochs if rising else 0.3
@@ -226,7 +226,7 @@ def test_one_cycle_is_torchs_one_cycle_lr(epochs: int, steps: int, lr: float, ri
 
 @given(epochs=st.integers(2, 10), steps=st.integers(2, 12), data=st.data())
 @settings(max_examples=30)
-def test_warm_up_is_a_linear_rise_that_the_schedule_follows(epochs: int, steps: int, data: st.DataObject) -> None:
+def test_warm_up_rises_linearly_before_the_schedule(epochs: int, steps: int, data: st.DataObject) -> None:
     warm_epochs = data.draw(st.integers(1, epochs - 1))
     warm, total = warm_epochs * steps, epochs * steps
     recipe = Recipe(epochs=epochs, lr=0.5, schedule="cosine", warmup_epochs=warm_epochs)
@@ -240,12 +240,12 @@ def test_warm_up_is_a_linear_rise_that_the_schedule_follows(epochs: int, steps: 
     assert close(found, wanted, recipe, 1e-9)  # torch's are running products
 
 
-def test_drops_of_the_step_schedule_are_counted_from_the_first_epoch_also_after_warm_up() -> None:
+def test_step_schedule_counts_warm_up_epochs() -> None:
     recipe = Recipe(epochs=4, lr=1.0, schedule="step", step_epochs=2, step_gamma=0.1, warmup_epochs=0.5)
     assert learning_rates(recipe, 4) == pytest.approx([0.5, 1, 1, 1, 1, 1, 1, 1] + [0.1] * 8)
 
 
-def test_a_warm_up_of_broken_steps_is_rounded() -> None:
+def test_fractional_warm_up_is_rounded() -> None:
     assert learning_rates(Recipe(epochs=1, lr=1.0, warmup_epochs=0.5), 3) == [0.5, 1.0, 1.0]
 
 
@@ -255,9 +255,7 @@ def test_a_warm_up_of_broken_steps_is_rounded() -> None:
     schedule=st.sampled_from(["constant", "step", "one-cycle", "cosine", "linear"]),
     warm_share=st.floats(0, 1),
 )
-def test_every_schedule_has_a_rate_a_step_none_above_lr(
-    epochs: int, steps: int, schedule: str, warm_share: float
-) -> None:
+def test_every_schedule_stays_within_lr(epochs: int, steps: int, schedule: str, warm_share: float) -> None:
     recipe = Recipe(epochs=epochs, lr=0.3, schedule=schedule, warmup_epochs=warm_share * epochs)
     rates = learning_rates(recipe, steps)
     assert len(rates) == epochs * steps
@@ -285,21 +283,21 @@ def test_norms_and_biases_do_not_decay(optimizer: str) -> None:
     }
 
 
-def test_frozen_parameters_are_not_given_to_the_optimiser() -> None:
+def test_frozen_parameters_are_not_optimised() -> None:
     fresh = network()
     fresh[5].weight.requires_grad_(False)
     groups = make_optimizer(fresh, Recipe()).param_groups
     assert id(fresh[5].weight) not in {id(parameter) for group in groups for parameter in group["params"]}
 
 
-def test_the_recipe_reaches_sgd() -> None:
+def test_recipe_reaches_sgd() -> None:
     made = make_optimizer(network(), Recipe(lr=0.3, momentum=0.8, nesterov=True))
     assert type(made) is torch.optim.SGD
     for group in made.param_groups:
         assert (group["lr"], group["momentum"], group["nesterov"], group["dampening"]) == (0.3, 0.8, True, 0)
 
 
-def test_the_recipe_reaches_adamw() -> None:
+def test_recipe_reaches_adamw() -> None:
     made = make_optimizer(network(), Recipe(optimizer="adamw", lr=0.3, momentum=0.8))
     assert type(made) is torch.optim.AdamW
     assert all((group["lr"], group["betas"]) == (0.3, (0.8, 0.999)) for group in made.param_groups)
@@ -307,7 +305,7 @@ def test_the_recipe_reaches_adamw() -> None:
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])
-def test_an_update_is_one_kernel_where_every_parameter_is_real(optimizer: str, dtype: torch.dtype) -> None:
+def test_real_parameters_use_the_fused_update(optimizer: str, dtype: torch.dtype) -> None:
     odd = nn.ParameterList([torch.ones(3), torch.ones(3, dtype=dtype)])
     for parameter in odd:
         parameter.grad = torch.ones_like(parameter)
@@ -320,7 +318,7 @@ def test_an_update_is_one_kernel_where_every_parameter_is_real(optimizer: str, d
 
 
 @pytest.mark.parametrize("decay", [0.5, 0.9, 0.999])
-def test_the_average_is_torchs_exponential_one_with_buffers(decay: float) -> None:
+def test_average_matches_torch_ema_with_buffers(decay: float) -> None:
     fresh = network()
     average = Average(fresh, decay)
     torchs_own = AveragedModel(fresh, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
@@ -348,7 +346,7 @@ def test_counts_are_copied_not_averaged() -> None:
     assert int(average.state["1.num_batches_tracked"]) == 3
 
 
-def test_fit_moves_the_average_after_every_step() -> None:
+def test_fit_updates_average_after_every_step() -> None:
     fresh = network()
     average = Average(fresh, 0.5)
     by_hand = {name: tensor.clone() for name, tensor in fresh.state_dict().items()}
@@ -362,7 +360,7 @@ def test_fit_moves_the_average_after_every_step() -> None:
         assert torch.allclose(average.state[name], tensor, rtol=0, atol=1e-6), name
 
 
-def test_averaging_does_not_touch_training() -> None:
+def test_averaging_does_not_change_training() -> None:
     fresh = network()
     average = Average(fresh, 0.9)
     seen = epochs_of(fit(fresh, DATASET, RECIPE, 0, average=average))
@@ -401,7 +399,7 @@ def plain_loop(recipe: Recipe, seed: int) -> tuple[nn.Module, list[float], list[
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
 @pytest.mark.parametrize("batch_size", [32, 35, COUNT, 100])
-def test_fit_is_a_plain_loop_bit_for_bit(batch_size: int, schedule: str) -> None:
+def test_fit_matches_plain_loop_bit_for_bit(batch_size: int, schedule: str) -> None:
     recipe = replace(RECIPE, batch_size=batch_size, schedule=schedule)
     by_hand, losses, right = plain_loop(recipe, seed=3)
     fitted, seen = trained(recipe, seed=3, dropout=0.0)
@@ -410,7 +408,7 @@ def test_fit_is_a_plain_loop_bit_for_bit(batch_size: int, schedule: str) -> None
     assert [epoch.train_accuracy for epoch in seen] == [count / COUNT for count in right]
 
 
-def test_every_epoch_shows_every_image_once_and_the_last_short_batch_is_kept() -> None:
+def test_every_epoch_uses_every_image_once() -> None:
     recorder = Recorder()
     list(fit(recorder, DATASET, RECIPE, 0))
     assert [len(batch) for batch in recorder.batches] == [32, 32, 6] * 3
@@ -422,7 +420,7 @@ def test_every_epoch_shows_every_image_once_and_the_last_short_batch_is_kept() -
     assert len({tuple(order) for order in orders}) == 3
 
 
-def test_images_come_normalised_and_unmoved_where_nothing_augments() -> None:
+def test_images_are_normalised_without_augmentation() -> None:
     recorder = Recorder()
     list(fit(recorder, DATASET, replace(RECIPE, epochs=1), 0))
     (images,) = recorder.epochs(steps=3)
@@ -430,7 +428,7 @@ def test_images_come_normalised_and_unmoved_where_nothing_augments() -> None:
     assert torch.equal(images[images[:, 0, 0, 0].argsort()], wanted)
 
 
-def test_augmentation_moves_images_until_its_fade_ends() -> None:
+def test_augmentation_moves_images_until_fade_ends() -> None:
     recorder = Recorder()
     list(fit(recorder, DATASET, replace(RECIPE, epochs=3, translate=0.5, augment_fade=1), 0))
     plain = DATASET.normalise(to_float(DATASET.train.images))
@@ -445,7 +443,7 @@ def test_augmentation_moves_images_until_its_fade_ends() -> None:
     assert torch.allclose(first.amin(), black)
 
 
-def test_every_image_is_moved_by_draws_of_its_own_in_every_epoch() -> None:
+def test_augmentation_draws_per_image_and_epoch() -> None:
     recorder = Recorder()
     recipe = replace(RECIPE, epochs=2, rotation=30, translate=0.2, zoom_p=0.5)
     list(fit(recorder, DATASET, recipe, seed=4))
@@ -478,7 +476,7 @@ AUGMENTED = replace(RECIPE, rotation=10, zoom_p=0.3, schedule="one-cycle", label
 
 
 @pytest.mark.parametrize("recipe", [RECIPE, AUGMENTED, replace(RECIPE, optimizer="adamw", weight_decay=0.1)])
-def test_the_same_seed_gives_the_same_bits_and_another_seed_others(recipe: Recipe) -> None:
+def test_only_the_same_seed_gives_the_same_bits(recipe: Recipe) -> None:
     first, seen = trained(recipe, seed=5)
     again = network()
     seed_everything(99, 0, "what the process drew before does not matter")
@@ -495,9 +493,9 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(recipe: Recip
 )
 @pytest.mark.parametrize("used", [REFERENCE, ComputeMode("bfloat16", True, True)])
 @pytest.mark.parametrize("after", [1, 2])
-def test_a_training_goes_on_from_a_checkpoint_with_the_same_bits(recipe: Recipe, used: ComputeMode, after: int) -> None:
+def test_training_resumes_from_checkpoint_bit_for_bit(recipe: Recipe, used: ComputeMode, after: int) -> None:
     def begin(start: Checkpoint | None) -> tuple[nn.Module, Average, Iterator[Epoch | Checkpoint | None]]:
-        fresh = audit(network(), "network.py").train.module()
+        fresh = train_graph(network())
         average = Average(fresh, 0.9)
         return fresh, average, fit(fresh, DATASET, recipe, 5, used, average, start, keep=True)
 
@@ -527,10 +525,10 @@ class Warming(nn.Module):
         return answers * (self.steps / 50).clamp(0.1, 1)
 
 
-def test_a_buffer_that_the_network_does_not_save_is_in_the_checkpoint() -> None:
+def test_checkpoint_includes_unsaved_buffers() -> None:
     def begin(start: Checkpoint | None) -> tuple[nn.Module, Iterator[Epoch | Checkpoint | None]]:
         fresh = Warming()
-        graph = audit(fresh, "network.py").graphs(fresh, torch.device("cpu")).train
+        graph = exports(fresh).graphs(fresh, torch.device("cpu")).train
         return graph, fit(graph, DATASET, RECIPE, 5, start=start, keep=True)
 
     whole, events = begin(None)
@@ -541,7 +539,7 @@ def test_a_buffer_that_the_network_does_not_save_is_in_the_checkpoint() -> None:
     assert same_bits(resumed, whole)
 
 
-def test_two_fits_taking_turns_give_the_bits_of_one_after_the_other() -> None:
+def test_interleaved_fits_match_sequential_bits() -> None:
     recipes, networks = (RECIPE, AUGMENTED), (network(), network())
     turns = zip(*(fit(n, DATASET, r, s) for n, r, s in zip(networks, recipes, (1, 2), strict=True)), strict=True)
     seen = list(turns)
@@ -551,7 +549,7 @@ def test_two_fits_taking_turns_give_the_bits_of_one_after_the_other() -> None:
         assert numbers(epochs_of(pair[position] for pair in seen)) == numbers(seen_alone)
 
 
-def test_stopping_with_a_plain_break_leaves_the_first_epoch_and_nothing_else() -> None:
+def test_break_leaves_only_first_epoch_trained() -> None:
     stopped = network()
     for epoch in fit(stopped, DATASET, RECIPE, 0):
         if epoch:
@@ -564,13 +562,13 @@ def test_stopping_with_a_plain_break_leaves_the_first_epoch_and_nothing_else() -
     assert stopped.training
 
 
-def test_nothing_is_trained_before_the_first_epoch_is_asked_for() -> None:
+def test_fit_trains_lazily() -> None:
     fresh = network()
     fit(fresh, DATASET, RECIPE, 0)
     assert same_bits(fresh, network())
 
 
-def test_label_smoothing_reaches_the_loss() -> None:
+def test_label_smoothing_reaches_loss() -> None:
     recipe = replace(RECIPE, epochs=1, batch_size=COUNT, label_smoothing=0.3)
     fresh = network(dropout=0.0)
     wanted = F.cross_entropy(
@@ -580,7 +578,7 @@ def test_label_smoothing_reaches_the_loss() -> None:
     assert epoch.train_loss == pytest.approx(wanted.item(), rel=1e-5)
 
 
-def test_a_log_softmax_head_trains_as_raw_logits_do() -> None:
+def test_log_softmax_head_trains_like_logits() -> None:
     with_head = nn.Sequential(network(dropout=0.0), nn.LogSoftmax(1))
     seen = epochs_of(fit(with_head, DATASET, RECIPE, 0))
     plain, seen_plain = trained(dropout=0.0)
@@ -589,7 +587,7 @@ def test_a_log_softmax_head_trains_as_raw_logits_do() -> None:
     assert [e.train_loss for e in seen] == pytest.approx([e.train_loss for e in seen_plain], abs=1e-5)
 
 
-def test_bfloat16_trains_float32_weights_to_nearly_the_same() -> None:
+def test_bfloat16_training_approximates_float32() -> None:
     coarse = network(dropout=0.0)
     seen = epochs_of(fit(coarse, DATASET, RECIPE, 0, ComputeMode("bfloat16")))
     plain, seen_plain = trained(dropout=0.0)
@@ -601,7 +599,7 @@ def test_bfloat16_trains_float32_weights_to_nearly_the_same() -> None:
 # --- divergence -------------------------------------------------------------------------------------------
 
 
-def test_divergence_names_the_step_the_last_loss_and_the_learning_rate() -> None:
+def test_divergence_names_step_loss_and_rate() -> None:
     recipe = replace(RECIPE, schedule="linear")
     running = fit(BreaksAt(5), DATASET, recipe, 0)
     with pytest.raises(DivergedError) as caught:
@@ -612,17 +610,17 @@ def test_divergence_names_the_step_the_last_loss_and_the_learning_rate() -> None
     assert "Lower lr" in caught.value.hint
 
 
-def test_divergence_in_the_first_step_of_an_epoch_names_the_last_loss_of_the_one_before() -> None:
+def test_divergence_names_last_loss_of_previous_epoch() -> None:
     with pytest.raises(DivergedError, match=r"step 1 of epoch 2, .*; the last finite loss was \d"):
         epochs_of(fit(BreaksAt(4), DATASET, RECIPE, 0))
 
 
-def test_divergence_in_the_first_step_says_that_no_loss_was_finite() -> None:
+def test_divergence_at_first_step_names_no_loss() -> None:
     with pytest.raises(DivergedError, match=r"step 1 of epoch 1, .*; no step before it had a finite loss"):
         epochs_of(fit(BreaksAt(1), DATASET, RECIPE, 0))
 
 
-def test_a_learning_rate_far_too_high_diverges() -> None:
+def test_excessive_learning_rate_diverges() -> None:
     deep = nn.Sequential(nn.Flatten(), nn.Linear(784, 32), nn.Linear(32, 32), nn.Linear(32, 32), nn.Linear(32, 10))
     with pytest.raises(DivergedError, match="Training diverged"):
         list(fit(deep, DATASET, replace(RECIPE, lr=100.0, epochs=5), 0))
@@ -641,8 +639,8 @@ class Diary(nn.Module):
         return self.linear(images.flatten(1))
 
 
-def test_what_the_network_draws_is_a_function_of_seed_and_epoch() -> None:
+def test_network_draws_follow_seed_and_epoch() -> None:
     diary = Diary()
-    epochs = epochs_of(fit(diary, made_up(), replace(RECIPE, epochs=3), seed=7))
+    epochs = epochs_of(fit(diary, fake_dataset(), replace(RECIPE, epochs=3), seed=7))
     steps = len(diary.seeds) // len(epochs)
     assert diary.seeds[::steps] == [derive_seed(7, epoch, "network") for epoch in (1, 2, 3)]

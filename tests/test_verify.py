@@ -41,13 +41,12 @@ def verdict_on(journal: Journal, events: list[Any]) -> str:
     return ""
 
 
-def test_a_run_that_holds_is_believed(journal: Journal) -> None:
+def test_valid_run_is_accepted(journal: Journal) -> None:
     record = verify_run(journal)
     assert (verify_outcome(journal, record).answers == verify_outcome(journal, record).labels).mean() == 0.994
 
 
-@pytest.mark.slow
-def test_a_fact_that_is_missing_or_junk_is_refused_or_does_no_harm_to_the_board(journal: Journal) -> None:
+def test_junk_facts_are_refused_or_harmless(journal: Journal) -> None:
     text = journal.events_file.read_text()
     whole = [json.loads(line) for line in text.splitlines()]
     believed = 0
@@ -70,13 +69,13 @@ def test_a_fact_that_is_missing_or_junk_is_refused_or_does_no_harm_to_the_board(
 
 
 @pytest.mark.parametrize("text", ["", "\n", "{}\n", "[" * 100_000 + "\n", "\x00\n", '{"event": "started"}\n', "1\n2\n"])
-def test_what_is_no_journal_is_refused(journal: Journal, text: str) -> None:
+def test_invalid_journal_is_refused(journal: Journal, text: str) -> None:
     journal.events_file.write_text(text)
     with pytest.raises(DataError):
         verify_run(journal)
 
 
-def test_a_source_that_is_no_text_is_refused(journal: Journal) -> None:
+def test_binary_source_is_refused(journal: Journal) -> None:
     (journal.folder / "architecture.py").write_bytes(b"\xff\xfe")
     with pytest.raises(DataError, match="damaged"):
         verify_run(journal)

@@ -1,4 +1,4 @@
-"""A prediction depends on its own image alone: the same images are evaluated in other batches."""
+"""Check that a prediction depends on its own image alone, by evaluating the same images in other batches."""
 
 from __future__ import annotations
 
@@ -12,19 +12,25 @@ from harness.audit.probe import TOLERANCE, relative_distance
 from harness.errors import AuditError
 
 MOST_CHANGED = 2
-"""Most scored images that may be given another class in other company: so many that lie on the edge by rounding."""
+"""Most scored images whose class may differ in another batch: rounding decides for an image between two classes."""
 
 LARGEST_BATCH = 1_000
-"""Images in the largest batch the audit asks about; as many as are scored at a time on a GPU."""
+"""Images in the largest batch that the audit evaluates; a GPU scores as many at a time."""
 
 
 def refuse_changed_classes(predictions: Tensor, other_predictions: Tensor, context: str, path: str) -> None:
-    """Refuse a network whose scored `answers` name other classes than `others`, given in other `context`; both (N, 10).
+    """Refuse a network whose scored predictions change their class in another batch.
 
-    However the answers are scaled or shifted, it is the class that is scored.
+    Only classes are compared: they are what is scored, and they do not depend on a scale or an offset.
+
+    Args:
+        predictions: (N, 10) logits that were scored.
+        other_predictions: (N, 10) logits for the same images in another batch.
+        context: what was different about that batch, for the message.
+        path: file name for messages.
 
     Raises:
-        AuditError: for more than `MOST_CHANGED` images.
+        AuditError: more than `MOST_CHANGED` images change their class.
     """
     changed = int((predictions.argmax(1) != other_predictions.argmax(1)).sum())
     if changed > MOST_CHANGED:
@@ -32,7 +38,7 @@ def refuse_changed_classes(predictions: Tensor, other_predictions: Tensor, conte
             "batch",
             f"The network gives {changed:,} of {len(predictions):,} images another class when evaluated {context}.",
             where=path,
-            allowed="An answer depends on its own image alone.",
+            allowed="A prediction depends on its own image alone.",
             hint="Look for statistics over the batch axis: batch norm without running statistics, mean over dim 0.",
         )
 
@@ -40,25 +46,25 @@ def refuse_changed_classes(predictions: Tensor, other_predictions: Tensor, conte
 def refuse_batch_dependence(
     scored: Callable[[Tensor], Tensor], images: Tensor, path: str, *, largest_batch: int = LARGEST_BATCH
 ) -> None:
-    """Ask about `images` (N, 1, 28, 28) alone and in company, and refuse a network whose answers differ.
+    """Evaluate a few images in different batches, and refuse a network whose predictions for them differ.
 
-    What a network has learned can open a gate that was shut when it was audited: ask again after training.
+    Training can open a gate that was closed when the network was audited, so check again after training.
 
     Args:
         scored: maps images to (N, 10) logits.
-        images: the images, a few.
+        images: (N, 1, 28, 28), a few.
         path: file name for messages.
         largest_batch: images in the largest batch.
 
     Raises:
-        AuditError: an answer depends on more than its own image.
+        AuditError: a prediction depends on more than its own image.
     """
     dark, bright = torch.zeros_like(images), torch.full_like(images, 2.8)
     many = torch.cat([images, dark.repeat(math.ceil(largest_batch / len(images)), 1, 1, 1)])[:largest_batch]
     with torch.no_grad():
         together = scored(images)
         if not together.isfinite().all():
-            return  # nothing to compare: the nudge was too much for a deep network
+            return  # nothing to compare: the moved parameters overflow in a deep network
         other_predictions = {
             "reversed": scored(images.flip(0)).flip(0),
             "beside other images": scored(torch.cat([images, bright, dark]))[: len(images)],
@@ -72,10 +78,11 @@ def refuse_batch_dependence(
 
 
 def refuse_other_predictions(predictions: Tensor, other_predictions: Tensor, context: str, path: str) -> None:
-    """Refuse a network that gave `answers` and, to the same images in other `context`, `others`; both (N, 10).
+    """Refuse a network whose logits for the same images differ in another batch; arguments as `refuse_changed_classes`.
 
     Raises:
-        AuditError: they differ; what all classes have in common does not count, and hides nothing.
+        AuditError: they differ by more than rounding. The mean over classes is subtracted first: it has no effect on
+            the class, and a large one would hide differences.
     """
     predictions, other_predictions = (
         given.double() - given.double().mean(1, keepdim=True) for given in (predictions, other_predictions)
@@ -83,17 +90,17 @@ def refuse_other_predictions(predictions: Tensor, other_predictions: Tensor, con
     if (difference := relative_distance(predictions, other_predictions)) > TOLERANCE:
         raise AuditError(
             "batch",
-            f"The network answers differently (by {difference:.2g}) when the same images are evaluated {context}.",
+            f"The network's predictions change (by {difference:.2g}) when the same images are evaluated {context}.",
             where=path,
-            allowed="An answer depends on its own image alone.",
+            allowed="A prediction depends on its own image alone.",
             hint="Look for statistics over the batch axis: batch norm without running statistics, mean over dim 0.",
         )
 
 
 def _beside_a_broken_image(scored: Callable[[Tensor], Tensor], images: Tensor, together: Tensor) -> Tensor:
-    """Ask beside an image of not-a-numbers: they cross even a connection whose weight is still zero."""
+    """Return the logits of images evaluated beside images of NaN, which pass even a connection whose weight is zero."""
     broken = torch.cat([images, torch.full_like(images[:2], math.nan)])
     try:
         return scored(broken)[: len(images)]
-    except (RuntimeError, IndexError):  # a network may look its pixels up in a table
+    except (RuntimeError, IndexError):  # a network may use pixels as indices into a table
         return together

@@ -1,8 +1,8 @@
 """The ledger: every number a network stores, counted on its two exported graphs.
 
-Counted, in 32-bit units: parameters (frozen ones too), buffers, tensors a graph holds as constants
+Counted, in 32-bit units: parameters (also frozen ones), buffers, tensors a graph holds as constants
 (attributes, globals, arrays, literal tables) and numbers written into the code of `forward`. Listed
-but not counted: batch-norm running statistics, as long as they are nothing else and no more than
+but not counted: batch-norm running statistics, if they serve no other purpose and are at most
 `FREE_STATISTICS`.
 """
 
@@ -23,8 +23,8 @@ from harness.audit.graph import arguments, cause, short_name
 from harness.errors import AuditError
 
 FREE_STATISTICS = 4_000
-"""Most batch-norm running statistics that are not counted: a fifth of the budget, 2,000 channels. With
-more, they all count, for a network could learn tables of the images into them."""
+"""Most batch-norm running statistics that are not counted: a fifth of the budget, 2,000 channels. If there
+are more, all of them count, because a network could store tables of the training images in them."""
 
 FREE_LITERALS: Mapping[str, frozenset[str]] = {
     "batch_norm": frozenset({"momentum", "eps"}),
@@ -37,10 +37,10 @@ FREE_LITERALS: Mapping[str, frozenset[str]] = {
     "alpha_dropout": frozenset({"p"}),
     "feature_alpha_dropout": frozenset({"p"}),
 }
-"""Operator arguments whose numbers are settings of a layer, not knowledge about digits."""
+"""Operator arguments that are settings of a layer and hold no knowledge of digits."""
 
 FREE_SETTINGS = 10
-"""Most different values that such arguments take in a network without being counted; with more, each is."""
+"""Most different values of these arguments in a network that are not counted; if there are more, each is counted."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,11 @@ class Entry:
     """One line of the ledger.
 
     Attributes:
-        layer: dotted name of the module, or ``file:line`` for what no module holds.
+        layer: dotted name of the module, or ``file:line`` for constants and literals.
         name: name of the tensor within its layer.
         kind: parameter, frozen parameter, buffer, constant, literal or batch-norm statistic.
-        shape: the tensor's axes.
-        numbers: stored 32-bit units.
+        shape: shape of the tensor; empty for literals.
+        numbers: stored numbers, in 32-bit units.
         counted: whether they count against the budget.
     """
 
@@ -72,12 +72,21 @@ class Ledger:
 
     @property
     def parameters(self) -> int:
-        """The counted numbers: what the budget limits."""
+        """Number of counted 32-bit units: what the budget limits."""
         return sum(entry.numbers for entry in self.entries if entry.counted)
 
 
 def count(network: nn.Module, train: ExportedProgram, evaluation: ExportedProgram, path: str) -> Ledger:
-    """Count what `network`, exported as `train` and `evaluation`, stores; `path` is the plug-in's, for messages."""
+    """Count the numbers that a network stores.
+
+    Args:
+        network: the network as built.
+        train, evaluation: its export in each mode.
+        path: file name for messages.
+
+    Raises:
+        AuditError: a constant tensor is not a plain tensor.
+    """
     registered = dict((*network.named_parameters(), *network.named_buffers()))
     statistics = _batch_norm_statistics(network, train, evaluation)
     free = statistics if sum(registered[name].numel() for name in statistics) <= FREE_STATISTICS else set()
@@ -85,8 +94,8 @@ def count(network: nn.Module, train: ExportedProgram, evaluation: ExportedProgra
     counted: set[object] = set()
     for name, tensor in registered.items():
         layer, _, short = name.rpartition(".")
-        # What is free is not marked as counted: a weight in the same memory counts for itself. So does a second
-        # tensor in the memory of a first: each run trains a copy of either.
+        # Free memory is not marked as counted, so a weight in the same memory is still counted. A second tensor in
+        # the memory of a first is counted again: each run trains a copy of each.
         numbers = tensor.numel() if name in free else _units(tensor, counted) or _own_units(tensor)
         kind, holder = _kind(name, tensor, statistics), layer or type(network).__name__
         entries.append(Entry(holder, short, kind, tuple(tensor.shape), numbers, name not in free))
@@ -104,12 +113,12 @@ def _kind(name: str, tensor: Tensor, statistics: set[str]) -> str:
 
 
 def _units(tensor: Tensor, counted: set[object]) -> int:
-    """Return the stored 32-bit units behind `tensor`; 0 if an earlier tensor shares its memory.
+    """Return the 32-bit units in the storage of `tensor`; 0 if an earlier tensor has the same storage.
 
-    The whole storage counts, not the view of it, and a number of under 32 bits counts as one.
+    The whole storage counts, not the view alone, and an element of less than 32 bits counts as one unit.
     """
     storage = tensor.untyped_storage()
-    memory = (storage.data_ptr(), storage.nbytes())  # two arrays of one address may differ in length
+    memory = (storage.data_ptr(), storage.nbytes())  # two arrays at the same address may differ in length
     if memory in counted:
         return 0
     counted.add(memory)
@@ -126,27 +135,27 @@ def _units_each(tensor: Tensor) -> int:
 
 
 def _batch_norm_statistics(network: nn.Module, train: ExportedProgram, evaluation: ExportedProgram) -> set[str]:
-    """Name the buffers that are honest running statistics: of a batch norm, from 0 and 1, and nothing else."""
+    """Return the names of genuine running statistics: used by batch norms only, and initialised with 0 and 1."""
     buffers = dict(network.named_buffers())
     users = {mode: _buffer_users(program) for mode, program in (("train", train), ("evaluation", evaluation))}
-    honest = set()
+    genuine = set()
     for name, buffer in buffers.items():
         if buffer.untyped_storage().nbytes() != buffer.numel() * buffer.element_size():
-            continue  # a view: there is more behind it
+            continue  # a view: its storage holds more numbers
         training, scoring = users["train"].get(name, []), users["evaluation"].get(name, [])
         for role, start in (("running_mean", 0), ("running_var", 1)):
             moved = training and all(_serves(user, node, role, training=True) for user, node in training)
             if moved and all(_serves(user, node, role) for user, node in scoring) and bool((buffer == start).all()):
-                honest.add(name)
-        # Counts batches: only ever raised by one, and read by nobody.
+                genuine.add(name)
+        # The batch counter: it starts at 0, is incremented by one, and nothing reads it.
         counter = training and not scoring and all(_only_counts(user) for user, _ in training)
         if counter and buffer.ndim == 0 and buffer == 0:
-            honest.add(name)
-    return honest
+            genuine.add(name)
+    return genuine
 
 
 def _only_counts(user: Node) -> bool:
-    """Whether `user` adds one to a counter, and whoever takes the sum does the same: a batch norm used twice."""
+    """Whether `user` adds one to a counter, and all uses of the sum do the same, as in a batch norm used twice."""
     raised = user.target is torch.ops.aten.add_.Tensor and user.args[1:] == (1,)
     return raised and all(_only_counts(later) for later in user.users)
 
@@ -162,7 +171,7 @@ def _buffer_users(program: ExportedProgram) -> dict[str, list[tuple[Node, Node]]
 
 
 def _serves(user: Node, buffer: Node, role: str, training: bool | None = None) -> bool:
-    """Whether batch norm `user` takes `buffer` as its `role` and as nothing else."""
+    """Whether `user` is a batch norm that takes `buffer` as its argument `role` and as no other."""
     if user.target is not torch.ops.aten.batch_norm.default:
         return False
     given = arguments(user)
@@ -171,7 +180,7 @@ def _serves(user: Node, buffer: Node, role: str, training: bool | None = None) -
 
 
 def _constants(program: ExportedProgram, counted: set[object], path: str) -> Iterator[Entry]:
-    """List the tensors the graph holds; a literal table is lifted once in each mode, the same bytes are one table."""
+    """Yield the constant tensors of a graph. A literal table is lifted once per mode; equal bytes are counted once."""
     lifted = program.graph_signature.inputs_to_lifted_tensor_constants
     for node in program.graph.nodes:
         if node.op == "placeholder" and node.name in lifted:
@@ -193,7 +202,7 @@ def _digest(tensor: Tensor) -> str:
 
 
 def _literals(train: ExportedProgram, evaluation: ExportedProgram, path: str) -> Iterator[Entry]:
-    """Numbers written into `forward`, by line; the larger count of the two modes where they differ."""
+    """Yield the numbers written into `forward`, one entry per line; of the two modes the larger count is taken."""
     found = _written(train, path) | _written(evaluation, path)
     lines = Counter[str]()
     for (line, _number), times in found.items():
@@ -203,7 +212,11 @@ def _literals(train: ExportedProgram, evaluation: ExportedProgram, path: str) ->
 
 
 def _written(program: ExportedProgram, path: str) -> Counter[tuple[str, float]]:
-    """Count (line, number) over the graph: all where nothing but numbers flows, else the non-structural ones."""
+    """Count pairs of line and number over a graph.
+
+    An operator on input data or weights may have structural integers, such as sizes; these are not counted. An
+    operator on constants only builds a table, so all of its numbers are.
+    """
     found = Counter[tuple[str, float]]()
     settings: dict[float, str] = {}
     from_data: set[Node] = set()
@@ -220,7 +233,7 @@ def _written(program: ExportedProgram, path: str) -> Counter[tuple[str, float]]:
                 numbers = _numbers(node, everything, arguments(node).keys() - free)
                 for number in _numbers(node, everything, free):
                     settings.setdefault(number, cause(node, path))
-            else:  # arithmetic on the number of images: rare, so that nothing in it is free
+            else:  # arithmetic on the number of images: rare, so none of its numbers are free
                 numbers = (value for value in node.args if isinstance(value, (int, float)) and value not in (-1, 0, 1))
             for number in numbers:
                 found[cause(node, path), number] += _written_units(number)
@@ -230,7 +243,7 @@ def _written(program: ExportedProgram, path: str) -> Counter[tuple[str, float]]:
 
 
 def _written_units(number: float) -> int:
-    """Return the 32-bit units behind a number in the code: two for one of more than nine digits."""
+    """Return the 32-bit units of a number in the code: two if it has more than nine significant digits."""
     return 1 if float(f"{number:.9g}") == number else 2
 
 
@@ -248,10 +261,10 @@ def _numbers(node: Node, everything: bool, names: Collection[str]) -> Iterator[f
 
 
 def refuse_odd_tensor(name: str, tensor: Tensor, path: str) -> None:
-    """Refuse what is not a plain tensor: only those have a size that can be believed.
+    """Refuse a tensor that is not plain: the size of others cannot be relied on.
 
     Raises:
-        AuditError: a tensor subclass, a sparse or lazy tensor, or one with a hook.
+        AuditError: it is of a subclass, sparse or lazy, or has a hook.
     """
     if type(tensor) not in (Tensor, nn.Parameter) or tensor.layout != torch.strided:
         raise AuditError(
@@ -259,13 +272,13 @@ def refuse_odd_tensor(name: str, tensor: Tensor, path: str) -> None:
             f"{name} is a {type(tensor).__name__} ({tensor.layout}), whose numbers the audit cannot count.",
             where=path,
             allowed="Legal: dense torch.Tensor and torch.nn.Parameter, no subclasses.",
-            hint="Give lazy layers their sizes (nn.Linear for nn.LazyLinear); store tables dense.",
+            hint="Give lazy layers their sizes (nn.Linear for nn.LazyLinear); store tables as dense tensors.",
         )
     if tensor._backward_hooks or getattr(tensor, "_post_accumulate_grad_hooks", None):
         raise AuditError(
             "hook",
-            f"{name} has a hook, Python that would run in every step of training.",
+            f"{name} has a hook: Python code that would run in every training step.",
             where=path,
-            allowed="After the audit the graph alone is trained; none of the plug-in's Python runs any more.",
-            hint="Take register_hook out; gradient clipping and decay are the recipe's.",
+            allowed="After the audit only the graph is trained; none of the plug-in's Python runs any more.",
+            hint="Remove register_hook; weight decay is set in the recipe.",
         )

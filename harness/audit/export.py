@@ -1,12 +1,15 @@
-"""From a module to the two graphs that are counted, trained and scored, and what a graph may hold."""
+"""Export a module to the graphs that are counted, trained and scored, and check which operators they hold."""
 
 from __future__ import annotations
 
+import functools
 import traceback
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
-from torch.export import Dim, ExportedProgram
+from torch.export import Dim, ExportedProgram, default_decompositions
 from torch.fx import Node
 
 from harness.audit.graph import cause, operators, where
@@ -15,24 +18,24 @@ from harness.errors import AuditError, UsageError
 
 MOST_OPERATORS = 2_000
 """Most operators in a graph; one that takes lists counts once for each of their entries. Shapes, strides,
-indices and the order of a list are free, so each could hide a few bits; this bounds them. A 30-layer
-network has about 400."""
+indices and the order of a list are not counted, and each could hide a few bits: this limit bounds their
+number. A 30-layer network has about 400 operators."""
 
 MOST_IMAGES = 65_535
-"""Images in the largest batch that a graph is exported for: up to so many cuDNN normalises, and any recipe trains."""
+"""Images in the largest batch of an exported graph: the limit of cuDNN's batch norm. A recipe has at most 60,000."""
 
 
 def export(network: nn.Module, training: bool, path: str) -> ExportedProgram:
-    """Export a module, in training or evaluation mode, for batches of any size.
+    """Export a module in training or evaluation mode for a dynamic batch size.
 
     Raises:
-        AuditError: it cannot be exported.
+        AuditError: the module cannot be exported.
         UsageError: torch cannot write its cache.
     """
     network.train(training)
     try:
         with quiet():
-            # A dynamic batch: a branch on the number of images cannot hide a second network.
+            # With a dynamic batch size, no branch on the number of images can hide a second network.
             batch = Dim("batch", min=2, max=MOST_IMAGES)
             program = torch.export.export(network, (made_up_images(3),), dynamic_shapes=({0: batch},))
     except OSError as error:
@@ -47,19 +50,19 @@ def export(network: nn.Module, training: bool, path: str) -> ExportedProgram:
         raise AuditError(
             "export",
             f"The network cannot be exported in {mode} mode: "
-            + ("forward takes one number of images for granted." if fixes_batch else gist(error)),
+            + ("forward assumes a fixed number of images." if fixes_batch else gist(error)),
             where=where(text, path),
             allowed="forward must be plain tensor code: no branch on values, no fixed batch size, no attribute set.",
-            hint="Write images.shape[0] instead of len(images) or a number, and do not branch or loop on it."
+            hint="Use images.shape[0] instead of len(images) or a number, and do not branch or loop on it."
             if fixes_batch
-            else "Rewrite that line with tensor operations; make tensors and attributes in __init__.",
+            else "Rewrite that line with tensor operations; create tensors and attributes in __init__.",
         ) from error
     _free_layout(program)
     return program
 
 
 def _free_layout(program: ExportedProgram) -> None:
-    """Let views copy where they must, and take out what torch noted of precision: the harness decides on both."""
+    """Replace views by reshapes and remove assertions on dtypes: memory layout and precision are chosen later."""
     for node in program.graph.find_nodes(op="call_function", target=torch.ops.aten.view.default):
         node.target = torch.ops.aten.reshape.default
     for node in program.graph.find_nodes(op="call_function", target=torch.ops.aten._assert_tensor_metadata.default):
@@ -68,7 +71,11 @@ def _free_layout(program: ExportedProgram) -> None:
 
 
 def refuse_foreign_operators(program: ExportedProgram, path: str) -> None:
-    """Refuse operators that are not torch's own, and more of them than a graph may hold."""
+    """Refuse a graph with operators that are not torch's own, or with too many.
+
+    Raises:
+        AuditError: a custom or higher-order operator, or more than `MOST_OPERATORS`.
+    """
     nodes = operators(program)
     for node in nodes:
         if isinstance(node.target, torch._ops.OpOverload):
@@ -78,7 +85,7 @@ def refuse_foreign_operators(program: ExportedProgram, path: str) -> None:
         if foreign:
             raise AuditError(
                 "operator",
-                f"forward uses the operator {node.target}, which the audit cannot look into.",
+                f"forward uses the operator {node.target}, which the audit cannot inspect.",
                 where=cause(node, path),
                 allowed="Legal: torch's own (aten) operators; no custom operators, no nested graphs.",
                 hint="Write it with ordinary torch functions; for torch.no_grad() use tensor.detach().",
@@ -87,9 +94,9 @@ def refuse_foreign_operators(program: ExportedProgram, path: str) -> None:
     if size > MOST_OPERATORS:
         raise AuditError(
             "operators",
-            f"forward runs {size:,} operators and entries of their lists; the most is {MOST_OPERATORS:,}.",
+            f"forward runs {size:,} operators and entries of their lists; the limit is {MOST_OPERATORS:,}.",
             where=cause(max(nodes, key=_size), path),
-            hint="Loop less: one operator on a larger tensor instead of many on small ones.",
+            hint="Loop less: use one operator on a larger tensor instead of many on small ones.",
         )
 
 
@@ -98,10 +105,20 @@ def _size(node: Node) -> int:
     return max(1, sum(len(value) for value in values if isinstance(value, (list, tuple))))
 
 
+@functools.cache
+def _decompositions() -> dict[Any, Callable[..., Any]]:
+    """Return torch's own table, which it would make again for every network; foreign operators are refused before."""
+    return default_decompositions().materialize()
+
+
 def refuse_change_at_evaluation(evaluation: ExportedProgram, path: str) -> None:
-    """Refuse a network that draws random numbers or changes its state when it is scored."""
+    """Refuse a network that draws random numbers or changes its state when it is scored.
+
+    Raises:
+        AuditError: it does one of them, or its graph cannot be decomposed.
+    """
     try:
-        plain = evaluation.run_decompositions()  # in-place changes and lots show only after this
+        plain = evaluation.run_decompositions()  # shows in-place changes and random operators
     except Exception as error:
         raise AuditError(
             "export", f"The network's graph cannot be simplified: {gist(error)}", where=path, hint="Simplify forward."
@@ -112,7 +129,7 @@ def refuse_change_at_evaluation(evaluation: ExportedProgram, path: str) -> None:
                 "random",
                 f"The network draws random numbers at evaluation ({node.target}).",
                 where=cause(node, path),
-                allowed="Random numbers are for training: self.training is false when a network is scored.",
+                allowed="Random numbers are for training only: self.training is false when a network is scored.",
                 hint="Use nn.Dropout instead of F.dropout, or pass training=self.training.",
             )
     signature = plain.graph_signature
@@ -122,6 +139,6 @@ def refuse_change_at_evaluation(evaluation: ExportedProgram, path: str) -> None:
             "state-change",
             f"Scoring the network changes its {changed[0]}.",
             where=path,
-            allowed="A network answers the same however often it is asked; only training moves its state.",
+            allowed="A network gives the same predictions each time; only training changes its state.",
             hint="Update buffers only where self.training is true.",
         )

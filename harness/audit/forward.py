@@ -1,4 +1,4 @@
-"""The plug-in's own `forward`, called for the last time: what it returns and what it learns."""
+"""Check the plug-in's own `forward`, before it is exported: its output and its trainable tensors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ from harness.errors import AuditError, ContractError, device_hint
 
 
 def probe_forward(network: nn.Module, path: str) -> None:
-    """Run the plug-in's `forward` in both modes and check what it returns and what it learns."""
+    """Run the plug-in's `forward` in both modes and check its output and its trainable tensors.
+
+    Raises:
+        ContractError: it raises, or returns something other than (N, 10) finite float32 logits.
+        AuditError: it makes a parameter, nothing is trainable, or a trainable tensor is not registered.
+    """
     made: list[str] = []
 
     def note(module: nn.Module, name: str, _parameter: object) -> None:
@@ -26,24 +31,24 @@ def probe_forward(network: nn.Module, path: str) -> None:
     hook = register_module_parameter_registration_hook(note)
     try:
         for training in (False, True):
-            predictions = _answer(network, training, path)
+            predictions = _predictions_of(network, training, path)
     finally:
         hook.remove()
     if made:
         raise AuditError(
             "parameter-in-forward",
-            "forward makes a parameter.",
+            "forward creates a parameter.",
             where=made[0],
-            allowed="A network's parameters are made once, in build.",
-            hint="Make the layer in __init__, or delete it if nothing uses it.",
+            allowed="All parameters of a network are created in build.",
+            hint="Create the layer in __init__, or delete it if nothing uses it.",
         )
     if not predictions.requires_grad:
         raise AuditError(
             "untrainable",
-            "No parameter of the network would learn: its answers in training carry no gradient.",
+            "No parameter of the network would learn: its output in training mode has no gradient.",
             where=path,
-            allowed="At least one nn.Parameter that requires a gradient takes part in every answer.",
-            hint="Take torch.no_grad, detach() or requires_grad=False out.",
+            allowed="The output depends on at least one nn.Parameter that requires a gradient.",
+            hint="Remove torch.no_grad, detach() or requires_grad=False.",
         )
     registered = {id(parameter) for parameter in network.parameters()}
     for leaf in _leaves(predictions):
@@ -52,12 +57,12 @@ def probe_forward(network: nn.Module, path: str) -> None:
                 "unregistered",
                 f"forward uses a trainable tensor of shape {tuple(leaf.shape)} that the network does not register.",
                 where=path,
-                allowed="Layers live in attributes, nn.ModuleList or nn.Sequential; tensors are nn.Parameters.",
+                allowed="Layers are attributes or in nn.ModuleList or nn.Sequential; tensors are nn.Parameters.",
                 hint="A plain Python list or dict of layers hides them: use nn.ModuleList or nn.ModuleDict.",
             )
 
 
-def _answer(network: nn.Module, training: bool, path: str) -> Tensor:
+def _predictions_of(network: nn.Module, training: bool, path: str) -> Tensor:
     images = made_up_images(6)
     network.train(training)
     try:
@@ -72,7 +77,7 @@ def _answer(network: nn.Module, training: bool, path: str) -> Tensor:
             f"forward raised {said}{_layer_behind(error, network)}",
             where=where("".join(traceback.format_exception(error)), path),
             allowed="forward takes (N, 1, 28, 28) float images and returns (N, 10) logits.",
-            hint=device_hint(said) or "Mend that line or that layer.",
+            hint=device_hint(said) or "Fix that line or that layer.",
         ) from error
     wrong = ""
     if not isinstance(predictions, Tensor):
@@ -91,7 +96,7 @@ def _answer(network: nn.Module, training: bool, path: str) -> Tensor:
             f"forward returns {wrong}.",
             where=path,
             allowed="Legal: a float32 tensor of shape (N, 10) for (N, 1, 28, 28) images.",
-            hint=device_hint(wrong) or "Mend the last layer.",
+            hint=device_hint(wrong) or "Fix the last layer.",
         )
     return predictions
 
@@ -107,7 +112,7 @@ def _layer_behind(error: BaseException, network: nn.Module) -> str:
 
 
 def _leaves(predictions: Tensor) -> Iterator[Tensor]:
-    """Yield the tensors that gradients of `answers` would reach."""
+    """Yield the leaf tensors that gradients of `predictions` would reach."""
     todo: list[Any] = [predictions.grad_fn]
     seen: set[Any] = {None}
     while todo:

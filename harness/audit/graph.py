@@ -1,4 +1,4 @@
-"""Small questions to an exported graph: its operators, their arguments, the line of the plug-in behind them."""
+"""Helpers for exported graphs: operators, their arguments, and the line of the plug-in that called them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.fx import GraphModule, Node
 
 
 def where(text: str, path: str) -> str:
-    """Return ``path:line`` for the last mention of a line of `path` in a traceback, or `path`."""
+    """Return ``path:line`` for the last line of `path` in the text of a traceback, or `path`."""
     lines = re.findall(rf'File "{re.escape(path)}", line (\d+)', text)
     return f"{path}:{lines[-1]}" if lines else path
 
@@ -29,7 +29,7 @@ def operators(program: ExportedProgram) -> list[Node]:
 
 
 def arguments(node: Node) -> dict[str, Any]:
-    """Return the arguments of an operator call by their schema names, defaults filled in."""
+    """Return the arguments of an operator call by their names in its schema, including defaults."""
     schema = node.target._schema.arguments  # type: ignore[union-attr]
     values = {argument.name: argument.default_value for argument in schema if argument.has_default_value()}
     values.update({argument.name: value for argument, value in zip(schema, node.args, strict=False)})
@@ -43,14 +43,14 @@ def short_name(node: Node) -> str:
 
 
 def over_the_same_tensors(graph: GraphModule) -> GraphModule:
-    """Return a copy whose operators may be changed; its parameters and buffers are those of `graph`."""
+    """Return a copy whose operators can be changed, with the same parameter and buffer tensors as `graph`."""
     copied = GraphModule(graph, copy.deepcopy(graph.graph))
     copied.train(graph.training)
     return copied
 
 
 def on_device(graph: GraphModule, device: torch.device) -> GraphModule:
-    """Move a graph that was exported on the CPU, in place: its tensors, and those that its operators make."""
+    """Move a graph that was exported on the CPU to a device, in place, with the tensors that its operators create."""
     if device.type == "cpu":
         return graph
     for node in graph.graph.nodes:
@@ -60,7 +60,7 @@ def on_device(graph: GraphModule, device: torch.device) -> GraphModule:
                 node.update_arg(names.index("device"), device)
             elif "device" in names:
                 node.update_kwarg("device", device)
-        elif node.op == "get_attr":  # a table is no buffer
+        elif node.op == "get_attr":  # a constant, which .to() does not move
             layer, _, short = str(node.target).rpartition(".")
             holder = graph.get_submodule(layer)
             if type(tensor := getattr(holder, short)) is Tensor and short not in holder._buffers:

@@ -1,4 +1,4 @@
-"""What a module may be, so that the harness finds all of its numbers."""
+"""Check that a module hides no numbers from the harness."""
 
 from __future__ import annotations
 
@@ -15,11 +15,16 @@ GUARDED_METHODS = (
     "named_children", "state_dict", "load_state_dict", "register_parameter", "register_buffer", "_apply",
     "__call__", "__getattr__", "__getattribute__", "__setattr__",
 )  # fmt: skip
-"""Methods of ``nn.Module`` by which the harness and torch find a network's numbers."""
+"""Methods of ``nn.Module`` through which the harness and torch find a network's numbers."""
 
 
 def refuse_odd_module(network: nn.Module, path: str) -> None:
-    """Refuse what would keep the harness from finding a network's numbers."""
+    """Refuse a module whose numbers the harness might not find.
+
+    Raises:
+        AuditError: it overrides a method of `GUARDED_METHODS`, has a tensor that is not plain, or a weight that
+            shares memory with another tensor.
+    """
     _refuse_overrides(network, path)
     for name, tensor in (*network.named_parameters(), *network.named_buffers()):
         refuse_odd_tensor(name, tensor, path)
@@ -27,7 +32,7 @@ def refuse_odd_module(network: nn.Module, path: str) -> None:
 
 
 def _refuse_shared_memory(network: nn.Module, path: str) -> None:
-    """Refuse a weight whose memory holds other numbers too: copied to where they are trained, the two would part."""
+    """Refuse a weight that shares memory with another tensor: once copied to a device, the two would differ."""
     numbers: list[tuple[str, Tensor]] = [*network.named_parameters(), *network.named_buffers()]
     for layer, module in network.named_modules():
         held = ((f"{layer}.{name}".lstrip("."), value) for name, value in vars(module).items())
@@ -40,15 +45,15 @@ def _refuse_shared_memory(network: nn.Module, path: str) -> None:
             if tensor is not parameter and other_start < end and start < other_end:
                 raise AuditError(
                     "shared-memory",
-                    f"{name} lies in the memory of the weight {weight}, but is another tensor.",
+                    f"{name} shares memory with the weight {weight}, but is another tensor.",
                     where=path,
-                    allowed="Layers share a weight by holding the same nn.Parameter: `self.b.weight = self.a.weight`.",
-                    hint="Share the nn.Parameter itself, or take a copy: clone().",
+                    allowed="Layers may share the same nn.Parameter: `self.b.weight = self.a.weight`.",
+                    hint="Share the nn.Parameter itself, or copy it with clone().",
                 )
 
 
 def _span(tensor: Tensor) -> tuple[int, int]:
-    """Return the addresses that a tensor's numbers lie between."""
+    """Return the start and end address of a tensor's elements."""
     if tensor.layout != torch.strided or not tensor.numel():
         return 0, 0
     last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
@@ -65,12 +70,12 @@ def _refuse_overrides(network: nn.Module, path: str) -> None:
                     f"{name or type(module).__name__} overrides nn.Module.{method}.",
                     where=path,
                     allowed="The harness finds a network's numbers through nn.Module's own methods.",
-                    hint=f"Take the override of {method} out.",
+                    hint=f"Remove the override of {method}.",
                 )
 
 
 def _is_torchs_own(kind: type) -> bool:
-    """Whether `kind` is the class its module and name say, and torch's or Python's."""
+    """Whether `kind` is a class of torch or Python, and the one found under its module and name."""
     home = sys.modules.get(kind.__module__)
     named_so = kind.__module__.startswith(("torch.", "builtins"))
     return named_so and getattr(home, kind.__qualname__, None) is kind

@@ -1,13 +1,9 @@
-"""The audit: what a network must be before it is trained, and the budget it is held against.
+"""Audit a network: run all checks in order, and return its ledger and its two graphs.
 
-A network is exported twice with `torch.export`, in training and in evaluation mode. What is counted is
-what these two graphs hold, and they alone are then trained and scored: after the audit none of the
-plug-in's Python runs any more, so a number that is not in the ledger cannot help the score. Every
-refusal names its rule, the line that causes it and the mend.
-
-A network is audited on the CPU, whatever trains it, so that its ledger is the same on every machine. One
-audit, of a network from a seed of its own, serves every seed: `Audit.graphs` fills the two graphs with the numbers
-of a network built anew.
+The package's docstring explains what is counted and why. Every refusal names its rule, the line that causes it and
+a fix. A network is audited on the CPU, whatever device trains it, so that its ledger is the same on every machine.
+One audit, of a network built from a fixed seed, serves every seed: `Audit.graphs` copies the parameters of a newly
+built network into the two graphs.
 """
 
 from __future__ import annotations
@@ -45,7 +41,7 @@ from harness.spec import Budget, Recipe
 
 @dataclass(frozen=True, eq=False)
 class Graphs:
-    """The two graphs of an audited network, with numbers of their own on one device: training one moves the other."""
+    """The two graphs of an audited network on one device. They share parameters and buffers: training moves both."""
 
     train: GraphModule
     evaluation: GraphModule
@@ -53,31 +49,35 @@ class Graphs:
 
 @dataclass(frozen=True, eq=False)
 class Audit:
-    """A network that passed, as the two graphs that are trained and scored, and its ledger.
+    """A network that passed the audit: its ledger, and the two graphs that are trained and scored.
 
-    It can be pickled, for another process of the same user.
+    It can be pickled for another process of the same user.
+
+    Attributes:
+        ledger: the numbers that the network stores.
+        train, evaluation: its export in each mode.
+        calls: digest of the operators that the network calls, with the numbers in its code.
     """
 
     ledger: Ledger
     train: ExportedProgram
     evaluation: ExportedProgram
     calls: str
-    """A digest of the operators that the network calls, with the numbers that its code gives them."""
 
     @property
     def serves_every_seed(self) -> bool:
-        """Whether all numbers of the graphs are parameters and buffers: a constant may be drawn for one seed alone."""
+        """Whether the graphs hold no constant tensors: a constant may have been drawn for one seed only."""
         programs = (self.train, self.evaluation)
         return not any(program.graph_signature.inputs_to_lifted_tensor_constants for program in programs)
 
     def graphs(self, network: nn.Module, device: torch.device) -> Graphs:
-        """Return the two graphs on `device`, with copies of the numbers of `network`, which passed `refuse_another`."""
+        """Return the graphs on `device` with copies of the tensors of `network`, which has passed `refuse_another`."""
         numbers = _copies(network, device)
         graphs = (on_device(program.module(), device) for program in (self.train, self.evaluation))
         return Graphs(*(filled(graph, numbers) for graph in graphs))
 
     def own_graphs(self, device: torch.device) -> Graphs:
-        """Return the two graphs on `device`, with copies of the numbers of the network that was audited."""
+        """Return the graphs on `device` with copies of the tensors of the audited network."""
         return self.graphs(self.train.module(), device)
 
     def __reduce__(self) -> tuple[Callable[..., Self], tuple[Ledger, bytes, bytes, str]]:
@@ -96,7 +96,7 @@ def _saved(program: ExportedProgram) -> bytes:
 
 
 def _copies(network: nn.Module, device: torch.device) -> dict[str, Tensor]:
-    """Copy every parameter and buffer, by all of its names; what is one tensor there is one tensor here."""
+    """Copy every parameter and buffer, by all of its names; shared tensors stay shared."""
     found: dict[str, Tensor] = {}
     made: dict[int, Tensor] = {}
     for named in (network.named_parameters(remove_duplicate=False), network.named_buffers(remove_duplicate=False)):
@@ -110,14 +110,14 @@ def _copies(network: nn.Module, device: torch.device) -> dict[str, Tensor]:
 
 
 def filled(graph: GraphModule, numbers: Mapping[str, Tensor]) -> GraphModule:
-    """Put `numbers` in place of the graph's own parameters and buffers of the same names, and return it."""
+    """Replace the graph's parameters and buffers, in place, by those of the same names in `numbers`, and return it."""
     own = (*graph.named_parameters(remove_duplicate=False), *graph.named_buffers(remove_duplicate=False))
     for name, _ in own:
-        if name in numbers:  # what a graph holds beside them are its constants
+        if name in numbers:  # the graph's other tensors are its constants
             layer, _, short = name.rpartition(".")
             holder = graph.get_submodule(layer)
             setattr(holder, short, numbers[name])
-            holder._non_persistent_buffers_set.discard(short)  # a run that goes on needs each of them
+            holder._non_persistent_buffers_set.discard(short)  # a checkpoint needs all of them
     return graph
 
 
@@ -130,7 +130,9 @@ def audit(network: nn.Module, path: str) -> Audit:
 
     Raises:
         ContractError: a wrong output, or a `forward` that raises.
-        AuditError: the network hides state, draws lots, changes when scored, or cannot be exported.
+        AuditError: the network hides state, is random or changes when scored, cannot be exported, or lets a
+            prediction depend on other images.
+        UsageError: torch cannot write its cache.
     """
     refuse_odd_module(network, path)
     probe_forward(network, path)
@@ -140,17 +142,17 @@ def audit(network: nn.Module, path: str) -> Audit:
     refuse_foreign_operators(evaluation, path)
     refuse_change_at_evaluation(evaluation, path)
     found = Audit(count(network, train, evaluation, path), train, evaluation, calls_digest(network))
-    _refuse_unfaithful(network, train.module(), evaluation.module(), path)
     scored, images = evaluation.module(), made_up_images(12)
+    _refuse_unfaithful(network, train.module(), scored, path)
     refuse_batch_dependence(scored, images, path)
-    for direction in (1, -1):  # with every gate that starts near zero opened and closed
+    for direction in (1, -1):  # so that gates that start near zero are open in one of them
         with nudged(network, direction):
             refuse_batch_dependence(scored, images, path, largest_batch=100)
     return found
 
 
 def enforce(ledger: Ledger, recipe: Recipe, budget: Budget) -> None:
-    """Hold a network and its recipe against the budget.
+    """Compare a network and its recipe with the budget.
 
     Raises:
         BudgetError: too many stored numbers, or too many epochs.
@@ -161,7 +163,7 @@ def enforce(ledger: Ledger, recipe: Recipe, budget: Budget) -> None:
             "parameters",
             f"The network stores {ledger.parameters:,} numbers; the budget is {budget.parameters:,}.",
             allowed="Largest: " + "; ".join(f"{e.layer}.{e.name} ({e.kind}) {e.numbers:,}" for e in largest) + ".",
-            hint="Make it narrower, or take layers out; `python -m harness check` shows the layer table.",
+            hint="Make it narrower or remove layers; `python -m harness check` shows the layer table.",
             excess=ledger.parameters - budget.parameters,
         )
     if recipe.epochs > budget.epochs:
@@ -175,29 +177,39 @@ def enforce(ledger: Ledger, recipe: Recipe, budget: Budget) -> None:
 
 
 def _refuse_unfaithful(network: nn.Module, train: nn.Module, evaluation: nn.Module, path: str) -> None:
-    """What is trained and scored is the graph: it must answer and learn as the network itself does."""
+    """Refuse a network whose graphs give other outputs, gradients or buffers than the network itself."""
     images = made_up_images(7)
     worst = distance(network, train, evaluation, images, path)
     if worst > TOLERANCE:
         raise AuditError(
             "unfaithful",
-            f"The network's exported graph answers or learns differently from the network (by {worst:.2g}).",
+            f"The network's exported graph predicts or learns differently from the network (by {worst:.2g}).",
             where=path,
-            allowed="What trains and is scored is the graph: no Python randomness, counters or custom gradients.",
+            allowed="The graph is what trains and is scored: no Python randomness, counters or custom gradients.",
             hint="Use torch operators for randomness and detach() for gradients; keep no state in Python.",
         )
     if not torch.equal(images, made_up_images(7)):
         raise AuditError(
             "writes-on-images",
-            "The network writes on the images it is given.",
+            "The network modifies the images it is given.",
             where=path,
-            allowed="Images are lent: the same memory may be asked about again.",
-            hint="Take inplace=True off the first layer, or the _ off the operator that is applied to the images.",
+            allowed="A network only reads its images: the same memory is used again.",
+            hint="Remove inplace=True from the first layer, or the _ from the operator applied to the images.",
         )
 
 
 def distance(network: nn.Module, train: nn.Module, evaluation: nn.Module, images: Tensor, path: str) -> float:
-    """Return how far answers, gradients and moved buffers of the graphs, over its own tensors, are from a network's."""
+    """Return the largest relative distance between a network and its graphs: of outputs, gradients and updated buffers.
+
+    Args:
+        network: the network itself.
+        train, evaluation: its graphs, over the same tensors.
+        images: (N, 1, 28, 28).
+        path: file name for messages.
+
+    Raises:
+        ContractError: the backward pass raised.
+    """
     network.eval()
     with torch.no_grad(), quiet():
         scored = relative_distance(network(images), evaluation(images))
@@ -210,9 +222,9 @@ def distance(network: nn.Module, train: nn.Module, evaluation: nn.Module, images
             "backward-raises",
             f"The backward pass raised {gist(error)}",
             where=path,
-            allowed="Every loss must have a gradient: what it needs may not be written over.",
-            hint="Take inplace=True, or the _, off the operator that overwrites what another one needs.",
+            allowed="The loss must have a gradient: tensors that its backward pass needs must not be overwritten.",
+            hint="Remove inplace=True, or the _, from the operator that overwrites a tensor another one needs.",
         ) from error
-    if moved.keys() != learned.keys():  # some parameter learns in one and not in the other
+    if moved.keys() != learned.keys():  # a parameter has a gradient in only one of them
         return math.inf
     return max([scored, *(relative_distance(moved[name], learned[name]) for name in moved)])

@@ -1,4 +1,4 @@
-"""Small experiments on a network: made-up images, one training step, and how far two results lie apart."""
+"""Helpers of the checks: synthetic images, one training pass, and the distance between two results."""
 
 from __future__ import annotations
 
@@ -17,40 +17,40 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 TOLERANCE = 1e-4
-"""How far two answers may lie apart and still be the same answer (of logits of ordinary size)."""
+"""Largest `relative_distance` between results that count as equal."""
 
 
 def made_up_images(count: int) -> Tensor:
-    """Made-up images (N, 1, 28, 28), in the range of normalised digits."""
+    """Return synthetic images (count, 1, 28, 28) in the range of normalised digits, the same for each `count`."""
     generator = torch.Generator().manual_seed(count)
     return torch.rand(count, 1, 28, 28, generator=generator).mul(3.2).sub(0.4)
 
 
-class _Noting(TorchDispatchMode):
-    """Notes each operator that is called, and the numbers and words among its arguments."""
+class _CallRecorder(TorchDispatchMode):
+    """Records each operator that is called, with the numbers and strings among its arguments."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.noted: list[str] = []
+        self.calls_made: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         written = [each for each in tree_leaves((args, kwargs)) if isinstance(each, (bool, complex, float, int, str))]
-        self.noted.append(f"{func} {written}")
+        self.calls_made.append(f"{func} {written}")
         return func(*args, **(kwargs or {}))
 
 
 def calls_digest(network: nn.Module) -> str:
-    """Return a digest of what a network calls in both modes, in its order: with another one it is another network."""
-    with torch.random.fork_rng(), restored(network), quiet(), torch.no_grad(), _Noting() as calls:
+    """Return a digest of the operators that a network calls in both modes, in order: it differs for another network."""
+    with torch.random.fork_rng(), restored(network), quiet(), torch.no_grad(), _CallRecorder() as calls:
         for training in (False, True):
             network.train(training)
             network(made_up_images(6))
-    return hashlib.sha256("\n".join(calls.noted).encode()).hexdigest()
+    return hashlib.sha256("\n".join(calls.calls_made).encode()).hexdigest()
 
 
 @contextlib.contextmanager
 def restored(network: nn.Module) -> Iterator[None]:
-    """Put every parameter and buffer back as it was."""
+    """Restore all parameters and buffers of a network at the end of a block."""
     before = [(tensor, tensor.detach().clone()) for tensor in (*network.parameters(), *network.buffers())]
     try:
         yield
@@ -62,12 +62,12 @@ def restored(network: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep torch's warnings and printed graphs from the user: what matters is in the refusal."""
+    """Suppress warnings, log messages and output of torch: the refusal has all that a user needs."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        lost = io.StringIO()
-        with warnings.catch_warnings(), contextlib.redirect_stdout(lost), contextlib.redirect_stderr(lost):
+        discarded = io.StringIO()
+        with warnings.catch_warnings(), contextlib.redirect_stdout(discarded), contextlib.redirect_stderr(discarded):
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -80,13 +80,30 @@ def gist(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0][:200] if lines else ''}"
 
 
-def one_step(network: nn.Module, trained: Callable[[Tensor], Tensor], images: Tensor) -> dict[str, Tensor]:
-    """One training pass through `trained`: answers, gradients and moved buffers by name; state is put back."""
+def one_step(
+    network: nn.Module,
+    trained: Callable[[Tensor], Tensor],
+    images: Tensor,
+    loss: Callable[[Tensor, Tensor], Tensor] = nn.functional.cross_entropy,
+    seed: int = 0,
+) -> dict[str, Tensor]:
+    """Run one training pass, without an update, and restore the network's state.
+
+    Args:
+        network: holds the parameters and buffers.
+        trained: maps images to logits with these tensors: the network itself, or a graph.
+        images: (N, 1, 28, 28).
+        loss: maps logits and labels to a number.
+        seed: of what the network draws, such as dropout's masks.
+
+    Returns:
+        By name: the output, each parameter's gradient and each updated buffer.
+    """
     labels = torch.arange(len(images), device=images.device) % 10
     with restored(network), quiet(), torch.random.fork_rng():
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         predictions = trained(images)
-        nn.functional.cross_entropy(predictions, labels).backward()
+        loss(predictions, labels).backward()
         seen = {"answers": predictions.detach()}
         seen.update((f"buffer {name}", buffer.clone()) for name, buffer in network.named_buffers())
     for name, parameter in network.named_parameters():
@@ -98,7 +115,7 @@ def one_step(network: nn.Module, trained: Callable[[Tensor], Tensor], images: Te
 
 @contextlib.contextmanager
 def nudged(network: nn.Module, direction: int) -> Iterator[None]:
-    """Move every number of the network by 0.2, up or down by lot; the opposite `direction` moves it the other way."""
+    """Move each floating-point number of a network by 0.2 in a random direction; a `direction` of -1 reverses all."""
     with restored(network), torch.no_grad():
         generator = torch.Generator().manual_seed(0)
         for tensor in (*network.parameters(), *network.buffers()):
@@ -109,9 +126,9 @@ def nudged(network: nn.Module, direction: int) -> Iterator[None]:
 
 
 def relative_distance(left: Tensor, right: Tensor) -> float:
-    """Largest difference, relative to the larger of 1 and the size of `left`; NaN counts as infinite."""
+    """Return the largest difference, relative to the larger of 1 and the largest value of `left`; inf for a NaN."""
     left, right = left.detach(), right.detach()
-    differ = left != right  # elsewhere they are equal, also where both are infinite
+    differ = left != right  # elsewhere they are equal, or both are the same infinity
     if not differ.any():
         return 0.0
     finite = left[left.isfinite()].abs()

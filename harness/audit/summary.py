@@ -1,4 +1,4 @@
-"""What a network is made of: its layer table, the parts the assignment asks about, its reach and its work."""
+"""Describe a network: layer table, the components the assignment asks about, receptive field and multiply-adds."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class Layer:
 
 @dataclass(frozen=True)
 class ModelSummary:
-    """A network described.
+    """The description of a network.
 
     Attributes:
-        layers: in the order they run; a layer that runs twice stands once.
-        uses: batch norm, dropout, fully connected layer, global average pooling, 1x1 convolution: used or not.
-        receptive_field: side, in input pixels, that one unit of the last map wider than one pixel sees.
-        multiply_adds: of convolutions and matrix products, for one image.
-        ends_in_softmax: whether what it returns are probabilities, of which a softmax would be taken again.
+        layers: in execution order; a layer that runs twice is listed once.
+        uses: whether it uses batch norm, dropout, a fully connected layer, global average pooling, 1x1 convolution.
+        receptive_field: side, in input pixels, of the receptive field of the last feature map wider than one pixel.
+        multiply_adds: multiply-adds of convolutions and matrix products, for one image.
+        ends_in_softmax: whether it returns probabilities; the loss would apply a second softmax.
     """
 
     layers: tuple[Layer, ...]
@@ -47,7 +47,7 @@ class ModelSummary:
 
 
 def describe(network: nn.Module, found: Audit) -> ModelSummary:
-    """Describe an audited network; its state is left as it was."""
+    """Describe an audited network; its state does not change."""
     was_training = network.training
     network.eval()
     images = torch.zeros(2, 1, 28, 28, device=next((p.device for p in network.parameters()), None))
@@ -68,7 +68,7 @@ def describe(network: nn.Module, found: Audit) -> ModelSummary:
 
 
 def _rows_of(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield modules without children, and those that hold parameters of their own."""
+    """Yield modules that have no children or have parameters of their own."""
     for name, module in network.named_modules():
         if next(module.children(), None) is None or next(module.parameters(recurse=False), None) is not None:
             yield name, module
@@ -93,7 +93,7 @@ def _calls(found: Audit, training: bool) -> Iterator[tuple[str, Node]]:
 def _spatial(node: object) -> tuple[int, ...]:
     """Return the height and width of a (N, C, H, W) value, or an empty tuple."""
     value = node.meta.get("val") if isinstance(node, Node) else None
-    value = value[0] if isinstance(value, (tuple, list)) and value else value  # a maximum comes with its positions
+    value = value[0] if isinstance(value, (tuple, list)) and value else value  # max pooling may also return positions
     return tuple(int(side) for side in value.shape[2:]) if isinstance(value, Tensor) and value.ndim == 4 else ()
 
 
@@ -112,7 +112,7 @@ def _uses(found: Audit) -> dict[str, bool]:
 
 
 def _pools_globally(name: str, node: Node) -> bool:
-    """Whether `node` averages a whole map, wider than one pixel, into one number a channel."""
+    """Whether `node` averages each feature map, wider than one pixel, to one number per channel."""
     before = _spatial(node.args[0]) if node.args else ()
     if not before or max(before) == 1:
         return False
@@ -136,7 +136,7 @@ def _pair(value: int | list[int]) -> tuple[int, int]:
 
 
 def _receptive_field(found: Audit) -> int:
-    """Follow (field, distance between neighbours) through the graph; Araujo et al. 2019, eq. 2."""
+    """Return the receptive field, by following (field, jump) through the graph (Araujo et al. 2019, eq. 2)."""
     reach: dict[Node, tuple[int, int]] = {}
     widest = 1
     calls = {node: name for name, node in _calls(found, training=False)}
@@ -155,7 +155,7 @@ def _receptive_field(found: Audit) -> int:
 
 
 def _window(name: str, node: Node) -> tuple[int, int]:
-    """Return the side of what one output of `node` looks at, and its stride."""
+    """Return the side of the window that one output of `node` reads, and its stride."""
     if name == "conv2d":
         given = arguments(node)
         kernel, dilation = max(_spatial(node.args[1])), max(_pair(given["dilation"]))

@@ -1,14 +1,14 @@
-"""The exercise: a 2-2-2 sigmoid network, its gradients derived by hand, and a sweep over learning rates.
+"""The backpropagation exercise: a 2-2-2 sigmoid network, its hand-derived gradients, and a learning-rate sweep.
 
-No biases; s is the logistic function:
+The network has no biases; s is the logistic function:
 
     h1 = w1 i1 + w2 i2    a_h1 = s(h1)    o1 = w5 a_h1 + w6 a_h2    a_o1 = s(o1)    E1 = (t1 - a_o1)^2 / 2
     h2 = w3 i1 + w4 i2    a_h2 = s(h2)    o2 = w7 a_h1 + w8 a_h2    a_o2 = s(o2)    E2 = (t2 - a_o2)^2 / 2
 
     E_total = E1 + E2,    w <- w - lr dE_total/dw
 
-All numbers are Python floats (64 bits), and every derivative stands on a line of its own, so that a
-student can hold it against the chain rule. There is no autograd here; the tests compare with it.
+All numbers are Python floats (64 bits). Each derivative is on its own line, so that a student can compare it with
+the chain rule. No autograd is used here; the tests compare the gradients with torch's.
 """
 
 from __future__ import annotations
@@ -25,33 +25,31 @@ WEIGHTS = tuple(f"w{number}" for number in range(1, 9))
 DERIVATIVES = tuple(f"dE_d{weight}" for weight in WEIGHTS)
 QUANTITIES = ("h1", "h2", "a_h1", "a_h2", "o1", "o2", "a_o1", "a_o2", "E1", "E2", "E_total")
 COLUMNS = (*WEIGHTS, *QUANTITIES, *DERIVATIVES)
-"""The columns of a spreadsheet's row, in its order."""
+"""The columns of the exercise's spreadsheet, in its order."""
 
 Row = dict[str, float]
-"""One step: a value for each of `COLUMNS`, before that step's update."""
+"""The values of one step by the names of `COLUMNS`, before the update of that step."""
 
 MOST_STEPS = 10_000
-"""Every step of every rate is kept and recorded, 27 numbers each."""
+"""Most steps per learning rate: each step is kept and recorded, with 27 numbers."""
 
 LARGEST = 1e100
-"""Largest size of any number given: beyond it sums overflow."""
+"""Largest absolute value of any given number: larger ones could overflow."""
 
 FLAT, LEARNED = 1e-7, 1e-6
-"""Every derivative smaller than the one while the loss is larger than the other: the sigmoids are saturated. Near a
-minimum the loss is about the square of the derivatives, so convergence is not mistaken for it."""
+"""The sigmoids count as saturated if all derivatives are below `FLAT` while the loss is above `LEARNED`. Near a
+minimum the loss is about the square of the derivatives, so convergence is not mistaken for saturation."""
 
 FASTEST_TRIED = 2.0**40
-"""Where doubling the learning rate gives up looking for one that is too high."""
+"""Learning rate at which the search for one that is too high, by doubling, stops."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What the network is asked to learn, and where it starts: two inputs, two targets, eight weights.
-
-    The defaults are the exercise's own.
+    """The inputs, targets and initial weights of the network. The defaults are those of the exercise.
 
     Raises:
-        UsageError: the wrong number of values, or one that is not finite.
+        UsageError: a field has the wrong number of values, or a value is not finite or above `LARGEST`.
     """
 
     inputs: tuple[float, ...] = (0.05, 0.1)
@@ -63,7 +61,7 @@ class Problem:
             values = getattr(self, name)
             if len(values) != count:
                 raise UsageError(
-                    f"{name} has {len(values)} numbers; the network takes {count}.",
+                    f"{name} has {len(values)} numbers; the network needs {count}.",
                     hint=f"Example: --{name} {','.join(str(value) for value in getattr(Problem, name))}",
                 )
             for value in values:
@@ -73,14 +71,14 @@ class Problem:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """Training at one learning rate: `rows` holds steps 0, 1, ..., each before its update."""
+    """A training at one learning rate: `rows` has the values of steps 0, 1, ..., each before its update."""
 
     lr: float
     rows: tuple[Row, ...]
 
     @property
     def rate(self) -> str:
-        """The learning rate in full precision, so that no two rates share a name; no plus sign, as MLflow wants it."""
+        """The learning rate as text, in full precision so that names are unique, and without a plus sign for MLflow."""
         return repr(self.lr).removesuffix(".0").replace("e+", "e")
 
     @property
@@ -90,13 +88,13 @@ class Trajectory:
 
     @property
     def first_rise(self) -> int | None:
-        """The first step whose loss is higher than that of the step before; None if there is none."""
+        """The first step with a higher loss than the step before, or None."""
         losses = [row["E_total"] for row in self.rows]
         return next((step for step in range(1, len(losses)) if losses[step] > losses[step - 1]), None)
 
     @property
     def is_saturated(self) -> bool:
-        """Whether it overshot to where the sigmoids are flat: a loss is left, but hardly a derivative to lower it."""
+        """Whether it overshot to where the sigmoids are flat: a loss remains, but the derivatives are almost zero."""
         return self.final_loss > LEARNED and max(abs(self.rows[-1][name]) for name in DERIVATIVES) < FLAT
 
     @property
@@ -107,7 +105,7 @@ class Trajectory:
         return "saturated" if self.is_saturated else "stable"
 
     def steps_to(self, loss: float) -> int | None:
-        """Return the first step at which the total loss is at most `loss`; None if it never is."""
+        """Return the first step with a total loss of at most `loss`, or None."""
         return next((step for step, row in enumerate(self.rows) if row["E_total"] <= loss), None)
 
 
@@ -138,7 +136,7 @@ def evaluate(problem: Problem, weights: Sequence[float]) -> Row:
     # Back through the outputs: dE/do = dE/da_o  da_o/do, where s' = s (1 - s).
     dE_do1 = (a_o1 - t1) * a_o1 * (1 - a_o1)
     dE_do2 = (a_o2 - t2) * a_o2 * (1 - a_o2)
-    # A hidden unit feeds both outputs, so what comes back from them adds up.
+    # A hidden unit feeds both outputs, so the derivatives through both are added.
     dE_da_h1 = dE_do1 * w5 + dE_do2 * w7
     dE_da_h2 = dE_do1 * w6 + dE_do2 * w8
     # Back through the hidden units.
@@ -163,7 +161,7 @@ def descend(problem: Problem, lr: float, steps: int) -> Trajectory:
     """Run `steps` updates of gradient descent at learning rate `lr`.
 
     Raises:
-        UsageError: a learning rate that is not a positive number, or no steps.
+        UsageError: the learning rate is not positive or too large, or the number of steps is not 1 to `MOST_STEPS`.
     """
     if not 0 < lr <= LARGEST:  # refuses NaN too
         raise UsageError(
@@ -181,13 +179,13 @@ def descend(problem: Problem, lr: float, steps: int) -> Trajectory:
 
 
 def sweep(problem: Problem, rates: Sequence[float], steps: int, until_broken: bool = False) -> list[Trajectory]:
-    """Descend at each rate; with `until_broken`, double the highest one until it is too high.
+    """Descend at each rate; with `until_broken`, double the highest rate until it is no longer stable.
 
     Raises:
-        UsageError: as `descend`; or a rate given twice.
+        UsageError: as for `descend`, or a rate is given twice.
     """
     if len(set(rates)) < len(rates):
-        raise UsageError("A learning rate is given twice.", hint="Give each once.")
+        raise UsageError("A learning rate is given twice.", hint="Give each rate once.")
     found = [descend(problem, lr, steps) for lr in rates]
     lr = max(rates)
     while until_broken and found[-1].state == "stable" and lr < FASTEST_TRIED:
@@ -197,13 +195,13 @@ def sweep(problem: Problem, rates: Sequence[float], steps: int, until_broken: bo
 
 
 def fastest_stable(trajectories: Sequence[Trajectory]) -> Trajectory | None:
-    """Return the trajectory of lowest loss at the last step among the stable ones; None if there is none."""
+    """Return the stable trajectory with the lowest loss at the last step, or None."""
     stable = [trajectory for trajectory in trajectories if trajectory.state == "stable"]
     return min(stable, key=lambda trajectory: trajectory.final_loss, default=None)
 
 
 def write_csv(file: TextIO, trajectories: Sequence[Trajectory]) -> None:
-    """Write all steps of all rates: columns lr, step and `COLUMNS`, numbers in full precision."""
+    """Write all steps of all rates as CSV: columns lr, step and `COLUMNS`, numbers in full precision."""
     writer = csv.writer(file)
     writer.writerow(("lr", "step", *COLUMNS))
     for trajectory in trajectories:

@@ -1,7 +1,7 @@
-"""The command line: one module a command, named as typed, loaded when it is typed.
+"""The command line: one module for each command, named as typed and imported on demand.
 
-A command's module has a docstring (its help), `add_arguments` and `main`, which returns the exit code.
-Errors are raised anywhere and printed here.
+A command's module has a docstring, which is its help, and the functions `add_arguments` and `main`, which returns the
+exit code. `HarnessError` is raised anywhere and printed by `harness.cli.exit`.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ COMMANDS = {
     "new": "write a new architecture that passes check",
     "list": "show datasets, architectures and recipe fields",
     "tune": "search dropout, learning rate, widths and other settings",
-    "leaderboard": "rank finished runs, say who is better and how sure that is",
-    "compare": "compare two networks by a plan that is written down first, with new seeds",
+    "leaderboard": "rank finished runs and say which differences are significant",
+    "compare": "compare two networks with new seeds, by a plan that is written down first",
     "backprop": "sweep the learning rate of a 2-2-2 network trained by hand-derived gradients",
-    "speed": "time training beside a plain PyTorch loop and beside what the machine can do",
+    "speed": "time training beside a plain PyTorch loop and the limit of the machine",
     "ui": "open the MLflow UI on the recorded runs",
-    "sync": "bring MLflow up to the journals",
-    "doctor": "report the state of data, runs, studies, MLflow and device, and mend what can be mended",
+    "sync": "add missing runs to MLflow; safe to repeat",
+    "doctor": "report the state of data, runs, studies, MLflow and device, and offer to fix problems",
 }
 
 PLUG_IN_COMMANDS = ("run", "check", "tune", "compare", "speed", "sync")
-"""These run the code of plug-ins, and do so in a process of their own."""
+"""Commands that run the code of plug-ins, each in a process of its own."""
 
 
 def main(argv: Sequence[str] | None = None, apart: bool = False) -> int:
     """Run the command line and return the exit code; see `harness.errors` for what each means.
 
     Args:
-        apart: run a plug-in's code in another process, also where there is only one plug-in.
+        apart: run a plug-in's code in another process even if there is only one plug-in.
     """
-    arguments = [*(sys.argv[1:] if argv is None else argv)]  # list is a command here, once it is loaded
+    arguments = [*(sys.argv[1:] if argv is None else argv)]  # not list(...): that may be the command
     return in_good_order(partial(_dispatch, arguments, apart))
 
 
@@ -59,7 +59,7 @@ def _dispatch(arguments: Sequence[str], apart: bool) -> int:
         raise UsageError(
             f"There is no command '{name}'.",
             allowed=f"Legal: {', '.join(COMMANDS)}.",
-            hint=did_you_mean(name, COMMANDS) or "python -m harness --help says what each does.",
+            hint=did_you_mean(name, COMMANDS) or "python -m harness --help describes each command.",
         )
     module = importlib.import_module(f"harness.cli.{name}")
     parser = _Parser(
@@ -83,7 +83,7 @@ _RENAMED = {
     "--batch": "--proposals",
     "--patience": "--hang-timeout",
 }
-"""Options by their names before version 0.2.0, which are accepted until the next one."""
+"""Old names of options from before version 0.3.0, and their new names; accepted for one version."""
 
 
 def _renamed(argument: str) -> str:
@@ -95,13 +95,13 @@ def _renamed(argument: str) -> str:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Reports a mistake as every other error is reported."""
+    """A parser that raises its errors as `UsageError`."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(
             f"{message[:1].upper()}{message[1:]}.",
-            allowed="Lists are comma-separated, without spaces; a value that begins with a minus sign is joined by =.",
-            hint=f"{self.prog} --help says what is legal.",
+            allowed="Lists are comma-separated, without spaces; a value that starts with a minus sign is joined by =.",
+            hint=f"{self.prog} --help lists what is allowed.",
         )
 
 
@@ -114,6 +114,6 @@ def _help() -> str:
         "python -m harness COMMAND --help says more. Start with:\n"
         "  python -m harness run architectures/s6_gap.py\n\n"
         "exit codes: 0 done; 2 usage or contract; 3 over budget; 4 refused by the audit; 5 data;\n"
-        "            6 diverged; 7 result safe, tracker not reached; 8 crashed, out of memory or of time;\n"
+        "            6 diverged; 7 result safe, MLflow not reached; 8 crashed, hung or out of memory;\n"
         "            130 Ctrl-C; 143 SIGTERM"
     )

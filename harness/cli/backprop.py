@@ -1,7 +1,7 @@
-"""Train the exercise's 2-2-2 network by hand-derived gradients, at several learning rates.
+"""Train the exercise's 2-2-2 network with hand-derived gradients, at several learning rates.
 
-Prints how fast each rate lowers the loss, records the sweep in the MLflow experiment backprop-lr-sweep,
-and with --table prints whole rows as a spreadsheet would, to check a homework cell by cell.
+Prints how fast each rate lowers the loss and records the sweep in the MLflow experiment backprop-lr-sweep. With
+--table it prints all quantities of some steps, as a spreadsheet would, to check homework cell by cell.
 """
 
 from __future__ import annotations
@@ -25,7 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         text = ",".join(map(str, values))
         parser.add_argument(f"--{name}", default=text, metavar="X,...", help=f"default: {text}")
     parser.add_argument(
-        "--loss", type=float, default=0.1, metavar="L", help="say how many steps each rate takes to it (default: 0.1)"
+        "--loss",
+        type=float,
+        default=0.1,
+        metavar="L",
+        help="report the steps that each rate takes to this loss (default: 0.1)",
     )
     parser.add_argument(
         "--until-broken", action="store_true", help="double the highest rate until the loss rises or learning stops"
@@ -39,7 +43,7 @@ def main(args: argparse.Namespace) -> int:
         _numbers("inputs", args.inputs), _numbers("targets", args.targets), _numbers("weights", args.weights)
     )
     if not 0 < args.loss <= LARGEST:  # refuses NaN too
-        raise UsageError(f"--loss {args.loss} is no loss to reach.", allowed="Legal: a number above 0.")
+        raise UsageError(f"--loss {args.loss} cannot be reached.", allowed="Legal: a number above 0.")
     trajectories = sweep(problem, _numbers("lr", args.lr), args.steps, args.until_broken)
     for step in args.table or ():
         if not 0 <= step <= args.steps:
@@ -61,7 +65,7 @@ def _numbers(name: str, text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise UsageError(
-            f"--{name} {text} is not a list of numbers.", hint="Separate numbers by commas, without spaces."
+            f"--{name} {text} is not a list of numbers.", hint="Separate numbers with commas, without spaces."
         ) from None
 
 
@@ -90,7 +94,7 @@ def _summarise(trajectories: Sequence[Trajectory], loss: float) -> None:
 
 
 def _print_rows(trajectories: Sequence[Trajectory], steps: Sequence[int]) -> None:
-    """Print quantities down and steps across, a table a rate."""
+    """Print one table for each rate: a row for each quantity, a column for each step."""
     for trajectory in trajectories:
         heads = [f"step {step}" for step in steps]
         rows = new_table(f"lr {trajectory.rate}", *heads, right=heads)

@@ -1,9 +1,9 @@
 """Audit architectures and show their layers, without training.
 
-Counts every number the exported network stores, says which of batch norm, dropout, fully connected
-layer, global average pooling and 1x1 convolution it uses, and refuses what the budget does not allow.
-It names what keeps the network from training the fast way on this CPU; with --device it gets ready to train
-there, and says how, and which operators may give other bits each time.
+Counts every number that the exported network stores, shows which of batch norm, dropout, fully connected layer,
+global average pooling and 1x1 convolution it uses, and refuses a network over the budget. It also reports what would
+slow down its training on this CPU. With --device it prepares training on that device and reports the compute mode, and
+which operators may give different bits each time.
 """
 
 from __future__ import annotations
@@ -24,24 +24,22 @@ from harness.spec import BUDGET, Architecture, Knob, Recipe
 from harness.training import choose_compatible, compute
 
 BATCH = 128
-"""Images in a batch of the rehearsal."""
+"""Batch size of the warm-up."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_files(parser)
     options.add_set(parser)
-    options.add_device(
-        parser, None, "get ready to train there too, and say how (default: the audit, and what would slow it down here)"
-    )
+    options.add_device(parser, None, "also prepare training on this device and report how (default: audit only)")
     options.add_hang_timeout(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     given = options.settings(args.settings)
-    (path,) = args.files  # of several, each has a process of its own
+    (path,) = args.files  # several files run in a process each
     try:
         _check(path, given, args.device)
-    except HarnessError as error:  # about this file: others may be as they should
+    except HarnessError as error:  # about this file; the others are still checked
         report(error)
         return error.exit_code
     return 0
@@ -74,11 +72,11 @@ def _check(path: str, given: dict[str, str], device: str | None) -> None:
 
 
 def _warm_up(architecture: Architecture, knobs: dict[str, Knob], recipe: Recipe, device: str) -> None:
-    """Get ready to train, on the images that are always there, and say how."""
+    """Prepare training on the digits dataset, which is always available, and report how it is computed."""
     ready = runs.jobs(architecture, knobs, replace(recipe, batch_size=BATCH), data.load("digits"), range(1), device)
     with contextlib.closing(runs.train(ready[0])) as events, runs.telling_breakdowns(ready[0]):
         started = next(events)
     assert isinstance(started, runs.Started)
     console.print(f"trains on {started.device_name}, {started.mode.label}")
-    for remark in progress.remarks(replace(started, untrained=0.0)):  # that share is of so few images
+    for remark in progress.remarks(replace(started, untrained=0.0)):  # meaningless for so few images
         console.print(remark)

@@ -1,9 +1,9 @@
 """Compare two networks by a plan that is written down before either is trained for it.
 
-A and B are architecture files, or rows of the board by name, id or rank. Both are trained from the same number of
-seeds that neither was ever trained from, and compared once, on new images. Plan before they are scored: of a network
-that was picked for how it looks, the luck with the images stays, and the p-value has to allow for that. The same
-command goes on where it stopped, and shows a comparison that is finished again.
+A and B are architecture files, or rows of the board by name, id or rank. Both are trained from the same new seeds, from
+which neither was ever trained, and compared once, on new images. Plan before the networks are scored: a network that
+was picked by its score may have been lucky with the images, and the p-value is adjusted for that. The same command
+again resumes where it stopped, or shows a finished comparison.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main(args: argparse.Namespace) -> int:
     dataset = data.load(session.choose_dataset(args.dataset))
     networks = [_network(name, dataset, device) for name in (args.a, args.b)]
     if len({leaderboard.identity(job) for _, job in networks}) == 1:
-        raise UsageError("Both are the same network with the same settings.", hint="Name two.")
+        raise UsageError("Both are the same network with the same settings.", hint="Name two different ones.")
     return session.recorded(lambda tracker: _compare(networks, args.seeds, args.jobs, tracker))
 
 
@@ -57,7 +57,7 @@ mark_interrupted = session.mark_interrupted
 
 
 def _network(name: str, dataset: data.Dataset, device: str) -> tuple[str, Job]:
-    """Return what to call the network that a user named, and a job of it, whose seed is to be chosen."""
+    """Return the label of the network that the user named, and a job of it with a placeholder seed."""
     label, architecture, knobs, recipe = _file(name) if name.endswith(".py") else _row(name, dataset.name)
     return label, runs.jobs(architecture, knobs, recipe, dataset, range(1), device)[0]
 
@@ -81,8 +81,8 @@ def _row(name: str, dataset: str) -> _Network:
     if architecture is None or architecture.sha256 != job.sha256:
         raise UsageError(
             f"The file of {row.name} is not in {job.path} as it was trained.",
-            allowed="What a run holds that came from elsewhere is never executed.",
-            hint="Bring that file back; leaderboard --html shows it whole.",
+            allowed="Code of an imported run is never executed.",
+            hint="Restore that file; leaderboard --html shows its text.",
         )
     return row.label, architecture, *plugins.apply_settings(architecture, {**job.knobs, **asdict(job.recipe)})
 
@@ -99,8 +99,8 @@ def _compare(networks: Sequence[tuple[str, Job]], seeds: int, at_once: int, trac
     )
     if plan.among > 1:
         console.print(
-            f"p will be multiplied by {plan.among}: so many pairs could have been planned for the look of networks "
-            "that had been scored, whose luck with these images stays; of two that were not, it would not be"
+            f"p will be multiplied by {plan.among}: that many pairs could have been chosen by the scores known so far, "
+            "and new seeds meet the same images; for two networks without a score it would not be"
         )
     if plan.earlier:
         plural = "" if plan.earlier == 1 else "s"
@@ -116,4 +116,4 @@ def _compare(networks: Sequence[tuple[str, Job]], seeds: int, at_once: int, trac
     means = [(name, float(part.mean())) for (name, _), part in zip(networks, both, strict=True)]
     console.print(f"\n{comparison_line(means, plan.count, adjusted)}", style="bold")
     if adjusted.p != found.p:
-        console.print(f"by itself the pair has this interval, and p {p_text(found.p)}; see above")
+        console.print(f"the interval is that of this pair alone; its p without the factors above is {p_text(found.p)}")

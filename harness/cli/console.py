@@ -1,4 +1,4 @@
-"""Tables and lines that several commands print."""
+"""The console, and tables and lines that several commands print."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from harness.training import Target
 
 
 class _Console(Console):
-    """Prints what it is given: no text of a plug-in or a file name is taken for mark-up."""
+    """A console that prints text literally: nothing in a plug-in or file name is interpreted as markup."""
 
     def __init__(self) -> None:
         wide = None if sys.stdout.isatty() else 140
         super().__init__(highlight=False, markup=False, emoji=False, soft_wrap=True, width=wide)
 
     def on_broken_pipe(self) -> None:
-        """Go on in silence where nobody reads any more, as with `| head`: training is worth more than its lines."""
+        """Discard further output if the reader is gone, as with `| head`, and let the training continue."""
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 console = _Console()
-"""Where commands print; colours only on a terminal, plain lines in a pipe."""
+"""The console of all commands: colours on a terminal only, plain lines in a pipe."""
 
 
 def new_table(*columns: str, right: Sequence[str] = ()) -> Table:
-    """Make an empty table; columns named in `right` hold numbers."""
+    """Return an empty table; the columns named in `right` are right-aligned."""
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in columns:
         made.add_column(column, justify="right" if column in right else "left", overflow="fold")
@@ -43,7 +43,7 @@ def new_table(*columns: str, right: Sequence[str] = ()) -> Table:
 
 
 def print_wide(shown: Table) -> None:
-    """Print a table as wide as it is: a terminal that is narrower breaks its lines, not its words."""
+    """Print a table at its full width: a narrower terminal wraps whole lines, not cells."""
     needed = Measurement.get(console, console.options.update(max_width=1_000), shown).maximum
     before, console.width = console.width, max(console.width, needed)
     console.print(shown)
@@ -51,7 +51,7 @@ def print_wide(shown: Table) -> None:
 
 
 def print_layers(model: ModelSummary) -> None:
-    """Print the layer table in the shape students know."""
+    """Print the layer table."""
     rows = new_table("layer", "kind", "output shape", "parameters", right=("parameters",))
     for layer in model.layers:
         rows.add_row(layer.name, layer.kind, layer.output, f"{layer.parameters:,}")
@@ -59,7 +59,7 @@ def print_layers(model: ModelSummary) -> None:
 
 
 def print_ledger(found: Ledger) -> None:
-    """Print the count by kind, and every stored number that no layer table shows."""
+    """Print the stored numbers by kind, and each counted tensor that the layer table does not show."""
     kinds: dict[tuple[str, bool], int] = {}
     for entry in found.entries:
         kinds[entry.kind, entry.counted] = kinds.get((entry.kind, entry.counted), 0) + entry.numbers
@@ -71,7 +71,7 @@ def print_ledger(found: Ledger) -> None:
 
 
 def print_model(found: ModelSummary) -> None:
-    """Print which parts a network uses, what it sees and what it costs."""
+    """Print which parts a network uses, its receptive field and its multiply-adds."""
     for part, used in found.uses.items():
         console.print(f"  {part:<24}{'yes' if used else 'no'}")
     console.print(
@@ -81,16 +81,16 @@ def print_model(found: ModelSummary) -> None:
 
 
 def warn_of_softmax(found: ModelSummary) -> None:
-    """Say so where a network returns probabilities: it trains, but slowly and badly."""
+    """Print a note if a network returns probabilities, which trains slowly and badly."""
     if found.ends_in_softmax:
         console.print(
-            "note: the network ends in a softmax, and the loss takes another; return logits or log_softmax",
+            "note: the network ends in a softmax, and the loss applies another one; return logits or log_softmax",
             style="yellow",
         )
 
 
 def print_targets(found: Sequence[Target]) -> None:
-    """Print each target, what was reached and whether that meets it."""
+    """Print each target, the reached value and whether it meets the target."""
     rows = new_table("target", "reached", "limit", "", right=("reached",))
     for target in found:
         rows.add_row(
@@ -108,11 +108,11 @@ def duration(seconds: float) -> str:
 
 
 def report_imports(found: Sequence[Imported], origin: str) -> int:
-    """Say on standard error which runs were taken in and which were refused, and return the exit code."""
-    refused = [arrival for arrival in found if arrival.refused]
-    taken = sum(arrival.is_new and not arrival.refused for arrival in found)
-    known = len(found) - taken - len(refused)
-    lines = [f"{taken} runs taken in from {origin}{f', {known} were here already' if known else ''}"]
-    lines += [f"refused: {arrival.run_id}: {printable(arrival.refused)}" for arrival in refused]
+    """Print to standard error which runs were imported and which were refused, and return the exit code."""
+    refused = [run for run in found if run.refused]
+    added = sum(run.is_new and not run.refused for run in found)
+    known = len(found) - added - len(refused)
+    lines = [f"{added} runs imported from {origin}{f', {known} were here already' if known else ''}"]
+    lines += [f"refused: {run.run_id}: {printable(run.refused)}" for run in refused]
     print(*lines, sep="\n", file=sys.stderr, flush=True)
     return DataError.exit_code if refused else 0

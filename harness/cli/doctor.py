@@ -1,6 +1,6 @@
-"""Report the state of device, data, journals, studies and MLflow, and mend what can be mended, after asking.
+"""Report the state of device, data, journals, studies and MLflow, and fix problems after asking.
 
-Nothing is deleted: what is damaged is moved to mlruns/damaged/, and made again where that is possible.
+Nothing is deleted: damaged files are moved to mlruns/damaged/, and rebuilt if possible.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from harness.errors import HarnessError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--yes", action="store_true", help="mend what can be mended without asking")
+    parser.add_argument("--yes", action="store_true", help="fix problems without asking")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -25,13 +25,13 @@ def main(args: argparse.Namespace) -> int:
         console.print(finding.said, style="red" if finding.exit_code else None)
         if finding.exit_code and not (finding.offer and (args.yes or _agrees(finding)) and _fix(finding)):
             codes.append(finding.exit_code)
-    console.print("all is well" if max(codes) == 0 else "not all is well", style="bold")
+    console.print("no problems left" if max(codes) == 0 else "problems remain", style="bold")
     return max(codes)
 
 
 def _agrees(finding: Finding) -> bool:
     if not sys.stdin.isatty():
-        console.print(f"{'':<12}can be mended with --yes: {finding.offer}")
+        console.print(f"{'':<12}can be fixed with --yes: {finding.offer}")
         return False
     try:
         answer = console.input(f"{'':<12}{finding.offer}? [y/N] ", markup=False)

@@ -1,4 +1,4 @@
-"""How a command ends: the exit code, what is printed of an error, and what a signal does."""
+"""How a command ends: its exit code, the printing of errors, and the handling of signals."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM: what Ctrl-C does, with an exit code of its own."""
+    """Raised by SIGTERM, which stops a command like Ctrl-C, with an exit code of its own."""
 
 
 def signal_of(stop: KeyboardInterrupt) -> signal.Signals:
@@ -25,21 +25,21 @@ def signal_of(stop: KeyboardInterrupt) -> signal.Signals:
 
 
 def exit_code(stop: KeyboardInterrupt) -> int:
-    """Return what a shell expects of a command that a signal stopped."""
+    """Return the exit code that shells use for a command stopped by a signal."""
     return 128 + signal_of(stop)
 
 
 def in_good_order(command: Callable[[], int]) -> int:
-    """Run a command and return its exit code, whatever it raises that a user can cause."""
+    """Run a command and return its exit code; print the errors that a user can cause."""
     try:
         with _stopped_by_signals():
             code = command()
-            sys.stdout.flush()  # here, where a reader that has gone is no error
+            sys.stdout.flush()  # here, where a BrokenPipeError is handled
             return code
     except HarnessError as error:
         report(error)
         return error.exit_code
-    except ModuleNotFoundError as error:  # a plug-in's own is a ContractError
+    except ModuleNotFoundError as error:  # one raised in a plug-in is a ContractError
         if str(error.name).startswith("harness"):
             raise
         report(not_installed(error))
@@ -47,10 +47,10 @@ def in_good_order(command: Callable[[], int]) -> int:
     except KeyboardInterrupt as stop:
         print(f"{_about}Stopped.", file=sys.stderr)
         return exit_code(stop)
-    except BrokenPipeError:  # the reader of our output has gone, as with `| head`
+    except BrokenPipeError:  # the reader of the output is gone, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:  # what a command knows more about, it reports itself
+    except OSError as error:  # commands report the cases they know more about
         place = error.filename or ("standard output" if error.errno in (errno.ENOSPC, errno.EIO) else "")
         report(UsageError(f"{error.strerror}{place and f': {place}'}."))
         return UsageError.exit_code
@@ -58,9 +58,9 @@ def in_good_order(command: Callable[[], int]) -> int:
 
 @contextlib.contextmanager
 def _stopped_by_signals() -> Iterator[None]:
-    """Let the first signal stop a command in good order, and a second one at once."""
+    """Let the first signal stop a command cleanly, and a second one at once."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # signals are another's business
+        yield  # only the main thread can handle signals
         return
     seen = False
 
@@ -81,31 +81,31 @@ def _stopped_by_signals() -> Iterator[None]:
 
 WORDS = {
     0: "done",
-    2: "not legal",
+    2: "usage or contract",
     3: "over budget",
     4: "refused by the audit",
     5: "data",
     6: "diverged",
     7: "done, but not in MLflow",
-    8: "broke down",
+    8: "crashed",
     130: "stopped",
     143: "stopped",
 }
-"""What an exit code says of a file."""
+"""The words for each exit code in the summary of several files."""
 
 _about = ""
 
 
 def name_file(file: str) -> None:
-    """Name `file`, one of several, with every error that this process reports."""
+    """Put the name of `file`, one of several, before every error that this process reports."""
     global _about
     _about = f"{file}: "
 
 
 def report(error: HarnessError) -> None:
     """Print an error's lines to standard error."""
-    with contextlib.suppress(OSError):  # a full disk behind `> file` is no reason to keep silent
+    with contextlib.suppress(OSError):  # a full disk behind `> file` must not hide the error
         sys.stdout.flush()
     first, *others = map(printable, error.lines)
-    with contextlib.suppress(OSError):  # nor is one behind `2> file` another error
+    with contextlib.suppress(OSError):  # nor may one behind `2> file` raise another
         print(f"error: {_about}{first}", *(f"       {line}" for line in others), sep="\n", file=sys.stderr, flush=True)

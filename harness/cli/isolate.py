@@ -1,4 +1,4 @@
-"""Commands in processes of their own, one a plug-in: what a plug-in does to its process is reported, and ends there."""
+"""Runs commands in a child process for each plug-in, so that a crash of a plug-in is reported and harms no other."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ from harness.cli.exit import WORDS, Terminated, exit_code, in_good_order, name_f
 from harness.errors import CrashedError, HarnessError
 
 GRACE_SECONDS = 8.0
-"""How long a command that was asked to stop may take to end in good order, before it is killed."""
+"""Seconds that a stopped command may take to end cleanly before it is killed."""
 
 
 def run_isolated(module: ModuleType, args: argparse.Namespace) -> int:
-    """Run a command's `main` once a file, one after the other, and return the highest exit code.
+    """Run a command's `main` once for each file, one after the other, and return the highest exit code.
 
-    A `main` reports what is wrong with its file and returns. One that raises was called in a wrong way,
-    or lacks its data: the other files would end likewise, and are left alone. A command that keeps records
-    has a `mark_interrupted`, which is told what ended a process.
+    `main` reports errors of its file and returns an exit code. If it raises, the error is one of the command line or of
+    the data, which the other files would meet too, so they are skipped. A command that keeps records has a
+    `mark_interrupted`, which is called with the reason if a process died.
     """
     ended: list[tuple[str, int]] = []
     for one in _by_file(args):
         subject = _subject(one) or module.__name__.rpartition(".")[2]
-        code, goes_on = _one(module, one, subject)
+        code, continues = _one(module, one, subject)
         ended.append((subject, code))
-        if not goes_on:
+        if not continues:
             break
     if len(getattr(args, "files", ())) > 1:
-        with contextlib.suppress(OSError):  # who has gone need not be told
+        with contextlib.suppress(OSError):  # the reader may be gone
             print("", *(f"{WORDS.get(code, code):<24}{path}" for path, code in ended), sep="\n", flush=True)
     return max(code for _, code in ended)
 
 
 def _one(module: ModuleType, args: argparse.Namespace, subject: str) -> tuple[int, bool]:
-    """Return the exit code of one file, and whether the next one has its turn."""
+    """Return the exit code of one file, and whether to continue with the next one."""
     child = _Child(module.main, args, subject, getattr(args, "hang_timeout", watchdog.HANG_TIMEOUT))
     try:
         code, returned = child.run()
@@ -57,21 +57,21 @@ def _one(module: ModuleType, args: argparse.Namespace, subject: str) -> tuple[in
             return exit_code(stop), False
     except CrashedError as error:
         if sys.stdout.isatty():
-            print("\r\x1b[2K\x1b[?25h", end="", flush=True)  # a progress bar was in the midst of its line
-        settled, goes_on = _record(module, child, error)
-        return max(error.exit_code, settled), goes_on
-    return code, returned or code in _STOPPED  # it stopped itself: nobody asked us to
+            print("\r\x1b[2K\x1b[?25h", end="", flush=True)  # clears the line of a progress bar
+        recorded, continues = _record(module, child, error)
+        return max(error.exit_code, recorded), continues
+    return code, returned or code in _STOPPED  # a plug-in stopped itself: not the user's signal
 
 
 _STOPPED = tuple(exit_code(stop) for stop in (KeyboardInterrupt(), Terminated()))
 
 
 def _record(module: ModuleType, child: _Child, error: CrashedError) -> tuple[int, bool]:
-    """Report what ended a process, and have it recorded; return the exit code, and whether nobody stopped that."""
+    """Report and record why a process died; return the exit code, and False if a signal stopped the recording."""
     report(error)
     if not hasattr(module, "mark_interrupted"):
         return 0, True
-    recorder = _Child(module.mark_interrupted, {child.pid: error.message}, "Recording that")
+    recorder = _Child(module.mark_interrupted, {child.pid: error.message}, "Recording the interruption")
     try:
         return recorder.run()[0], True
     except KeyboardInterrupt as stop:
@@ -92,12 +92,12 @@ def _subject(args: argparse.Namespace) -> str:
 
 
 class _Child:
-    """Work in another process, which has the terminal but not its Ctrl-C.
+    """A child process that shares the terminal but does not receive its Ctrl-C.
 
     Args:
-        work: is given `argument` there, and returns an exit code.
-        subject: what is at work, in words.
-        hang_timeout: seconds without news after which it is ended.
+        work: called with `argument` in the child; returns an exit code.
+        subject: what the child works on, for messages.
+        hang_timeout: seconds without a heartbeat after which the child is ended.
     """
 
     def __init__(
@@ -107,22 +107,22 @@ class _Child:
         self._hang_timeout = hang_timeout
         self._folder = tempfile.TemporaryDirectory(prefix="harness-")
         self._log = Path(self._folder.name) / "log"
-        # A fork begins with all modules loaded. Nothing has run yet that would not survive one: no CUDA, no
-        # threads of torch. Elsewhere than on Linux system libraries do not survive it either.
+        # A fork starts with all modules imported. Nothing has run yet that would not survive it: no CUDA, no threads
+        # of torch. On systems other than Linux, system libraries do not survive a fork.
         context = get_context("fork") if sys.platform == "linux" else get_context("spawn")
         self._answer, self._sender = context.Pipe(duplex=False)
         self._process = context.Process(target=_run, args=(work, argument, self._log, self._sender))
 
     @property
     def pid(self) -> int:
-        """The process's number, or 0 before it has one."""
+        """The process id, or 0 before the start."""
         return self._process.pid or 0
 
     def run(self) -> tuple[int, bool]:
-        """Return the exit code when it has ended, and whether it returned one rather than raised.
+        """Run the child; return its exit code, and whether `work` returned rather than raised.
 
         Raises:
-            CrashedError: its process died instead.
+            CrashedError: the child died or hung.
         """
         with self._paused_by_ctrl_z():
             self._process.start()
@@ -130,10 +130,10 @@ class _Child:
             return self._end()
 
     def stop(self, stop: KeyboardInterrupt) -> int:
-        """Pass a signal on, and return the exit code when it has ended in good order.
+        """Pass a signal on to the child, and return its exit code.
 
         Raises:
-            CrashedError: it has not, and was killed.
+            CrashedError: it did not end in time, and was killed.
         """
         if not self.pid:
             return exit_code(stop)
@@ -143,14 +143,14 @@ class _Child:
             self._process.kill()
             with contextlib.suppress(CrashedError):
                 self._end()
-            raise CrashedError(f"{self._subject} did not stop within {GRACE_SECONDS:g} seconds, and was ended.")
+            raise CrashedError(f"{self._subject} did not stop within {GRACE_SECONDS:g} seconds and was killed.")
         return self._end()[0]
 
     def _end(self) -> tuple[int, bool]:
         clock = watchdog.Watchdog(self.pid, self._log, self._hang_timeout)
         while not wait([self._process.sentinel], watchdog.SLICE):
             clock.tick()
-        watchdog.end_group(self.pid)  # before it is reaped: its number is still its own
+        watchdog.end_group(self.pid)  # before it is reaped: its process id cannot be reused yet
         self._process.join()
         with self._folder:
             with contextlib.suppress(EOFError):
@@ -161,7 +161,7 @@ class _Child:
 
     @contextlib.contextmanager
     def _paused_by_ctrl_z(self) -> Iterator[None]:
-        """Ctrl-Z is heard here alone: stop the process too, and let it go on with us."""
+        """Pass Ctrl-Z on, which only this process receives: pause the child too, and continue it later."""
         if not hasattr(signal, "SIGTSTP"):
             yield
             return
@@ -191,12 +191,12 @@ def _run(work: Callable[[Any], int], argument: Any, log: Path, sender: Connectio
 
     try:
         code = in_good_order(command)
-    except Exception:  # of ours: whoever reads it can tell us
+    except Exception:  # a bug of the harness: the traceback is for the report
         traceback.print_exc()
         code = HarnessError.exit_code
         returned.append(code)
     sender.send((code, bool(returned)))
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):  # whatever became of it
+        with contextlib.suppress(Exception):  # a plug-in may have closed it
             stream.flush()
-    os._exit(0)  # what a plug-in has left running is not waited for
+    os._exit(0)  # does not wait for threads that a plug-in left running

@@ -1,7 +1,7 @@
-"""Rank finished runs by their score after the last epoch, and say who is better and how sure that is.
+"""Rank finished runs by their score after the last epoch, and say which differences are significant.
 
-It reads the journals. Failed and unfinished runs never rank, and what is left out is said with its reason.
-Datasets never share a ranking.
+Reads the journals. Failed and unfinished runs never rank; runs that are left out are listed with the reason. Each
+dataset has a ranking of its own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from harness.journal import all_journals, archive
 from harness.leaderboard import Board, Pair, Table, asked_table, left_out, tables, to_csv, to_html, to_json, to_markdown
 
 SHOWN = 50
-"""Rows of a table that a terminal shows at most."""
+"""Most rows of a table that the terminal shows."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,17 +32,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dataset",
         default="auto",
         choices=("auto", *NAMES),
-        help="which board (default: auto, mnist if it has a run)",
+        help="dataset of the board (default: auto, mnist if it has a run)",
     )
     parser.add_argument("--compare", nargs=2, metavar=("A", "B"), help="compare two rows, by rank, name or id")
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--markdown", action="store_true", help="print it as Markdown")
+    form.add_argument("--markdown", action="store_true", help="print the board as Markdown")
     form.add_argument("--csv", action="store_true", help="print every fact about every row as CSV")
-    form.add_argument("--json", action="store_true", help="print rows, comparisons and what is left out as JSON")
+    form.add_argument("--json", action="store_true", help="print rows, comparisons and left-out runs as JSON")
     form.add_argument("--html", type=Path, metavar="FILE", help="write one self-contained page")
     parser.add_argument("--export", type=Path, metavar="FILE", help="write the runs of the board to one file")
     parser.add_argument(
-        "--import", type=Path, metavar="FILE", dest="arriving", help="first take in the runs of an exported file"
+        "--import", type=Path, metavar="FILE", dest="arriving", help="first import the runs of an exported file"
     )
 
 
@@ -53,7 +53,7 @@ def main(args: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _no_collection() -> Iterator[None]:
-    """Ten thousand parsed journals are no garbage: to look through them again and again would double the time."""
+    """Disable garbage collection: scanning ten thousand parsed journals repeatedly would double the time."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -94,7 +94,7 @@ def _main(args: argparse.Namespace) -> int:
 def _studies() -> Iterator[StudyRecord]:
     try:
         yield from tuning.records()
-    except DataError as error:  # it costs the number of trials, not the board
+    except DataError as error:  # only the numbers of trials are lost
         print(f"trials are not counted: {error.message}", file=sys.stderr)
 
 
@@ -122,7 +122,7 @@ def _print(table: Table) -> None:
         shown.add_row(*row)
     print_wide(shown)
     if len(table.rows) > SHOWN:
-        console.print(f"and {len(table.rows) - SHOWN:,} more: --markdown, --csv, --json and --html hold them all")
+        console.print(f"and {len(table.rows) - SHOWN:,} more: --markdown, --csv, --json and --html show all of them")
     console.print()
 
 
@@ -130,5 +130,5 @@ def _write(place: Path, text: str) -> None:
     try:
         place.write_text(text, encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise UsageError(f"{place} cannot be written: {error}.", hint="Name a file elsewhere.") from error
+        raise UsageError(f"{place} cannot be written: {error}.", hint="Name a file in another folder.") from error
     console.print(f"written to {place}: open it in a browser, or hand it in")

@@ -13,7 +13,7 @@ from harness.spec import Recipe, span
 
 
 def add_arguments(_parser: argparse.ArgumentParser) -> None:
-    """There is nothing to choose."""
+    """Add nothing: the command has no options."""
 
 
 def main(_args: argparse.Namespace) -> int:
@@ -24,7 +24,7 @@ def main(_args: argparse.Namespace) -> int:
     for path in sorted(Path("architectures").glob("*.py")):
         _introduce(path)
     console.rule("recipe fields (--set NAME=VALUE)", align="left")
-    rows = new_table("name", "default", "legal", "unit", "meaning")
+    rows = new_table("name", "default", "allowed", "unit", "meaning")
     for field in fields(Recipe):
         allowed = field.metadata
         choices = ", ".join(allowed["choices"]) or ("true, false" if field.type == "bool" else span(allowed))
@@ -41,6 +41,6 @@ def _whereabouts(name: str) -> str:
 
 
 def _introduce(path: Path) -> None:
-    """Show what a file says of itself, without running it: `check` says whether it is legal."""
-    said = plugins.declaration(path.read_text(encoding="utf-8", errors="replace")).summary
-    console.print(f"  {path!s:<36}{said or 'has no docstring, or is no Python: check says more'}")
+    """Print the first line of a file's docstring, without running the file."""
+    summary = plugins.declaration(path.read_text(encoding="utf-8", errors="replace")).summary
+    console.print(f"  {path!s:<36}{summary or 'has no docstring, or is not valid Python; check says more'}")

@@ -1,4 +1,4 @@
-"""Options that several commands share, and the reading of their values."""
+"""Options that several commands share, and the parsing of their values."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from harness.spec import Architecture, Knob, Recipe
 from harness.watchdog import HANG_TIMEOUT
 
 LONGEST = 10_000_000
-"""The most seconds that can be waited for."""
+"""The longest timeout, in seconds."""
 
 MOST_SEED = 2**32
-"""The highest seed that a command begins with."""
+"""The highest first seed."""
 
 
 def add_files(parser: argparse.ArgumentParser, at_least_one: bool = True) -> None:
-    """Add the architecture files."""
+    """Add the positional architecture files."""
     count = "+" if at_least_one else "*"
     parser.add_argument("files", nargs=count, metavar="FILE", help="architecture, such as architectures/s6_gap.py")
 
@@ -41,7 +41,7 @@ def add_dataset(parser: argparse.ArgumentParser) -> None:
     """Add ``--dataset``."""
     choices = ", ".join(("auto", *NAMES))
     parser.add_argument(
-        "--dataset", default="auto", metavar="NAME", help=f"one of {choices} (default: auto, MNIST if it can be had)"
+        "--dataset", default="auto", metavar="NAME", help=f"one of {choices} (default: auto, MNIST if it is available)"
     )
 
 
@@ -54,7 +54,7 @@ def add_device(
 
 def _device(text: str) -> str:
     if text == "mps":
-        raise argparse.ArgumentTypeError("Apple's GPUs are not used: take cpu")
+        raise argparse.ArgumentTypeError("Apple GPUs are not supported: use cpu")
     return text
 
 
@@ -65,13 +65,13 @@ def add_hang_timeout(parser: argparse.ArgumentParser) -> None:
         type=_seconds,
         default=HANG_TIMEOUT,
         metavar="T",
-        help="give a plug-in up whose audit, or an epoch of whose training, takes longer than T seconds "
+        help="end a plug-in if its audit or an epoch of its training takes longer than T seconds "
         f"(default: {HANG_TIMEOUT:g})",
     )
 
 
 def add_jobs(parser: argparse.ArgumentParser) -> None:
-    """Add ``--jobs``, of seeds."""
+    """Add ``--jobs``, the number of seeds at once."""
     parser.add_argument("--jobs", type=int, default=1, metavar="K", help="seeds to train at once on a GPU (default: 1)")
 
 
@@ -79,7 +79,7 @@ def refuse_jobs(count: int, device: str) -> None:
     """Refuse a number of seeds that cannot be trained at once on `device`.
 
     Raises:
-        UsageError: it is none, or more than one on a CPU.
+        UsageError: `count` is below 1, or above 1 on a CPU.
     """
     if count < 1:
         raise UsageError(f"--jobs {count} is out of range.", allowed="Legal: 1 or more.")
@@ -107,25 +107,25 @@ def uses_cluster(args: argparse.Namespace) -> bool:
     """Return whether ``--cluster`` was given.
 
     Raises:
-        UsageError: what only a cluster understands was given without it.
+        UsageError: ``--gpu-share`` was given without ``--cluster``.
     """
     if args.cluster is None and args.gpu_share is not None:
-        raise UsageError("--gpu-share is for --cluster.", hint="On one GPU, run --jobs K trains K seeds at once.")
+        raise UsageError("--gpu-share needs --cluster.", hint="On one GPU, run --jobs K trains K seeds at once.")
     return args.cluster is not None
 
 
 def _seconds(text: str) -> float:
     seconds = float(text)
     if not 0 < seconds <= LONGEST:
-        raise argparse.ArgumentTypeError(f"{text} is out of range: legal is above 0, to {LONGEST:,} seconds")
+        raise argparse.ArgumentTypeError(f"{text} is out of range: allowed is above 0, to {LONGEST:,} seconds")
     return seconds
 
 
 def settings(texts: Sequence[str]) -> dict[str, str]:
-    """Read ``name=value`` texts.
+    """Parse ``name=value`` texts.
 
     Raises:
-        UsageError: a text without ``=``, or a name given twice.
+        UsageError: a text has no ``=``, or a name is given twice.
     """
     found: dict[str, str] = {}
     for text in texts:
@@ -139,10 +139,10 @@ def settings(texts: Sequence[str]) -> dict[str, str]:
 
 
 def parse_settings(architecture: Architecture, given: Mapping[str, str]) -> tuple[dict[str, Knob], Recipe]:
-    """Apply settings as typed: a knob whose default is text takes the text, all else numbers, true and false.
+    """Parse settings and apply them: a knob whose default is text takes the text; others take numbers, true and false.
 
     Raises:
-        UsageError: an unknown name, or a value that is not legal for it.
+        UsageError: a name is unknown, or a value is not allowed for it.
     """
     values = {
         name: text if isinstance(architecture.knobs.get(name), str) else _value(text) for name, text in given.items()

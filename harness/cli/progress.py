@@ -1,4 +1,4 @@
-"""Training as a person watches it: line by line, with a bar on a terminal."""
+"""Prints the progress of training: line by line, with a progress bar on a terminal."""
 
 from __future__ import annotations
 
@@ -39,24 +39,22 @@ def train_all(
 ) -> list[float]:
     """Train and record jobs that differ by their seed, and return their scores.
 
-    What was finished before is shown, and what was interrupted is gone on with.
+    Finished runs are shown, and interrupted ones are resumed.
 
     Args:
-        retrain: train all of them from the start.
-        at_once: how many take turns on one GPU.
-        profile: show where the time of the first one goes; of runs that take no turns.
-        cluster: who trains them, at once as many as it can, instead of this machine.
+        at_once: number of jobs that take turns on one GPU.
+        profile: profile the first job, if the jobs do not take turns.
+        retrain: train all jobs from the start.
+        cluster: trains the jobs, as many at once as it can, instead of this machine.
     """
     if len(jobs) > 1:
-        importlib.import_module("scipy")  # of the mean and its interval: better missed now than in the end
-    found = runs.ExistingRuns({}, {}) if retrain else runs.find_existing_runs(jobs, trained_here=cluster is None)
-    known = {seed: _show_finished(seed, record, tracker) for seed, record in sorted(found.finished.items())}
-    missing = [job for job in jobs if job.seed not in known]
-    same_group = found.group is not None and found.group.size == len(jobs)
-    group = found.group if same_group else runs.new_group(len(missing))
+        importlib.import_module("scipy")  # for the interval of the mean: fail now rather than after training
+    plan = runs.plan_training(jobs, retrain, trained_here=cluster is None)
+    known = {seed: _show_finished(seed, run, tracker) for seed, run in sorted(plan.finished.items())}
+    missing, group = plan.missing, plan.group
 
     def here(job: Job) -> Events:
-        return runs.record(job, tracker, group, found.unfinished.get(job.seed))
+        return runs.record(job, tracker, group, plan.unfinished.get(job.seed))
 
     if cluster and missing:
         trained = _train_in_turns(missing, [_there(job, tracker, group, cluster) for job in missing], len(missing))
@@ -76,7 +74,7 @@ def train_all(
 
 
 def _there(job: Job, tracker: Tracker, group: Group | None, cluster: Cluster) -> Events:
-    """Record what the cluster trains; of a worker that is lost the record ends there, and another begins."""
+    """Record a job that the cluster trains; if its worker disconnects, end that record and start another."""
     while True:
         try:
             return (yield from runs.record(job, tracker, group, trainer=cluster.train))
@@ -85,13 +83,13 @@ def _there(job: Job, tracker: Tracker, group: Group | None, cluster: Cluster) ->
 
 
 def resume(job: Job, journal: Journal, tracker: Tracker) -> float:
-    """Go on with an interrupted run, and return its score."""
+    """Resume an interrupted run and return its score."""
     return _train(job, runs.record(job, tracker, None, journal, or_anew=False), introduces=True)
 
 
 def _show_finished(seed: int, run: FinishedRun, tracker: Tracker) -> float:
     folder = journal_folder() / run.run_id
-    tracker.enqueue(Journal(folder))  # which may not have been there when it ended
+    tracker.enqueue(Journal(folder))  # MLflow may have been down when it ended
     score = run.result.accuracy
     console.print(f"\nseed {seed} on {run.job.dataset} was trained before, {run.start.device}")
     print_targets(verdict(run.start.parameters, len(run.epochs), score, BUDGET, run.start.is_benchmark))
@@ -101,27 +99,27 @@ def _show_finished(seed: int, run: FinishedRun, tracker: Tracker) -> float:
 
 
 def _introduce(started: Started) -> None:
-    """Show the network that passed the audit."""
+    """Print the layers and the size of an audited network."""
     print_layers(started.model)
     console.print(f"{started.ledger.parameters:,} parameters of {BUDGET.parameters:,}")
     warn_of_softmax(started.model)
 
 
 def remarks(started: Started) -> Iterator[str]:
-    """What a user should know of how this run trains and is scored."""
+    """Yield remarks on how this run is trained and scored."""
     if started.slow_because:
         yield f"trained more slowly: {started.slow_because}"
     if started.unrepeatable:
         yield unrepeatable_line(started.unrepeatable)
     if started.untrained > 0.05:
-        yield f"{100 * started.untrained:.0f} % of the averaged network that is scored is the untrained one: lower ema"
+        yield f"{100 * started.untrained:.0f} % of the averaged weights that are scored are the initial ones: lower ema"
 
 
 def _train(job: Job, events: Generator[runs.Event | Profile | None], introduces: bool) -> float:
-    """Print events as they come and return the score; first the network, where it was not shown yet."""
+    """Print the events of a run and return its score; print the network first if `introduces`."""
     score = 0.0
     name = f"{job.name} seed {job.seed}"
-    with _progress(f"{name} gets ready", job.recipe.epochs) as progress, contextlib.closing(events):
+    with _progress(f"preparing {name}", job.recipe.epochs) as progress, contextlib.closing(events):
         for event in events:
             if isinstance(event, Started):
                 started = event
@@ -132,7 +130,7 @@ def _train(job: Job, events: Generator[runs.Event | Profile | None], introduces:
                 for remark in remarks(started):
                     progress.console.print(remark)
                 if started.epochs_before:
-                    progress.console.print(f"goes on after epoch {started.epochs_before}, where it was interrupted")
+                    progress.console.print(f"resumes after epoch {started.epochs_before}, where it was interrupted")
                     progress.advance(TaskID(0), started.epochs_before)
                 progress.update(TaskID(0), description=name)
             elif isinstance(event, Epoch):
@@ -148,7 +146,7 @@ def _train(job: Job, events: Generator[runs.Event | Profile | None], introduces:
 
 
 def _train_in_turns(jobs: Sequence[Job], trainings: Sequence[Events], at_once: int, device: str = "cpu") -> list[float]:
-    """Print a line a seed and an epoch, and return the scores in the order of the jobs."""
+    """Print a line for each epoch of each seed, and return the scores in the order of the jobs."""
     scores = [0.0] * len(jobs)
     introduces = True
     epochs = jobs[0].recipe.epochs
@@ -161,9 +159,9 @@ def _train_in_turns(jobs: Sequence[Job], trainings: Sequence[Events], at_once: i
                     _introduce(event)
                     introduces = False
                 used = f"{event.device_name}, {event.mode.label}"
-                begins = f"goes on after epoch {event.epochs_before}" if event.epochs_before else "begins"
+                starts = f"resumes after epoch {event.epochs_before}" if event.epochs_before else "starts"
                 progress.console.print(
-                    f"{seed}  {begins} on {jobs[0].dataset}, {used}: {journal_folder() / event.run_id}"
+                    f"{seed}  {starts} on {jobs[0].dataset}, {used}: {journal_folder() / event.run_id}"
                 )
                 for remark in remarks(event):
                     progress.console.print(f"{seed}  {remark}")
@@ -184,11 +182,11 @@ def _show(profile: Profile, console: Console) -> None:
         rows.add_row(operator.name[:60], share, f"{operator.seconds:.2f}", f"{operator.calls:,}")
     console.print(f"\nwhere the {profile.seconds:.1f} s of epoch {profile.epoch} and its scoring went:")
     console.print(rows)
-    console.print(f"the whole of it: {profile.trace} (open it in Perfetto)\n")
+    console.print(f"full trace: {profile.trace} (open it in Perfetto)\n")
 
 
 def _progress(name: str, epochs: int) -> Progress:
-    """Return a bar that is shown on a terminal only and leaves no trace."""
+    """Return a progress bar that is shown on a terminal only and is removed at the end."""
     progress = Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),

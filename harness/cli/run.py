@@ -1,8 +1,8 @@
-"""Train architectures under the budget, on every training image, and score them after the last epoch.
+"""Train architectures under the budget, on all training images, and score them after the last epoch.
 
-Everything is recorded: first in mlruns/journal/, and from there in MLflow (`python -m harness ui`).
-Several seeds become children of one MLflow run with their mean, spread and 95 % interval on this test set.
-The same command again shows what is finished and goes on with what was interrupted, bit for bit.
+Everything is recorded, first in mlruns/journal/ and from there in MLflow (`python -m harness ui`). Several seeds become
+children of one MLflow run with their mean, spread and 95 % interval on this test set. The same command again shows
+finished runs and resumes interrupted ones, bit for bit.
 """
 
 from __future__ import annotations
@@ -37,17 +37,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reference",
         action="store_true",
-        help="train in float32, one operator after the other: slow, and what the fast way is held against",
+        help="train in float32, one operator at a time: slow; faster modes are compared with this one",
     )
     parser.add_argument(
-        "--resume", metavar="RUN", help="go on with this interrupted run (a folder of mlruns/journal/), and no other"
+        "--resume", metavar="RUN", help="resume this interrupted run (a folder of mlruns/journal/) and no other"
     )
     parser.add_argument(
-        "--retrain", action="store_true", help="train anew what is finished, and from the start what was interrupted"
+        "--retrain", action="store_true", help="train finished and interrupted runs again from the start"
     )
-    parser.add_argument(
-        "--profile", action="store_true", help="show where the time of the first seed's second epoch goes"
-    )
+    parser.add_argument("--profile", action="store_true", help="profile the second epoch of the first seed")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -61,11 +59,11 @@ def main(args: argparse.Namespace) -> int:
     device = session.choose_device(args.device)
     options.refuse_jobs(args.jobs, device)
     name = session.choose_dataset(args.dataset)
-    data.load(name)  # refused before anything is built, if it must be
+    data.load(name)  # fails here rather than after building the network
     if args.profile and args.jobs > 1:
         raise UsageError(
             "--profile and --jobs cannot go together.",
-            allowed="A profile is of one run; runs that take turns would be in it too.",
+            allowed="A profile covers one run; it would include the runs that take turns with it.",
             hint="Leave one of them out.",
         )
     return session.recorded(lambda tracker: _train(args, given, name, device, tracker))
@@ -81,9 +79,9 @@ def _on_cluster(args: argparse.Namespace, given: dict[str, str]) -> int:
     if args.jobs != 1:
         raise UsageError("--jobs and --cluster cannot go together.", hint="Leave --jobs out: the cluster has workers.")
     name = session.choose_dataset(args.dataset)
-    hired, device, _ = session.connect(args, name, "test")
-    with hired:
-        return session.recorded(lambda tracker: _train(args, given, name, device, tracker, hired))
+    cluster, device, _ = session.connect(args, name, "test")
+    with cluster:
+        return session.recorded(lambda tracker: _train(args, given, name, device, tracker, cluster))
 
 
 def _train(
@@ -95,7 +93,7 @@ def _train(
     cluster: Cluster | None = None,
 ) -> None:
     session.mark_dead_runs(tracker)
-    (path,) = args.files  # of several, each has a process of its own
+    (path,) = args.files  # several files run in a process each
     jobs = _jobs(path, given, dataset, range(args.seed, args.seed + args.seeds), device, args.reference)
     progress.train_all(jobs, tracker, args.jobs, args.profile, args.retrain or args.profile, cluster)
 
@@ -103,10 +101,10 @@ def _train(
 def _resume(args: argparse.Namespace) -> int:
     if args.files or args.typed - {"--resume", "--hang-timeout"}:
         raise UsageError("--resume takes file, settings and seed from the run.", hint="Leave everything else out.")
-    return session.recorded(lambda tracker: _go_on(args.resume, tracker))
+    return session.recorded(lambda tracker: _resume_run(args.resume, tracker))
 
 
-def _go_on(run_id: str, tracker: Tracker) -> None:
+def _resume_run(run_id: str, tracker: Tracker) -> None:
     session.mark_dead_runs(tracker)
     job, journal = runs.load_interrupted(run_id)
     console.rule(job.name, align="left")

@@ -1,4 +1,4 @@
-"""What a command that records does before and after its work: choices said aloud, the tracker opened and closed."""
+"""What recording commands share: choosing dataset, device and cluster, and opening and closing the tracker."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def choose_dataset(asked: str) -> str:
-    """Resolve ``auto``, and say so where MNIST cannot be had."""
+    """Resolve ``auto``, and print a warning if MNIST is not available."""
     name, why_not_mnist = data.choose(asked)
     if why_not_mnist:
         console.print(
@@ -33,7 +33,7 @@ def choose_dataset(asked: str) -> str:
 
 
 def choose_device(asked: str) -> str:
-    """Resolve ``auto``, and say so where a GPU is left alone."""
+    """Resolve ``auto``, and print a warning if a GPU is not used."""
     device = runs.choose_device(asked)
     if asked == "auto" and (missing := runs.gpu_without_code()):
         console.print(f"Training on the CPU: {missing}.", style="bold yellow")
@@ -41,10 +41,10 @@ def choose_device(asked: str) -> str:
 
 
 def connect(args: argparse.Namespace, dataset: str, held_out: HeldOut) -> tuple[Cluster, str, str]:
-    """Connect to ``--cluster``, send it the images; return it, the device trained on, and what it is in words.
+    """Connect to ``--cluster`` and send it the images; return it, the device of its trainings, and its description.
 
     Raises:
-        UsageError: Dask is not installed, nobody answers, or there is no such device.
+        UsageError: Dask is not installed, no scheduler responds, or no worker has that device.
     """
     try:
         make = workers.Cluster
@@ -55,21 +55,21 @@ def connect(args: argparse.Namespace, dataset: str, held_out: HeldOut) -> tuple[
         ) from error
     if args.gpu_share is not None and not 0 < args.gpu_share <= 1:
         raise UsageError(f"--gpu-share {args.gpu_share:g} is out of range.", allowed="Legal: above 0, to 1.")
-    hired = make(args.cluster, args.hang_timeout)
-    device = ("cuda" if hired.gpus else "cpu") if args.device == "auto" else args.device
-    if device == "cuda" and not hired.gpus:
-        raise UsageError("No worker of the cluster announces a GPU.", hint="Use --device cpu, or leave it to auto.")
-    hired.configure(device, args.gpu_share)
-    hired.send(dataset, held_out)
-    has = f", {hired.gpus:g} GPU{'' if hired.gpus == 1 else 's'}" if hired.gpus else ""
-    count = len(hired.members)
-    console.print(f"cluster {args.cluster}: {count} worker{'' if count == 1 else 's'}{has}; {hired.dashboard}")
-    return hired, device, f"on {count} worker{'' if count == 1 else 's'}"
+    cluster = make(args.cluster, args.hang_timeout)
+    device = ("cuda" if cluster.gpus else "cpu") if args.device == "auto" else args.device
+    if device == "cuda" and not cluster.gpus:
+        raise UsageError("No worker of the cluster announces a GPU.", hint="Use --device cpu, or auto.")
+    cluster.configure(device, args.gpu_share)
+    cluster.send(dataset, held_out)
+    has = f", {cluster.gpus:g} GPU{'' if cluster.gpus == 1 else 's'}" if cluster.gpus else ""
+    count = len(cluster.members)
+    console.print(f"cluster {args.cluster}: {count} worker{'' if count == 1 else 's'}{has}; {cluster.dashboard}")
+    return cluster, device, f"on {count} worker{'' if count == 1 else 's'}"
 
 
 def recorded(work: Callable[[Tracker], object]) -> int:
-    """Do something that is recorded, let MLflow catch up, and return the exit code, also where it was stopped."""
-    tracker = Tracker(warn=lambda said: console.print(said, style="yellow", markup=False))
+    """Run `work` with a tracker, wait for MLflow, and return the exit code; handles errors and signals."""
+    tracker = Tracker(warn=lambda message: console.print(message, style="yellow", markup=False))
     code, stopped = 0, False
     try:
         work(tracker)
@@ -77,26 +77,26 @@ def recorded(work: Callable[[Tracker], object]) -> int:
         report(error)
         code = error.exit_code
     except KeyboardInterrupt as stop:
-        print("Stopped; what is finished is kept, and the same command goes on.", file=sys.stderr)
+        print("Stopped. Finished work is saved; run the same command again to resume.", file=sys.stderr)
         code, stopped = exit_code(stop), True
-    finally:  # also when nobody reads our output any more
+    finally:  # also after a BrokenPipeError
         closed = _close(tracker, stopped)
     return code or closed
 
 
 def mark_interrupted(died: Mapping[int, str]) -> int:
-    """Let journals and MLflow say what ended the runs of processes that died: their numbers, and what to say."""
+    """Record in journals and MLflow why processes died: `died` holds the reason by process id."""
     return recorded(lambda tracker: mark_dead_runs(tracker, died))
 
 
 def mark_dead_runs(tracker: Tracker, died: Mapping[int, str] | None = None) -> None:
-    """Let journals and MLflow say that a run was interrupted whose process has died."""
+    """Record in journals and MLflow that the runs of dead processes were interrupted."""
     for left_over in journal.mark_dead_runs(died or {}):
         tracker.enqueue(left_over)
 
 
 def _close(tracker: Tracker, stopped: bool) -> int:
-    """Let the tracker catch up, in a few seconds where the command was stopped, and return the exit code."""
+    """Wait for the tracker, only a few seconds if the command was stopped, and return the exit code."""
     try:
         with watchdog.paused():
             tracker.close(stopped)
@@ -104,6 +104,6 @@ def _close(tracker: Tracker, stopped: bool) -> int:
         report(error)
         return error.exit_code
     except KeyboardInterrupt as stop:
-        print("MLflow was not waited for. What is finished is safe; python -m harness sync", file=sys.stderr)
+        print("Did not wait for MLflow. Finished work is saved; add it with python -m harness sync", file=sys.stderr)
         return exit_code(stop)
     return 0

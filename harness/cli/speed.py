@@ -1,8 +1,8 @@
-"""Time training beside a plain PyTorch loop, in turns, and beside what the machine could do at most.
+"""Time training in turns with a plain PyTorch loop, and compare both with the limit of the machine.
 
-The plain loop is the way most people train: a DataLoader, and torchvision's transforms image by image.
-Both train the same network by the same recipe, the harness as it would a whole run: compiled where that
-pays. A turn is an epoch; setting up and compiling are not timed. Nothing is recorded.
+The plain loop is the usual one: a DataLoader, and torchvision's transforms for each image. Both loops train the same
+network by the same recipe, the harness as in a whole run: compiled if that pays off. A turn is an epoch; setup and
+compilation are not timed. Nothing is recorded.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ EPOCHS = 3
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="architecture, such as architectures/s6_gap.py")
     parser.add_argument(
-        "--epochs", type=int, metavar="E", help=f"epochs to time in each of the two ways (default: {EPOCHS})"
+        "--epochs", type=int, metavar="E", help=f"epochs to time with each of the two loops (default: {EPOCHS})"
     )
     parser.add_argument(
         "--workers", type=int, default=0, metavar="N", help="processes that load images for the plain loop (default: 0)"
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_dataset(parser)
     options.add_set(parser)
     options.add_device(parser)
-    parser.add_argument("--json", action="store_true", help="print the result as JSON, and nothing else")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON only")
 
 
 def main(args: argparse.Namespace) -> int:

@@ -1,6 +1,6 @@
-"""Bring MLflow up to the journals: fills an empty store, completes one that fell behind, doubles nothing.
+"""Add missing runs and studies to MLflow; safe to repeat.
 
-The store is $MLFLOW_TRACKING_URI, else mlruns/mlflow.db.
+The store is $MLFLOW_TRACKING_URI, or mlruns/mlflow.db if that is not set.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from harness.journal import all_journals, mark_dead_runs
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--pull", action="store_true", help="first bring home the finished runs that others sent to the store"
+        "--pull", action="store_true", help="first import finished runs that other machines added to the store"
     )
 
 

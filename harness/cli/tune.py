@@ -1,7 +1,7 @@
 """Search the settings of an architecture: dropout, learning rate, widths, or whatever the study suggests.
 
-A study sees training images alone: it trains on a part of them and scores on the rest. The same command
-goes on where it stopped, and gives the same trials again, whatever --jobs is.
+A study uses training images only: it trains on a part of them and scores on the rest. The same command again resumes
+where it stopped and proposes the same trials, whatever --jobs is.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MOST_TRIALS = 10_000
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("study", nargs="?", default="s6_gap", metavar="STUDY", help="file or name (default: s6_gap)")
     parser.add_argument(
-        "--trials", type=int, default=50, metavar="N", help="finished trials the study is to have (default: 50)"
+        "--trials", type=int, default=50, metavar="N", help="number of finished trials to reach (default: 50)"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the study (default: 0)")
     parser.add_argument("--epochs", type=int, metavar="E", help="epochs of a trial (default: the architecture's)")
@@ -49,11 +49,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="P",
         help=f"trials proposed per batch (default: {BATCH}); more for many workers; changing it starts a new study",
     )
-    parser.add_argument("--pruner", choices=PRUNERS, help="who stops hopeless trials (default: the study's)")
-    parser.add_argument("--sampler", choices=SAMPLERS, help="who proposes settings (default: the study's)")
-    parser.add_argument("--timeout", type=float, metavar="T", help="stop after T seconds; the same command goes on")
+    parser.add_argument("--pruner", choices=PRUNERS, help="pruner, which stops hopeless trials (default: the study's)")
+    parser.add_argument("--sampler", choices=SAMPLERS, help="sampler, which proposes settings (default: the study's)")
     parser.add_argument(
-        "--confirm", type=int, default=0, metavar="N", help="then train winner and default recipe with N seeds each"
+        "--timeout", type=float, metavar="T", help="stop after T seconds; run the same command again to resume"
+    )
+    parser.add_argument(
+        "--confirm",
+        type=int,
+        default=0,
+        metavar="N",
+        help="then compare winner and default recipe on the test set, N seeds each",
     )
     options.add_device(parser)
     options.add_cluster(parser)
@@ -62,11 +68,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     _refuse_numbers(args)
-    importlib.import_module("scipy")  # of what the winner is worth: better missed now than in the end
+    importlib.import_module("scipy")  # for the summary: fail now rather than after the study
     study = plugins.load_study(_path(args.study))
     name = session.choose_dataset(args.dataset)
     dataset = data.load(name, "validation")
-    hired, device, said = _hire(args, name)
+    pool, device, description = _workers(args, name)
     search = Search(
         study,
         dataset,
@@ -77,11 +83,11 @@ def main(args: argparse.Namespace) -> int:
         device,
         args.proposals,
     )
-    return session.recorded(lambda tracker: _search(search, args, hired, said, tracker))
+    return session.recorded(lambda tracker: _search(search, args, pool, description, tracker))
 
 
-def _hire(args: argparse.Namespace, dataset: str) -> tuple[Workers, str, str]:
-    """Return who trains the trials, on what device, and who that is in words."""
+def _workers(args: argparse.Namespace, dataset: str) -> tuple[Workers, str, str]:
+    """Return the workers, the device that they train on, and their description."""
     if not options.uses_cluster(args):
         device = session.choose_device(args.device)
         count = args.jobs or (1 if device == "cuda" else os.cpu_count() or 1)
@@ -94,17 +100,17 @@ def _hire(args: argparse.Namespace, dataset: str) -> tuple[Workers, str, str]:
             "--confirm and --cluster cannot go together.",
             hint="Leave --confirm out, and give the run commands of winner and default --cluster.",
         )
-    cluster, device, said = session.connect(args, dataset, "validation")
+    cluster, device, description = session.connect(args, dataset, "validation")
     if idle := -args.proposals % cluster.at_once:
         console.print(
             f"{args.proposals} trials are proposed per batch, {cluster.at_once} can be trained at once: {idle} of "
             f"these are idle at the end of each batch; --proposals {args.proposals + idle} starts a new study"
         )
-    return cluster, device, said
+    return cluster, device, description
 
 
 def mark_interrupted(died: Mapping[int, str]) -> int:
-    """As `session.mark_interrupted`, and of studies too."""
+    """Record why processes died, as `session.mark_interrupted` does, and for studies too."""
     return session.recorded(lambda tracker: _mark_dead_runs(tracker, died))
 
 
@@ -114,9 +120,9 @@ def _mark_dead_runs(tracker: Tracker, died: Mapping[int, str] | None = None) -> 
         tracker.enqueue(record)
 
 
-def _search(search: Search, args: argparse.Namespace, hired: Workers, said: str, tracker: Tracker) -> None:
+def _search(search: Search, args: argparse.Namespace, pool: Workers, description: str, tracker: Tracker) -> None:
     _mark_dead_runs(tracker)
-    record = _tune(search, args, hired, said, tracker)
+    record = _tune(search, args, pool, description, tracker)
     if record and record.state == "finished":
         _conclude(search, record, " and without --cluster" if args.cluster else "", bool(args.confirm))
         if args.confirm:
@@ -128,7 +134,7 @@ def _refuse_numbers(args: argparse.Namespace) -> None:
         "trials": (1, MOST_TRIALS),
         "epochs": (1, 19),
         "jobs": (1, 256),
-        "batch": (1, MOST_TRIALS),
+        "proposals": (1, MOST_TRIALS),
         "confirm": (0, 1_000),
         "seed": (0, options.MOST_SEED),
     }
@@ -143,7 +149,11 @@ def _refuse_numbers(args: argparse.Namespace) -> None:
 
 
 def _path(given: str) -> str:
-    """A bare name means the file of that name under studies/."""
+    """Return the path of a study; a bare name means the file of that name under studies/.
+
+    Raises:
+        UsageError: there is no such study.
+    """
     if Path(given).is_file() or Path(given).name != given or given.endswith(".py"):
         return given
     named = Path("studies") / f"{given}.py"
@@ -157,20 +167,22 @@ def _path(given: str) -> str:
     return str(named)
 
 
-def _tune(search: Search, args: argparse.Namespace, hired: Workers, said: str, tracker: Tracker) -> StudyRecord | None:
-    """Print trials as they finish; return the study as last recorded."""
+def _tune(
+    search: Search, args: argparse.Namespace, pool: Workers, description: str, tracker: Tracker
+) -> StudyRecord | None:
+    """Print trials as they finish, and return the study as last recorded."""
     architecture = search.study.architecture
     console.rule(search.study.name, align="left")
     console.print(search.study.summary)
     console.print(
         f"searches {architecture.path} on {search.dataset.name}: {len(search.dataset.train.labels):,} images to train "
         f"on, {len(search.dataset.held_out.labels):,} to score on, no test image\n"
-        f"{search.sampler} sampler, {search.pruner} pruner, seed {search.seed}, {said}; "
-        f"kept in mlruns/studies/{search.id}\n"
+        f"{search.sampler} sampler, {search.pruner} pruner, seed {search.seed}, {description}; "
+        f"saved in mlruns/studies/{search.id}\n"
     )
     record: StudyRecord | None = None
     rows = _Rows(args.trials)
-    events = tuning.tune(search, args.trials, hired, args.timeout)
+    events = tuning.tune(search, args.trials, pool, args.timeout)
     with _progress() as progress:
         task = progress.add_task("", total=args.trials)
         at_work = _AtWork(progress)
@@ -186,19 +198,19 @@ def _tune(search: Search, args: argparse.Namespace, hired: Workers, said: str, t
                 else:
                     at_work.drop(event.number)
                     progress.console.print(rows.line(event))
-                said = f"{rows.finished}/{args.trials} trials finished"
-                progress.update(task, completed=rows.finished, description=said)
+                text = f"{rows.finished}/{args.trials} trials finished"
+                progress.update(task, completed=rows.finished, description=text)
         finally:
-            events.close()  # ends the workers
-            if record and record.state == "running":  # however it was stopped
+            events.close()  # stops the workers
+            if record and record.state == "running":  # stopped by an error, a signal or the timeout
                 tracker.enqueue(replace(record, state="stopped"))
     if record is None or record.state != "finished":
-        console.print("\nStopped by --timeout; the same command goes on.")
+        console.print("\nStopped by --timeout. Finished work is saved; run the same command again to resume.")
     return record
 
 
 class _Rows:
-    """Lines of a table that grows: trial, state, score, best so far, parameters, time left, settings."""
+    """The lines of the table of trials: state, score, best so far, parameters, time left, settings."""
 
     def __init__(self, wanted: int) -> None:
         self.finished = 0
@@ -208,14 +220,14 @@ class _Rows:
         self._since = 0
 
     def begin(self, record: StudyRecord) -> None:
-        """Take over what is recorded; the first time, print it in a line, and the table's head."""
+        """Take the counts from the record; the first time, print a summary and the table's head."""
         self.finished = sum(trial.state in tuning.COUNTED for trial in record.trials)
         best = tuning.winner(record.trials)
         self._best = best.value or 0.0 if best else 0.0
         if self._began is None:
             self._began = time.monotonic()
             if record.trials:
-                console.print(f"goes on: {counts(record.trials)} already there")
+                console.print(f"resumes: {counts(record.trials)} already there")
             console.print(
                 f"{'trial':>5}  {'state':<10}  {'score':>8}  {'best':>8}  {'parameters':>10}  {'left':>5}  settings"
             )
@@ -230,42 +242,42 @@ class _Rows:
         left = (time.monotonic() - self._began) / self._since * max(self._wanted - self.finished, 0)
         score = "" if trial.value is None else f"{100 * trial.value:.2f} %"
         parameters = "" if trial.parameters is None else f"{trial.parameters:,}"
-        said = settings_text(trial.settings)
+        text = settings_text(trial.settings)
         if trial.same_as is not None:
-            said += f"  (as trial {trial.same_as})"
+            text += f"  (as trial {trial.same_as})"
         elif trial.state in ("failed", "diverged"):
-            said += f"  {trial.reason[:200]}"
+            text += f"  {trial.reason[:200]}"
         best = f"{100 * self._best:.2f} %" if self._best else ""
         return (
             f"{trial.number:>5}  {trial.state:<10}  {score:>8}  {best:>8}  {parameters:>10}  "
-            f"{duration(left):>5}  {said}"
+            f"{duration(left):>5}  {text}"
         )
 
 
 class _AtWork:
-    """A bar for each trial that is being trained."""
+    """A progress bar for each trial that is being trained."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._bars: dict[int, TaskID] = {}
 
     def show(self, news: News) -> None:
-        """Move a trial's bar, which the first news of it makes."""
+        """Advance the bar of a trial; its first report creates the bar."""
         if news.number not in self._bars:
             self._bars[news.number] = self._progress.add_task("", total=news.epochs)
         assert isinstance(news.event, Epoch)
         accuracy = 100 * (news.event.held_out_accuracy or 0.0)
-        said = f"trial {news.number}, {news.worker}: epoch {news.event.number}/{news.epochs}, {accuracy:.2f} %"
-        self._progress.update(self._bars[news.number], completed=news.event.number, description=said)
+        text = f"trial {news.number}, {news.worker}: epoch {news.event.number}/{news.epochs}, {accuracy:.2f} %"
+        self._progress.update(self._bars[news.number], completed=news.event.number, description=text)
 
     def drop(self, number: int) -> None:
-        """Take away the bar of a trial that has finished."""
+        """Remove the bar of a finished trial."""
         if (bar := self._bars.pop(number, None)) is not None:
             self._progress.remove_task(bar)
 
 
 def _progress() -> Progress:
-    """Return bars that are shown on a terminal only and leave no trace."""
+    """Return progress bars that are shown on a terminal only and are removed at the end."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -280,10 +292,11 @@ def _progress() -> Progress:
 
 
 def _conclude(search: Search, record: StudyRecord, here: str, is_confirmed: bool) -> None:
-    """Print the counts, the winner, how much of its score may be luck, and the command that confirms it, `here`.
+    """Print the counts, the winner, how much of its score may be luck, and the command that confirms it.
 
     Args:
-        is_confirmed: whether it is confirmed by this command anyway.
+        here: appended to that command's hint.
+        is_confirmed: whether this command confirms the winner anyway.
     """
     console.print(f"\n{counts(record.trials)}")
     best = tuning.winner(record.trials)
@@ -304,13 +317,13 @@ def _conclude(search: Search, record: StudyRecord, here: str, is_confirmed: bool
         console.print(
             f"confirm it on the test set{own_epochs}:\n"
             f"  {command} --seeds 5\n"
-            f"or, beside the default recipe and with a verdict: the same tune command with --confirm 5{here}"
+            f"or compare it with the default recipe: the same tune command with --confirm 5{here}"
         )
     console.print(f"look at it: python -m harness ui, experiment tune/{search.dataset.name}/{search.study.name}")
 
 
 def _confirm(search: Search, record: StudyRecord, seeds: int, tracker: Tracker) -> None:
-    """Train winner and default recipe with the same seeds on all training images; compare them as the board does."""
+    """Train winner and default recipe with the same seeds on all training images, and compare them."""
     best = tuning.winner(record.trials)
     if best is None:
         console.print("Nothing to confirm.")

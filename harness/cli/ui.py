@@ -1,6 +1,6 @@
-"""Open the MLflow UI on the recorded runs, on this machine alone (127.0.0.1).
+"""Open the MLflow UI on the recorded runs, reachable from this machine only (127.0.0.1).
 
-Where MLFLOW_TRACKING_URI names a server, that server's own page is the UI.
+If MLFLOW_TRACKING_URI names a server, the UI is that server's page, whose address is printed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     uri = tracking.tracking_uri()
     if uri.startswith("http"):
-        tracking.experiments(uri)  # says so where nobody answers
+        tracking.experiments(uri)  # raises if the server does not respond
         console.print(f"The runs are on the tracking server: {tracking.address()}")
         return 0
     if not 1 <= args.port <= 65_535:
@@ -52,7 +52,7 @@ def main(args: argparse.Namespace) -> int:
     server = subprocess.Popen(
         command, env={**os.environ, **quiet}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server ends with us
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server is ended, too
     try:
         _wait(server, port)
         address = f"http://127.0.0.1:{port}"
@@ -77,7 +77,11 @@ def _free_port(first: int) -> int:
 
 
 def _wait(server: subprocess.Popen[bytes], port: int) -> None:
-    """Wait until the server answers, so that the printed address works."""
+    """Wait until the server accepts connections, so that the printed address works.
+
+    Raises:
+        TrackerError: the server did not start in time.
+    """
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and server.poll() is None:
         with socket.socket() as probe:
@@ -86,5 +90,5 @@ def _wait(server: subprocess.Popen[bytes], port: int) -> None:
         time.sleep(0.1)
     raise TrackerError(
         "The MLflow UI did not start.",
-        hint=f"See why: mlflow ui --backend-store-uri {tracking.address()}",
+        hint=f"To see why, run mlflow ui --backend-store-uri {tracking.address()}",
     )

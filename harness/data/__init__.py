@@ -1,4 +1,4 @@
-"""Datasets: named, verified, split and held in memory."""
+"""Datasets: find them by name, verify them against a SHA-256, split them, and hold them in memory."""
 
 from harness.data.datasets import NAMES, are_here, are_test_labels, choose, damaged, files, load, whereabouts
 from harness.data.digits import load_digits_split

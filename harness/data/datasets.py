@@ -1,8 +1,8 @@
-"""From a dataset's name to verified images and labels in memory.
+"""Load datasets by name: verified images and labels in memory.
 
-Two kinds of dataset: IDX files in the layout torchvision's dataset classes use, every file held
-against a SHA-256 written here, and ``digits``, the 8x8 digits inside scikit-learn, resized to 28x28.
-Images are uint8 tensors, resident on the training device; nothing is decoded while training.
+There are two kinds: IDX files in torchvision's folder layout, each verified against a SHA-256 in `idx`, and
+``digits``, the 8x8 digits of scikit-learn resized to 28x28. Images are uint8 tensors that fit on the training
+device, so nothing is read or decoded during training.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ NAMES = (*IDX_DATASETS, "digits")
 
 
 def choose(name: str) -> tuple[str, str]:
-    """Resolve ``auto``: MNIST where it can be had, else ``digits``.
+    """Resolve ``auto`` to MNIST if it is present or can be downloaded, else to ``digits``.
 
-    MNIST that is there but damaged is never passed over: it is chosen, and `load` refuses it.
+    If MNIST is present but damaged it is still chosen, and `load` raises.
 
     Returns:
-        The dataset's name, and why it is not MNIST; empty if it is, or if `name` was not ``auto``.
+        The dataset's name, and why it is not MNIST; empty if it is, or if `name` is not ``auto``.
 
     Raises:
-        UsageError: an unknown name.
+        UsageError: the name is unknown.
     """
     if name != "auto":
         if name not in NAMES:
@@ -61,9 +61,9 @@ def choose(name: str) -> tuple[str, str]:
 
 
 def whereabouts(name: str) -> str:
-    """Say where a dataset would come from, without loading or downloading it."""
+    """Return where a dataset is or would come from, as text, without loading or downloading it."""
     if name not in IDX_DATASETS:
-        return "inside scikit-learn: always there"
+        return "part of scikit-learn: always available"
     files = IDX_DATASETS[name]
     missing = missing_files(files, folder())
     place = folder() / files.torchvision_class / "raw"
@@ -72,7 +72,7 @@ def whereabouts(name: str) -> str:
 
 
 def damaged(name: str) -> list[Path]:
-    """Return the files of a dataset that are there and not what they should be."""
+    """Return the files of a dataset that exist and are damaged."""
     found = []
     for file, expected in IDX_DATASETS[name].sha256.items() if name in IDX_DATASETS else ():
         place = folder() / IDX_DATASETS[name].torchvision_class / "raw" / file
@@ -85,23 +85,24 @@ def damaged(name: str) -> list[Path]:
 
 
 def load(name: str, held_out: HeldOut = "test") -> Dataset:
-    """Return the dataset called `name`, on the CPU, verified; the second call in a process costs nothing.
+    """Return a verified dataset on the CPU; it is cached in the process.
 
     Args:
-        held_out: ``test`` for all training images and the test set; ``validation`` for a fixed,
-            stratified part of the training images and the rest of them, without loading the test set.
+        name: one of `NAMES`.
+        held_out: ``test`` to train on all training images and hold out the test set; ``validation`` to hold out a
+            fixed, stratified part of the training images and train on the rest, without loading the test set.
 
     Raises:
-        DataError: it is missing and cannot be downloaded, or a file of it is damaged.
+        DataError: it is missing and cannot be downloaded, or one of its files is damaged.
     """
     return _load(name, held_out, folder().absolute())
 
 
 def files(name: str, held_out: HeldOut) -> dict[str, bytes]:
-    """Return what `load` reads, gzipped, by its path under `folder`: enough for a machine that has none of it.
+    """Return the files that `load` reads, gzipped, by their paths under `folder`, to be copied to another machine.
 
     Raises:
-        DataError: it is missing and cannot be downloaded, or cannot be read.
+        DataError: a file is missing and cannot be downloaded, or is damaged.
     """
     if name not in IDX_DATASETS:
         return {}
@@ -116,7 +117,7 @@ def files(name: str, held_out: HeldOut) -> dict[str, bytes]:
 
 
 def are_here(paths: Iterable[str]) -> bool:
-    """Whether all of these files, as `files` calls them, are on this machine, zipped or not."""
+    """Whether all files at these paths, as returned by `files`, are on this machine, plain or gzipped."""
     places = [folder() / path for path in paths]
     return all(place.exists() or place.with_suffix("").exists() for place in places)
 
@@ -129,7 +130,7 @@ def _load(name: str, held_out: HeldOut, root: Path) -> Dataset:
 
 
 def are_test_labels(name: str, labels: np.ndarray) -> bool:
-    """Whether (N,) `labels` are those of a dataset's test set, in its order; asks for no IDX file."""
+    """Whether (N,) `labels` are those of a dataset's test set, in its order; no IDX file is read."""
     if name not in IDX_DATASETS:
         return np.array_equal(load(name).held_out.labels.numpy(), labels)
     header = bytes([0, 0, 8, 1]) + len(labels).to_bytes(4, "big")

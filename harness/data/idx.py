@@ -1,4 +1,4 @@
-"""Datasets of IDX files, as torchvision's classes lay them out: fetched, verified against a SHA-256, parsed."""
+"""Datasets of IDX files in the folder layout of torchvision: download, verify against a SHA-256, and parse."""
 
 from __future__ import annotations
 
@@ -22,17 +22,19 @@ from harness.errors import DataError
 from harness.spec import HeldOut
 
 CONNECT_SECONDS = 10
-"""How long a download may wait for a server to answer."""
+"""Timeout, in seconds, of each wait for a download server."""
 
 
 @dataclass(frozen=True)
 class IdxFiles:
-    """Where torchvision keeps a dataset of IDX files, and the SHA-256 of each file, uncompressed.
+    """A dataset of IDX files: its folder, the SHA-256 of each uncompressed file, and its normalisation.
 
     Attributes:
         torchvision_class: name of the class in ``torchvision.datasets``; also the folder's name.
-        sha256: file name to hash, in the order train images, train labels, test images, test labels.
-        validation: images of the training set that a study holds out.
+        sha256: hash by file name, in the order training images, training labels, test images, test labels.
+        mean, std: mean and standard deviation of the training pixels, black 0 and white 1.
+        validation: number of training images that a study holds out.
+        is_benchmark: whether the budget's target accuracy applies to it.
     """
 
     torchvision_class: str
@@ -58,23 +60,27 @@ IDX_DATASETS: Mapping[str, IdxFiles] = {
         is_benchmark=True,
     ),
 }
-"""Another 28x28 set is one more entry."""
+"""To add another dataset of 28x28 images, add an entry."""
 
 DIGITS_SHA256 = "87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a826"
 """SHA-256 of scikit-learn's 1,797 8x8 digits: images as uint8 in C order, then labels as uint8."""
 
 
 class DamagedError(DataError):
-    """A data file whose contents are not what they should be."""
+    """A data file whose contents differ from the original."""
 
 
 def folder() -> Path:
-    """Return where datasets are kept: ``$HARNESS_DATA``, else ``data/``."""
+    """Return the folder of all datasets: ``$HARNESS_DATA``, else ``data/``."""
     return Path(os.environ.get("HARNESS_DATA") or "data")
 
 
 def load_idx(name: str, files: IdxFiles, held_out: HeldOut, root: Path) -> Dataset:
-    """Return a dataset of IDX files below `root`, verified; the test files are read only where they are held out."""
+    """Return a verified dataset of IDX files under `root`; test files are read only if `held_out` is ``test``.
+
+    Raises:
+        DataError: it is missing and cannot be downloaded, or a file is damaged.
+    """
     fetch_idx(files, root)
     places = [root / files.torchvision_class / "raw" / file for file in files.sha256]
     if held_out == "test":
@@ -98,10 +104,10 @@ def _read_split(places: Sequence[Path], files: IdxFiles) -> Split:
 
 
 def read_verified(file: Path, expected: str) -> bytes:
-    """Return the bytes of a file, or of its ``.gz`` beside it.
+    """Return the contents of a file or, if it is missing, of its ``.gz``.
 
     Raises:
-        DamagedError: it cannot be read, or its SHA-256 is not `expected`.
+        DamagedError: it cannot be read, or the SHA-256 of its contents is not `expected`.
     """
     contents = _read(file)
     found = hashlib.sha256(contents).hexdigest()
@@ -115,7 +121,7 @@ def read_verified(file: Path, expected: str) -> bytes:
 
 
 def _read(file: Path) -> bytes:
-    """Return a file's bytes, or those of its ``.gz`` beside it."""
+    """Return the contents of a file or, if it is missing, of its ``.gz``."""
     place = place_of(file)
     try:
         contents = place.read_bytes()
@@ -128,7 +134,7 @@ def _read(file: Path) -> bytes:
 
 
 def place_of(file: Path) -> Path:
-    """Return the file, or its ``.gz`` where it is not there."""
+    """Return the file or, if it is missing, the path of its ``.gz``."""
     return file if file.exists() else zipped(file)
 
 
@@ -145,26 +151,29 @@ def _parse_idx(contents: bytes) -> np.ndarray:
 
 
 def missing_files(files: IdxFiles, root: Path) -> list[str]:
-    """Return the names of files that are not below `root`, zipped or not.
+    """Return the names of files that are not under `root`, neither plain nor gzipped.
 
     Raises:
-        DataError: the folder cannot be looked into.
+        DataError: the folder cannot be read.
     """
     raw = root / files.torchvision_class / "raw"
     try:
         return [file for file in files.sha256 if not (raw / file).exists() and not zipped(raw / file).exists()]
-    except OSError as error:  # a folder that may not be entered, a name too long
+    except OSError as error:  # no permission, or a name that is too long
         raise DataError(
-            f"{raw} cannot be looked into: {error.strerror}.",
-            hint="Set HARNESS_DATA to a folder that holds MNIST/raw/ and that you may read.",
+            f"{raw} cannot be read: {error.strerror}.",
+            hint="Set HARNESS_DATA to a folder that contains MNIST/raw/ and that you may read.",
         ) from error
 
 
 def fetch_idx(files: IdxFiles, root: Path) -> None:
-    """Download what is missing, through torchvision's own sources.
+    """Download missing files from torchvision's sources.
 
-    Files are fetched beside their place and moved in whole, so that neither a broken download nor a
-    second process at the same work leaves half a file.
+    Files are downloaded to a temporary folder and then moved, so that neither an interrupted download nor a second
+    process that downloads at the same time leaves an incomplete file.
+
+    Raises:
+        DataError: they cannot be downloaded or written.
     """
     raw = root / files.torchvision_class / "raw"
     missing = missing_files(files, root)
@@ -185,7 +194,7 @@ def fetch_idx(files: IdxFiles, root: Path) -> None:
         raise DataError(
             f"{files.torchvision_class} is not in {root} and could not be downloaded ({reason}).",
             allowed=f"Expected: {raw}/ with {', '.join(files.sha256)} (or each with .gz).",
-            hint="Connect to the internet, or set HARNESS_DATA to a folder that holds MNIST/raw/.",
+            hint="Connect to the internet, or set HARNESS_DATA to a folder that contains MNIST/raw/.",
         ) from error
 
 
@@ -200,7 +209,7 @@ def _connect_timeout() -> Iterator[None]:
 
 
 def digest(name: str) -> str:
-    """Return the digest of a dataset's verified contents, without reading them."""
+    """Return the digest that identifies a dataset's contents, without reading them."""
     if name not in IDX_DATASETS:
         return DIGITS_SHA256
     return hashlib.sha256("".join(IDX_DATASETS[name].sha256.values()).encode()).hexdigest()

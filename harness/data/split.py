@@ -1,4 +1,4 @@
-"""Images with their labels, and the splits that training, scoring and studies use."""
+"""Images with labels, and the splits used by training, scoring and studies."""
 
 from __future__ import annotations
 
@@ -30,14 +30,16 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images to train on and images held out to score on, with what identifies and normalises them.
+    """Images to train on and images held out for scoring, with their identity and normalisation.
 
     Attributes:
-        digest: SHA-256 over the verified contents.
-        mean: mean pixel of the training images, black 0 and white 1.
-        std: standard deviation, likewise.
+        name: one of `harness.data.NAMES`.
+        digest: SHA-256 that identifies the verified contents.
+        mean: mean of the training pixels, black 0 and white 1.
+        std: their standard deviation, likewise.
         is_benchmark: whether the budget's target accuracy applies to it.
-        held_out: the test set; in a study, a part of the training set.
+        train: the training images.
+        held_out: the test set or, in a study, a part of the training set.
     """
 
     name: str
@@ -53,7 +55,7 @@ class Dataset:
         return replace(self, train=self.train.to(device), held_out=self.held_out.to(device))
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Map floats, black 0 and white 1, to zero mean and unit variance."""
+        """Map pixels, black 0 and white 1, to zero mean and unit variance over the training set."""
         return (images - self.mean) / self.std
 
 
@@ -63,7 +65,7 @@ def to_float(images: Tensor) -> Tensor:
 
 
 def validation_split(train: Split, size: int) -> tuple[Split, Split]:
-    """Split training images into those a study trains on and `size` that it scores on."""
+    """Split training images into those that a study trains on and `size` images that it is scored on."""
     labels = train.labels.numpy()
     chosen = torch.from_numpy(stratified(labels, size))
     rest = torch.from_numpy(np.setdiff1d(np.arange(len(labels)), chosen))
@@ -71,10 +73,14 @@ def validation_split(train: Split, size: int) -> tuple[Split, Split]:
 
 
 def stratified(labels: np.ndarray, size: int) -> np.ndarray:
-    """Choose `size` positions in which every class has its share, to within one; always the same ones.
+    """Return `size` positions in which each class has its share, to within one image; always the same ones.
 
-    Images are shuffled by a fixed seed, sorted by class and taken at even distances.
+    Images are shuffled with a fixed seed, sorted by class, and taken at equal distances.
+
+    Args:
+        labels: (N,) class of each image.
+        size: number of positions, at most N.
     """
-    shuffled = np.random.RandomState(0).permutation(len(labels))  # the one numpy stream frozen for good
+    shuffled = np.random.RandomState(0).permutation(len(labels))  # numpy keeps this stream the same for good
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
     return np.sort(by_class[(2 * np.arange(size) + 1) * len(labels) // (2 * size)])

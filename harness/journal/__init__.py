@@ -1,4 +1,52 @@
-"""The records of runs: written, read, verified, exported and imported."""
+"""The journal: the records of runs, written, read, verified, exported and imported.
+
+The journal is the truth about a run. Everything else is a projection of it: MLflow, the leaderboard and the pages are
+made from journals and can be made again (``python -m harness sync``). So a slow, broken or lost MLflow store costs no
+result, and nothing is ever read back from MLflow but whole journals, which are verified on arrival.
+
+**Files.** Each run has one folder, ``mlruns/journal/RUN_ID/``; the id holds the start time, the architecture's name
+and the seed.
+
+    events.jsonl      one JSON object a line, each with its event and its time in milliseconds since 1970
+    architecture.py   the plug-in's text, exactly as it was trained
+    test.npz          logits, predictions and labels of the final test pass; the most confidently wrong images
+    weights.pt        the scored weights, as a plain state dict
+    checkpoint-N-SHA.pt  the state of training after epoch N, named by its SHA-256; the last two, until the run ends
+    lock              held by the process that trains the run
+    mlflow.lock       held by the process that brings the run to MLflow
+    profile.json.gz   where the time of one epoch went, if --profile was given
+    origin.json       only in an imported run: where it came from; such a run has no logits and no weights
+
+**Order of events.** ``started`` (job, environment, ledger, model), one ``epoch`` after each epoch, and one last event:
+``finished`` with the result, or ``failed`` with a state (interrupted, diverged, out of memory, failed) and a reason. An
+interrupted run may go on: ``resumed`` follows its ``failed``, then further epochs and a new last event.
+
+**What a kill leaves.** An event is flushed to the disk before the next one is made. A torn last line does not count and
+is cut off before the next event is written. All other files are written beside their place and renamed, so a kill
+leaves the old file or the new one. The order of writing does the rest: a checkpoint before the epoch it belongs to,
+weights and test pass before ``finished``, and the checkpoints are deleted last.
+
+**Lock and resume.** The operating system releases the lock when the process dies. So a run without a last event whose
+lock is free has died; the next command on the same host appends ``failed`` with the state ``interrupted``. A run
+resumes from its newest intact checkpoint. An epoch that was recorded after that checkpoint is trained again and must
+give the same numbers, or the run fails. Reading a checkpoint or weights never unpickles code.
+
+**Types.** `Record` is any journal as read: running, broken or finished, its events still as dicts. `FinishedRun` is a
+finished run in which every fact has a name and a type; leaderboard, MLflow and pages are made from it.
+
+**Verification.** `verify_run` and `verify_outcome` are the one check that a finished run passes before it counts, for
+runs of this machine and imported ones alike: types and ranges, hashes, the ledger's sum, and a score that follows from
+the stored predictions. The check does not prove training: a person can write a whole consistent journal by hand.
+
+**Archive.** `archive` packs finished runs into one zip with a SHA-256 for each entry, and imports such a file. An
+imported run is only ever read: no plug-in of it is executed, nothing of it is unpickled, and the board marks it.
+
+**What the format promises.** Field names are never renamed, as every recorded run carries them: those of the
+dataclasses that are written by field (``tests/test_recorded_names.py`` lists them) and the keys of the events, such as
+``anatomy`` and ``arithmetic`` for what the code calls model and mode. A new field has a default, so older journals
+stay readable, and a reader passes over keys that it does not know. A run of another protocol version is kept and never
+ranks.
+"""
 
 from harness.journal.archive import Imported
 from harness.journal.journal import (

@@ -1,8 +1,8 @@
-"""Finished runs on their way between machines: written to one file, checked on arrival, kept as journals.
+"""Finished runs exported to one file, and imported from it as journals.
 
-The file is a zip: ``manifest.json`` with the SHA-256 of all others, and of every run its events, its plug-in
-and its answers to the test images. Logits and weights stay at home. What arrives is only ever read: no plug-in
-is executed, nothing is unpickled, and such a run is marked on every board.
+The file is a zip: ``manifest.json`` with the SHA-256 of all other entries, and of every run its events, its plug-in
+and its predictions for the test images. Logits and weights are not exported. An imported run is verified first and
+only ever read: no plug-in is executed, nothing is unpickled, and every board marks such a run.
 """
 
 from __future__ import annotations
@@ -24,19 +24,24 @@ from harness.journal.outcome import write_outcome
 from harness.journal.verify import verify_outcome, verify_run
 
 FORMAT = 1
-"""Rises when a file of today could no longer be read."""
+"""Version of the file format; raised when older files can no longer be read."""
 
 LARGEST = 64 * 1024 * 1024
-"""Bytes that one entry may unpack to."""
+"""Most bytes that one entry may unpack to."""
 
 _EVENTS, _SOURCE = "events.jsonl", "architecture.py"
 _FILES = (_EVENTS, _SOURCE, OUTCOME)
-_FIXED = (1980, 1, 1, 0, 0, 0)  # the date of every entry: the same runs make the same file
+_FIXED = (1980, 1, 1, 0, 0, 0)  # date of every entry, so that the same runs give the same file
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What became of a run that arrived: taken in, or why not."""
+    """What became of a run in an import.
+
+    Attributes:
+        refused: why it was refused; empty if it is kept.
+        is_new: whether this import added it; False if it was here before.
+    """
 
     run_id: str
     refused: str = ""
@@ -44,10 +49,13 @@ class Imported:
 
 
 def export(runs: Iterable[tuple[Journal, int | None]], place: Path) -> int:
-    """Write finished runs, each with how many trials were spent on its settings, to one file; return how many.
+    """Write finished runs to one file and return their number.
+
+    Args:
+        runs: each with the number of trials that were spent on its settings, None if unknown.
 
     Raises:
-        UsageError: there are none, or the file cannot be written.
+        UsageError: there is no run, or the file cannot be written.
     """
     files: dict[str, bytes] = {}
     trials: dict[str, int | None] = {}
@@ -70,16 +78,16 @@ def export(runs: Iterable[tuple[Journal, int | None]], place: Path) -> int:
     try:
         place.write_bytes(packed.getvalue())
     except (OSError, ValueError) as error:
-        raise UsageError(f"{place} cannot be written: {error}.", hint="Name a file elsewhere.") from error
+        raise UsageError(f"{place} cannot be written: {error}.", hint="Name a file in another folder.") from error
     return len(trials)
 
 
 def import_runs(place: Path) -> list[Imported]:
-    """Check the runs of an exported file and keep those that hold.
+    """Verify the runs of an exported file and keep those that pass.
 
     Raises:
         UsageError: there is no such file.
-        DataError: it is no export of ours, of another format, or damaged.
+        DataError: the file is not an export of this harness, has another format, or is damaged.
     """
     if not place.is_file():
         raise UsageError(f"There is no file {place}.", hint="Name a file that leaderboard --export wrote.")
@@ -88,7 +96,7 @@ def import_runs(place: Path) -> list[Imported]:
             manifest = json.loads(_read(archive, "manifest.json"))
             if manifest["format"] != FORMAT:
                 raise DataError(
-                    f"{place} is of format {manifest['format']}; this harness reads format {FORMAT}.",
+                    f"{place} has format {manifest['format']}; this harness reads format {FORMAT}.",
                     hint="Update the older of the two harnesses, and export again.",
                 )
             hashes, trials = dict(manifest["sha256"]), dict(manifest["trials"])
@@ -98,16 +106,16 @@ def import_runs(place: Path) -> list[Imported]:
             ]
     except HarnessError:
         raise
-    except Exception as error:  # whatever a file leads to that somebody damaged or made up
+    except Exception as error:  # a damaged or forged file can raise anything
         raise DataError(
-            f"{place} is damaged, or no export of this harness: {type(error).__name__}: {error}.",
-            allowed="Nothing was taken from it.",
-            hint="Copy it again from where python -m harness leaderboard --export FILE wrote it.",
+            f"{place} is damaged, or is not an export of this harness: {type(error).__name__}: {error}.",
+            allowed="Nothing was imported.",
+            hint="Copy it again from the machine where python -m harness leaderboard --export FILE wrote it.",
         ) from error
 
 
 def receive(run_id: str, folder: Path, origin: str) -> Imported:
-    """Check a run whose three files lie in `folder` and keep it, if it holds."""
+    """Verify a run whose three files are in `folder`, and keep it if it passes."""
     return _take(run_id, lambda name: (folder / name).read_bytes(), origin, None)
 
 
@@ -121,14 +129,14 @@ def _unpack(archive: zipfile.ZipFile, hashes: Mapping[str, str], run_id: str, na
 
 def _read(archive: zipfile.ZipFile, entry: str) -> bytes:
     with archive.open(entry) as packed:
-        content = packed.read(LARGEST + 1)  # what the archive says of its size need not be true
+        content = packed.read(LARGEST + 1)  # the size that the archive states need not be true
     if len(content) > LARGEST:
         raise DataError(f"{entry} would unpack to more than {LARGEST:,} bytes")
     return content
 
 
 def _refuse_bomb(packed: bytes) -> None:
-    """Refuse arrays that would unpack to more than is sane, whatever their file says of their size."""
+    """Refuse arrays that would unpack to more than `LARGEST`, whatever size their file states."""
     with zipfile.ZipFile(io.BytesIO(packed)) as archive:
         for entry in archive.namelist():
             _read(archive, entry)
@@ -136,14 +144,14 @@ def _refuse_bomb(packed: bytes) -> None:
 
 def _take(run_id: str, read: Callable[[str], bytes], origin: str, trials: int | None) -> Imported:
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,119}", run_id):
-        return Imported(safe_name(run_id), "its name is no name of a run")
+        return Imported(safe_name(run_id), "its name is not a valid run id")
     try:
         files = {name: read(name) for name in _FILES}
         _refuse_bomb(files[OUTCOME])
         there = Journal(journal_folder() / run_id)
         if there.events_file.exists():
             same = there.events_file.read_bytes() == files[_EVENTS]
-            return Imported(run_id, "" if same else "another run of that name is here already", is_new=False)
+            return Imported(run_id, "" if same else "another run with this id is already here", is_new=False)
         with tempfile.TemporaryDirectory(dir=_made(journal_folder().parent)) as beside:
             arriving = Journal(Path(beside) / run_id)
             arriving.folder.mkdir()
@@ -155,7 +163,7 @@ def _take(run_id: str, read: Callable[[str], bytes], origin: str, trials: int | 
             arriving.folder.rename(_made(journal_folder()) / run_id)
     except HarnessError as error:
         return Imported(run_id, error.message)
-    except Exception as error:  # as in take_in
+    except Exception as error:  # as in import_runs
         return Imported(run_id, f"its journal is damaged ({type(error).__name__}: {error})")
     return Imported(run_id)
 

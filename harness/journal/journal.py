@@ -1,17 +1,4 @@
-"""The local, append-only record of a run: the truth that everything else is made from.
-
-One folder a run under ``mlruns/journal/``:
-
-    events.jsonl      one JSON object a line, flushed to disk: started, epoch..., then finished or failed
-    architecture.py   the plug-in's text, as it was trained
-    test.npz          logits and labels of the final test pass, the most confidently wrong images
-    weights.pt        the scored weights, as a plain state dict
-    checkpoint-N-SHA.pt  where training stood after epoch N, with its SHA-256; the last two, while it is unfinished
-    lock              held by the process that trains it
-    mlflow.lock       held by whoever brings it to MLflow
-    profile.json.gz   where the time of an epoch went, if that was asked for
-    origin.json       only of a run that came from another machine: where from, and without weights
-"""
+"""One run's folder, open for appending and reading. The package's docstring describes the files and their order."""
 
 from __future__ import annotations
 
@@ -40,14 +27,16 @@ from harness.journal.outcome import Outcome, read_outcome, write_outcome
 from harness.journal.record import Event, Origin, Record
 
 ROOT = Path("mlruns")
-"""Everything generated lives here, below the folder the command is run in."""
+"""The folder of all generated files, below the working directory."""
 
 OUTCOME = "test.npz"
+"""The file of the final test pass."""
 
 PROFILE = "profile.json.gz"
+"""The file of a profile."""
 
 DAMAGE = (ValueError, KeyError, TypeError, AttributeError, OSError)
-"""What reading a journal raises that somebody damaged."""
+"""The errors that reading a damaged journal raises."""
 
 
 def journal_folder() -> Path:
@@ -56,7 +45,7 @@ def journal_folder() -> Path:
 
 
 class Journal:
-    """One run's folder, open for appending and reading."""
+    """The folder of one run."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -66,7 +55,7 @@ class Journal:
         """Make a new, empty journal whose id starts with the time and `title`.
 
         Raises:
-            UsageError: it cannot be written here, now or later.
+            UsageError: the folder cannot be written.
         """
         while True:
             run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{safe_name(title)}-{secrets.token_hex(3)}"
@@ -84,7 +73,15 @@ class Journal:
         return self.folder.name
 
     def append(self, event: str, **content: Any) -> None:
-        """Write one event with the time (milliseconds since 1970) and flush it to the disk, or leave no part of it."""
+        """Append one event with its time (milliseconds since 1970) and flush it to the disk.
+
+        Args:
+            event: started, epoch, resumed, finished or failed.
+            content: its fields; they must be finite and fit into JSON.
+
+        Raises:
+            UsageError: the file cannot be written; no part of the event is left in it.
+        """
         line = json.dumps({"event": event, "time": round(time.time() * 1000), **content}, allow_nan=False)
         with _writing(self.events_file), open(self.events_file, "ab", buffering=0) as file:
             before, left = file.tell(), f"{line}\n".encode()
@@ -92,7 +89,7 @@ class Journal:
                 while left:
                     left = left[file.write(left) :]
                 os.fsync(file.fileno())
-            except OSError:  # a disk that is full may have taken half a line
+            except OSError:  # a full disk may have taken half of the line
                 file.truncate(before)
                 raise
 
@@ -102,11 +99,15 @@ class Journal:
         return self.folder / "events.jsonl"
 
     def read(self) -> Record | None:
-        """Return what is written so far, or None if nothing is; a torn last line, left by a kill, does not count."""
+        """Return the events so far, or None if there are none; a torn last line, left by a kill, does not count.
+
+        Raises:
+            Exception: one of `DAMAGE`, if the journal is damaged.
+        """
         if not self.events_file.exists():
             return None
         lines = self.events_file.read_text(encoding="utf-8").split("\n")[:-1]
-        events: list[Event] = json.loads(f"[{','.join(lines)}]")  # at once: half the time of a line at a time
+        events: list[Event] = json.loads(f"[{','.join(lines)}]")  # one call takes half the time of a call per line
         if not events:
             return None
         epochs = [event for event in events if event["event"] == "epoch"]
@@ -118,8 +119,8 @@ class Journal:
         return Record(self.run_id, events[0], epochs, ended, origin, process)
 
     def store(self, source: str) -> None:
-        """Keep the plug-in's text."""
-        self._write("architecture.py", lambda path: path.write_bytes(source.encode()))  # line ends as they are
+        """Write the plug-in's text."""
+        self._write("architecture.py", lambda path: path.write_bytes(source.encode()))  # line endings unchanged
 
     @property
     def source(self) -> str:
@@ -127,7 +128,12 @@ class Journal:
         return (self.folder / "architecture.py").read_bytes().decode()
 
     def store_outcome(self, outcome: Outcome, logits: np.ndarray, weights: Mapping[str, Tensor]) -> None:
-        """Keep the final test pass and the scored weights."""
+        """Write the final test pass and the scored weights.
+
+        Args:
+            logits: (N, 10) float32.
+            weights: state dict on the CPU.
+        """
 
         def write_arrays(path: Path) -> None:
             with open(path, "wb") as file:
@@ -138,11 +144,11 @@ class Journal:
 
     @property
     def has_outcome(self) -> bool:
-        """Whether the final test pass is there to be read."""
+        """Whether the final test pass is stored."""
         return (self.folder / OUTCOME).exists()
 
     def outcome(self) -> Outcome:
-        """Return what is kept of the final test pass.
+        """Return the final test pass without its logits.
 
         Raises:
             DataError: the file cannot be read, is damaged, or lacks an array.
@@ -151,33 +157,33 @@ class Journal:
 
     @property
     def has_weights(self) -> bool:
-        """Whether the scored weights are there; they never come from elsewhere."""
+        """Whether the scored weights are stored; an imported run has none."""
         return (self.folder / "weights.pt").exists()
 
     def logits(self) -> np.ndarray:
         """Return the (N, 10) float32 logits of the final test pass.
 
         Raises:
-            KeyError: the run came from another machine, without them.
+            KeyError: the run was imported; it has no logits.
         """
         with np.load(self.folder / OUTCOME, allow_pickle=False) as stored:
             logits: np.ndarray = stored["logits"]
             return logits
 
     def weights(self) -> dict[str, Tensor]:
-        """Return the scored weights; never unpickles code."""
+        """Return the scored weights, without unpickling code."""
         weights: dict[str, Tensor] = torch.load(self.folder / "weights.pt", map_location="cpu", weights_only=True)
         return weights
 
-    # --- while it is unfinished ---
+    # --- while the run is unfinished ---
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the lock of whoever trains this run; the system lets go of it when a process dies.
+        """Hold the lock of the process that trains this run; the operating system releases it when the process dies.
 
         Raises:
             filelock.Timeout: another process holds it.
-            UsageError: nothing can be written here.
+            UsageError: the folder cannot be written.
         """
         lock = filelock.FileLock(self.folder / "lock", timeout=0)
         with _writing(self.folder):
@@ -188,7 +194,7 @@ class Journal:
             lock.release()
 
     def keep(self, checkpoint: Checkpoint) -> None:
-        """Keep a checkpoint and the one before it, in case this one is ever found damaged."""
+        """Write a checkpoint and delete all but the last two: the older one serves if the newer one is damaged."""
         buffer = io.BytesIO()
         torch.save({declared.name: getattr(checkpoint, declared.name) for declared in fields(checkpoint)}, buffer)
         contents = buffer.getvalue()
@@ -198,7 +204,7 @@ class Journal:
             place.unlink(missing_ok=True)
 
     def checkpoint(self, epochs: int) -> Checkpoint | None:
-        """Return the newest whole checkpoint of epoch `epochs` or before, or None; never unpickles code."""
+        """Return the newest intact checkpoint of epoch `epochs` or earlier, or None, without unpickling code."""
         for epoch, place in reversed(self._checkpoints().items()):
             with contextlib.suppress(OSError):
                 contents = place.read_bytes()
@@ -207,22 +213,22 @@ class Journal:
         return None
 
     def drop_checkpoints(self) -> None:
-        """Remove what nobody will go on from."""
+        """Delete the checkpoints of a run that will not be resumed."""
         for place in self._checkpoints().values():
             place.unlink(missing_ok=True)
 
     def _checkpoints(self) -> dict[int, Path]:
-        """Return the checkpoints by epoch, the oldest first."""
+        """Return the files of the checkpoints by epoch, in ascending order."""
         found = {int(place.name.split("-")[1]): place for place in self.folder.glob("checkpoint-*-*.pt")}
         return dict(sorted(found.items()))
 
     def mark_interrupted(self, died: Mapping[int, str]) -> bool:
-        """Say that a run was interrupted whose process died without saying so; return whether it was one.
+        """Record that a run was interrupted if its process died without recording it; return whether that was so.
 
-        A run of another host, or one that somebody trains, is left alone.
+        A run of another host, or one that a process is training, is left alone.
 
         Args:
-            died: what ended processes, by their numbers, as far as that is known.
+            died: why processes ended, by process id, as far as the caller knows.
         """
         if self._has_ended() or (record := self.read()) is None or record.ended:
             return False
@@ -238,12 +244,12 @@ class Journal:
         return True
 
     def cut_torn_line(self) -> None:
-        """Remove what a kill left of a line, so that the next one begins on its own."""
+        """Cut off a torn last line, so that the next event begins on a line of its own."""
         contents = self.events_file.read_bytes()
         os.truncate(self.events_file, contents.rfind(b"\n") + 1)
 
     def _has_ended(self) -> bool:
-        """Look at the last line alone: of a thousand journals all but a few have ended."""
+        """Read the last line only: of a thousand journals all but a few have ended."""
         if not self.events_file.exists():
             return True
         with open(self.events_file, "rb") as file:
@@ -252,7 +258,7 @@ class Journal:
         return last.startswith((b'{"event": "finished"', b'{"event": "failed"'))
 
     def _write(self, name: str, write: Callable[[Path], object]) -> None:
-        """Write a file beside its place and rename it, so that a kill leaves the old one or the new one."""
+        """Write a file beside its place and rename it, so that a kill leaves the old file or the new one."""
         beside = self.folder / f"{name}.part"
         with _writing(self.folder / name):
             try:
@@ -262,12 +268,12 @@ class Journal:
                 os.replace(beside, self.folder / name)
             except OSError:
                 with contextlib.suppress(OSError):
-                    beside.unlink(missing_ok=True)  # on a disk that is full it is what there is no room for
+                    beside.unlink(missing_ok=True)  # it may be what filled the disk
                 raise
 
 
 def safe_name(title: str) -> str:
-    """Return at most 60 letters that may stand in any file name and in any query."""
+    """Return the last 60 characters of `title`, in letters that are safe in any file name and query."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", title)[-60:]
 
 
@@ -285,24 +291,24 @@ def _writing(place: Path) -> Iterator[None]:
     except OSError as error:
         raise UsageError(
             f"{place} cannot be written: {error.strerror}.",
-            allowed="What was finished before is kept.",
-            hint="Make room on that disk, or leave to write there, and give the same command again.",
+            allowed="Finished work is saved.",
+            hint="Free some disk space, or allow writing there, and run the same command again.",
         ) from error
 
 
 def mark_dead_runs(died: Mapping[int, str]) -> list[Journal]:
-    """Mark what dead processes left unfinished; return those journals. `died` as in `Journal.mark_interrupted`."""
-    settled = []
+    """Mark the runs of dead processes as interrupted and return their journals; `died` as for `mark_interrupted`."""
+    marked = []
     for journal in all_journals():
-        # What is damaged is not ours to mend, and what cannot be written to is left for another day.
+        # A damaged journal is left to the doctor; one that cannot be written now is left to a later command.
         with contextlib.suppress(*DAMAGE, UsageError):
             if journal.mark_interrupted(died):
-                settled.append(journal)
-    return settled
+                marked.append(journal)
+    return marked
 
 
 def all_journals() -> list[Journal]:
-    """Return every journal there is, oldest first; those of one second in any order."""
+    """Return all journals, oldest first; those of the same second in any order."""
     if not journal_folder().is_dir():
         return []
     return [Journal(folder) for folder in sorted(journal_folder().iterdir()) if (folder / "events.jsonl").exists()]

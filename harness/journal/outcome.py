@@ -1,4 +1,4 @@
-"""The final test pass of a run, as arrays in a file."""
+"""The final test pass of a run, as an ``.npz`` file."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from harness.errors import DataError
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """The final test pass of a run, all but the logits.
+    """The final test pass of a run, without its logits.
 
     Attributes:
-        answers: (N,) uint8, the class each test image was given.
-        labels: (N,) int64.
+        answers: (N,) uint8, the predicted class of each test image.
+        labels: (N,) int64, the true classes.
         hardest: (K,) positions of the most confidently wrong images.
-        confidence: (K,) the probability those wrong answers were given with.
+        confidence: (K,) the probability of each of those wrong predictions.
         images: (K, 28, 28) uint8, those images.
     """
 
@@ -31,19 +31,19 @@ class Outcome:
 
 
 def write_outcome(file: BinaryIO, outcome: Outcome, **more: np.ndarray) -> None:
-    """Write an outcome's arrays, and more, as ``.npz``."""
+    """Write the arrays of an outcome, and the further arrays `more`, as ``.npz``."""
     arrays = {declared.name: getattr(outcome, declared.name) for declared in fields(outcome)}
     np.savez_compressed(file, **arrays, **more)  # type: ignore[arg-type]
 
 
 def read_outcome(file: Path | BinaryIO) -> Outcome:
-    """Read an outcome; never unpickles.
+    """Read an outcome, without unpickling.
 
     Raises:
-        DataError: it cannot be read, is damaged, or lacks an array.
+        DataError: the file cannot be read, is damaged, or lacks an array.
     """
     try:
         with np.load(file, allow_pickle=False) as stored:
             return Outcome(**{declared.name: stored[declared.name] for declared in fields(Outcome)})
-    except Exception as error:  # whatever a file leads to that somebody damaged or made up
-        raise DataError(f"its answers cannot be read ({type(error).__name__})") from error
+    except Exception as error:  # a damaged or forged file can raise anything
+        raise DataError(f"its predictions cannot be read ({type(error).__name__})") from error

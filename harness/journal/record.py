@@ -1,7 +1,7 @@
-"""A run as its journal tells it: events as they were written, and a finished run with types.
+"""A run as read from its journal: the events as written, and a finished run with types.
 
-`Record` holds what any journal says, of a run at work or broken too. `FinishedRun` is what the board, MLflow and pages
-are made from: every fact by name and with its type.
+`Record` holds any journal, also of a running or failed run. `FinishedRun` is what leaderboard, MLflow and pages are
+made from: every fact has a name and a type.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ Kind = TypeVar("Kind")
 
 
 class IllegalRecipe(ValueError):
-    """A recorded recipe with a value that is not legal; its text says which."""
+    """A recorded recipe holds a value that is not allowed; the message says which."""
 
 
 def typed(kind: type[Kind], stored: Mapping[str, Any], **others: Any) -> Kind:
-    """Make a dataclass of the stored values for its fields; `others` stand in for some of them.
+    """Make a dataclass from stored values; `others` replace some of them, and keys that are no field are ignored.
 
     Raises:
         TypeError: a field without a default is not stored.
@@ -44,15 +44,15 @@ def _field_names(kind: type) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class Environment:
-    """What the bits of a run depend on beside its job, and the process that trained it.
+    """What the bits of a run depend on besides its job.
 
     Attributes:
-        device: what a person calls it.
-        threads: that torch computed with.
+        device: its name for display.
+        threads: number of threads that torch used.
         torch, harness: versions.
-        git: the checkout's commit; empty outside one.
-        mode: how its steps were computed; None in a record from before there was a rule.
-        unrepeatable: operators that may give other bits each time.
+        git: commit of the checkout; empty outside one.
+        mode: how steps were computed; None in a record from before modes were recorded.
+        unrepeatable: operators that may give different bits each time.
     """
 
     device: str
@@ -70,12 +70,11 @@ class RunStart:
 
     Attributes:
         time: milliseconds since 1970.
-        job: without the plug-in's text, which lies beside the journal.
-        group: of several seeds that were started together.
+        job: without the plug-in's text, which is a file of its own.
+        group: the seeds that were started together, if there were several.
         is_benchmark: whether the budget's target accuracy applies.
-        parameters: stored numbers of the network.
-        ledger: all of its stored numbers, line by line.
-        model: its description.
+        parameters: number of stored numbers of the network.
+        stored: the event as written.
     """
 
     time: int
@@ -88,10 +87,10 @@ class RunStart:
 
     @classmethod
     def of(cls, stored: Event) -> RunStart:
-        """Give types to the event ``started``.
+        """Read the event ``started``.
 
         Raises:
-            KeyError, TypeError, ValueError: it lacks something, or holds what cannot be.
+            KeyError, TypeError, ValueError: a value is missing or has the wrong type.
         """
         raw, environment, group = stored["job"], stored["environment"], stored["group"]
         try:
@@ -116,46 +115,46 @@ class RunStart:
 
     @cached_property
     def ledger(self) -> tuple[Entry, ...]:
-        """Every stored number of the network, line by line."""
+        """All stored numbers of the network, one entry a tensor."""
         return tuple(typed(Entry, entry) for entry in self.stored["ledger"])
 
     @cached_property
     def model(self) -> ModelSummary:
-        """The network described."""
+        """The description of the network."""
         stored = self.stored["anatomy"]
         return typed(ModelSummary, stored, layers=tuple(typed(Layer, layer) for layer in stored["layers"]))
 
     @property
     def mode(self) -> ComputeMode:
-        """How steps are computed; in a record from before there was a rule, plainly in the recipe's precision."""
+        """How steps are computed; in a record from before modes, one operator at a time in the recipe's precision."""
         before = ComputeMode(self.stored["job"]["recipe"].get("precision", "float32"))
         return self.environment.mode or before
 
     @property
     def device(self) -> str:
-        """What a person calls the device and the way it was used."""
+        """The device and the compute mode, for display."""
         return f"{self.environment.device}, {self.mode.label}"
 
     @property
     def title(self) -> str:
-        """The architecture's name and those knobs that are not at their default: ``s6_gap width=12``."""
+        """The architecture's name and the knobs that differ from their defaults: ``s6_gap width=12``."""
         default = self.job.default_knobs
         changed = {name: value for name, value in self.job.knobs.items() if value != default[name]}
         return " ".join([self.job.name, *settings_texts(changed)])
 
     @property
     def name(self) -> str:
-        """What a person looks for: ``s6_gap width=12 seed 0``."""
+        """The run's display name: ``s6_gap width=12 seed 0``."""
         return f"{self.title} seed {self.job.seed}"
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where an imported run comes from; nothing in such a run is ever executed.
+    """Where an imported run comes from; nothing of such a run is ever executed.
 
     Attributes:
         place: the file or the server.
-        trials: how many were spent on its settings there, or None.
+        trials: number of trials that were spent on its settings there, or None if unknown.
     """
 
     place: str
@@ -164,10 +163,12 @@ class Origin:
 
 @dataclass(frozen=True)
 class Record:
-    """A journal as read: what was written when the run started, after each epoch, and when it ended.
+    """A journal as read: the event of the start, of each epoch, and of the end.
 
     Attributes:
-        process: the ``host`` and the ``pid`` of the process that trained it last.
+        ended: the last event if it is ``finished`` or ``failed``, else None.
+        origin: of an imported run.
+        process: ``host`` and ``pid`` of the process that trained it last.
     """
 
     run_id: str
@@ -179,7 +180,7 @@ class Record:
 
     @cached_property
     def start(self) -> RunStart:
-        """What was written when it started, with types.
+        """The start of the run, with types.
 
         Raises:
             KeyError, TypeError, ValueError: the journal is damaged.
@@ -200,16 +201,16 @@ class Record:
 
     @property
     def reason(self) -> str:
-        """Why it ended unfinished; empty otherwise."""
+        """Why the run failed; empty if it did not."""
         return str((self.ended or {}).get("reason", ""))
 
     @property
     def ended_at(self) -> int:
-        """When it ended, milliseconds since 1970."""
+        """The time of the end, in milliseconds since 1970."""
         return int((self.ended or {})["time"])
 
     def typed_epochs(self) -> tuple[Epoch, ...]:
-        """Return its epochs.
+        """Return the epochs, with types.
 
         Raises:
             TypeError: the journal is damaged.
@@ -219,11 +220,11 @@ class Record:
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a finished run came to: the fields of `harness.events.Result` that are no arrays.
+    """The result of a finished run: the fields of `harness.events.Result` that are not arrays.
 
     Attributes:
-        time: at which it finished, milliseconds since 1970.
-        wall_seconds: None in a record from before it was kept.
+        time: time of the end, in milliseconds since 1970.
+        wall_seconds: None in a record from before it was recorded.
     """
 
     time: int
@@ -253,10 +254,10 @@ class FinishedRun:
 
     @classmethod
     def of(cls, record: Record) -> FinishedRun:
-        """Give types to a record whose state is ``finished``.
+        """Read a record whose state is ``finished``.
 
         Raises:
-            KeyError, TypeError, ValueError: the journal is damaged.
+            KeyError, TypeError, ValueError: the journal is damaged, or the run is not finished.
         """
         if record.ended is None or record.state != "finished":
             raise ValueError(record.state)
@@ -270,5 +271,5 @@ class FinishedRun:
 
     @property
     def curve(self) -> list[float]:
-        """The held-out accuracy after each epoch."""
+        """The held-out accuracy after each epoch, as fractions of 1."""
         return [epoch.held_out_accuracy or 0.0 for epoch in self.epochs]

@@ -1,8 +1,8 @@
-"""What must hold of a finished run before it is believed: the one check for runs of this machine and of others.
+"""The one check that a finished run passes before it counts, whether it was trained here or imported.
 
-A journal is text: a kill, a full disk or an editor may have left anything there. The board and the import ask here, and
-get either a run whose every fact has its type and range, or why not. That a run is consistent does not prove that it
-was trained: a person who writes a whole journal can write a consistent one.
+A journal is text: a kill, a full disk or an editor may have left anything in it. Leaderboard and import call this
+check and get a run in which every fact has its type and range, or the reason why not. A consistent run need not have
+been trained: a person who writes a whole journal can write a consistent one.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ _MODES = [
 ]
 
 PARTS = ("batch norm", "dropout", "fully connected", "global average pooling")
-"""The parts the assignment asks about."""
+"""The parts of a network that the assignment asks about."""
 
 
 def verify_run(journal: Journal) -> FinishedRun:
-    """Return a run that finished by the rules of today and is consistent.
+    """Return a finished run that follows today's protocol and is consistent.
 
     Raises:
-        DataError: why it does not count, in a few words.
+        DataError: the run does not count; the message says why in a few words.
     """
     try:
         record = journal.read()
@@ -58,52 +58,52 @@ def verify_run(journal: Journal) -> FinishedRun:
         _check_network(run.start)
         _check_course(run)
         if run.origin and run.origin.trials is not None and _int(run.origin.trials) < 0:
-            raise DataError("its number of trials is no number")
+            raise DataError("its number of trials is negative")
     except HarnessError as error:
         raise DataError(error.message) from error
     except IllegalRecipe as error:
         raise DataError(str(error)) from error
-    except Exception as error:  # whatever a damaged or made-up text leads to
+    except Exception as error:  # a damaged or forged journal can raise anything
         raise DataError(f"its journal is damaged ({type(error).__name__})") from error
     if not journal.has_outcome:
-        raise DataError("its answers are missing")
+        raise DataError("its predictions are missing")
     return run
 
 
 def verify_outcome(journal: Journal, run: FinishedRun) -> Outcome:
-    """Return the final test pass of a finished run, compared with its score and with the test set's labels.
+    """Return the final test pass of a finished run, checked against its score and the labels of the test set.
 
     Raises:
-        DataError: it cannot be read, or is not consistent with them.
+        DataError: the test pass cannot be read, or is not consistent with them.
     """
     found = journal.outcome()
     name = run.job.dataset
     if not data.are_test_labels(name, found.labels):
         raise DataError(f"its labels are not those of {name}")
     if found.answers.shape != found.labels.shape or found.answers.dtype != np.uint8 or found.answers.max() > 9:
-        raise DataError("its answers are not one class an image")
+        raise DataError("its predictions are not one class per image")
     count = len(found.hardest)
     shown = found.images.shape == (count, SIDE, SIDE) and found.images.dtype == np.uint8
     if not shown or found.confidence.shape != (count,) or found.hardest.shape != (count,):
-        raise DataError("its hardest images are not that")
+        raise DataError("its hardest images have the wrong shape or type")
     if not all(0 <= position < len(found.labels) for position in found.hardest.tolist()):
         raise DataError("its hardest images are not of the test set")
     counts = confusion(found.answers, found.labels)
     score, by_class = int(counts.trace()) / len(found.labels), class_accuracy(counts)
     if score != run.result.accuracy or not np.allclose(by_class, run.result.class_accuracy, atol=1e-9):
-        raise DataError("its score is not that of its answers")
+        raise DataError("its score does not follow from its predictions")
     return found
 
 
 def _check_texts(run: FinishedRun) -> None:
-    """What is printed may hold nothing that a terminal obeys, and a name has to do for a file's."""
+    """Refuse control characters, which a terminal would obey, and names that are not valid file names."""
     job = run.job
     shown = [job.name, job.path, run.start.device, run.origin.place if run.origin else ""]
     settings = [text for pair in job.knobs.items() for text in pair if isinstance(text, str)]
     if not all(text.isprintable() for text in (*shown, *settings)):
         raise DataError("its journal holds characters that cannot be printed")
     if not job.name or job.name.startswith(".") or set(job.name) & set("/\\"):
-        raise DataError("its name is no name of a file")
+        raise DataError("its name is not a valid file name")
 
 
 def _check_job(start: RunStart, source: str) -> None:
@@ -111,16 +111,16 @@ def _check_job(start: RunStart, source: str) -> None:
     if hashlib.sha256(source.encode()).hexdigest() != job.sha256:
         raise DataError("its plug-in is not the one that was trained: the SHA-256 differs")
     if job.held_out != "test" or job.dataset not in data.NAMES or job.dataset_digest != data.digest(job.dataset):
-        raise DataError("its dataset is not one that is known here")
+        raise DataError("its dataset is unknown here")
     idx = data.IDX_DATASETS.get(job.dataset)
     if start.is_benchmark is not (idx is not None and idx.is_benchmark):
-        raise DataError("its dataset is not what it says")
+        raise DataError("its dataset does not match its benchmark flag")
     if job.recipe.epochs > BUDGET.epochs:
         raise DataError("it is over the budget")
     if _int(job.seed) < 0:
-        raise DataError("its seed is none")
+        raise DataError("its seed is negative")
     if start.mode not in _MODES:
-        raise DataError("its arithmetic is not one that is known here")
+        raise DataError("its compute mode is unknown here")
     plain = all(isinstance(value, (bool, int, float, str)) for value in job.knobs.values())
     if not plain or set(job.default_knobs) != set(job.knobs):
         raise DataError("its knobs are not plain values")
@@ -134,35 +134,35 @@ def _check_network(start: RunStart) -> None:
     if not 0 < total <= BUDGET.parameters:
         raise DataError("it is over the budget")
     if {type(text) for entry in start.ledger for text in (entry.layer, entry.name, entry.kind)} != {str}:
-        raise DataError("its ledger is none")
+        raise DataError("its ledger holds a name that is not text")
     _int(start.model.multiply_adds)
     _int(start.model.receptive_field)
     if not all(isinstance(start.model.uses[part], bool) for part in PARTS):
-        raise DataError("its parts are not told")
+        raise DataError("its list of parts is incomplete")
     _int(start.time)
 
 
 def _check_course(run: FinishedRun) -> None:
-    """Check the epochs, and the facts of the end that follow from them."""
+    """Check the epochs, and the facts of the result that follow from them."""
     result, epochs = run.result, run.epochs
     if [epoch.number for epoch in epochs] != list(range(1, run.job.recipe.epochs + 1)):
-        raise DataError("its epochs are not those of its recipe")
+        raise DataError("its epochs do not match its recipe")
     _finite([*_numbers_of(epochs), result.seconds, result.loss])
     walls = [*(epoch.wall_seconds for epoch in epochs), result.wall_seconds]
-    _finite(0 if seconds is None else seconds for seconds in walls)  # records from before it was kept have none
+    _finite(0 if seconds is None else seconds for seconds in walls)  # older records have none
     curve = [epoch.held_out_accuracy for epoch in epochs]
     shares = [*curve, *(epoch.train_accuracy for epoch in epochs), result.accuracy, *result.class_accuracy]
     _finite(shares)
     if max(shares) > 1 or len(result.class_accuracy) != 10:  # type: ignore[type-var, operator]
-        raise DataError("a share of its journal is none")
+        raise DataError("an accuracy of its journal is above 1 or missing")
     if curve[-1] != result.accuracy:
         raise DataError("its score is not that of its last epoch")
     best = max(run.curve)
     if (result.best_accuracy, result.best_epoch) != (best, run.curve.index(best) + 1):
-        raise DataError("its best epoch is not that of its curve")
+        raise DataError("its best epoch does not match its curve")
     reached = [number for number, accuracy in enumerate(run.curve, 1) if accuracy >= BUDGET.accuracy]
     if result.epochs_to_target != (reached[0] if reached and run.start.is_benchmark else None):
-        raise DataError("its epochs to the target are not those of its curve")
+        raise DataError("its epochs to the target do not match its curve")
 
 
 def _numbers_of(epochs: Iterable[Epoch]) -> list[Any]:
@@ -171,12 +171,12 @@ def _numbers_of(epochs: Iterable[Epoch]) -> list[Any]:
 
 def _int(value: Any) -> int:
     if type(value) is not int or abs(value) > 2**62:
-        raise DataError("a number of its journal is none")
+        raise DataError("a number of its journal is not an integer, or too large")
     return value
 
 
 def _finite(numbers: Iterable[Any]) -> None:
     values = list(numbers)
     sound = set(map(type, values)) <= {int, float} and min(values) >= 0 and math.isfinite(sum(values))
-    if not sound:  # the sum shows what is not a number
-        raise DataError("a number of its journal is none")
+    if not sound:  # one value that is not finite makes the sum not finite
+        raise DataError("a number of its journal is negative or not finite")

@@ -1,7 +1,7 @@
-"""The leaderboard: finished runs ranked and compared, as tables, documents and one page."""
+"""The leaderboard: ranks and compares finished runs; prints tables, documents and an HTML page."""
 
 from harness.leaderboard.compare import Pair, compare_all, compare_asked
-from harness.leaderboard.formats import to_csv, to_json, to_markdown
+from harness.leaderboard.formats import facts, to_csv, to_json, to_markdown
 from harness.leaderboard.page import to_html
 from harness.leaderboard.plans import MOST_SEEDS
 from harness.leaderboard.rank import Board, correct_predictions, leaders_by_size, pareto, rank, wrong_for_all
@@ -17,6 +17,7 @@ __all__ = [
     "compare_all",
     "compare_asked",
     "correct_predictions",
+    "facts",
     "identity",
     "leaders_by_size",
     "left_out",

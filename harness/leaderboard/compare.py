@@ -1,4 +1,4 @@
-"""Pairs of rows compared on new images, with p-values adjusted for their number."""
+"""Pairwise comparisons of rows on new images, with p-values adjusted for the number of pairs."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from harness.leaderboard.row import Row
 from harness.statistics import Comparison, Verdict, compare, holm, judge, mcnemar
 
 LEADERS = 5
-"""Rows that are compared with each other."""
+"""Number of ranked rows that are compared with each other."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two rows compared, on new images.
+    """A comparison of two rows on new images.
 
     Attributes:
-        a, b: the rows; the verdict is on `a`.
-        p: the p-value after Holm's adjustment; None where a row has a single seed.
-        among: the number of pairs that it is adjusted for.
+        a, b: the rows; the verdict is about `a`.
+        comparison: difference, interval and p-value of this pair alone.
+        p: the p-value after Holm's adjustment; None if a row has a single seed.
+        among: the number of pairs that `p` is adjusted for.
         verdict: whether `a` is better than `b`.
-        mcnemar: the exact p-value for the two runs, where each row is a single one: of the two trained
-            networks, not of their recipes.
+        mcnemar: the exact p-value of McNemar's test if each row has a single run, else None. It compares the two
+            trained networks, not their recipes.
     """
 
     a: Row
@@ -37,12 +38,12 @@ class Pair:
 
 
 def compare_leaders(rows: Sequence[Row]) -> list[Pair]:
-    """Compare every leader with every later one, adjusting for their number."""
+    """Compare all pairs of the first `LEADERS` ranked rows, adjusting for their number."""
     return compare_all(_leading(rows))
 
 
 def compare_asked(rows: Sequence[Row], a: Row, b: Row) -> Pair:
-    """Compare two rows of a board, adjusting for all pairs of its ranked rows: any could have been asked for."""
+    """Compare two rows of a board, adjusting for all pairs of ranked rows, any of which could have been requested."""
     others = [(first, second) for first, second in _leading(rows) if {first.id, second.id} != {a.id, b.id}]
     could_be = {a.id, b.id, *(row.id for row in rows if row.rank)}
     return compare_all([(a, b), *others], math.comb(len(could_be), 2))[0]
@@ -53,7 +54,7 @@ def _leading(rows: Sequence[Row]) -> list[tuple[Row, Row]]:
 
 
 def compare_all(pairs: Sequence[tuple[Row, Row]], among: int | None = None) -> list[Pair]:
-    """Compare pairs of rows, adjusting for their number, or for being some `among` so many."""
+    """Compare pairs of rows, adjusting for their number, or for `among` pairs if that is given."""
     among = len(pairs) if among is None else among
     found = [compare(a.correct, b.correct, among) for a, b in pairs]
     adjusted = iter(holm([comparison.p for comparison in found if comparison.p is not None], among))

@@ -1,4 +1,4 @@
-"""The board for other programs and for documents: JSON, CSV and Markdown."""
+"""The board as JSON, CSV and Markdown."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FACTS = tuple({column.key: column for column in (*RANKING, *HONESTY, *PARTS)}.va
 
 
 def facts(board: Board) -> list[dict[str, Any]]:
-    """Return every fact about every row, by key; accuracies as fractions of 1."""
+    """Return all facts about each row, by key; accuracies are fractions of 1."""
     return [
         {"id": row.id, "seeds": row.seeds, "looks": row.looks, **{column.key: column.value(row) for column in FACTS}}
         for row in board.rows
@@ -25,7 +25,7 @@ def facts(board: Board) -> list[dict[str, Any]]:
 
 
 def to_json(board: Board) -> str:
-    """Return rows, comparisons and what is left out as JSON."""
+    """Return rows, comparisons and left-out runs as JSON."""
     dropped = [{"run": entry.run_id, "reason": entry.reason} for entry in board.left_out]
     whole = {
         "dataset": board.dataset,
@@ -56,7 +56,7 @@ def _pair(pair: Pair) -> dict[str, Any]:
 
 
 def to_csv(board: Board) -> str:
-    """Return every fact about every row as CSV; a list is joined by semicolons."""
+    """Return all facts about each row as CSV; lists are joined by semicolons."""
     text = io.StringIO()
     rows = facts(board)
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
@@ -66,7 +66,7 @@ def to_csv(board: Board) -> str:
 
 
 def _flat(value: Any) -> Any:
-    """Return a list joined; of names with values those that hold, with the values of what is no yes or no."""
+    """Return a CSV cell: lists joined; of a dict the names whose value is True, and NAME=VALUE for other values."""
     if isinstance(value, dict):
         held = ((name, part) for name, part in value.items() if part is not False)
         return ";".join(str(name) if part is True else f"{name}={part}" for name, part in held)

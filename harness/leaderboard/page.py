@@ -26,25 +26,25 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DRAWN = 12
-"""Rows that a figure shows at most."""
+"""Most rows that a figure shows."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure on the page: its heading, what it shows in words, and itself as markup."""
+    """A figure on the page: heading, caption in words, and SVG markup."""
 
     title: str
-    said: str
+    caption: str
     markup: str
 
 
 def to_html(board: Board) -> str:
-    """Return one self-contained page: tables that sort, figures, a section an architecture. It asks no network.
+    """Return one self-contained page: sortable tables, figures, a section for each file. It loads nothing else.
 
     Raises:
-        DataError: the answers of a run cannot be read.
+        DataError: the predictions of a run cannot be read.
     """
-    import jinja2  # deferred: the other forms do without
+    import jinja2  # deferred: the other formats do not need it
 
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -54,7 +54,7 @@ def to_html(board: Board) -> str:
         pictures=[*_pictures(board)],
         errors=_class_errors(board.rows[:DRAWN]),
         sections=[_section(row) for row in _firsts(board.rows)],
-        everybody_wrong=_everybody_wrong(board.rows[:LEADERS]),
+        always_wrong=_always_wrong(board.rows[:LEADERS]),
         left_out=[*left_out(board)],
         all_left_out=board.left_out,
         commands=[*commands(board)],
@@ -91,12 +91,12 @@ def _pictures(board: Board) -> Iterator[Picture]:
     )
 
 
-def _picture(title: str, said: str, figure: Figure) -> Picture:
-    return Picture(title, said, _svg(figure, title))
+def _picture(title: str, caption: str, figure: Figure) -> Picture:
+    return Picture(title, caption, _svg(figure, title))
 
 
 def _svg(figure: Figure, title: str) -> str:
-    """Return a figure as SVG that takes the page's colours, with ids of its own and no date: the same bytes again."""
+    """Return a figure as SVG in the page's colours, with unique ids and no date, so that the bytes are reproducible."""
     import matplotlib
 
     drawn = io.StringIO()
@@ -104,20 +104,20 @@ def _svg(figure: Figure, title: str) -> str:
         figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
     markup = drawn.getvalue()
     markup = markup[markup.index("<svg") :]
-    for colour, ours in _COLOURS.items():
-        markup = markup.replace(colour, ours)
-    own = hashlib.sha256(title.encode()).hexdigest()[:6]  # ids are the whole page's
-    markup = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{own}-", markup)
+    for colour, variable in _COLOURS.items():
+        markup = markup.replace(colour, variable)
+    prefix = hashlib.sha256(title.encode()).hexdigest()[:6]  # ids must be unique on the page
+    markup = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}-", markup)
     return markup.replace("<svg ", '<svg aria-hidden="true" ', 1)
 
 
 _COLOURS = {"#262626": "currentColor", "#000000": "currentColor", "#cccccc": "var(--line)", "#ffffff": "var(--page)"}
-"""seaborn's ink, lines and ground."""
+"""seaborn's colours of text, lines and background, and the page's variables."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """What the page says of one file."""
+    """The section of one file."""
 
     row: Row
     summary: str
@@ -164,16 +164,16 @@ def _ledger(row: Row) -> Table:
 
 
 def _confusion(row: Row) -> Table:
-    """Counts over all seeds."""
+    """Return the confusion matrix, summed over all seeds."""
     outcomes = [run.test for run in row.runs]
     counts = sum(confusion(outcome.answers, outcome.labels) for outcome in outcomes)
     rows = [(str(true), *(str(count) for count in line)) for true, line in enumerate(np.asarray(counts).tolist())]
-    headings = ("true class", *(str(answer) for answer in range(10)))
-    return Table("Answers by true class", f"Summed over {row.n} seeds.", headings, rows, rows)
+    headings = ("true class", *(str(predicted) for predicted in range(10)))
+    return Table("Predictions by true class", f"Summed over {row.n} seeds.", headings, rows, rows)
 
 
 def _class_errors(rows: Sequence[Row]) -> list[tuple[str, list[float]]]:
-    """Return, by row, the mean error of each class in percent."""
+    """Return each row's label and its mean error of each class, in percent."""
     accuracies = {row.label: [run.result.class_accuracy for run in row.runs] for row in rows}
     return [
         (label, [100 * (1 - statistics.fmean(part)) for part in zip(*seeds, strict=True)])
@@ -181,8 +181,8 @@ def _class_errors(rows: Sequence[Row]) -> list[tuple[str, list[float]]]:
     ]
 
 
-def _everybody_wrong(rows: Sequence[Row]) -> list[tuple[int, int, str]]:
-    """Return position, true class and picture (as PNG, where one is kept) of images that every run gets wrong."""
+def _always_wrong(rows: Sequence[Row]) -> list[tuple[int, int, str]]:
+    """Return position, true class and PNG (empty if not stored) of the images that every run gets wrong."""
     outcomes = [run.test for row in rows for run in row.runs]
     kept = {
         int(position): image

@@ -1,12 +1,13 @@
-"""Planned comparisons: two networks and their seeds, written down before any of it is trained.
+"""Planned comparisons: two networks and their seeds, written down before any run of them is trained.
 
-A pair that is picked on a board, where many could have been, looks more different than it is. A plan names the pair and
-the number of seeds first, and takes seeds that neither network was ever trained from; so its p-value is its own.
+A pair that is picked from a board, one of many possible pairs, looks more different than it is. A plan fixes the pair
+and the number of seeds first, and uses seeds that neither network was ever trained from. So its p-value needs no
+adjustment for other pairs.
 
-A network that had been scored before may have been picked for its luck with the test images, which new seeds meet
-again. So a plan allows for every network that had been scored by then, or, where both had been, for every pair of them.
+A network that was scored before may have been picked for its luck with the test images, and new seeds are scored on
+the same images. So a plan adjusts for every network scored by then or, if both were scored, for every pair of them.
 
-    mlruns/plans/ID.json   one file a plan, which is never changed
+    mlruns/plans/ID.json   one file for each plan, which is never changed
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from harness.spec import Job
 from harness.statistics import FEWEST
 
 MOST_SEEDS = 1_000
-"""Most seeds of a plan."""
+"""Most seeds that a plan may have."""
 
 _FACTS = ("name", "path", "sha256", "knobs", "recipe", "dataset", "dataset_digest", "protocol")
 
@@ -41,11 +42,11 @@ class Plan:
     """A planned comparison.
 
     Attributes:
-        id: of the two networks and the number of seeds: the same plan is not written twice.
-        first, count: both networks are trained from the seeds `first` and up, `count` of them.
+        id: a hash of the two networks and the number of seeds, so the same plan is not written twice.
+        first, count: both networks are trained from `count` seeds, starting with `first`.
         written: milliseconds since 1970.
-        among: how many plans could have been written for the look of what had been scored; 1 where nothing had.
-        earlier: plans of the same two networks that had been written before.
+        among: number of plans that could have been chosen for scores known by then; 1 if neither network was scored.
+        earlier: number of earlier plans of the same two networks.
     """
 
     id: str
@@ -57,23 +58,23 @@ class Plan:
 
     @property
     def seeds(self) -> range:
-        """What both networks are trained from."""
+        """The seeds that both networks are trained from."""
         return range(self.first, self.first + self.count)
 
     def adjust(self, p: float) -> float:
-        """Allow in a p-value for what the pair may have been picked from, and for its earlier plans.
+        """Return a p-value adjusted for the selection of the pair and for its earlier plans.
 
-        Each plan of a pair has half the level of the one before, so that none changes what an earlier one has said.
+        Each plan of a pair has half the level of the one before, so the verdict of an earlier plan stays valid.
         """
         return min(p * self.among * 2**self.earlier, 1.0)
 
 
 def write_down(a: Job, b: Job, count: int, journals: Iterable[Journal]) -> Plan:
-    """Write down the plan to compare two networks by `count` new seeds each, unless it is, and return it.
+    """Return the plan that compares two networks with `count` new seeds each; write it first if it does not exist.
 
     Args:
         a, b: a job of each network; their seeds do not matter.
-        journals: of all runs there are.
+        journals: all journals of this machine.
 
     Raises:
         DataError: the file of a plan is damaged.
@@ -85,10 +86,10 @@ def write_down(a: Job, b: Job, count: int, journals: Iterable[Journal]) -> Plan:
         known = [plan for plan in map(read, files()) if plan["networks"] == both]
         found = next((plan for plan in known if plan["count"] == count), None)
         if found is None:
-            begun = [*_begun(journals)]
-            taken = {run.job.seed for network, run in begun if network in both}
+            started = [*_started(journals)]
+            taken = {run.job.seed for network, run in started if network in both}
             taken.update(seed for plan in known for seed in range(plan["first"], plan["first"] + plan["count"]))
-            scored = {network for network, run in begun if run.epochs and _is_beside(run, a)}
+            scored = {network for network, run in started if run.epochs and _is_beside(run, a)}
             found = {
                 "id": _id(both, count),
                 "networks": both,
@@ -108,7 +109,7 @@ def _id(networks: Sequence[str], count: int) -> str:
 
 
 def _first_free(taken: Collection[int], count: int) -> int:
-    """Return the first of so many seeds in a row that are not taken."""
+    """Return the first of `count` consecutive seeds that are not taken."""
     first = 0
     for seed in sorted(taken):
         if seed >= first + count:
@@ -118,18 +119,18 @@ def _first_free(taken: Collection[int], count: int) -> int:
 
 
 def _among(scored: Collection[str], both: Sequence[str]) -> int:
-    """Return from how many pairs these two may have been picked for the look of those that were scored."""
+    """Return the number of pairs from which these two may have been picked by the scores known so far."""
     known = sum(network in scored for network in both)
     return (1, len(scored), math.comb(len(scored), 2))[known]
 
 
 def _is_beside(run: Record, other: Job) -> bool:
-    """Whether a run is scored on the same images as another network."""
+    """Return whether a run is scored on the same images as another job."""
     return (run.job.dataset_digest, run.job.held_out) == (other.dataset_digest, other.held_out)
 
 
 def files() -> list[Path]:
-    """Return the file of every plan there is."""
+    """Return the files of all plans."""
     return sorted((journal.ROOT.absolute() / "plans").glob("*.json"))
 
 
@@ -140,14 +141,14 @@ _NUMBERS = {
     "among": (1, 2**62),
     "earlier": (0, 1_000),
 }
-"""The numbers of a plan, with the least and the most that each can be."""
+"""The numbers of a plan, each with its allowed range."""
 
 
 def read(file: Path) -> dict[str, Any]:
-    """Return a plan as it was written down.
+    """Return a plan as written.
 
     Raises:
-        DataError: its file is damaged.
+        DataError: the file is damaged.
     """
     try:
         plan: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
@@ -157,7 +158,7 @@ def read(file: Path) -> dict[str, Any]:
     except (*DAMAGE, RecursionError) as error:
         raise DataError(
             f"{file} is damaged.",
-            allowed="A plan says which seeds were promised; without it a comparison is none.",
+            allowed="A plan fixes the seeds in advance; without it the comparison is not a planned one.",
             hint="Restore the file, or move it away: a new plan takes new seeds.",
         ) from error
     return plan
@@ -173,11 +174,11 @@ def _keep(plan: dict[str, Any]) -> None:
     os.replace(beside, place)
 
 
-def _begun(journals: Iterable[Journal]) -> Iterator[tuple[str, Record]]:
-    """Yield the network and the record of every run that was ever begun."""
+def _started(journals: Iterable[Journal]) -> Iterator[tuple[str, Record]]:
+    """Yield the identity of the network and the record of every run that was ever started."""
     for each in journals:
         try:
             if (record := each.read()) and type(record.job.seed) is int:
                 yield identity(record.job), record
-        except Exception:  # whatever a damaged line leads to: such a run counts nowhere
+        except Exception:  # a damaged line can raise anything; such a run counts nowhere
             continue

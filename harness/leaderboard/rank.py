@@ -1,9 +1,9 @@
-"""Journals to a ranked table: what may be averaged, what is left out and why, who is better than whom.
+"""Ranks finished runs: groups journals into rows, leaves out the others with a reason, and compares the leaders.
 
-A row is one file with one set of knobs and one recipe; its sample are the finished runs of distinct seeds.
-Rows are ordered by their mean score. What the difference between two of them is worth is another question,
-which `harness.statistics.compare` answers. Means, intervals, certificates and the bounds of class leaders speak of
-this test set; comparisons speak of new images.
+A row is one file with one set of knobs and one recipe; its sample is its finished runs, one for each seed. Rows are
+ordered by mean score. Whether the difference between two rows is significant is a separate question, answered by
+`harness.statistics.compare`. Means, intervals, certificates and the bounds of class leaders are about this test set;
+comparisons are about new images.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from harness.statistics import leader_bound
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A run that does not count, why, and its job where that can be read."""
+    """A run that does not count, the reason, and its job if that can be read."""
 
     run_id: str
     reason: str
@@ -37,11 +37,11 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Leader:
-    """The first row of a class by size.
+    """The best row of a size class.
 
     Attributes:
-        rows: how many ranked rows the class has.
-        bound: of its mean score on this test set, 95 %, allowing for its being the best of them.
+        rows: number of ranked rows in the class.
+        bound: lower 95 % bound of its mean score on this test set, adjusted for being the best of those rows.
     """
 
     row: Row
@@ -51,15 +51,15 @@ class Leader:
 
 @dataclass(frozen=True)
 class Board:
-    """A ranking.
+    """The ranking of one dataset.
 
     Attributes:
-        rows: those with a rank in its order, then the provisional ones, highest mean first; after them those of
-            another number of epochs than their file's.
-        left_out: finished or not, what does not count.
-        pairs: the leaders compared with each other.
-        elsewhere: datasets with runs of their own, which never stand beside these.
-        asked: the pair that was asked for.
+        rows: the ranked ones by rank, then the provisional ones by mean score, then those with another number of
+            epochs than their file declares.
+        left_out: the runs that do not count, finished or not.
+        pairs: the comparisons of the leaders.
+        elsewhere: other datasets with runs; they never share a ranking.
+        asked: the pair that the user asked for, if any.
     """
 
     dataset: str
@@ -70,10 +70,10 @@ class Board:
     asked: Pair | None = None
 
     def find(self, name: str) -> Row:
-        """Return the row of this name, id or rank.
+        """Return the row with this name, id or rank.
 
         Raises:
-            UsageError: there is none, or several of this name.
+            UsageError: there is no such row, or several.
         """
         found = (
             [row for row in self.rows if name in (row.name, row.label)]
@@ -85,20 +85,20 @@ class Board:
             raise UsageError(
                 f"{'No row is' if not found else f'{len(found)} rows are'} called '{name}'.",
                 allowed=f"Legal: {', '.join(map(repr, allowed))}.",
-                hint=did_you_mean(name, allowed) or "Name a row by its rank, or as it is called there.",
+                hint=did_you_mean(name, allowed) or "Name a row by its rank or its name on the board.",
             )
         return found[0]
 
 
 def rank(journals: Iterable[Journal], dataset: str = "auto", studies: Sequence[StudyRecord] = ()) -> Board:
-    """Read journals and rank what is finished.
+    """Read journals and rank the finished runs of one dataset.
 
     Args:
-        dataset: which board; ``auto`` for the benchmark if it has any run, else the only other.
-        studies: whose trials were spent on a row's settings.
+        dataset: its name; ``auto`` for MNIST if it has a run, else the first other one by name.
+        studies: studies whose trials count as spent on a row's settings.
 
     Raises:
-        UsageError: no finished run of `dataset`.
+        UsageError: there is no finished run on `dataset`.
     """
     runs, left_out = _read(journals)
     names = sorted({run.facts.job.dataset for run in runs}, key=lambda name: (name != "mnist", name))
@@ -122,15 +122,15 @@ def _nothing(asked: str, dataset: str, left_out: Sequence[LeftOut]) -> UsageErro
     return UsageError(
         f"There is no finished run{'' if asked == 'auto' else f' on {asked}'} to rank.",
         allowed=f"{len(left_out)} left out.{said}" if left_out else "",
-        hint=f"Train one (python -m harness run FILE --dataset {dataset}), or take some in with --import FILE.",
+        hint=f"Train one (python -m harness run FILE --dataset {dataset}), or import some with --import FILE.",
     )
 
 
 def correct_predictions(journals: Iterable[Journal], jobs: Sequence[Job]) -> np.ndarray:
-    """Return which test images the finished runs of some jobs answer rightly: (jobs, images) bool, in their order.
+    """Return which test images the finished runs of some jobs classify correctly: (jobs, images) bool.
 
     Raises:
-        DataError: a job has no finished run, or its answers cannot be read.
+        DataError: a job has no finished run, or its predictions cannot be read.
     """
     wanted = {(identity(job), job.seed): place for place, job in enumerate(jobs)}
     found: dict[int, Run] = {}
@@ -145,7 +145,7 @@ def correct_predictions(journals: Iterable[Journal], jobs: Sequence[Job]) -> np.
 
 
 def pareto(rows: Sequence[Row]) -> list[Row]:
-    """Return the ranked rows that no other of at most their size scores above, the smallest first."""
+    """Return the Pareto front of size and score among the ranked rows, smallest first."""
     front: list[Row] = []
     for row in sorted((row for row in rows if row.rank), key=lambda row: (row.parameters, -row.mean)):
         if not front or row.mean > front[-1].mean:
@@ -154,7 +154,7 @@ def pareto(rows: Sequence[Row]) -> list[Row]:
 
 
 def leaders_by_size(rows: Sequence[Row]) -> dict[int, Leader]:
-    """Return, for each class by size that has a ranked row, the first, the largest class first."""
+    """Return the best row of each size class that has a ranked row, by size, the largest class first."""
     classes: dict[int, list[Row]] = defaultdict(list)
     for row in rows:
         if row.rank and row.size:
@@ -167,7 +167,7 @@ def leaders_by_size(rows: Sequence[Row]) -> dict[int, Leader]:
 
 
 def wrong_for_all(rows: Sequence[Row]) -> list[int]:
-    """Return the positions of test images that every run of every row answers wrongly."""
+    """Return the positions of the test images that every run of every row gets wrong."""
     right: np.ndarray = np.any([row.correct.any(0) for row in rows], axis=0)
     return [int(position) for position in np.flatnonzero(~right)]
 
@@ -187,17 +187,17 @@ def _job(journal: Journal) -> Job | None:
     try:
         record = journal.read()
         return record.job if record else None
-    except Exception:  # whatever a line leads to that somebody damaged
+    except Exception:  # a damaged line can raise anything
         return None
 
 
 def _precedence(run: Run) -> tuple[bool, int, str]:
-    """Of one seed the first run counts, and a run of one's own before one that came from elsewhere."""
+    """Return a sort key: of one seed the first run counts, and a run of this machine before an imported one."""
     return bool(run.facts.origin), run.facts.start.time, run.facts.run_id
 
 
 def _rows(runs: Sequence[Run], studies: Sequence[StudyRecord]) -> tuple[list[Row], list[LeftOut]]:
-    """Group runs into ranked rows; of several runs of one seed the first counts."""
+    """Group runs into rows and rank them; of several runs of one seed the first counts."""
     groups: dict[str, dict[int, Run]] = defaultdict(dict)
     curves: dict[tuple[Any, ...], Run] = {}
     again = []
@@ -226,16 +226,16 @@ def _row(runs: list[Run], studies: Sequence[StudyRecord]) -> Row:
 
 
 def _labelled(rows: Sequence[Row]) -> list[Row]:
-    """Tell apart what shares a name: changed settings, and files that were edited in between."""
-    plain = Counter(row.label for row in rows if not row.changed)
+    """Add an id to the labels of rows that share a name: changed settings, or files edited in between."""
+    unchanged = Counter(row.label for row in rows if not row.changed)
     return [
-        replace(row, label=f"{row.architecture} {row.id[:4]}") if row.changed or plain[row.label] > 1 else row
+        replace(row, label=f"{row.architecture} {row.id[:4]}") if row.changed or unchanged[row.label] > 1 else row
         for row in rows
     ]
 
 
 def _trials(runs: Sequence[Run], studies: Sequence[StudyRecord]) -> int | None:
-    """Count the trials of all studies in which these settings were found."""
+    """Count the trials of all studies that found these settings; None if an imported run does not say."""
     job = runs[0].facts.job
     settings = {**asdict(job.recipe), **job.knobs}
     here = sum(
@@ -245,9 +245,9 @@ def _trials(runs: Sequence[Run], studies: Sequence[StudyRecord]) -> int | None:
         and study.search["dataset_digest"] == job.dataset_digest
         and any(_is_part(trial.settings, settings) for trial in study.trials)
     )
-    told = [run.facts.origin.trials for run in runs if run.facts.origin]
-    known = [count for count in told if count is not None]
-    return None if not here and len(known) < len(told) else max([here, *known])
+    reported = [run.facts.origin.trials for run in runs if run.facts.origin]
+    known = [count for count in reported if count is not None]
+    return None if not here and len(known) < len(reported) else max([here, *known])
 
 
 def _is_part(settings: Mapping[str, Any], of: Mapping[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""One finished run, and one row of the board: a file with one set of knobs and one recipe."""
+"""A finished run, and a row of the board: a file with one set of knobs and one recipe."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from harness.statistics import FEWEST, LOOKS, Summary, bound_at_look, bound_on_n
 from harness.training import Target, verdict
 
 SIZES = (1_000, 2_000, 5_000, 10_000, 20_000)
-"""The classes by size: at most as many parameters."""
+"""The size classes, by their largest number of parameters."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its journal and what was read there."""
+    """A finished run: its journal and the facts read from it."""
 
     journal: Journal
     facts: FinishedRun
@@ -36,17 +36,17 @@ class Run:
 
     @property
     def result(self) -> RunResult:
-        """What it came to."""
+        """Its result."""
         return self.facts.result
 
     @property
     def losses(self) -> list[float]:
-        """The training loss of each epoch: no two seeds share them."""
+        """The training loss of each epoch; no two seeds share all of them."""
         return [epoch.train_loss for epoch in self.facts.epochs]
 
     @property
     def test(self) -> Outcome:
-        """The final test pass, read each time: the answers of ten thousand runs would not fit into memory.
+        """The final test pass, read at each access: those of ten thousand runs would not fit into memory.
 
         Raises:
             DataError: it cannot be read, or is not consistent with the run.
@@ -55,10 +55,10 @@ class Run:
 
     @cached_property
     def correct(self) -> np.ndarray:
-        """(images,) bool: which test images it answers rightly.
+        """Which test images it classifies correctly: (images,) bool.
 
         Raises:
-            DataError: they cannot be read, or are not consistent with the run.
+            DataError: its predictions cannot be read, or are not consistent with the run.
         """
         test = self.test
         right: np.ndarray = test.answers == test.labels
@@ -70,12 +70,12 @@ class Row:
     """One file with one set of knobs and one recipe.
 
     Attributes:
-        runs: the finished runs that count, one a seed, by seed.
-        changed: knobs and recipe fields that are not the file's own.
-        full_epochs: the file's own number of epochs.
-        label: the architecture, and where that says too little the first digits of the id: ``s6_gap 5f3a``.
-        rank: 1 for the highest mean; equal means share it; None while provisional, or of other epochs than the file's.
-        trials: how many trials of studies came before its settings were found; 0 for the file's own, None if unknown.
+        runs: the finished runs that count, one for each seed, by seed.
+        changed: knobs and recipe fields that differ from the file's own.
+        full_epochs: the number of epochs that the file declares.
+        label: the architecture, with the first digits of the id if that is ambiguous: ``s6_gap 5f3a``.
+        rank: 1 for the highest mean; equal means share a rank; None if provisional or of another number of epochs.
+        trials: number of study trials that were spent on its settings; 0 if none, None if unknown.
     """
 
     runs: tuple[Run, ...]
@@ -87,7 +87,7 @@ class Row:
 
     @property
     def first(self) -> FinishedRun:
-        """The run of its lowest seed; what the row's id stands for is the same in all."""
+        """The run with the lowest seed; all runs of a row agree in what `identity` returns."""
         return self.runs[0].facts
 
     @property
@@ -102,17 +102,17 @@ class Row:
 
     @property
     def id(self) -> str:
-        """Eight hexadecimal digits that stand for what its runs have in common."""
+        """Eight hexadecimal digits, a hash of `identity`."""
         return hashlib.sha256(identity(self.first.job).encode()).hexdigest()[:8]
 
     @property
     def n(self) -> int:
-        """Distinct seeds."""
+        """Number of seeds."""
         return len(self.runs)
 
     @property
     def seeds(self) -> list[int]:
-        """Its seeds, in order."""
+        """Its seeds, ascending."""
         return [run.seed for run in self.runs]
 
     @property
@@ -122,12 +122,12 @@ class Row:
 
     @cached_property
     def score(self) -> Summary:
-        """Mean, spread and interval of the scores, on this test set."""
+        """Mean, standard deviation and interval of the scores, on this test set."""
         return summarise(self.scores)
 
     @property
     def mean(self) -> float:
-        """The mean score, by which it ranks: equal counts of right answers give equal means, whatever n is."""
+        """The mean score, by which it ranks; rounded, so that equal counts give equal means whatever n is."""
         return round(self.score.mean, 12)
 
     @property
@@ -137,20 +137,20 @@ class Row:
 
     @property
     def epochs(self) -> int:
-        """The epochs that its runs train for."""
+        """Number of epochs of its runs."""
         return self.first.job.recipe.epochs
 
     @property
     def is_full(self) -> bool:
-        """Whether that is the file's own number: another row has no rank."""
+        """Whether that is the number that the file declares; other rows have no rank."""
         return self.epochs == self.full_epochs
 
     @cached_property
     def looks(self) -> dict[int, float]:
-        """The bound of the mean on this test set at each look that its seeds allow, by their number.
+        """The bound of the mean on this test set at each look that its seeds allow, by the number of seeds.
 
         Raises:
-            DataError: the answers of a run cannot be read.
+            DataError: the predictions of a run cannot be read.
         """
         if not self.is_benchmark:
             return {}
@@ -158,31 +158,31 @@ class Row:
 
     @property
     def certified_at(self) -> list[int]:
-        """The looks, by their number of seeds, at which the target was held: a certificate is given for one."""
+        """The looks at which the target was met, by the number of seeds; one is enough for a certificate."""
         return [count for count, bound in self.looks.items() if bound >= BUDGET.accuracy]
 
     @property
     def lower_bound(self) -> float | None:
-        """Of the mean score on this test set, one-sided, with 95 % confidence; None for a single seed."""
+        """One-sided lower 95 % bound of the mean score on this test set; None for a single seed."""
         return lower_bound(self.scores)
 
     @cached_property
     def bound_on_new_images(self) -> float | None:
-        """Of the mean accuracy on images like these, one-sided, with 95 % confidence; None for a single seed.
+        """One-sided lower 95 % bound of the mean accuracy on images like these; None for a single seed.
 
         Raises:
-            DataError: the answers of a run cannot be read.
+            DataError: the predictions of a run cannot be read.
         """
         return bound_on_new_images(self.correct)
 
     @property
     def is_benchmark(self) -> bool:
-        """Whether its dataset is the one that the targets speak of."""
+        """Whether the targets apply to its dataset."""
         return self.first.start.is_benchmark
 
     @property
     def best(self) -> float:
-        """The mean over seeds of the best epoch, which was picked on the test set."""
+        """Mean accuracy of each seed's best epoch, which was picked on the test set."""
         return statistics.fmean(run.result.best_accuracy for run in self.runs)
 
     @property
@@ -192,79 +192,79 @@ class Row:
 
     @property
     def gap(self) -> float:
-        """What picking the epoch on the test set would have added."""
+        """How much picking the epoch on the test set would have added to the score."""
         return self.best - self.score.mean
 
     @property
     def epochs_to_target(self) -> list[int]:
-        """The epochs of those seeds that reached the target, in order."""
+        """Number of epochs to the target, of the seeds that reached it, ascending."""
         found = (run.result.epochs_to_target for run in self.runs)
         return sorted(epochs for epochs in found if epochs is not None)
 
     @property
     def seconds(self) -> float:
-        """Mean time of a run, from the first step to the score."""
+        """Mean seconds of a run, from the first step to the score."""
         return statistics.fmean(run.result.seconds for run in self.runs)
 
     @property
     def devices(self) -> list[str]:
-        """What it was trained on."""
+        """The devices that its runs were trained on."""
         return sorted({run.facts.start.device for run in self.runs})
 
     @property
     def imported(self) -> int:
-        """How many of its runs came from another machine."""
+        """Number of imported runs."""
         return sum(bool(run.facts.origin) for run in self.runs)
 
     @property
     def parameters(self) -> int:
-        """Stored numbers of the network."""
+        """Number of stored numbers of the network."""
         return self.first.start.parameters
 
     @property
     def multiply_adds(self) -> int:
-        """Multiply-adds of one image."""
+        """Multiply-adds for one image."""
         return self.first.start.model.multiply_adds
 
     @property
     def uses(self) -> Mapping[str, bool]:
-        """The parts the assignment asks about: batch norm, dropout, ..."""
+        """Which parts the network uses of those the assignment asks about: batch norm, dropout, ..."""
         return self.first.start.model.uses
 
     @property
     def size(self) -> int | None:
-        """The smallest of `SIZES` it fits into; None if it fits into none."""
+        """The smallest of `SIZES` that it fits into, or None."""
         return next((size for size in SIZES if self.parameters <= size), None)
 
     @property
     def targets(self) -> list[Target]:
-        """The mean score held against the challenge's targets."""
+        """The challenge's targets, compared with the mean score."""
         return verdict(self.parameters, self.epochs, self.score.mean, BUDGET, self.is_benchmark)
 
     @property
     def commands(self) -> list[str]:
-        """What to type to get these runs again."""
+        """The commands that train these runs again."""
         command = run_command(self.first.job.path, self.first.job.dataset, self.changed)
         return [f"{command} --seed {first} --seeds {count}" for first, count in _stretches(self.seeds)]
 
     @property
     def correct(self) -> np.ndarray:
-        """(seeds, images) bool: which test images each seed answers rightly.
+        """Which test images each seed classifies correctly: (seeds, images) bool.
 
         Raises:
-            DataError: those of a run cannot be read.
+            DataError: the predictions of a run cannot be read.
         """
         return np.stack([run.correct for run in self.runs])
 
 
 def identity(job: Job) -> str:
-    """Return what runs that may be averaged have in common."""
+    """Return a text that is equal for runs that may be averaged: file, knobs, recipe, dataset and protocol."""
     recipe = [getattr(job.recipe, name) for name in RECIPE_FIELDS]
     return json.dumps([job.sha256, dict(job.knobs), recipe, job.dataset_digest, job.protocol], sort_keys=True)
 
 
 def _stretches(seeds: Sequence[int]) -> list[tuple[int, int]]:
-    """Return (first, count) of each unbroken stretch of ascending numbers."""
+    """Return (first, count) of each stretch of consecutive numbers."""
     found: list[tuple[int, int]] = []
     for seed in seeds:
         if found and seed == sum(found[-1]):

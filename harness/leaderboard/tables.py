@@ -1,4 +1,4 @@
-"""A board as people read it: tables for the terminal and for Markdown, CSV, JSON, and one self-contained page."""
+"""The board as tables of text, which the terminal, Markdown and the HTML page print."""
 
 from __future__ import annotations
 
@@ -24,7 +24,14 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Column(Generic[Item]):
-    """One fact about a row: its key in CSV and JSON, its heading, its value and how that is written."""
+    """One column of a table.
+
+    Attributes:
+        key: its name in CSV and JSON.
+        heading: its name in tables.
+        value: returns a row's value.
+        text: returns that value as printed.
+    """
 
     key: str
     heading: str
@@ -35,7 +42,13 @@ class Column(Generic[Item]):
 
 @dataclass(frozen=True)
 class Table:
-    """A titled table as text, with what each cell sorts by; `right` are the headings of numbers."""
+    """A table as text.
+
+    Attributes:
+        note: what the numbers mean; may be empty.
+        sort: the sort key of each cell.
+        right: headings of the columns that hold numbers and are right-aligned.
+    """
 
     title: str
     note: str
@@ -46,20 +59,16 @@ class Table:
 
 
 def percent(value: float | None, digits: int = 3) -> str:
-    """Return a fraction of 1 in percent; nothing for None."""
+    """Return a fraction of 1 in percent, or an empty text for None."""
     return "" if value is None else f"{100 * value:.{digits}f}"
 
 
 def interval_text(row: Row) -> str:
-    """Return a row's interval of the mean in percent, or why there is none."""
+    """Return the interval of a row's mean in percent, or why it has none."""
     low, high = row.score.low, row.score.high
     if low is None or high is None:
         return "" if row.n == 1 else "equal scores"
     return f"{100 * max(low, 0):.2f} to {100 * min(high, 1):.2f}"
-
-
-def _between_ends(row: Row) -> str:
-    return "provisional" if row.is_provisional else interval_text(row)
 
 
 def _targets(row: Row) -> str:
@@ -107,7 +116,7 @@ def _rank(row: Row) -> str:
 
 
 def _certified(row: Row) -> str:
-    """Say at which looks the target was held, and at which not, with the bound there."""
+    """Return at which looks the target was met, and at which not, with the bound there."""
     held = " and ".join(map(str, row.certified_at))
     missed = [
         f"not at {count} ({percent(bound)})" for count, bound in row.looks.items() if count not in row.certified_at
@@ -132,7 +141,7 @@ _CLASS: Column[Row] = Column(
 )
 
 THIS_SET, NEW_IMAGES = "this test set", "new images"
-"""What a number speaks of."""
+"""What a number is about."""
 
 RANKING: tuple[Column[Row], ...] = (
     Column("rank", "rank", lambda row: row.rank, _rank, is_number=False),
@@ -180,7 +189,7 @@ PARTS: tuple[Column[Row], ...] = (
 
 
 def _of_leader(column: Column[Row]) -> Column[Leader]:
-    """Return a column about a leader's row."""
+    """Return a column that shows a fact of a leader's row."""
     return Column(
         column.key,
         column.heading,
@@ -199,7 +208,7 @@ CLASSES: tuple[Column[Leader], ...] = (
 
 
 def tables(board: Board) -> list[Table]:
-    """Return the board as tables: the ranking, who is better, what was picked and spent, what each is made of."""
+    """Return the tables of the board: ranking, comparisons, best epochs and costs, parts, and size classes."""
     found = [make_table("Ranking", _ranking_note(board), RANKING, board.rows)]
     if board.asked:
         found.append(asked_table(board, board.asked))
@@ -226,7 +235,7 @@ def tables(board: Board) -> list[Table]:
 
 
 def asked_table(board: Board, pair: Pair) -> Table:
-    """Return the pair that was asked for as a table, with the way to a p-value of its own."""
+    """Return the comparison of the requested pair, with a note on how to plan one instead."""
     pairs = "the one pair" if pair.among == 1 else f"all {pair.among:,} pairs"
     note = (
         f"{_COMPARED} The p-value and the verdict allow for {pairs} of ranked rows that could have been asked for."
@@ -239,7 +248,7 @@ def asked_table(board: Board, pair: Pair) -> Table:
 
 
 def _unasked(board: Board, asked: Pair) -> str:
-    """Say what the board's own table has of a pair, which it compares whatever is asked."""
+    """Return a sentence on the same pair in the leaders' table, if it is there with another adjustment."""
     both = {asked.a.id, asked.b.id}
     found = next((pair for pair in board.pairs if {pair.a.id, pair.b.id} == both), None)
     if found is None or found.among == asked.among:
@@ -251,7 +260,7 @@ def _unasked(board: Board, asked: Pair) -> str:
 
 
 def leaders_table(pairs: Sequence[Pair]) -> Table:
-    """Return the comparisons of the leaders as a table, a row a pair."""
+    """Return the comparisons of the leaders, one pair a row."""
     note = (
         f"{_COMPARED} The p-values, the verdicts, and about how many seeds each would settle it, allow for "
         f"{len(pairs)} pair{'' if len(pairs) == 1 else 's'} being compared: those of the first {LEADERS} ranked rows. "
@@ -330,7 +339,7 @@ def make_table(title: str, note: str, columns: Sequence[Column[Item]], rows: Seq
 
 
 def _sort_key(value: Any) -> Any:
-    """Return what a cell sorts by: itself, or the first of several."""
+    """Return the sort key of a cell: the first value of a list, the number of true values of a dict, else itself."""
     if isinstance(value, list):
         return value[0] if value else None
     if isinstance(value, dict):
@@ -339,7 +348,7 @@ def _sort_key(value: Any) -> Any:
 
 
 def left_out(board: Board) -> Iterator[str]:
-    """Yield a line for each reason why runs do not count, with the first few of them."""
+    """Yield a line for each reason why runs do not count, with the first three of its runs."""
     reasons = Counter(entry.reason for entry in board.left_out)
     for reason, count in reasons.most_common():
         named = [entry.run_id for entry in board.left_out if entry.reason == reason]

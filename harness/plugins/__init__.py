@@ -1,4 +1,9 @@
-"""Plug-ins: from a path to an `Architecture` or a `Study`, by the rules of the two contracts."""
+"""Plug-ins: load an architecture or a study from a path, and check it against its contract.
+
+A plug-in is one self-contained Python file; its path and text identify it. `architecture` and `study` hold the two
+contracts, `source` reads and executes a file, `sandbox` attributes errors and side effects to it, and `settings`
+applies and prints knobs and recipe fields.
+"""
 
 from harness.plugins.architecture import build_network, declaration, from_source, load
 from harness.plugins.sandbox import in_one_process

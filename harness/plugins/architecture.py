@@ -1,10 +1,8 @@
-"""From a path to an `Architecture` or a `Study`: every rule of the two plug-in contracts.
+"""The architecture contract: load an `Architecture` from a path or a text.
 
-An architecture in short: one self-contained Python file with a docstring, an optional ``RECIPE`` dict of
-`Recipe` overrides, and ``build(*, knob=default, ...) -> nn.Module``. The signature is the declaration
-of the knobs. A study: likewise one file, with ``ARCHITECTURE``, the path of what it searches,
-``suggest(trial) -> dict`` of settings, and optionally ``SAMPLER`` and ``PRUNER``. A plug-in is Python that
-runs on this machine: nothing here isolates a hostile file.
+An architecture is one self-contained Python file with a docstring, an optional ``RECIPE`` dict of `Recipe`
+overrides, and ``build(*, knob=default, ...) -> nn.Module``, whose signature declares the knobs. The file runs as
+ordinary Python on this machine: the harness does not protect against a malicious file.
 """
 
 from __future__ import annotations
@@ -27,21 +25,22 @@ from harness.plugins.source import load_module, read_source, summary_of
 from harness.spec import RECIPE_FIELDS, Architecture, Knob, Recipe
 
 RESERVED = ("seed", "device", "parameters", "dataset")
-"""Names the harness records beside every knob; a knob of that name would be ambiguous."""
+"""Names that the harness records beside the knobs; a knob may not have one of them."""
 
 
 def load(path: str | Path) -> Architecture:
     """Read the architecture at `path` and check it against the contract.
 
     Raises:
-        UsageError: there is no such file.
+        UsageError: there is no such file, or it cannot be read.
         ContractError: the file breaks the contract.
+        OutOfMemory: there is not enough memory to execute it.
     """
     return from_source(read_source(path, "an architecture, such as architectures/s6_gap.py"), str(path))
 
 
 def from_source(source: str, path: str) -> Architecture:
-    """Check the architecture's text `source`, as `load` does; `path` is used for its name and in messages."""
+    """Load an architecture from its text, as `load` does; `path` gives its name and is used in messages."""
     module, summary = load_module(source, path, ("RECIPE", "build"))
     build = getattr(module, "build", None)
     if not callable(build):
@@ -49,7 +48,7 @@ def from_source(source: str, path: str) -> Architecture:
             "build",
             f"{path} defines no function build.",
             allowed="def build(*, width: int = 16) -> nn.Module: returns the network.",
-            hint="`python -m harness new NAME` writes a file that keeps the contract.",
+            hint="`python -m harness new NAME` writes a file that fulfils the contract.",
         )
     knobs = _knobs(build, path)
     return Architecture(
@@ -66,7 +65,7 @@ def from_source(source: str, path: str) -> Architecture:
 
 @dataclass(frozen=True)
 class Declaration:
-    """What an architecture's text says of itself: the docstring's first line, its knobs' defaults, its recipe."""
+    """What the text of an architecture declares: first line of the docstring, defaults of the knobs, and recipe."""
 
     summary: str
     knobs: Mapping[str, Knob]
@@ -74,7 +73,7 @@ class Declaration:
 
 
 def declaration(source: str) -> Declaration:
-    """Read what an architecture declares, without running it; what is not written as a plain value is left out."""
+    """Read the declaration of an architecture without executing it; values that are not literals are left out."""
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -97,10 +96,11 @@ def build_network(architecture: Architecture, knobs: Mapping[str, Knob]) -> nn.M
     """Call `build` and return its network.
 
     Raises:
-        ContractError: `build` raised, or returned something that is not an ``nn.Module`` on the CPU.
+        ContractError: `build` raised, or did not return an ``nn.Module`` on the CPU.
+        OutOfMemory: there is not enough memory.
     """
     given = ", ".join(f"{name}={value}" for name, value in knobs.items())
-    hint = f"Mend build, or the knobs it was given: {given}." if given else "Mend build."
+    hint = f"Fix build, or the knobs it was given: {given}." if given else "Fix build."
     with running_plugin(architecture.path, "build-raises", "build raised", hint):
         network = architecture.build(**knobs)
     if not isinstance(network, nn.Module):
@@ -162,7 +162,7 @@ def _recipe(overrides: object, knobs: Mapping[str, Knob], path: str) -> Recipe:
                 f"RECIPE has no field {name!r}.",
                 where=path,
                 allowed=f"Legal: {', '.join(RECIPE_FIELDS)}.",
-                hint=did_you_mean(str(name), RECIPE_FIELDS) or f"Take {name!r} out of RECIPE.",
+                hint=did_you_mean(str(name), RECIPE_FIELDS) or f"Remove {name!r} from RECIPE.",
             )
     try:
         return Recipe(**overrides)
@@ -172,5 +172,5 @@ def _recipe(overrides: object, knobs: Mapping[str, Knob], path: str) -> Recipe:
             f"RECIPE: {error.message}",
             where=path,
             allowed=error.allowed,
-            hint=error.hint or "Mend that value of RECIPE.",
+            hint=error.hint or "Fix that value of RECIPE.",
         ) from None

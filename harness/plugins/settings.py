@@ -1,4 +1,4 @@
-"""Settings by name: applied over a plug-in's own, and written as a person reads or types them."""
+"""Settings by name: apply them over a plug-in's defaults, and print them for tables and the command line."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from harness.spec import RECIPE_FIELDS, Architecture, Knob, Recipe
 
 
 def apply_settings(architecture: Architecture, settings: Mapping[str, Knob]) -> tuple[dict[str, Knob], Recipe]:
-    """Apply `settings` (knobs and recipe fields by name) over the plug-in's own.
+    """Apply `settings` (knobs and recipe fields by name) over the plug-in's defaults.
 
     Returns:
         All knobs of `build`, and the recipe.
 
     Raises:
-        UsageError: an unknown name, or a value that is not legal for it.
+        UsageError: a name is unknown, or a value is not legal for it.
     """
     allowed = [*architecture.knobs, *RECIPE_FIELDS]
     for name in settings:
@@ -61,26 +61,26 @@ def changed_settings(
 
 
 def run_command(path: str, dataset: str, settings: Mapping[str, Knob]) -> str:
-    """Return the command that trains the file at `path` with these settings; seeds are to be added."""
+    """Return the command that trains the file at `path` with these settings, without options for seeds."""
     options = "".join(f" --set {name}={value_text(value)}" for name, value in settings.items())
     return f"python -m harness run {shlex.quote(path)} --dataset {dataset}{options}"
 
 
 def settings_text(settings: Mapping[str, Knob]) -> str:
-    """Return settings for a table: ``lr=0.1 width=12``."""
+    """Return settings as one text for a table, such as ``lr=0.1 width=12``."""
     return " ".join(settings_texts(settings))
 
 
 def settings_texts(settings: Mapping[str, Knob]) -> list[str]:
-    """Return settings for a table: ``lr=0.1``, ``width=12``."""
+    """Return one text per setting for a table, such as ``lr=0.1`` and ``width=12``."""
     return [f"{name}={short_value(value)}" for name, value in settings.items()]
 
 
 def value_text(value: Knob) -> str:
-    """Return a setting as the command line takes it."""
+    """Return a value as it is typed on the command line."""
     return str(value).lower() if isinstance(value, bool) else shlex.quote(str(value))
 
 
 def short_value(value: Knob) -> str:
-    """Return a value in at most about thirty characters."""
+    """Return a value in at most about 30 characters."""
     return f"{value:.4g}" if isinstance(value, float) else reprlib.repr(value).strip("'")

@@ -1,4 +1,4 @@
-"""A plug-in's text: read, parsed and executed as a module of its own."""
+"""Read a plug-in's text, parse it and execute it as a module."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from harness.plugins.sandbox import running_plugin
 
 
 def read_source(path: str | Path, what: str) -> str:
-    """Return the text of the file at `path`, which is to be `what`.
+    """Return the text of the file at `path`; `what` says what kind of file is expected, for messages.
 
     Raises:
         UsageError: there is no such file, or it cannot be read.
@@ -47,7 +47,19 @@ def read_source(path: str | Path, what: str) -> str:
 
 
 def load_module(source: str, path: str, official: tuple[str, ...]) -> tuple[ModuleType, str]:
-    """Execute a plug-in whose `official` names the harness reads; return it and its docstring's first line."""
+    """Execute the text of a plug-in.
+
+    Args:
+        source: the text.
+        path: file name for messages.
+        official: the global names that the harness reads.
+
+    Returns:
+        The module, and the first line of its docstring.
+
+    Raises:
+        ContractError: the text is not Python, raises, imports a local file, has no docstring or a misspelt name.
+    """
     tree = _parse(source, path)
     _refuse_local_imports(tree, path)
     module = _execute(source, path)
@@ -58,7 +70,7 @@ def load_module(source: str, path: str, official: tuple[str, ...]) -> tuple[Modu
             "docstring",
             f"{path} has no docstring.",
             where=path,
-            hint='Begin the file with one line that says what it is: """..."""',
+            hint='Start the file with one line that describes it: """..."""',
         )
     return module, summary
 
@@ -77,7 +89,7 @@ def _parse(source: str, path: str) -> ast.Module:
             "not-python",
             f"{path} is not Python: {getattr(error, 'msg', error)}.",
             where=f"{path}:{line}" if line else "",
-            hint="Mend the syntax; `python -m harness new NAME` writes a working file.",
+            hint="Fix the syntax; `python -m harness new NAME` writes a working file.",
         ) from None
 
 
@@ -85,17 +97,17 @@ def _execute(source: str, path: str) -> ModuleType:
     name = f"harness_plugin_{hashlib.sha256(source.encode()).hexdigest()[:12]}"
     module = ModuleType(name)
     module.__file__ = path
-    # Tracebacks and torch.export quote the plug-in's lines from here, also when only its text was shipped.
+    # Tracebacks and torch.export read the plug-in's lines from here, also on a worker that has only its text.
     linecache.cache[path] = (len(source), None, source.splitlines(keepends=True), path)
     sys.modules[name] = module
-    hint = "Mend that line; a plug-in may import only what is installed here."
+    hint = "Fix that line; a plug-in may import only what is installed here."
     with running_plugin(path, "import-raises", f"{path} cannot be loaded:", hint):
         exec(compile(source, path, "exec"), module.__dict__)
     return module
 
 
 def _refuse_local_imports(tree: ast.Module, path: str) -> None:
-    """The file's text is its identity: what it takes from a file beside it could change unseen."""
+    """Refuse imports of local files: the text identifies the plug-in, and another file could change unnoticed."""
     for node in ast.walk(tree):
         modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -112,13 +124,13 @@ def _refuse_local_imports(tree: ast.Module, path: str) -> None:
 
 
 def _is_installed(package: str) -> bool:
-    """Whether a top-level package is Python's own, installed, or not there at all; the harness is no library."""
+    """Whether a top-level package is Python's own, installed, or missing; False for this package itself."""
     try:
         spec = importlib.util.find_spec(package)
     except ValueError:  # __main__
         return False
     if spec is None or package == "harness":
-        return spec is None  # the import itself says best that there is no such module
+        return spec is None  # for a missing module the import raises the better message
     places = [*(spec.submodule_search_locations or ()), *([spec.origin] if spec.has_location else ())]
     return all(any(Path(place).resolve().is_relative_to(root) for root in _INSTALLED) for place in places)
 
@@ -131,11 +143,11 @@ _INSTALLED = {
         site.getusersitepackages(),
     )
 }
-"""Where Python's own modules and pip's packages lie."""
+"""Folders of Python's own modules and of packages installed by pip."""
 
 
 def _top_level_names(parent: ast.AST) -> Iterator[tuple[str, int]]:
-    """Yield every name that the module itself is given, by whatever statement, with its line."""
+    """Yield each name that is assigned, defined or imported at the top level of a module, with its line."""
     for node in ast.iter_child_nodes(parent):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             yield node.name, node.lineno
@@ -148,7 +160,7 @@ def _top_level_names(parent: ast.AST) -> Iterator[tuple[str, int]]:
 
 
 def _refuse_near_misses(tree: ast.Module, module: ModuleType, path: str, official: tuple[str, ...]) -> None:
-    """A misspelt RECPIE would be ignored in silence: refuse it instead."""
+    """Refuse a misspelt name such as RECPIE, which would otherwise be ignored."""
     names = dict(_top_level_names(tree))
     for name, line in names.items():
         for meant in official:
@@ -158,9 +170,7 @@ def _refuse_near_misses(tree: ast.Module, module: ModuleType, path: str, officia
                     "near-miss",
                     f"'{name}' looks like a misspelt {meant} and would be ignored.",
                     where=f"{path}:{line}",
-                    hint=f"Rename it to {meant}, or to something less alike.",
+                    hint=f"Rename it to {meant}, or choose a less similar name.",
                 )
         if name in official and not hasattr(module, name):
-            raise ContractError(
-                "no-value", f"{name} is named and given no value.", where=f"{path}:{line}", hint="Give it one."
-            )
+            raise ContractError("no-value", f"{name} has no value.", where=f"{path}:{line}", hint="Assign one.")

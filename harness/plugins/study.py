@@ -1,4 +1,8 @@
-"""The study contract: which settings of one architecture to try."""
+"""The study contract: load a `Study`, the search space of one architecture, from a path.
+
+A study is one self-contained Python file with a docstring, ``ARCHITECTURE`` (the path of the architecture),
+``suggest(trial) -> dict`` of settings by name, and optionally ``SAMPLER`` and ``PRUNER``.
+"""
 
 from __future__ import annotations
 
@@ -20,18 +24,18 @@ from harness.spec import Architecture, Knob, Study
 _LONGEST_TEXT = 200
 
 SAMPLERS = ("tpe", "random")
-"""Who proposes a study's settings; the first is the default."""
+"""Samplers that propose settings; the first is the default."""
 
 PRUNERS = ("median", "none")
-"""Who stops a study's hopeless trials early; the first is the default."""
+"""Pruners that stop unpromising trials early; the first is the default."""
 
 
 def load_study(path: str | Path) -> Study:
-    """Read the study at `path`, and the architecture it names, and check both against their contracts.
+    """Read the study at `path` and the architecture it names, and check both against their contracts.
 
     Raises:
-        UsageError: there is no such file.
-        ContractError: a file breaks its contract.
+        UsageError: there is no such file, or it cannot be read.
+        ContractError: one of the files breaks its contract.
     """
     source, path = read_source(path, "a study, such as studies/s6_gap.py"), str(path)
     module, summary = load_module(source, path, ("ARCHITECTURE", "SAMPLER", "PRUNER", "suggest"))
@@ -58,12 +62,12 @@ def load_study(path: str | Path) -> Study:
 
 
 def suggest(study: Study, trial: Any) -> dict[str, Knob]:
-    """Ask the study for the settings of an Optuna trial; `apply_settings` checks them.
+    """Return the settings that the study suggests for an Optuna trial; `apply_settings` checks their values.
 
     Raises:
-        ContractError: its `suggest` raised, or returned something that is not a dict.
+        ContractError: `suggest` raised, or did not return a dict of settings by name.
     """
-    with running_plugin(study.path, "suggest-raises", "suggest raised", "Mend that line."):
+    with running_plugin(study.path, "suggest-raises", "suggest raised", "Fix that line."):
         settings = study.suggest(trial)
     if not isinstance(settings, dict):
         raise ContractError(
@@ -77,16 +81,16 @@ def suggest(study: Study, trial: Any) -> dict[str, Knob]:
         if not isinstance(name, str) or not _is_scalar(value):
             raise ContractError(
                 "suggest",
-                f"suggest returned what is no setting: {type(value).__name__} under {reprlib.repr(name)}.",
+                f"suggest returned an illegal setting: {type(value).__name__} for {reprlib.repr(name)}.",
                 where=study.path,
-                allowed="Legal: a name, and a number below 2**63, a short text, True or False.",
-                hint="Leave a setting out where a trial has none.",
+                allowed="Legal: a name with a number below 2**63, a short text, True or False.",
+                hint="Leave out a setting that a trial does not have.",
             )
     return settings
 
 
 def _is_scalar(value: object) -> bool:
-    """Whether a value can be a setting at all: printed, typed on the command line, and stored by anybody."""
+    """Whether a value can be a setting: it can be printed, typed on the command line, and stored in JSON and SQL."""
     if isinstance(value, str):
         return value.isprintable() and len(value) <= _LONGEST_TEXT
     return isinstance(value, (bool, float)) or (isinstance(value, int) and abs(value) < 2**63)
@@ -108,7 +112,7 @@ def _searched(path: object, study: str) -> Architecture:
             f"ARCHITECTURE: {error.message}",
             where=study,
             allowed="Legal: the path of an architecture, from the folder the command is run in.",
-            hint=error.hint or "Mend that path.",
+            hint=error.hint or "Fix that path.",
         ) from None
 
 

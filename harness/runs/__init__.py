@@ -1,4 +1,4 @@
-"""Runs: a job trained, recorded and resumed."""
+"""Runs: trains, records and resumes jobs."""
 
 from harness.runs.build import build, inspect
 from harness.runs.device import choose_device, device_name, gpu_without_code
@@ -6,7 +6,7 @@ from harness.runs.interleave import interleave
 from harness.runs.job import jobs, new_group, refuse_single_image
 from harness.runs.profile import Profile, profiled
 from harness.runs.record import record
-from harness.runs.resume import ExistingRuns, find_existing_runs, load_interrupted
+from harness.runs.resume import find_existing_runs, load_interrupted, plan_training
 from harness.runs.score import recheck_predictions, result_of, scored_epoch
 from harness.runs.shared_audits import expect, leave, leave_nothing
 from harness.runs.train import Event, Progress, Started, choose_mode, prepare_training, telling_breakdowns, train
@@ -14,7 +14,6 @@ from harness.runs.trial import TrialRequest, train_trials
 
 __all__ = [
     "Event",
-    "ExistingRuns",
     "Profile",
     "Progress",
     "Started",
@@ -33,6 +32,7 @@ __all__ = [
     "leave_nothing",
     "load_interrupted",
     "new_group",
+    "plan_training",
     "prepare_training",
     "profiled",
     "recheck_predictions",

@@ -1,4 +1,4 @@
-"""The device that trains, and what a person calls it."""
+"""The device that trains, and its display name."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from harness.errors import UsageError
 
 
 def choose_device(name: str) -> str:
-    """Resolve ``auto`` to ``cuda`` where there is a GPU that this torch has code for, else ``cpu``.
+    """Resolve ``auto`` to ``cuda`` if there is a GPU that this torch supports, else to ``cpu``.
 
     Raises:
-        UsageError: ``cuda`` was asked for and there is none.
+        UsageError: ``cuda`` was requested and cannot be used.
     """
     if name == "cpu" or (name == "auto" and (not torch.cuda.is_available() or gpu_without_code())):
         return "cpu"
@@ -30,7 +30,7 @@ def choose_device(name: str) -> str:
 
 
 def gpu_without_code() -> str:
-    """Say which GPU is here that this torch has no code for; empty where there is none such."""
+    """Return a message if the GPU of this machine is not supported by this torch, else an empty text."""
     if not torch.cuda.is_available() or _has_code_for(torch.cuda.get_device_capability(), torch.cuda.get_arch_list()):
         return ""
     major, minor = torch.cuda.get_device_capability()
@@ -38,10 +38,10 @@ def gpu_without_code() -> str:
 
 
 def _has_code_for(capability: tuple[int, int], built_for: Sequence[str]) -> bool:
-    """Whether a GPU runs what torch was built for: code of its own generation up to its own version, or older PTX."""
+    """Return whether a GPU runs code that torch was built for: of its generation up to its version, or older PTX."""
     for name in built_for:
         kind, _, number = name.partition("_")
-        if kind in ("sm", "compute"):  # of AMD's it is none
+        if kind in ("sm", "compute"):  # AMD's names start differently
             number = number.rstrip("af")
             built = (int(number[:-1]), int(number[-1]))
             if built <= capability and (kind == "compute" or built[0] == capability[0]):
@@ -50,7 +50,7 @@ def _has_code_for(capability: tuple[int, int], built_for: Sequence[str]) -> bool
 
 
 def device_name(device: torch.device) -> str:
-    """Return what a person calls the device, such as ``NVIDIA H200`` or ``AMD EPYC, 2 threads``."""
+    """Return the display name of a device, such as ``NVIDIA H200`` or ``AMD EPYC, 2 threads``."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:

@@ -1,4 +1,4 @@
-"""What the bits of a run depend on beside its job: machine, threads and versions."""
+"""What the bits of a run depend on besides its job: machine, threads and versions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from harness import __version__
 
 
 def describe_environment(device: str) -> dict[str, Any]:
-    """Return device, threads, machine and versions as a journal records them."""
+    """Return device, threads, machine and versions, as recorded in journals."""
     return {
         "device": device,
         "threads": torch.get_num_threads(),
@@ -27,12 +27,12 @@ def describe_environment(device: str) -> dict[str, Any]:
 
 
 def describe_process() -> dict[str, Any]:
-    """Return who writes the journal, which is not always who trains."""
+    """Return host and process id of this process, which writes the journal; a worker may do the training."""
     return {"host": socket.gethostname(), "pid": os.getpid()}
 
 
 def _git_commit() -> str:
-    """Return the checkout's commit, with ``+`` if files differ from it; empty outside a checkout."""
+    """Return the commit of the checkout, with ``+`` if files differ from it; empty outside a checkout."""
     command = ["git", "describe", "--always", "--abbrev=40", "--dirty=+"]
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()

@@ -1,4 +1,4 @@
-"""Several runs on one device, in turns."""
+"""Interleaves several runs on one device."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ Item = TypeVar("Item")
 
 
 def interleave(runs: Sequence[Iterator[Item | None]], at_once: int, device: str) -> Generator[tuple[int, Item]]:
-    """Let `at_once` runs take turns, the next one beginning when one ends; hand on what each yields, with its place.
+    """Let `at_once` runs take turns and yield what each yields, with its index; a new run starts when one ends.
 
-    A turn ends where a run yields None: its work is queued, and on a GPU it goes on while others have their
-    turns, as each run has a stream of its own.
+    A run ends its turn by yielding None: its work is queued. On a GPU each run has a stream of its own, so that work
+    continues during the turns of other runs.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
 
     Raises:
-        Exception: the first that a run raised, when those that had begun by then are done; no other begins.
+        Exception: the first error of a run, once all runs that had started by then are done; no further run starts.
     """
     waiting, working = deque(enumerate(runs)), deque[tuple[int, Iterator[Item | None], _Context]]()
     broken: Exception | None = None

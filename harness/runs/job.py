@@ -1,9 +1,9 @@
-"""Jobs: one training each, as plain data."""
+"""Jobs: one training each, as data that can be sent to another process."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from harness import data
@@ -16,12 +16,17 @@ def jobs(
     knobs: Mapping[str, Knob],
     recipe: Recipe,
     dataset: data.Dataset,
-    seeds: range,
+    seeds: Sequence[int],
     device: str,
     held_out: HeldOut = "test",
     plain: bool = False,
 ) -> list[Job]:
-    """Make one job a seed."""
+    """Return one job for each seed.
+
+    Args:
+        held_out: the images to score on: the test set, or validation images that are held out of the training set.
+        plain: compute in the reference mode: float32, one operator at a time.
+    """
     first = Job(
         name=architecture.name,
         path=architecture.path,
@@ -46,10 +51,17 @@ def new_group(size: int) -> Group | None:
 
 
 def refuse_single_image(count: int, recipe: Recipe) -> None:
-    """Batch norm has no variance over one image: it would turn every weight into a not-a-number."""
+    """Refuse a recipe that leaves a batch of one image, whose variance is undefined in batch norm.
+
+    Args:
+        count: number of training images.
+
+    Raises:
+        UsageError: a batch would hold one image.
+    """
     if count % recipe.batch_size == 1 or recipe.batch_size == 1:
         raise UsageError(
             f"batch_size {recipe.batch_size} leaves a batch of one image ({count:,} are trained on).",
-            allowed="Every batch holds two images or more.",
+            allowed="Every batch needs at least two images.",
             hint=f"Use batch_size {recipe.batch_size + 1}.",
         )

@@ -1,4 +1,4 @@
-"""Where the time of training goes: one epoch of a recorded run, operator by operator."""
+"""Profiles one epoch of a recorded run, operator by operator."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from harness.journal import PROFILE, journal_folder
 from harness.runs.train import Event, Started
 
 MOST = 12
-"""Operators worth a line."""
+"""Most operators that a profile lists."""
 
 
 @dataclass(frozen=True)
 class Operator:
-    """What an epoch spent in one operator itself: seconds on the device that computes, and calls."""
+    """The cost of one operator in an epoch: seconds on the computing device, without nested operators, and calls."""
 
     name: str
     seconds: float
@@ -29,13 +29,13 @@ class Operator:
 
 @dataclass(frozen=True)
 class Profile:
-    """Where the time of an epoch went.
+    """The profile of an epoch.
 
     Attributes:
-        epoch: its number.
-        seconds: in all operators.
-        operators: those that took longest, the longest first.
-        trace: the file that holds all of it, for Perfetto or ``chrome://tracing``.
+        epoch: the number of the epoch.
+        seconds: total over all operators.
+        operators: the most expensive ones, in descending order.
+        trace: file of the whole trace, for Perfetto or ``chrome://tracing``.
     """
 
     epoch: int
@@ -45,9 +45,13 @@ class Profile:
 
 
 def profiled(events: Generator[Event | None], epochs: int) -> Generator[Event | Profile | None]:
-    """Hand on a recorded job's events; the second epoch (of one, the first) is profiled and followed by its `Profile`.
+    """Yield the events of a recorded job, and after the second epoch its `Profile`; of a single epoch, that one's.
 
-    The whole trace is kept beside the journal. The scoring after the epoch is in it.
+    The whole trace is written beside the journal. The profile includes the scoring after the epoch.
+
+    Args:
+        events: of a recorded job.
+        epochs: number of epochs of the job.
     """
     chosen = min(2, epochs)
     os.environ["KINETO_LOG_LEVEL"] = "99"  # it reports a missing GPU as an error
@@ -64,7 +68,7 @@ def profiled(events: Generator[Event | None], epochs: int) -> Generator[Event | 
             before = 0 if isinstance(event, Started) else event.number if isinstance(event, Epoch) else None
             if before == chosen - 1:
                 profiler.start()
-                running.callback(profiler.stop)  # also where the epoch is never finished
+                running.callback(profiler.stop)  # also if the epoch is never finished
             yield event
             if profile:
                 yield profile

@@ -1,4 +1,4 @@
-"""A job trained and written to its journal, event by event."""
+"""Trains a job and writes each event to its journal."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from harness.tracking import Tracker
 from harness.training import softmax
 
 Trainer = Callable[[Job], Iterator[Event | None]]
-"""Trains a job somewhere, from the start, and yields what `train` would."""
+"""Trains a job from the start, for instance on a cluster, and yields what `train` would."""
 
 
 def record(
@@ -32,31 +32,32 @@ def record(
     or_anew: bool = True,
     trainer: Trainer | None = None,
 ) -> Generator[Event | None]:
-    """Train `job`, writing every event to a journal of its own before handing it on.
+    """Train `job` and yield its events, each after it was written to the journal.
 
-    A journal begins with the first event, so a job that is refused leaves nothing behind. It is locked while
-    it is written to.
+    The journal is created with the first event, so a refused job leaves none. It is locked while the run trains.
 
     Args:
-        unfinished: the journal of the same job, interrupted: it is gone on with, unless somebody else does.
-        or_anew: then train the job from the start.
-        trainer: who trains it, here unless told otherwise.
+        tracker: notified of every new event.
+        group: the seeds that the job was started with.
+        unfinished: journal of an interrupted run of this job; the run is resumed, unless another process resumes it.
+        or_anew: if another process does, train the job from the start.
+        trainer: trains the job; by default this process does.
 
     Raises:
-        UsageError: somebody else goes on with it, and it is not to be trained anew.
-        HarnessError: as `train`; a plug-in that raises in training becomes a `CrashedError`.
+        UsageError: another process resumes the run, and `or_anew` is False.
+        HarnessError: as `train`; any other error during training becomes a `CrashedError`.
     """
     with contextlib.ExitStack() as held:
         progress = _take_up(unfinished, held) if unfinished else None
         if unfinished and not progress and not or_anew:
-            raise UsageError(f"Another process goes on with {unfinished.run_id}.", hint="Wait for it.")
+            raise UsageError(f"Another process is resuming {unfinished.run_id}.", hint="Wait for it to finish.")
         journal = unfinished if progress else None
         trained = trainer(job) if trainer else train(job, progress, keep=True)
         yield from _record(job, tracker, group, journal, progress, trained, held)
 
 
 def _take_up(journal: Journal, held: contextlib.ExitStack) -> Progress | None:
-    """Lock a journal, and return how far it came, or None if another process was faster."""
+    """Lock a journal and return the progress of its run, or None if another process holds the lock or finished it."""
     try:
         held.enter_context(journal.lock())
     except filelock.Timeout:
@@ -114,14 +115,14 @@ def _record(
         _fail(journal, tracker, _state(error), error.message)
         raise
     except Exception as error:
-        told = broke_down(job, error)
-        _fail(journal, tracker, _state(told), told.message)
-        raise told from error
+        crashed = broke_down(job, error)
+        _fail(journal, tracker, _state(crashed), crashed.message)
+        raise crashed from error
 
 
 def _state(error: HarnessError) -> str:
-    """Return the state of a run that ended with `error`."""
-    # The command line was legal when the run began: what is wrong by now is a disk.
+    """Return the recorded state of a run that ended with `error`."""
+    # The command line was checked before the run started: a UsageError now is about a disk, and the run can resume.
     if isinstance(error, (UsageError, ClusterLost)):
         return "interrupted"
     if isinstance(error, OutOfMemory):
@@ -130,17 +131,17 @@ def _state(error: HarnessError) -> str:
 
 
 def _refuse_other_bits(again: Epoch, known: Epoch) -> None:
-    """An epoch that was recorded without its checkpoint is trained again, and must come out as it did."""
+    """Refuse a repeated epoch that differs from its record; an epoch is repeated if its checkpoint was lost."""
     if any(
         getattr(again, declared.name) != getattr(known, declared.name)
         for declared in fields(Epoch)
         if declared.name not in Epoch.CLOCKED
     ):
         raise CrashedError(
-            f"Epoch {again.number} came out otherwise than before the interruption: "
+            f"Epoch {again.number} gives other numbers than before the interruption: "
             f"training loss {again.train_loss!r} instead of {known.train_loss!r}.",
-            allowed="A run goes on only where this machine gives the same bits again.",
-            hint="Train it anew: the same command with --retrain.",
+            allowed="A run resumes only on a machine that gives the same bits again.",
+            hint="Train it from the start: the same command with --retrain.",
         )
 
 
@@ -161,8 +162,8 @@ def _finish(journal: Journal, result: Result) -> None:
 
 def _fail(journal: Journal | None, tracker: Tracker, state: str, reason: str) -> None:
     record = journal.read() if journal else None
-    if journal and record and not record.ended:  # a consumer may stop listening after the result, too
-        with contextlib.suppress(UsageError):  # on a full disk nothing more can be said: the next start settles it
+    if journal and record and not record.ended:  # the consumer may also stop after the result
+        with contextlib.suppress(UsageError):  # a full disk: the next command marks the run as interrupted
             journal.append("failed", state=state, reason=reason)
         if state != "interrupted":
             journal.drop_checkpoints()
@@ -171,7 +172,7 @@ def _fail(journal: Journal | None, tracker: Tracker, state: str, reason: str) ->
 
 def _started(job: Job, started: Started, group: Group | None) -> dict[str, object]:
     described = asdict(job)
-    del described["source"]  # stands beside the journal as architecture.py
+    del described["source"]  # it is kept as architecture.py
     return {
         "job": described,
         "group": asdict(group) if group else None,

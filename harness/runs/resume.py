@@ -1,4 +1,4 @@
-"""What is recorded of a job already: finished runs, and interrupted ones that can be resumed."""
+"""Finds existing runs of a job: finished ones, and interrupted ones that can be resumed."""
 
 from __future__ import annotations
 
@@ -26,30 +26,31 @@ from harness.journal import (
 from harness.plugins import changed_settings, run_command
 from harness.runs.device import choose_device, device_name
 from harness.runs.environment import describe_environment
+from harness.runs.job import new_group
 from harness.runs.train import Progress
 from harness.spec import BUDGET, Architecture, Group, Job
 
 
 @dataclass(frozen=True)
 class ExistingRuns:
-    """What there is of some jobs, by seed: records of finished runs, journals of runs that can be gone on with."""
+    """Existing runs of some jobs, by seed: finished runs, and journals of runs that can be resumed."""
 
     finished: dict[int, FinishedRun]
     unfinished: dict[int, Journal]
 
     @property
     def group(self) -> Group | None:
-        """The group that all of them belong to."""
+        """The group that all of them belong to, or None."""
         read = [journal.read() for journal in self.unfinished.values()]
         groups = [run.start.group for run in (*self.finished.values(), *read) if run]
         return groups[0] if groups and groups.count(groups[0]) == len(groups) else None
 
 
 def find_existing_runs(jobs: Sequence[Job], trained_here: bool = True) -> ExistingRuns:
-    """Look among this machine's own runs for some that are these jobs, which differ by their seed alone.
+    """Find the runs of this machine that match `jobs`, which must differ only in their seed.
 
     Args:
-        trained_here: whether this machine trains them, and so can go on with those that were interrupted.
+        trained_here: whether this machine trains the jobs, so that it can resume interrupted ones.
     """
     found = ExistingRuns({}, {})
     by_seed = {job.seed: job for job in jobs}
@@ -62,7 +63,7 @@ def find_existing_runs(jobs: Sequence[Job], trained_here: bool = True) -> Existi
             if identity_of(record.job) != identity_of(job):
                 continue
             if record.state == "finished":
-                with contextlib.suppress(DataError):  # it does not count, and is trained again
+                with contextlib.suppress(DataError):  # it does not count and is trained again
                     found.finished[job.seed] = verify_run(journal)
             elif record.state == "interrupted" and _surroundings(record.start.environment) == here:
                 found.unfinished[job.seed] = journal
@@ -71,13 +72,49 @@ def find_existing_runs(jobs: Sequence[Job], trained_here: bool = True) -> Existi
     return found
 
 
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What is to be done about some jobs.
+
+    Attributes:
+        finished: runs that need no training, by seed.
+        missing: the jobs to train.
+        unfinished: by seed, the journals of those that can be resumed.
+        group: of all of them, for MLflow; None for a single run.
+    """
+
+    finished: dict[int, FinishedRun]
+    missing: list[Job]
+    unfinished: dict[int, Journal]
+    group: Group | None
+
+
+def plan_training(jobs: Sequence[Job], retrain: bool = False, trained_here: bool = True) -> TrainingPlan:
+    """Find out which of these jobs, which differ by their seed alone, are to be trained, and which can be resumed.
+
+    Args:
+        retrain: train all of them from the start.
+        trained_here: whether this machine trains them, and so can resume those that were interrupted.
+    """
+    found = ExistingRuns({}, {}) if retrain else find_existing_runs(jobs, trained_here)
+    missing = [job for job in jobs if job.seed not in found.finished]
+    same_group = found.group is not None and found.group.size == len(jobs)
+    return TrainingPlan(
+        found.finished, missing, found.unfinished, found.group if same_group else new_group(len(missing))
+    )
+
+
 def load_interrupted(run_id: str) -> tuple[Job, Journal]:
-    """Return an interrupted run as a job for today's file and machine, and its journal.
+    """Return the job of an interrupted run, with the file as it is now, and the run's journal.
+
+    Args:
+        run_id: name or path of a folder in ``mlruns/journal/``.
 
     Raises:
-        UsageError: there is no such run, it is not interrupted, or it would not go on bit for bit; with what differs.
+        UsageError: there is no such run, it is not interrupted, or it would not resume bit for bit.
+        DataError: its journal is damaged.
     """
-    run_id = Path(run_id).name  # the whole path does as well: it is what a run prints
+    run_id = Path(run_id).name  # a run prints its whole path
     journal = Journal(journal_folder() / run_id)
     known = [other.run_id for other in all_journals()]
     if run_id not in known:
@@ -90,21 +127,21 @@ def load_interrupted(run_id: str) -> tuple[Job, Journal]:
         return _load_interrupted(journal)
     except DAMAGE as error:
         raise DataError(
-            f"{run_id} is damaged ({type(error).__name__}).", hint="The command that began it trains it anew."
+            f"{run_id} is damaged ({type(error).__name__}).", hint="The command that started it trains it again."
         ) from error
 
 
 def _load_interrupted(journal: Journal) -> tuple[Job, Journal]:
     run_id, record = journal.run_id, journal.read()
     if record is None:
-        raise DataError(f"Nothing is recorded of {run_id}.", hint="The command that began it trains it anew.")
-    progress_of(journal, record)  # can it be read at all?
+        raise DataError(f"{run_id} has no recorded events.", hint="The command that started it trains it again.")
+    progress_of(journal, record)  # raises if the journal is damaged
     if record.origin or record.state != "interrupted":
-        state = "came from elsewhere" if record.origin else f"is {record.state}"
-        raise UsageError(f"{run_id} {state}.", allowed="Only a run that was interrupted can be gone on with.")
+        state = "imported" if record.origin else record.state
+        raise UsageError(f"{run_id} is {state}.", allowed="Only an interrupted run can be resumed.")
     if journal.checkpoint(len(record.epochs)) is None:
-        why = "its checkpoints are damaged" if record.epochs else "it was interrupted before its first epoch was done"
-        raise UsageError(f"{run_id} cannot be gone on with: {why}.", hint="The command that began it trains it anew.")
+        why = "its checkpoints are damaged" if record.epochs else "it was interrupted before the end of its first epoch"
+        raise UsageError(f"{run_id} cannot be resumed: {why}.", hint="The command that started it trains it again.")
     architecture = plugins.load(record.job.path)
     job = replace(
         record.job,
@@ -122,28 +159,28 @@ def _load_interrupted(journal: Journal) -> tuple[Job, Journal]:
     ]
     if differing:
         raise UsageError(
-            f"{run_id} would not go on bit for bit here.",
+            f"{run_id} would not resume bit for bit here.",
             allowed="; ".join(differing) + ".",
-            hint=f"Put that back as it was, or train anew: {_command(job, architecture)} --retrain",
+            hint=f"Restore that, or train from the start: {_command(job, architecture)} --retrain",
         )
     return job, journal
 
 
 def _command(job: Job, architecture: Architecture) -> str:
-    """Return what to type to train a job with the file as it is now."""
+    """Return the command that trains a job with the file as it is now."""
     changed = changed_settings(job.knobs, job.recipe, architecture.knobs, architecture.recipe)
     return f"{run_command(job.path, job.dataset, changed)} --seed {job.seed}"
 
 
 def identity_of(job: Job) -> dict[str, Any]:
-    """Return what makes a job this one and no other, by the names people use."""
+    """Return the facts that identify a job, by their display names."""
     names = ("knobs", "recipe", "dataset", "dataset_digest", "seed", "device", "held_out", "plain", "protocol")
     described = asdict(job)
     return {"plug-in": job.sha256} | {name.replace("_", " "): described[name] or None for name in names}
 
 
 def _surroundings(environment: Environment) -> dict[str, Any]:
-    """Return what else the bits of a run depend on; its arithmetic is kept."""
+    """Return what else the bits of a run depend on, except the compute mode, which a resumed run keeps."""
     names = ("threads", "torch", "harness")
     return {"machine": environment.device} | {name: getattr(environment, name) for name in names}
 
@@ -153,7 +190,7 @@ def _environment_here(device: str) -> Environment:
 
 
 def progress_of(journal: Journal, record: Record) -> Progress | None:
-    """Return how far an interrupted run came, or None without a whole checkpoint."""
+    """Return the progress of an interrupted run, or None if it has no intact checkpoint."""
     epochs = record.typed_epochs()
     checkpoint = journal.checkpoint(len(epochs))
     return Progress(checkpoint, epochs, record.start.mode) if checkpoint else None

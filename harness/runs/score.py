@@ -1,4 +1,4 @@
-"""Scores after an epoch, the last check of predictions, and the result of a run."""
+"""Scores an epoch, rechecks the final predictions, and builds the result of a run."""
 
 from __future__ import annotations
 
@@ -16,19 +16,30 @@ from harness.spec import BUDGET
 from harness.training import class_accuracy, confusion, hardest, predict, score
 
 FEW = {"cpu": 37, "cuda": 613}
-"""Images asked at a time when all held-out images are asked once more; far from `evaluate.BATCH`."""
+"""Batch size when all held-out images are predicted again; very different from `evaluate.BATCH`."""
 
 PAIRED = {"cpu": 1_000, "cuda": 200}
-"""Of these, as many are asked two at a time as well, which is slow."""
+"""Number of images that are also predicted in batches of two, which is slow."""
 
 HARDEST = 25
-"""How many of the most confidently wrong images a run keeps."""
+"""Number of the most confidently wrong images that a run keeps."""
 
 
 def recheck_predictions(scored: Callable[[Tensor], Tensor], logits: Tensor, dataset: data.Dataset, path: str) -> None:
-    """What was learned may have opened a gate to the rest of the batch that was shut when the network was audited."""
+    """Check that the trained network's predictions do not depend on the other images of a batch.
+
+    The audit checks this before training, but learned weights may open a path between images that was closed then.
+
+    Args:
+        scored: the trained network.
+        logits: (N, 10), its predictions for the held-out images.
+        path: of the plug-in, for the error.
+
+    Raises:
+        AuditError: a prediction depends on its batch.
+    """
     audit.refuse_batch_dependence(scored, dataset.normalise(data.to_float(dataset.held_out.images[:12])), path)
-    # A gate may open to real images alone: the very answers that are scored must come again in other company.
+    # Only real images may open the path, so the scored predictions themselves are repeated in other batches.
     order = torch.randperm(len(logits), generator=torch.Generator().manual_seed(0)).to(logits.device)
     device = logits.device.type
     for batch, evaluated in ((FEW[device], order), (2, order[: PAIRED[device]])):
@@ -37,7 +48,7 @@ def recheck_predictions(scored: Callable[[Tensor], Tensor], logits: Tensor, data
 
 
 def scored_epoch(epoch: Epoch, logits: Tensor, dataset: data.Dataset) -> Epoch:
-    """Return an epoch with the held-out loss and accuracy of (N, 10) `logits`.
+    """Return an epoch with the held-out loss and accuracy of `logits` of shape (N, 10).
 
     Raises:
         DivergedError: the loss is not finite.
@@ -62,7 +73,8 @@ def result_of(
     """Return the result of a run that has trained all of its epochs.
 
     Args:
-        scoring: seconds that scoring took.
+        epochs: all epochs, scored.
+        scoring: seconds spent on scoring.
         logits: (N, 10), of the held-out images after the last epoch.
     """
     last, predictions, labels = epochs[-1], logits.cpu().numpy(), dataset.held_out.labels.cpu().numpy()

@@ -1,4 +1,4 @@
-"""Audits handed from process to process through a folder."""
+"""Hands audits from the processes that make them to the process that trains, through a folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harness.spec import Job
 
 
 def expect(folder: Path, job: Job) -> bool:
-    """Note in `folder` that a process will leave the audit of this job's network there; return False if one did."""
+    """Note that a process will leave the audit of this job's network in `folder`; return False if that was noted."""
     try:
         _expected(folder, job).touch(exist_ok=False)
     except FileExistsError:
@@ -21,7 +21,7 @@ def expect(folder: Path, job: Job) -> bool:
 
 
 def leave(folder: Path, job: Job) -> None:
-    """Audit a job's network and leave the audit, or why there is none, in `folder`."""
+    """Audit a job's network and leave the audit, or the error, in `folder`."""
     try:
         build(job)
         found: Inspected | HarnessError = cached_audit(job)
@@ -31,21 +31,21 @@ def leave(folder: Path, job: Job) -> None:
 
 
 def leave_nothing(folder: Path, job: Job) -> None:
-    """Note that the process that was to audit a job's network has ended, unless it left something before."""
+    """Note that the auditing process has ended, unless it left an audit or an error before."""
     if is_awaited(folder, job):
         _write(folder, job, b"")
 
 
 def is_awaited(folder: Path, job: Job) -> bool:
-    """Whether the audit of this job's network is expected in `folder`, and is not there yet."""
+    """Return whether the audit of this job's network is expected in `folder` and not there yet."""
     return _expected(folder, job).exists() and not _left(folder, job).exists()
 
 
 def take(folder: Path, job: Job) -> None:
-    """Take the audit that was left in `folder` for this job's network, if there is one, for `build` to use.
+    """Move the audit of this job's network from `folder` to the cache that `build` uses, if there is one.
 
     Raises:
-        HarnessError: why the network was refused.
+        HarnessError: the network was refused.
     """
     left = _left(folder, job)
     if not left.exists():
@@ -53,7 +53,7 @@ def take(folder: Path, job: Job) -> None:
     contents = left.read_bytes()
     for file in (_expected(folder, job), left):
         file.unlink()
-    if contents:  # else its process died: the one that trains the network audits it, and says of what it dies
+    if contents:  # empty if the process died: then this one audits the network and reports what happens
         found = pickle.loads(contents)
         if isinstance(found, HarnessError):
             raise found

@@ -1,8 +1,7 @@
-"""One job, trained and recorded: the one path that `run` takes, and every other command that trains.
+"""Trains one job and yields its events: the one path of every command that trains.
 
-`train` turns a job into events and touches no file but the data. `record` writes the events to a
-journal, lets the tracker know, and hands them on. Whoever asks for the next event decides whether
-there is one: stopping is a plain ``break``.
+`train` reads the data and writes no file; `harness.runs.record` writes the events to a journal. Both are generators, so
+the caller stops a training by not asking for the next event.
 """
 
 from __future__ import annotations
@@ -46,12 +45,16 @@ class Started:
     """What is known of a run before its first step.
 
     Attributes:
-        environment: of the process that trains: device, threads, versions.
-        untrained: share of the untrained network in the average that is scored after the last step.
-        slow_because: why it is not computed as the rule says for this machine; empty where it is or goes on.
-        unrepeatable: operators of the network that may give other bits each time on this device.
-        epochs_before: that it was trained before it was interrupted.
-        run_id: its journal's, once it has one.
+        ledger: all stored numbers of the network.
+        model: the network's description.
+        mode: how steps are computed.
+        is_benchmark: whether the budget's target accuracy applies to the dataset.
+        environment: device, threads and versions of the training process.
+        untrained: share of the initial weights in the averaged weights that are scored after the last step.
+        slow_because: why `mode` is slower than this machine's default; empty if it is not, or in a resumed run.
+        unrepeatable: operators that may give different bits each time on this device.
+        epochs_before: number of epochs trained before an interruption.
+        run_id: id of the journal, once there is one.
     """
 
     ledger: Ledger
@@ -68,17 +71,17 @@ class Started:
 
 
 Event = Started | Epoch | Result
-"""What a run yields, and None where the work of an epoch is queued: somebody else may have a turn."""
+"""What a run yields; it also yields None when the work of an epoch is queued, so another run may have a turn."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run came that was interrupted.
+    """The progress of an interrupted run.
 
     Attributes:
-        checkpoint: what it goes on from.
-        epochs: all that are recorded; of one after the checkpoint the weights are lost.
-        mode: how it was computed, and goes on to be.
+        checkpoint: the state it resumes from.
+        epochs: all recorded epochs; those after the checkpoint are trained again.
+        mode: how its steps were computed, which stays the same.
     """
 
     checkpoint: Checkpoint
@@ -87,26 +90,26 @@ class Progress:
 
 
 def train(job: Job, progress: Progress | None = None, keep: bool = False) -> Generator[Event | Checkpoint | None]:
-    """Train one job, yielding `Started`, for each epoch None and then an `Epoch`, and a `Result`.
+    """Train one job; yield `Started`, then for each epoch None and an `Epoch`, and at the end a `Result`.
 
-    What is trained and scored are the two exported graphs that the audit counted, not the plug-in's
-    Python. The score is the pass over the held-out images after the last epoch.
+    The two exported graphs that the audit counted are trained and scored, not the plug-in's Python code. The score is
+    the accuracy on the held-out images after the last epoch.
 
     Args:
-        progress: of the same job, to go on from.
+        progress: of an interrupted run of this job, to resume from.
         keep: yield a `Checkpoint` before every `Epoch` but the last.
 
     Raises:
-        Refusal: the plug-in is not legal, or over the budget.
-        DataError: the dataset is not the one the job names.
+        Refusal: the plug-in breaks a rule, or its network is over the budget.
+        DataError: the dataset here differs from the job's.
         DivergedError: a loss became infinite or not a number.
-        CrashedError: it cannot go on with `progress`, as torch.compile turns out to get its network wrong.
+        CrashedError: the run cannot resume in its mode, as torch.compile or CUDA graphs fail on the network.
     """
     compute.set_deterministic(job.device)
     device = torch.device(job.device)
     dataset = data.load(job.dataset, job.held_out).to(device)
     if dataset.digest != job.dataset_digest:
-        raise DataError(f"{job.dataset} here is another one ({dataset.digest}) than the job's ({job.dataset_digest}).")
+        raise DataError(f"{job.dataset} here ({dataset.digest}) differs from the job's ({job.dataset_digest}).")
     refuse_single_image(len(dataset.train.labels), job.recipe)
     built = build(job)
     audit.enforce(built.audit.ledger, job.recipe, BUDGET)
@@ -133,14 +136,15 @@ def train(job: Job, progress: Progress | None = None, keep: bool = False) -> Gen
 def _scored_epochs(
     job: Job, dataset: data.Dataset, graph: GraphModule, begun: PreparedTraining, epochs: list[Epoch]
 ) -> Iterator[Event | Checkpoint | None]:
-    """Train, score after each epoch, and add it to those that there are already; last, the result.
+    """Train, score each epoch and append it to `epochs`; at the end yield the result.
 
     Args:
-        graph: what is scored, over the tensors that are trained.
+        graph: the evaluation graph, which shares the trained tensors.
+        epochs: those trained before an interruption.
     """
     if begun.average:
         graph.load_state_dict(begun.average.state, assign=True)
-    tensors_by_name = graph.state_dict(keep_vars=True)  # without what scoring makes of them
+    tensors_by_name = graph.state_dict(keep_vars=True)  # before scoring replaces some of them
     scored = accelerate_scoring(graph, begun.mode)
     batch = COMPILED_BATCH if begun.mode.execution == "compiled" else None
     checkpoint: Checkpoint | None = None
@@ -149,7 +153,7 @@ def _scored_epochs(
         if event is None:
             yield None
         elif isinstance(event, Checkpoint):
-            checkpoint = event  # handed on with its epoch: one without the other is worth nothing
+            checkpoint = event  # yielded with its epoch: a checkpoint needs its record
         else:
             started = time.perf_counter()
             scored.refresh()
@@ -167,13 +171,13 @@ def _scored_epochs(
 
 @dataclass(frozen=True)
 class PreparedTraining:
-    """A training before its first epoch.
+    """A training that is ready to start.
 
     Attributes:
-        mode: how its steps are computed.
-        slow_because: why that is not as the rule says; empty where it is.
-        average: of its weights, if it has one.
-        epochs: its epochs.
+        mode: how steps are computed.
+        slow_because: why `mode` is slower than this machine's default; empty if it is not.
+        average: the averaged weights, if the recipe has them.
+        epochs: yields the epochs as they are trained.
     """
 
     mode: ComputeMode
@@ -191,16 +195,20 @@ def prepare_training(
     checkpoint: Checkpoint | None = None,
     keep: bool = False,
 ) -> PreparedTraining:
-    """Make ready to train the audited network, in up to a minute where it is compiled for the first time.
+    """Prepare the training of an audited network; a first compilation takes up to a minute.
 
-    Code that torch.compile fails at or gets wrong is not used, and what cannot be captured is not: the network is then
-    trained one operator after the other.
+    If torch.compile fails or gives wrong numbers, or a CUDA graph cannot capture a step, the network is trained one
+    operator at a time.
 
     Args:
-        reference: the graphs with numbers that the job's seed has no part in, by which compiled code is judged.
+        graphs: hold the network of the job's seed.
+        reference: hold the same network of a fixed seed, on which compiled code is checked.
+        choice: the mode to use, and why it is slow.
+        checkpoint: state to resume from.
+        keep: yield checkpoints.
 
     Raises:
-        CrashedError: `checkpoint` comes from a training that was compiled, or captured.
+        CrashedError: `checkpoint` comes from a compiled or captured training that cannot be repeated here.
     """
     average = training.Average(graphs.train, job.recipe.ema) if job.recipe.ema else None
     trained, used = over_the_same_tensors(graphs.train), choice.mode
@@ -215,8 +223,8 @@ def prepare_training(
         because = str(error)
     if checkpoint:
         raise CrashedError(
-            f"Seed {job.seed} cannot go on as it began: {because}.",
-            hint="Train it anew: the same command with --retrain.",
+            f"Seed {job.seed} cannot resume in the mode it started with: {because}.",
+            hint="Train it from the start: the same command with --retrain.",
         )
     reasons = "; ".join(filter(None, (choice.because, because)))
     return prepare_training(
@@ -230,11 +238,11 @@ def _untrained(recipe: Recipe, images: int) -> float:
 
 
 def choose_mode(job: Job, images: int, reference: audit.Graphs) -> Choice:
-    """Choose how a job's steps are computed on this machine: as the rule says, where that suits the network.
+    """Choose how a job's steps are computed: in this machine's default mode if that works for the network.
 
     Args:
-        images: to train on, all epochs together.
-        reference: the graphs with numbers that the job's seed has no part in.
+        images: number of training images, summed over all epochs.
+        reference: graphs of the network of a fixed seed.
     """
     if job.plain:
         return Choice(REFERENCE)
@@ -244,7 +252,7 @@ def choose_mode(job: Job, images: int, reference: audit.Graphs) -> Choice:
 
 @contextlib.contextmanager
 def telling_breakdowns(job: Job) -> Iterator[None]:
-    """Raise a job's error that has no message for the user as one that says where training broke down."""
+    """Turn an unexpected error of a training into one that says where the training crashed."""
     try:
         yield
     except HarnessError:
@@ -254,11 +262,11 @@ def telling_breakdowns(job: Job) -> Iterator[None]:
 
 
 def broke_down(job: Job, error: Exception) -> CrashedError:
-    """Return what to raise for an error that has no message for the user."""
+    """Return the `CrashedError` for an unexpected error of a training."""
     if ran_out_of_memory(error):
         return OutOfMemory.of(job.path, error)
     return CrashedError(
-        f"Training {job.name} broke down: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}",
+        f"Training {job.name} crashed: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}",
         allowed="At {0.filename}:{0.lineno}.".format(traceback.extract_tb(error.__traceback__)[-1]),
-        hint="If the network is innocent, try --reference, and please report this with the plug-in.",
+        hint="If the network is not the cause, try --reference, and please report this with the plug-in.",
     )

@@ -1,4 +1,4 @@
-"""A study's trials, trained in turns: whatever goes wrong in one becomes its state and reason."""
+"""Trains the trials of a study in turns; an error in a trial becomes its state and reason."""
 
 from __future__ import annotations
 
@@ -16,29 +16,30 @@ from harness.runs.train import Started, broke_down, train
 from harness.spec import BUDGET, Job, Knob
 
 LOOK_SECONDS = 0.002
-"""How long a trial that waits for its audit lets the others wait, each time it looks."""
+"""Seconds that a trial sleeps each time it finds that its audit is not ready."""
 
 
 TrialRequest = tuple[int, Mapping[str, Knob], Job]
-"""A trial to train: its number, what the study suggested, the job that became of it."""
+"""A trial to train: its number, the suggested settings, and its job."""
 
 
 OnEpoch = Callable[[int, Epoch], None]
-"""Takes the number of a trial and an epoch that it has finished."""
+"""Called with the number of a trial and the epoch that it has finished."""
 
 
 def train_trials(
     asked: Sequence[TrialRequest], medians: Mapping[int, float], tell: OnEpoch, audits: Path | None = None
 ) -> list[Trial]:
-    """Train a study's trials, in turns; whatever goes wrong in one becomes its state and reason.
+    """Train trials in turns and return them by number; an error in a trial becomes its state and reason.
 
     Args:
-        medians: by epoch, the accuracy below which a trial is stopped.
+        medians: by epoch, the accuracy below which a trial is pruned.
         tell: called after every epoch.
-        audits: the folder where other processes leave the audits of trials; the others train meanwhile.
+        audits: folder where other processes leave the audits of the trials; a trial whose audit is not there yet
+            waits while others train.
 
     Raises:
-        DataError: this machine has not the images, which is not held against a trial.
+        DataError: this machine lacks the images, which is no fault of a trial.
     """
     trials = interleave([_train_trial(*one, medians, tell, audits) for one in asked], len(asked), asked[0][2].device)
     return [trial for _, trial in sorted(trials, key=lambda found: found[0])]
@@ -52,7 +53,7 @@ def _train_trial(
     tell: OnEpoch,
     audits: Path | None,
 ) -> Iterator[Trial | None]:
-    """Yield None where others may have a turn, and last the trial."""
+    """Yield None when another trial may have a turn, and at the end the trial."""
     started = _now()
     epochs: list[Epoch] = []
     parameters: int | None = None

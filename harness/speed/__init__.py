@@ -1,4 +1,4 @@
-"""How fast training is on this machine, beside a plain PyTorch loop and beside the roofline."""
+"""Measures how fast training is on this machine, compared with a plain PyTorch loop and with the roofline."""
 
 from harness.speed.roofline import Roofline, work
 from harness.speed.speed import Speed, measure

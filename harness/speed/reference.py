@@ -1,4 +1,4 @@
-"""The plain PyTorch loop, the way the public write-ups train."""
+"""The plain PyTorch training loop that most public write-ups use, as a reference for speed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from harness.spec import Recipe
 
 
 class _Images(torch.utils.data.Dataset[tuple[Tensor, int]]):
-    """Training images one by one, as torchvision's MNIST class gives them: a picture, transformed, and its label."""
+    """Training images one at a time, as torchvision's MNIST class returns them: transformed image and label."""
 
     def __init__(self, split: data.Split, recipe: Recipe, mean: float, std: float) -> None:
         self.images, self.labels = split.images, split.labels
@@ -33,7 +33,7 @@ class _Images(torch.utils.data.Dataset[tuple[Tensor, int]]):
 
 
 def _transforms(recipe: Recipe, mean: float, std: float) -> Callable[[Image.Image], Tensor]:
-    """Return a recipe's augmentation in torchvision's words."""
+    """Return a recipe's augmentation as torchvision transforms."""
     from torchvision import transforms  # deferred: 1.4 s
 
     steps: list[Any] = []
@@ -45,7 +45,7 @@ def _transforms(recipe: Recipe, mean: float, std: float) -> Callable[[Image.Imag
         steps.append(
             transforms.RandomAffine(
                 degrees=recipe.rotation,
-                translate=(recipe.translate / 2, recipe.translate / 2),  # theirs are shares of the whole width
+                translate=(recipe.translate / 2, recipe.translate / 2),  # fractions of the whole width
                 scale=(1 - recipe.scale, 1 + recipe.scale),
                 shear=(-shear, shear),
             )
@@ -60,7 +60,11 @@ def _transforms(recipe: Recipe, mean: float, std: float) -> Callable[[Image.Imag
 def reference_epochs(
     network: nn.Module, dataset: data.Dataset, recipe: Recipe, device: torch.device, workers: int
 ) -> Generator[float]:
-    """Yield the seconds of each epoch."""
+    """Train with the plain loop and yield the seconds of each epoch.
+
+    Args:
+        workers: processes that load images; 0 loads them in this process.
+    """
     loader = DataLoader(
         _Images(dataset.train, recipe, dataset.mean, dataset.std),
         batch_size=recipe.batch_size,
@@ -70,7 +74,7 @@ def reference_epochs(
         pin_memory=device.type == "cuda",
     )
     if workers:
-        iter(loader)  # starts them
+        iter(loader)  # starts the loader's processes
     optimizer = training.make_optimizer(network, recipe)
     average = training.Average(network, recipe.ema) if recipe.ema else None
     rates = iter(training.learning_rates(recipe, len(loader)))

@@ -1,4 +1,4 @@
-"""The roofline: what memory and arithmetic units of a device allow at most."""
+"""The roofline: the highest speed that memory bandwidth and arithmetic of a device allow."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from harness.data import SIDE
 from harness.spec import ComputeMode
 
 COPIED = 2**28
-"""Bytes copied to measure memory: far more than any cache holds."""
+"""Bytes copied to measure memory bandwidth: far more than any cache holds."""
 
 SQUARE = {"cpu": 2048, "cuda": 8192}
-"""Side of the matrices multiplied to measure arithmetic."""
+"""Side of the square matrices whose product measures the arithmetic rate."""
 
 ROUNDS, CALLS = 3, 4
-"""Rounds of calls that a measurement takes."""
+"""Rounds of a measurement, and calls in each round."""
 
 
 @dataclass(frozen=True)
 class Roofline:
-    """What keeps training from being any faster on this machine.
+    """The upper limit of training speed on a device.
 
     Attributes:
-        bandwidth: measured bytes a second that a large copy reads and writes.
-        rate: measured floating-point operations a second of a large matrix product, in the precision used.
-        bytes: that convolutions and linear layers must read and write for one image, forward and backward.
-        operations: that they must do.
+        bandwidth: measured memory bandwidth of a large copy, in bytes per second, reads and writes.
+        rate: measured rate of a large matrix product in the precision used, in floating-point operations per second.
+        bytes: bytes that convolutions and linear layers must read and write for one image, forward and backward.
+        operations: floating-point operations that they must do for one image.
     """
 
     bandwidth: float
@@ -42,12 +42,12 @@ class Roofline:
 
     @property
     def images_per_second(self) -> float:
-        """The images a second at which the scarcer of the two is used up."""
+        """The limit in images per second, from bandwidth or rate, whichever is lower."""
         return min(self.bandwidth / self.bytes, self.rate / self.operations)
 
 
 def measure_roofline(found: Audit, chosen: ComputeMode, device: torch.device) -> Roofline:
-    """Measure what memory and arithmetic units of `device` do at best, and count what a network asks of them."""
+    """Measure bandwidth and arithmetic rate of `device`, and count what training a network needs of both."""
     dtype = torch.bfloat16 if chosen.precision == "bfloat16" else torch.float32
     operations, numbers = work(found)
     source = torch.ones(COPIED // 4, device=device)
@@ -63,11 +63,11 @@ def measure_roofline(found: Audit, chosen: ComputeMode, device: torch.device) ->
 
 
 def work(found: Audit) -> tuple[int, int]:
-    """Count the operations, and the numbers read or written, that training on one image takes at least.
+    """Return the least operations, and the least numbers read or written, of training on one image.
 
-    Convolutions and linear layers alone, as if all between them were free: forward they read their input
-    and write their output; backward they read both again and write the input's gradient. A network's
-    first layer needs no gradient of its input. A network without any reads its images at least.
+    Only convolutions and linear layers count, as if everything else were free: forward they read the input and write
+    the output; backward they read the output's gradient and the input, and write the input's gradient, which the first
+    layer does not need. A network without such layers still reads its image.
     """
     operations = numbers = 0
     for node in operators(found.train):
@@ -80,13 +80,13 @@ def work(found: Audit) -> tuple[int, int]:
 
 
 def _numbers(node: object) -> int:
-    """Return how many numbers a value holds for one image, or a weight for one output."""
+    """Return how many numbers a value holds for one image, or a weight for one output channel."""
     assert isinstance(node, Node)
     return int(math.prod(node.meta["val"].shape[1:]))
 
 
 def _fastest(work: Callable[[], object], device: torch.device) -> float:
-    """Return the seconds one call of `work` takes: the fastest of a few rounds of calls."""
+    """Return the seconds of one call of `work`: the mean of the fastest round."""
     rounds = []
     for _ in range(ROUNDS + 1):  # one to warm up
         started = time.perf_counter()

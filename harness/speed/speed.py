@@ -1,7 +1,4 @@
-"""How fast training is here: beside a plain PyTorch loop, in turns, and beside what the machine could do at most.
-
-The plain loop is the way the public write-ups train. It is written down here and used for nothing else.
-"""
+"""Measures the speed of training, in turns with a plain PyTorch loop, and beside the roofline of the device."""
 
 from __future__ import annotations
 
@@ -21,17 +18,17 @@ from harness.speed.roofline import Roofline, measure_roofline
 from harness.training import compute
 
 TRIM_THRESHOLD = 64 * 2**20
-"""Freed bytes that glibc keeps of itself at most: its dynamic threshold ends there."""
+"""Most freed bytes that glibc keeps by default: the maximum of its dynamic threshold."""
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Images a second of the plain loop and of the harness, turn by turn, and the roofline.
+    """Speed of the plain loop and of the harness, turn by turn, and the roofline.
 
     Attributes:
-        images: trained on in a turn, which is an epoch.
-        mode: the harness's.
-        reference, harness: images a second of each turn; turns alternate.
+        images: training images of a turn, which is one epoch.
+        mode: the compute mode of the harness.
+        reference, harness: images per second of each turn, of the plain loop and of the harness; turns alternate.
     """
 
     images: int
@@ -42,7 +39,7 @@ class Speed:
 
     @property
     def ratios(self) -> list[float]:
-        """The harness's speed over the plain loop's, by pair of turns."""
+        """The harness's speed divided by the plain loop's, for each pair of turns."""
         return [ours / theirs for ours, theirs in zip(self.harness, self.reference, strict=True)]
 
     @property
@@ -52,17 +49,17 @@ class Speed:
 
 
 def measure(job: Job, epochs: int, workers: int) -> Iterator[tuple[str, float] | Speed]:
-    """Train `epochs` epochs in each of the two ways, in turns; yield (``reference`` or ``harness``, images a second).
+    """Train `epochs` epochs with each of the two loops, in turns, and yield the speed of each turn and at last `Speed`.
 
-    The last thing yielded is the whole. Both train the same network by the same recipe from the same
-    seed. Setting up, as compiling or starting worker processes, is not timed.
+    A turn yields ``reference`` or ``harness`` and its images per second. Both loops train the same network by the same
+    recipe from the same seed. Setup, such as compiling and starting worker processes, is not timed.
 
     Args:
-        job: its own number of epochs decides whether compiling pays, as in a run.
-        workers: processes that load images for the plain loop; 0 as in torch's own default.
+        job: its number of epochs decides whether compiling pays off, as in a run.
+        workers: processes that load images for the plain loop; 0, torch's default, loads them in this process.
 
     Raises:
-        Refusal: the plug-in is not legal.
+        Refusal: the plug-in breaks a rule.
         UsageError: the recipe leaves a batch of one image.
         DivergedError: a loss became infinite or not a number.
         CrashedError: the plug-in raises in training.
@@ -95,7 +92,7 @@ def measure(job: Job, epochs: int, workers: int) -> Iterator[tuple[str, float] |
 
 @contextlib.contextmanager
 def _as_in_a_script(device: str) -> Iterator[None]:
-    """Give the plain loop what a script of its own would have: torch's and glibc's defaults."""
+    """Restore torch's and glibc's defaults, which the plain loop would have in a script of its own."""
     if device == "cuda":
         torch.backends.cudnn.allow_tf32 = True
         compute.repeat_bits(False)

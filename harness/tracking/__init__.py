@@ -1,4 +1,4 @@
-"""MLflow: a projection of journals, studies and sweeps. The only package that knows mlflow."""
+"""MLflow: a projection of journals, studies and sweeps. The only package that imports mlflow."""
 
 from harness.tracking.connection import address, own_database, tracking_uri
 from harness.tracking.notes import unrepeatable_line

@@ -1,4 +1,4 @@
-"""What a run, a study and a sweep keep in MLflow as files: sources, tables, figures, the scored network."""
+"""The artifacts of a run, a study and a sweep: sources, tables, figures, the scored network."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from harness.training import confusion
 
 
 def write_run(folder: Path, journal: Journal, record: Record) -> None:
-    """Write what a run that has ended keeps: its plug-in, ledger, journal, profile, figures and answers."""
+    """Write the artifacts of a run that has ended: plug-in, ledger, journal, profile, figures and predictions."""
     start, epochs = record.start, record.typed_epochs()
     (folder / f"{journals.safe_name(start.job.name)}.py").write_bytes(journal.source.encode())
     (folder / "ledger.json").write_text(json.dumps(record.started["ledger"], indent=1), encoding="utf-8")
@@ -42,7 +42,7 @@ def write_run(folder: Path, journal: Journal, record: Record) -> None:
 
 
 def write_study(folder: Path, record: StudyRecord) -> None:
-    """Write what a finished study keeps: its figures and trials."""
+    """Write the artifacts of a finished study: figures and trials."""
     title = f"{record.search['study']} on {record.search['dataset']}"
     for name, figure in plots.study(record.trials, record.importances, title).items():
         figure.savefig(folder / f"{name}.png")
@@ -50,7 +50,7 @@ def write_study(folder: Path, record: StudyRecord) -> None:
 
 
 def write_sweep(folder: Path, problem: Problem, trajectories: Sequence[Trajectory]) -> None:
-    """Write what a sweep keeps: its figures and every step."""
+    """Write the artifacts of a sweep: figures and a table of all steps."""
     title = f"2-2-2 network, targets {problem.targets[0]:g} and {problem.targets[1]:g}"
     plots.sweep_losses(trajectories, title).savefig(folder / "loss.png")
     plots.sweep_weights(trajectories, title).savefig(folder / "weights.png")
@@ -59,7 +59,7 @@ def write_sweep(folder: Path, problem: Problem, trajectories: Sequence[Trajector
 
 
 def write_model(folder: Path, journal: Journal, run: FinishedRun) -> None:
-    """Save the scored network as an exported graph: loading it runs none of the plug-in's code."""
+    """Save the scored network as an exported graph, which loads without running the plug-in's code."""
     import mlflow.pytorch
     from mlflow.models import infer_signature
 
@@ -67,10 +67,10 @@ def write_model(folder: Path, journal: Journal, run: FinishedRun) -> None:
     network = plugins.build_network(architecture, run.job.knobs)
     weights = journal.weights()
     network.eval()
-    images = torch.zeros(2, 1, 28, 28)  # two: an example of one would freeze the batch at one
+    images = torch.zeros(2, 1, 28, 28)  # two, as one would fix the batch size at 1
     with torch.no_grad():
         for name, tensor in (*network.named_parameters(), *network.named_buffers()):
-            tensor.copy_(weights[name])  # load_state_dict would leave out buffers that are not persistent
+            tensor.copy_(weights[name])  # load_state_dict would skip non-persistent buffers
         answers = network(images)
     mlflow.pytorch.save_model(
         network,

@@ -1,4 +1,4 @@
-"""What a person reads about a run: its verdict in a line, its page in Markdown."""
+"""A run as text: its verdict in one line, and its page in Markdown."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ test set and never ranks. To compare runs, tick them and press *Compare*; the co
 
 
 def verdict_line(record: Record) -> str:
-    """Return the verdict in a few words, such as ``all 3 targets met`` or ``missed: accuracy``."""
+    """Return the verdict in one line, such as ``all 3 targets met`` or ``missed: accuracy``."""
     if record.state != "finished":
         return record.state
     targets = _targets(FinishedRun.of(record))
@@ -29,7 +29,7 @@ def verdict_line(record: Record) -> str:
 
 
 def markdown(record: Record) -> str:
-    """Return the run's page: verdict, curve, layer table."""
+    """Return a run's page: verdict, learning curve, layer table."""
     start = record.start
     parts = [f"**{start.name}** on {start.job.dataset}, {start.device}, protocol {start.job.protocol}."]
     if record.state == "finished":
@@ -44,15 +44,15 @@ def markdown(record: Record) -> str:
 
 
 def unrepeatable_line(operators: Sequence[str]) -> str:
-    """Say what follows from operators that may give other bits each time."""
+    """Return a sentence on operators that may give different bits each time."""
     return (
-        f"The same seed does not give the same bits on this device: {', '.join(operators)} may compute other last "
-        "digits each time. A run that is resumed may end a little otherwise."
+        f"The same seed does not give the same bits on this device: {', '.join(operators)} may round differently "
+        "each time. A run that is resumed may end with a slightly different score."
     )
 
 
 def group_markdown(scores: dict[int, float], summary: Summary) -> str:
-    """Return the page of several seeds' parent: mean, spread, interval, and the score of each seed."""
+    """Return the page of a group of seeds: mean, spread, interval, and the score of each seed."""
     rows = [(str(seed), f"{100 * scores[seed]:.2f} %") for seed in sorted(scores)]
     return f"{spread_line(summary)}.\n\n" + markdown_table(("seed", "accuracy"), rows)
 

@@ -1,4 +1,4 @@
-"""Finished runs of other machines, brought from the store to this machine's journals; verified on arrival."""
+"""Imports finished runs of other machines from the store, each verified before it is kept."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def pull_runs(client: Client) -> Iterator[Imported]:
-    """Keep a journal of every finished run that the store has and this machine has not."""
+    """Import every finished run that the store has and this machine lacks."""
     for name, experiment in client.experiments().items():
         if name in data.NAMES:
             for run in client.search(experiment, f"attributes.status = 'FINISHED' and tags.`{COMPLETE}` = 'true'"):
@@ -36,6 +36,6 @@ def _fetch(client: Client, run: Run, run_id: str) -> Imported:
                 got = client.download(run.info.run_id, artifact, folder)
                 got.rename(Path(folder) / names.get(artifact, artifact))
         except Exception as error:
-            client.experiments()  # a server that is gone is another matter than a run that lacks a file
-            return Imported(run_id, f"its artifacts cannot be had: {reason_of(error)}")
+            client.experiments()  # raises if the server is gone; else this run lacks a file
+            return Imported(run_id, f"its artifacts cannot be downloaded: {reason_of(error)}")
         return archive.receive(run_id, Path(folder), without_password(client.uri))

@@ -1,4 +1,4 @@
-"""A run in MLflow: what it holds, as plain values, and how it is brought up to its journal."""
+"""A run in MLflow: its tags, params and metrics as plain values, and how missing ones are added."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ _EPOCH_METRICS = {
 }
 
 
-# --- what a run holds -------------------------------------------------------------------------------------
+# --- contents of a run ------------------------------------------------------------------------------------
 
 
 def tags_of(start: RunStart, origin: Origin | None) -> dict[str, str]:
-    """Return what a run is tagged with when it begins."""
+    """Return the tags of a run at its start."""
     job = start.job
     return {
         "architecture": job.name,
@@ -58,14 +58,14 @@ def tags_of(start: RunStart, origin: Origin | None) -> dict[str, str]:
 
 
 def params_of(start: RunStart) -> dict[str, Any]:
-    """Return a run's settings: recipe, knobs, seed, size and device."""
-    before_the_rule = {} if start.environment.mode else {"precision": start.mode.precision}
+    """Return the params of a run: recipe, knobs, seed, size and device."""
+    before_modes = {} if start.environment.mode else {"precision": start.mode.precision}
     known = {"seed": start.job.seed, "parameters": start.parameters, "device": start.device}
-    return {**asdict(start.job.recipe), **before_the_rule, **start.job.knobs, **known}
+    return {**asdict(start.job.recipe), **before_modes, **start.job.knobs, **known}
 
 
 def points_of_epoch(epoch: Epoch, time: int, held_out: HeldOut) -> list[Point]:
-    """Return the metrics of an epoch that ended at `time`; what was not measured is left out."""
+    """Return the metrics of an epoch that ended at `time` (milliseconds since 1970), without unmeasured ones."""
     values = {metric.format(held_out=held_out): getattr(epoch, name) for name, metric in _EPOCH_METRICS.items()}
     return [Point(key, float(value), time, epoch.number) for key, value in values.items() if value is not None]
 
@@ -84,11 +84,11 @@ def points_of_result(run: FinishedRun) -> list[Point]:
     return [Point(key, float(value), result.time) for key, value in values.items() if value is not None]
 
 
-# --- how it gets there ------------------------------------------------------------------------------------
+# --- writing to the store ---------------------------------------------------------------------------------
 
 
 def sync_run(client: Client, journal: Journal) -> None:
-    """Bring a run up to its journal, all but the model."""
+    """Add to MLflow what it lacks of a run, except the model."""
     record = journal.read()
     if record is None:
         return
@@ -97,12 +97,12 @@ def sync_run(client: Client, journal: Journal) -> None:
     if known and _is_current(known, record):
         return
     if known and known.info.status == "KILLED" and record.state != "interrupted":
-        client.reopen(known.info.run_id)  # resumed: it is running again, and no longer says why it stopped
+        client.reopen(known.info.run_id)  # the run was resumed: it is running and has no reason
         client.log(known.info.run_id, tags={"verdict": "running"})
         client.drop_tag(known, "reason")
     run_id = _begin(client, experiment, record, known)
     timed = zip(record.typed_epochs(), (event["time"] for event in record.epochs), strict=True)
-    unsent = [*timed][client.sent.get(run_id, 0) :]  # sending one again would be harmless, but not free
+    unsent = [*timed][client.sent.get(run_id, 0) :]  # sending an epoch again is harmless but slow
     client.log(run_id, [point for epoch, time in unsent for point in points_of_epoch(epoch, time, "test")])
     client.sent[run_id] = len(record.epochs)
     if record.ended:
@@ -113,22 +113,22 @@ def sync_run(client: Client, journal: Journal) -> None:
 
 
 def is_run_current(client: Client, journal: Journal) -> bool:
-    """Whether the store says all that a journal does; of one that has not ended, nothing is asked."""
+    """Return whether the store holds all of a journal; True for a run that has not ended."""
     try:
         record = journal.read()
         if record is None or not record.ended:
             return True
         run = client.look_up(record.job.dataset, record.run_id)
-    except DAMAGE:  # there is nothing to be brought
+    except DAMAGE:  # a damaged journal has nothing to add
         return True
     return run is not None and _is_current(run, record)
 
 
 def add_model(client: Client, journal: Journal) -> None:
-    """Add the scored network to a finished run that lacks it; what was imported is never executed.
+    """Add the scored network to a finished run that lacks it; code of an imported run is never executed.
 
-    Builds the network, so it draws from the random numbers that training in this process draws from: only for when
-    nothing trains.
+    Building the network draws random numbers, which would change a training in this process: call it only when no
+    run trains.
     """
     record = journal.read()
     if record is None or record.state != "finished" or not journal.has_weights:
@@ -170,7 +170,7 @@ def _end(client: Client, run_id: str, journal: Journal, record: Record) -> None:
 
 
 def _group(record: Record) -> Group | None:
-    """Return the seeds it was trained with, of which only some may have been imported."""
+    """Return the group of a run; None if imported, as the rest of its group may be missing."""
     return None if record.origin else record.start.group
 
 
@@ -184,7 +184,7 @@ def _parent(client: Client, experiment: str, record: Record, group: Group) -> st
 
 
 def _sum_up(client: Client, experiment: str, record: Record, group: Group) -> None:
-    """Once the last child has ended, give the parent mean, spread and interval, and its own end."""
+    """Once the last child has ended, log mean, spread and interval to the parent and end it."""
     parent, time = _parent(client, experiment, record, group), record.ended_at
     ended = [child for child in client.children(experiment, parent) if child.info.status in _STATUS.values()]
     scores = {
@@ -192,9 +192,9 @@ def _sum_up(client: Client, experiment: str, record: Record, group: Group) -> No
         for child in ended
         if child.info.status == "FINISHED"
     }
-    seeds = {child.data.params["seed"] for child in ended}  # one that lost its worker is restarted
+    seeds = {child.data.params["seed"] for child in ended}  # a seed that lost its worker is restarted
     if len(seeds) < group.size and record.state == "finished":
-        return  # more are to come; a seed that did not finish ends the command
+        return  # others are running; a seed that fails ends the command
     tags = {"verdict": f"{len(scores)} of {group.size} seeds finished"}
     points = [Point("parameters", record.start.parameters, time)]
     if scores:

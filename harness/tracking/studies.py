@@ -1,4 +1,4 @@
-"""A study in MLflow: one run for it, and under it one run a trial."""
+"""A study in MLflow: one parent run for the study, one child run for each trial."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _STATUS = {
 
 
 def tags_of(record: StudyRecord) -> dict[str, str]:
-    """Return what a study and its trials are tagged with."""
+    """Return the tags of a study and of its trials."""
     return {
         "architecture": Path(record.search["architecture"]).stem,
         "source_sha256": record.search["architecture_sha256"],
@@ -37,7 +37,7 @@ def tags_of(record: StudyRecord) -> dict[str, str]:
 
 
 def points_of(record: StudyRecord) -> list[Point]:
-    """Return the best score so far, by trial, and the confirmation."""
+    """Return the metrics of a study: the best score so far, by trial, and the confirmation."""
     best, points = 0.0, []
     for trial in record.trials:
         if trial.state == "complete" and trial.value is not None and trial.value > best:
@@ -48,7 +48,7 @@ def points_of(record: StudyRecord) -> list[Point]:
 
 
 def sync_study(client: Client, record: StudyRecord) -> None:
-    """Bring a study and its trials up to its log."""
+    """Add to MLflow what it lacks of a study and its trials."""
     search = record.search
     experiment = client.experiment(_experiment(record), STUDY_NOTE)
     known = client.find(experiment, RUN_ID, record.run_id)
@@ -77,7 +77,7 @@ def sync_study(client: Client, record: StudyRecord) -> None:
 
 
 def is_study_current(client: Client, record: StudyRecord) -> bool:
-    """Whether the store says all that a study does; of one that is at work, nothing is asked."""
+    """Return whether the store holds all of a study; True for a study that is still running."""
     run = client.look_up(_experiment(record), record.run_id)
     if record.state == "finished":
         return run is not None and run.data.tags.get(COMPLETE) == _version(record)

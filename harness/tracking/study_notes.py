@@ -1,4 +1,4 @@
-"""What a person reads about a study: its state in a line, and its page."""
+"""A study as text: its state in one line, and its page in Markdown."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from harness.sentences import comparison_line
 from harness.statistics import Comparison
 
 STUDY_NOTE = """\
-One run a study, and under it one run a trial. The score of a trial is `validation/accuracy` after its last epoch, on
-training images that it did not train on: a study never loads the test set. What it finds is confirmed on the test set,
-in the dataset's own experiment.
+One parent run for each study, with one child run for each trial. The score of a trial is `validation/accuracy` after
+its last epoch, on training images that it did not train on: a study never loads the test set. The winner is confirmed
+on the test set, in the dataset's own experiment.
 """
 
 
@@ -26,12 +26,12 @@ def counts(trials: Sequence[Trial]) -> str:
 
 
 def study_line(record: StudyRecord) -> str:
-    """Return the state of a study in a few words."""
+    """Return the state of a study in one line."""
     return f"{counts(record.trials)} of {record.wanted} wanted"
 
 
 def study_markdown(record: StudyRecord) -> str:
-    """Return a study's page: the best trials, the counts, what its choice is worth, how it was confirmed."""
+    """Return a study's page: the counts, the best trials, and the confirmation of the winner."""
     complete = sorted((trial for trial in record.trials if trial.state == "complete"), key=lambda t: -(t.value or 0))
     names = list(record.trials[0].settings) if record.trials else []
     rows = [
@@ -54,7 +54,7 @@ def study_markdown(record: StudyRecord) -> str:
 
 
 def confirmation_line(found: Mapping[str, float]) -> str:
-    """Say how a study's winner did against the default recipe, by the board's own comparison."""
+    """Return the comparison of a study's winner with the default recipe, by the leaderboard's method, in one line."""
     means = [("winner", found["winner"]), ("default recipe", found["default"])]
     compared = Comparison(found["difference"], found.get("low95"), found.get("high95"), found.get("p"), None)
     line = comparison_line(means, int(found["n"]), compared)

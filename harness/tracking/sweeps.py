@@ -1,4 +1,4 @@
-"""A learning-rate sweep of the exercise in MLflow: one run for it, and under it one run a learning rate."""
+"""A learning-rate sweep of the exercise in MLflow: one parent run, one child run for each learning rate."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ _SHOWN = ("E_total", "E1", "E2", "a_o1", "a_o2", *WEIGHTS)
 
 
 def points_of(trajectories: Sequence[Trajectory], now: int) -> list[Point]:
-    """Return each rate's final loss, and the fastest stable rate if there is one."""
+    """Return the metrics of a sweep: the final loss of each rate, and the fastest stable rate if there is one."""
     points = [Point(f"final_loss/lr_{t.rate}", t.final_loss, now) for t in trajectories]
     best = fastest_stable(trajectories)
     return [*points, Point("fastest_stable_lr", best.lr, now)] if best else points
 
 
 def sync_sweep(client: Client, problem: Problem, trajectories: Sequence[Trajectory]) -> None:
-    """Record a sweep, a child a learning rate; the same sweep again is the same run."""
+    """Record a sweep with one child for each learning rate; repeating a sweep adds nothing."""
     experiment = client.experiment(SWEEPS, SWEEP_NOTE)
     settings = {**asdict(problem), "lr": [t.lr for t in trajectories], "steps": len(trajectories[0].rows) - 1}
     identity = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
     found = client.find(experiment, RUN_ID, identity)
     if found and is_complete(found):
         return
-    if found:  # stopped half-way
-        half = found.info.run_id
-        client.delete([*(child.info.run_id for child in client.children(experiment, half)), half])
+    if found:  # an earlier try was stopped half-way
+        partial = found.info.run_id
+        client.delete([*(child.info.run_id for child in client.children(experiment, partial)), partial])
     now = round(time.time() * 1000)
     targets = ", ".join(f"{target:g}" for target in problem.targets)
     tags = {RUN_ID: identity, "mlflow.note.content": sweep_markdown(problem, trajectories)}

@@ -1,8 +1,8 @@
-"""Journals, studies and sweeps brought to MLflow: at once by a command, or by a thread while training goes on.
+"""Projects journals, studies and sweeps into MLflow: all at once for a command, or on a thread during training.
 
-MLflow is a projection: a source is read and the store is made to say the same. Doing it twice changes nothing, doing it
-later keeps the original times. `Tracker` does so on a thread of its own while training runs, so that a store that is
-slow, down or lost costs the training nothing.
+MLflow is a projection: a source is read, and the store receives what it lacks of it. Repeating this is safe, and the
+original times are kept however late it is done. `Tracker` works on a thread of its own, so a store that is slow or down
+does not delay training.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from harness.tracking.connection import SYNC, advice, lacking, reaching, reason_
 from harness.tracking.pull import pull_runs
 
 Source = Journal | StudyRecord
-"""What MLflow is a projection of."""
+"""What is projected into MLflow."""
 
 PATIENCE_SECONDS = 60.0
-"""How long the end of a command waits for the store's next step: many seeds that end at once take minutes together."""
+"""Seconds without progress after which the end of a command stops waiting for the store."""
 
 HASTE_SECONDS = 6.0
-"""How long it waits when the command was stopped: the whole of its end may take ten."""
+"""Seconds it waits when the command was stopped by a signal, which must end within about ten."""
 
 
 def sync_source(client: Client, source: Source) -> None:
-    """Bring the store up to a journal, all but the model, or to a study: idempotent, with their own times.
+    """Add to the store what it lacks of a journal, except the model, or of a study. Idempotent; keeps original times.
 
-    Safe while training runs: it draws no random number and runs none of the plug-in's code.
+    Safe during training: it draws no random numbers and runs no plug-in code.
     """
     with _only_one(source):
         if isinstance(source, StudyRecord):
@@ -48,33 +48,34 @@ def sync_source(client: Client, source: Source) -> None:
 
 
 def is_current(client: Client, source: Source) -> bool:
-    """Whether the store says all that a journal or a study does; of one that has not ended, nothing is asked."""
+    """Return whether the store holds all of a journal or a study; True for one that has not ended."""
     if isinstance(source, StudyRecord):
         return studies.is_study_current(client, source)
     return runs.is_run_current(client, source)
 
 
 def add_model(client: Client, source: Source) -> None:
-    """Add the scored network to a finished run that lacks it; a study has none."""
+    """Add the scored network to a finished run that lacks it; a study has no model."""
     if isinstance(source, Journal):
         with _only_one(source):
             runs.add_model(client, source)
 
 
 def _only_one(source: Source) -> FileLock:
-    """Return the lock of the process that brings this to MLflow: two that find nothing there would both make it."""
+    """Return the lock for syncing a source: without it two processes could both create its run."""
     kind = "studies" if isinstance(source, StudyRecord) else "journal"
     return FileLock(journals.ROOT.absolute() / kind / source.run_id / "mlflow.lock")
 
 
 class Tracker:
-    """Projects journals into a store on a thread of its own."""
+    """Projects journals and studies into a store, on a thread of its own."""
 
     def __init__(self, uri: str | None = None, warn: Callable[[str], None] | None = None) -> None:
-        """Start the thread; the store is opened by it, with the first journal.
+        """Start the thread, which opens the store when the first source arrives.
 
         Args:
-            warn: told, once, what keeps the store from following while training goes on.
+            uri: address of the store; by default `tracking_uri`.
+            warn: called once with a message, if the store cannot be updated during training.
         """
         self.uri = uri or tracking_uri()
         self._warn = warn
@@ -87,17 +88,17 @@ class Tracker:
         self._thread.start()
 
     def enqueue(self, source: Source) -> None:
-        """Say that a journal or a study has grown; returns at once."""
+        """Have a journal or a study synced, as it has grown; returns at once."""
         self._queue.put(source)
 
     def close(self, stopped: bool = False) -> None:
-        """Wait until the store has caught up.
+        """Wait until the store is up to date.
 
         Args:
-            stopped: by a signal: wait less, and leave the models to `sync`.
+            stopped: a signal stopped the command: wait less, and leave the models to `sync`.
 
         Raises:
-            TrackerError: it has not; the journals hold what is missing.
+            TrackerError: the store is not up to date; the journals hold what is missing.
         """
         self._adds_models = not stopped
         self._queue.put(None)
@@ -114,7 +115,7 @@ class Tracker:
                 raise lacking(error, SYNC)
             if isinstance(error, TrackerError):
                 raise TrackerError(error.message, allowed=safe(), hint=error.hint)
-            if isinstance(error, HarnessError):  # of the plug-in, asked for its network once more
+            if isinstance(error, HarnessError):  # raised by the plug-in while its network was built for the model
                 raise TrackerError(f"MLflow lacks the model of {run_id}: {error.message}", allowed=safe())
             raise self._unreached(reason_of(error))
 
@@ -134,15 +135,15 @@ class Tracker:
                 seen[source.run_id] = source
                 if not self._try_step(sync_source, source) and self._warn and not closing:
                     error = self._failed[source.run_id]
-                    if isinstance(error, ModuleNotFoundError):  # for good: the end says so, and what to do
+                    if isinstance(error, ModuleNotFoundError):  # permanent: `close` raises it with a hint
                         continue
                     reason = reason_of(error)
-                    with contextlib.suppress(OSError):  # of a terminal that is gone: this thread has work to do
+                    with contextlib.suppress(OSError):  # a closed terminal must not end this thread
                         self._warn(
-                            f"MLflow at {without_password(self.uri)} does not follow: {reason}. Training goes on."
+                            f"MLflow at {without_password(self.uri)} cannot be updated: {reason}. Training continues."
                         )
                     self._warn = None
-        for source in seen.values():  # now nothing trains, and what failed may have come back
+        for source in seen.values():  # no run trains now, and a store that failed may be back
             if self._try_step(sync_source, source) and self._adds_models:
                 self._try_step(add_model, source)
 
@@ -150,7 +151,7 @@ class Tracker:
         try:
             self._client = self._client or Client(self.uri)
             step(self._client, source)
-        except Exception as error:  # whatever mlflow raises: training goes on, the journal has it all
+        except Exception as error:  # mlflow raises anything; training continues, the journal has it all
             self._failed[source.run_id] = error
             return False
         self._failed.pop(source.run_id, None)
@@ -158,7 +159,7 @@ class Tracker:
         return True
 
     def _take_all(self) -> tuple[list[Source], bool]:
-        """Wait for a notice, take all there are, and return the last of each source and whether the end is there."""
+        """Wait for a source, take all queued ones, and return each once, and whether the tracker is closing."""
         items = [self._queue.get()]
         while not self._queue.empty():
             items.append(self._queue.get())
@@ -166,7 +167,7 @@ class Tracker:
 
 
 def experiments(uri: str) -> dict[str, str]:
-    """Return the experiments of a store, name to id; a local store is made if there is none.
+    """Return the experiments of a store, name to id; a local store is created if there is none.
 
     Raises:
         TrackerError: the store cannot be reached.
@@ -176,7 +177,7 @@ def experiments(uri: str) -> dict[str, str]:
 
 
 def record_sweep(problem: Problem, trajectories: Sequence[Trajectory]) -> None:
-    """Record a learning-rate sweep.
+    """Record a learning-rate sweep in MLflow.
 
     Raises:
         TrackerError: the store cannot be reached.
@@ -187,7 +188,7 @@ def record_sweep(problem: Problem, trajectories: Sequence[Trajectory]) -> None:
 
 
 def pull() -> list[Imported]:
-    """Bring finished runs home that the store has and this machine has not.
+    """Import the finished runs that the store has and this machine lacks.
 
     Raises:
         TrackerError: the store cannot be reached.
@@ -198,7 +199,7 @@ def pull() -> list[Imported]:
 
 
 def sync(found: Iterable[Source]) -> int:
-    """Bring the store up to `found` and return how many there are; one that cannot be read does not stop the others.
+    """Add to the store what it lacks of `found`, and return their number; a damaged one does not stop the others.
 
     Raises:
         TrackerError: the store cannot be reached, or a journal cannot be read.
@@ -209,35 +210,35 @@ def sync(found: Iterable[Source]) -> int:
         from mlflow.exceptions import MlflowException
 
         client = Client(uri)
-        client.experiments()  # a server that is gone shows here, also where there is nothing to bring
+        client.experiments()  # raises if the server is gone, even if there is nothing to add
 
         def try_step(step: Callable[[Client, Source], None], source: Source) -> bool:
             watchdog.heartbeat()
             try:
                 step(client, source)
-            except (MlflowException, ModuleNotFoundError):  # the store is damaged or gone, or mlflow lacks a package
+            except (MlflowException, ModuleNotFoundError):  # the store is unusable, or mlflow lacks a package
                 raise
-            except Exception as error:  # whatever a damaged journal leads to
-                client.experiments()  # a store may also raise what its database or the network raises
+            except Exception as error:  # a damaged journal can raise anything
+                client.experiments()  # raises if the store, rather than the journal, is at fault
                 failed[source.run_id] = error
                 return False
             return True
 
         done = [source for source in found if try_step(sync_source, source)]
-        for source in done:  # after all else: a model is made by its plug-in, which may break this process
+        for source in done:  # last, as it runs plug-in code, which may break this process
             try_step(add_model, source)
     if failed:
         first, count = reason_of(next(iter(failed.values()))), len({*failed, *(source.run_id for source in done)})
         raise TrackerError(
-            f"{len(failed)} of {count} records could not be brought to MLflow, the first: {first}.",
+            f"{len(failed)} of {count} records could not be added to MLflow, the first: {first}.",
             allowed=f"They are in {journals.ROOT.absolute()}: {', '.join(failed)}.",
-            hint="All others are in MLflow. Mend those or move them away, and sync again.",
+            hint="All others are in MLflow. Restore those or move them away, and sync again.",
         )
     return len(done)
 
 
 def missing_runs(found: Iterable[Source]) -> list[str]:
-    """Return the ids of what the store does not hold, or not to its end; what a process is at work on is left out.
+    """Return the ids of the sources that the store lacks in whole or in part, without those still running.
 
     Raises:
         TrackerError: the store cannot be reached.
@@ -245,5 +246,5 @@ def missing_runs(found: Iterable[Source]) -> list[str]:
     uri = tracking_uri()
     with reaching(uri):
         client = Client(uri)
-        client.experiments()  # a server that is gone shows here, also where nothing is recorded
+        client.experiments()  # raises if the server is gone, even if nothing is recorded
         return [source.run_id for source in found if not is_current(client, source)]

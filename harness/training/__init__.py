@@ -1,4 +1,10 @@
-"""Training: the loop, and how its steps are computed on a device."""
+"""Training: the loop over epochs, and how its steps are computed on a device.
+
+`fit` is the loop and `steps` a single step; `seeds`, `augment`, `optim` and `evaluate` have the mathematics of both.
+`compute` chooses the compute mode for a machine, and `compatible` checks that a network trains correctly in it.
+`memory_layout` prepares a graph for its mode with `folding`, `batch_norm`, `padding` and `kernels`; `capture` records
+a step as a CUDA graph.
+"""
 
 from harness.training.capture import Uncapturable
 from harness.training.compatible import Choice, choose_compatible, unrepeatable

@@ -1,4 +1,4 @@
-"""Augmentation of a whole batch at once, on its device, each image by its own random numbers."""
+"""Augment a batch of images at once, on its device, each image with its own random numbers."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from harness.data import SIDE
 from harness.spec import Recipe
 
 DRAWS = 6
-"""Random numbers an image needs: zoom or not, angle, shift right and down, size, shear."""
+"""Random numbers per image: zoom or not, angle, shift to the right and down, size, shear."""
 
 
 def augment(
     images: Tensor, draws: Tensor, recipe: Recipe, strength: float | Tensor = 1.0, reference: bool = True
 ) -> Tensor:
-    """Move each image by one affine map, sampled bilinearly; what comes in from outside is black.
+    """Transform each image by one affine map with bilinear sampling; pixels from outside are black.
 
     The order is that of the published recipe: zoom into the centre (crop and resize), then scale,
     shear, rotate and shift.
@@ -27,8 +27,9 @@ def augment(
         images: (N, 1, 28, 28) floats, black 0.
         draws: (N, DRAWS) uniform in [0, 1).
         recipe: the ranges.
-        strength: factor on every range and on the zoom's probability, 0 to 1.
-        reference: look the pixels up by torch's own grid, to the bit; the other takes a twentieth of the time.
+        strength: factor on every range and on the probability of a zoom, 0 to 1.
+        reference: whether to compute the sampling grid with torch's affine_grid. The other way takes a twentieth of
+            the time and differs by rounding.
     """
     zoomed = draws[:, 0] < recipe.zoom_p * strength
     window = torch.where(zoomed, recipe.zoom_crop / SIDE, 1.0)
@@ -48,7 +49,7 @@ def augment(
 
 
 def _grid(inverse: Tensor) -> Tensor:
-    """Return where each pixel of (N, 2, 3) maps' results comes from: (N, 28, 28, 2), by one product for all images."""
+    """Return the sampling grid (N, 28, 28, 2) of (N, 2, 3) affine maps, by one matrix product for all images."""
     middles = (torch.arange(SIDE, device=inverse.device) * 2 + 1) / SIDE - 1
     down, right = torch.meshgrid(middles, middles, indexing="ij")
     pixels = torch.stack([right, down, torch.ones_like(right)]).flatten(1)
@@ -56,6 +57,6 @@ def _grid(inverse: Tensor) -> Tensor:
 
 
 def strength(recipe: Recipe, epoch: int) -> float:
-    """Return the augmentation's strength in `epoch` (from 1): 1, falling to 0 in the last `augment_fade` epochs."""
+    """Return the strength of augmentation in `epoch` (from 1): 1, decreasing to 0 in the last `augment_fade` epochs."""
     left = recipe.epochs - epoch
     return min(1.0, left / recipe.augment_fade) if recipe.augment_fade else 1.0

@@ -1,4 +1,4 @@
-"""Batch norm over maps that are channels last, in sums that keep their digits."""
+"""Batch norm for channels-last feature maps, with sums in stages that lose less precision."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ aten = torch.ops.aten
 
 
 def replace_batch_norm(graph: Graph, compiled: bool) -> None:
-    """Replace batch norm over maps, where it normalises by the batch's own statistics."""
+    """Replace batch norm of feature maps in a graph, in place, where it uses the batch's own statistics."""
     for node in graph.find_nodes(op="call_function", target=aten.batch_norm.default):
         given = arguments(node)
         if not given["training"] or given["input"].meta["val"].ndim != 4:
@@ -43,18 +43,18 @@ def batch_norm(
     momentum: float,
     eps: float,
 ) -> Tensor:
-    """Normalise (N, C, H, W) maps as torch does in training mode; channels behind the last weight become zeros.
+    """Normalise (N, C, H, W) feature maps as torch does in training mode; channels without a weight become zeros.
 
-    torch adds up maps that are channels last in one long chain of float32, which takes a gradient up to a hundredth of
-    its size away. Here each sum is over the batch at one pixel, then over pixels; it takes torch's own kernels.
+    torch sums channels-last feature maps sequentially in float32, which gives gradients a relative error of up to
+    0.01. Here each sum is over the batch for each pixel and then over pixels, with torch's own kernels.
     """
     if maps.is_contiguous(memory_format=torch.channels_last):
         normalised, mean, variance = _BatchNormByPixel.apply(maps, *_scale_and_offset(maps, weight, bias), eps)
         _move_statistics(running_mean, running_var, mean, variance, momentum, maps.numel() // maps.shape[1])
         return normalised
     channels = maps.shape[1]
-    mean, variance = _lengthened(running_mean, channels), _lengthened(running_var, channels)
-    learned = _lengthened(weight, channels), _lengthened(bias, channels)
+    mean, variance = _padded_to(running_mean, channels), _padded_to(running_var, channels)
+    learned = _padded_to(weight, channels), _padded_to(bias, channels)
     normalised = torch.batch_norm(maps, *learned, mean, variance, True, momentum, eps, False)
     for running, moved in ((running_mean, mean), (running_var, variance)):
         if running is not None and moved is not None and moved is not running:
@@ -72,12 +72,13 @@ def batch_norm_in_sums(
     eps: float,
     activation: int = 0,
 ) -> Tensor:
-    """Do what `batch_norm` does in sums of two stages: what torch.compile makes of torch's own takes longer.
+    """Compute `batch_norm` in compiled code, with sums in two stages; torch.compile's own batch norm is slower.
 
     Args:
-        activation: what follows, as `kernels.ACTIVATIONS` counts it: then both are one kernel of this project's own.
-            Without, the compiler joins it to what stands before and behind, which is faster where channels fill
-            whole vectors; where they do not, its code for what is left over is slow, and the kernel is used as well.
+        activation: the activation that follows, as a value of `kernels.ACTIVATIONS`, or 0. If there is one, both are
+            computed by one kernel of this project. If not, the compiler fuses the operator with its neighbours, which
+            is faster if channels fill whole vectors. If they do not, its remainder loop is slow, and the kernel is
+            used as well.
     """
     long_weight, long_bias = _scale_and_offset(maps, weight, bias)
     if activation or maps.shape[1] % VECTOR:
@@ -90,10 +91,10 @@ def batch_norm_in_sums(
 
 
 def _scale_and_offset(maps: Tensor, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return one number a channel, in float32 or better: autocast has computed ones in bfloat16."""
+    """Return scale and offset, (C,) each, in at least float32: under autocast, computed ones are bfloat16."""
     kind, channels = torch.promote_types(maps.dtype, torch.float32), maps.shape[1]
-    scale = maps.new_ones(channels, dtype=kind) if weight is None else _lengthened(weight, channels).to(kind)
-    return scale, maps.new_zeros(channels, dtype=kind) if bias is None else _lengthened(bias, channels).to(kind)
+    scale = maps.new_ones(channels, dtype=kind) if weight is None else _padded_to(weight, channels).to(kind)
+    return scale, maps.new_zeros(channels, dtype=kind) if bias is None else _padded_to(bias, channels).to(kind)
 
 
 def _move_statistics(
@@ -104,7 +105,7 @@ def _move_statistics(
     momentum: float,
     count: int,
 ) -> None:
-    """Move running statistics, in place, towards those of `count` numbers a channel."""
+    """Update running statistics, in place, with those of a batch that has `count` values per channel."""
     if running_mean is not None and running_var is not None:
         with torch.no_grad():
             running_mean.lerp_(mean[: len(running_mean)], momentum)
@@ -122,23 +123,23 @@ TORCHS = {batch_norm_in_sums: _batch_norm_and_activation, silu: F.silu, max_pool
 
 
 @overload
-def _lengthened(per_channel: Tensor, channels: int) -> Tensor: ...
+def _padded_to(per_channel: Tensor, channels: int) -> Tensor: ...
 @overload
-def _lengthened(per_channel: Tensor | None, channels: int) -> Tensor | None: ...
-def _lengthened(per_channel: Tensor | None, channels: int) -> Tensor | None:
+def _padded_to(per_channel: Tensor | None, channels: int) -> Tensor | None: ...
+def _padded_to(per_channel: Tensor | None, channels: int) -> Tensor | None:
     if per_channel is None or len(per_channel) == channels:
         return per_channel
     return F.pad(per_channel, [0, channels - len(per_channel)])
 
 
 class _BatchNormByPixel(torch.autograd.Function):
-    """Ioffe & Szegedy 2015 for maps that are channels last; in float32 for bfloat16 maps, else in their precision."""
+    """Batch norm (Ioffe & Szegedy 2015) of channels-last maps; float32 for bfloat16 maps, else in their precision."""
 
     @staticmethod
     def forward(ctx: Any, maps: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
         channels = maps.shape[1]
         rows = _pixels_as_channels(maps)
-        nothing = weight.new_zeros(rows.shape[1])  # without, torch would take sums of bfloat16 in bfloat16
+        nothing = weight.new_zeros(rows.shape[1])  # without it, torch would sum bfloat16 in bfloat16
         pixels = torch.batch_norm_update_stats(rows, nothing, nothing.clone(), 0.0)
         means, variances = (each.view(-1, channels) for each in pixels)
         mean = means.mean(0)
@@ -152,7 +153,7 @@ class _BatchNormByPixel(torch.autograd.Function):
         maps, weight, mean, inverse = ctx.saved_tensors
         channels, count = maps.shape[1], maps.numel() // maps.shape[1]
         gradient = gradient.contiguous(memory_format=torch.channels_last)
-        if maps.dtype == torch.bfloat16:  # by the right mean, torch's sums are good to a hundred thousandth or three
+        if maps.dtype == torch.bfloat16:  # with this mean, torch's sums have a relative error of 1e-5 to 3e-5
             return *_backward_by_torch(gradient, maps, weight, mean, inverse, to_maps=True), None
         pixels = count // len(maps)
         rows = _pixels_as_channels(gradient), _pixels_as_channels(maps)
@@ -171,7 +172,7 @@ class _BatchNormByPixel(torch.autograd.Function):
 def _backward_by_torch(
     gradient: Tensor, maps: Tensor, weight: Tensor, mean: Tensor, inverse: Tensor, to_maps: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of maps, if wanted, of weight and of bias."""
+    """Return the gradients of the maps (if `to_maps`), the weight and the bias."""
     wanted = [to_maps, True, True]
     found: tuple[Tensor, Tensor, Tensor] = aten.native_batch_norm_backward(
         gradient, maps, weight, None, None, mean, inverse, True, 0.0, wanted
@@ -180,24 +181,24 @@ def _backward_by_torch(
 
 
 def _pixels_as_channels(maps: Tensor) -> Tensor:
-    """View (N, C, H, W) maps, channels last, as (1, H * W * C, N, 1)."""
+    """View (N, C, H, W) channels-last maps as (1, H * W * C, N, 1)."""
     images, length = len(maps), maps[0].numel()
     return maps.as_strided((1, length, images, 1), (images * length, 1, length, length))
 
 
 class _BatchNorm(torch.autograd.Function):
-    """Ioffe & Szegedy 2015, in float32 whatever the maps are; sums within a few images first, while they are cached."""
+    """Batch norm (Ioffe & Szegedy 2015) in float32 for maps of any precision; it first sums a few cached images."""
 
     @staticmethod
     def forward(ctx: Any, maps: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
         channels, rows = maps.shape[1], _rows(maps)
         mean = _sums(rows, channels) / (maps.numel() // channels)
-        centred = rows.float() - _along(rows, mean)
+        centred = rows.float() - _repeated(rows, mean)
         variance = _sums(centred.square(), channels) / (maps.numel() // channels)
         inverse = torch.rsqrt(variance + eps)
         ctx.save_for_backward(maps, weight, mean, inverse)
         ctx.mark_non_differentiable(mean, variance)
-        normalised = centred * _along(rows, inverse * weight) + _along(rows, bias)
+        normalised = centred * _repeated(rows, inverse * weight) + _repeated(rows, bias)
         return _maps(normalised.to(maps.dtype), maps.shape), mean, variance
 
     @staticmethod
@@ -205,25 +206,25 @@ class _BatchNorm(torch.autograd.Function):
         maps, weight, mean, inverse = ctx.saved_tensors
         channels, count = maps.shape[1], maps.numel() // maps.shape[1]
         rows, gradients = _rows(maps), _rows(gradient).float()
-        centred = rows.float() - _along(rows, mean)
+        centred = rows.float() - _repeated(rows, mean)
         for_bias, along = _sums(gradients, channels), _sums(gradients * centred, channels)
         slope = along * inverse.square() / count
-        sloping = gradients - _along(rows, for_bias / count) - centred * _along(rows, slope)
-        for_maps = (sloping * _along(rows, inverse * weight)).to(maps.dtype)
+        sloping = gradients - _repeated(rows, for_bias / count) - centred * _repeated(rows, slope)
+        for_maps = (sloping * _repeated(rows, inverse * weight)).to(maps.dtype)
         return _maps(for_maps, maps.shape), along * inverse, for_bias, None
 
 
 def _rows(maps: Tensor) -> Tensor:
-    """View (N, C, H, W) maps, channels last, as (N / k, H * W, k * C), the last of them whole vectors where N allows.
+    """View (N, C, H, W) channels-last maps as (N / k, H * W, k * C); k * C fills whole vectors if N is divisible by k.
 
-    As a strided view it is one of memory, and not of the compiler's loops.
+    With a strided view the compiler loops over this shape; it would fold a reshape into loops over the original one.
     """
     images, channels = maps.shape[:2]
-    few = VECTOR // math.gcd(VECTOR, channels)
-    few = 1 if images % few else few
-    pixels, length = maps.shape[2] * maps.shape[3], few * channels
-    lying = maps.contiguous(memory_format=torch.channels_last)
-    return lying.as_strided((images // few, pixels, length), (pixels * length, length, 1))
+    together = VECTOR // math.gcd(VECTOR, channels)
+    together = 1 if images % together else together
+    pixels, length = maps.shape[2] * maps.shape[3], together * channels
+    channels_last = maps.contiguous(memory_format=torch.channels_last)
+    return channels_last.as_strided((images // together, pixels, length), (pixels * length, length, 1))
 
 
 def _maps(rows: Tensor, shape: torch.Size) -> Tensor:
@@ -236,6 +237,6 @@ def _sums(rows: Tensor, channels: int) -> Tensor:
     return rows.sum(1, dtype=torch.float32).sum(0).view(-1, channels).sum(0)
 
 
-def _along(rows: Tensor, per_channel: Tensor) -> Tensor:
+def _repeated(rows: Tensor, per_channel: Tensor) -> Tensor:
     length = rows.shape[-1]
     return per_channel.repeat(length // len(per_channel)).as_strided((length,), (1,))

@@ -1,7 +1,7 @@
-"""A training step as one CUDA graph: fewer and larger kernels, captured once and replayed.
+"""Capture a training step as one CUDA graph, with few kernels.
 
-A kernel of a small network takes longer to begin than to compute, so a step is as fast as its kernels are
-few. What a network's layers each do by themselves, `Lean` does once for all of them.
+A kernel of a small network takes longer to launch than to compute, so the time of a step depends on the number of its
+kernels. `Lean` does in one kernel, for all layers, what each layer would do in its own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ aten = torch.ops.aten
 
 
 class Uncapturable(Exception):
-    """A step cannot be captured: it waits for the device, or makes tensors whose size depends on values."""
+    """A step cannot be captured: it waits for the device, or creates tensors whose size depends on values."""
 
 
 # --- fewer kernels ----------------------------------------------------------------------------------------
@@ -28,14 +28,15 @@ _LAYERS = (aten.conv1d.default, aten.conv2d.default, aten.conv2d.padding, aten.l
 
 
 class Lean:
-    """A network that shares its parameters and buffers with `network`, and gives the same bits with fewer kernels.
+    """A copy of `network` over the same parameters and buffers that computes the same bits with fewer kernels.
 
-    Weights that one layer alone takes are rounded to bfloat16 together, where autocast would round each by itself,
-    and so are their gradients widened. Counters of batches, which nothing reads, are raised together.
+    Weights that are used by a single layer are rounded to bfloat16 in one kernel, where autocast would use one each.
+    Their gradients are converted to float32 in one kernel, too. Batch counters, which nothing reads, are incremented
+    in one kernel.
     """
 
     def __init__(self, network: GraphModule, rounds: bool) -> None:
-        """Prepare steps of a network that is laid out in memory as it will be trained.
+        """Prepare a network that already has the memory layout in which it is trained.
 
         Args:
             network: an exported graph in training mode.
@@ -63,7 +64,7 @@ class Lean:
         return self._network(images)
 
     def widen_gradients(self) -> None:
-        """Give each weight the gradient of its rounded copy."""
+        """Copy the gradients of the rounded weights to the float32 weights."""
         pairs = zip(self._weights, self._rounded, strict=True)
         learned = [(weight, rounded, rounded.grad) for weight, rounded in pairs if rounded.grad is not None]
         if not learned:
@@ -75,7 +76,7 @@ class Lean:
 
 
 def _take_counters(network: GraphModule) -> dict[Tensor, int]:
-    """Take out of the graph what only counts batches; return each counter and how much a step raises it."""
+    """Remove the batch counters from the graph, and return by how much a step increments each of them."""
     raised = {}
     for node in network.graph.find_nodes(op="get_attr"):
         counting = [node]
@@ -93,7 +94,7 @@ def _raises(user: Node, counter: Node) -> bool:
 
 
 def _names_of_weights(network: GraphModule) -> Iterator[str]:
-    """Yield the names of parameters that one layer takes as its weight or bias, and nothing else."""
+    """Yield the names of parameters that are used once, as the weight or bias of a layer."""
     uses: dict[str, list[tuple[Node, Node]]] = {}
     for node in network.graph.find_nodes(op="get_attr"):
         uses.setdefault(str(node.target), []).extend((user, node) for user in node.users)
@@ -107,7 +108,7 @@ def _names_of_weights(network: GraphModule) -> Iterator[str]:
 
 @contextlib.contextmanager
 def in_any_order() -> Iterator[None]:
-    """Write to places that all differ, which torch would sort first, in ten kernels, to be sure of the bits."""
+    """Allow writes in any order: to distinct positions they are deterministic, but torch would sort, in ten kernels."""
     before = torch.get_deterministic_debug_mode()
     torch.set_deterministic_debug_mode("default")
     try:
@@ -121,11 +122,11 @@ def in_any_order() -> Iterator[None]:
 
 @contextlib.contextmanager
 def own_randomness(device: torch.device) -> Iterator[torch.Generator]:
-    """Let dropout draw, here and in what is captured here, from a generator that belongs to one training."""
+    """Make dropout use a generator of its own, in this block and in graphs captured in it."""
     own = torch.Generator(device)
     default = torch.cuda.default_generators[torch.cuda.current_device()]
     kept = default.graphsafe_get_state()
-    default.graphsafe_set_state(own)  # dropout knows no other generator
+    default.graphsafe_set_state(own)  # dropout uses the default generator only
     try:
         yield own
     finally:
@@ -134,9 +135,9 @@ def own_randomness(device: torch.device) -> Iterator[torch.Generator]:
 
 @contextlib.contextmanager
 def own_stream() -> Iterator[torch.cuda.Stream]:
-    """Work on the current stream, or on a new one where that is the one all share.
+    """Use the current stream, or a new one if the current stream is the default, shared one.
 
-    cuBLAS keeps a workspace a stream: graphs captured on one stream and replayed on several would share it.
+    cuBLAS has one workspace per stream: graphs captured on one stream and replayed on several would share it.
     """
     current = torch.cuda.current_stream()
     own = torch.cuda.Stream() if current == torch.cuda.default_stream() else current
@@ -150,10 +151,10 @@ def own_stream() -> Iterator[torch.cuda.Stream]:
 
 @contextlib.contextmanager
 def forbidding_sync() -> Iterator[None]:
-    """Turn an operator that waits for the device into an error, while no capture is under way that it would spoil.
+    """Raise an error for an operator that waits for the device, before it would break a capture.
 
     Raises:
-        Uncapturable: there was one.
+        Uncapturable: there is such an operator.
     """
     before = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("error")
@@ -166,17 +167,17 @@ def forbidding_sync() -> Iterator[None]:
 
 
 def capture(step: Callable[[], None], stream: torch.cuda.Stream) -> Callable[[], None]:
-    """Capture a step, rehearsed before, and return what replays it.
+    """Capture a step that has run before, and return a function that replays it.
 
     Raises:
-        Uncapturable: it holds what a CUDA graph cannot; the device is left as it was.
+        Uncapturable: it contains operations that a CUDA graph cannot; the state of the device is restored.
     """
     graph = torch.cuda.CUDAGraph()
     try:
         with torch.cuda.graph(graph, stream=stream):
             step()
     except RuntimeError as error:
-        with contextlib.suppress(RuntimeError):  # where the end of a failed capture raises, torch leaves its pool open
+        with contextlib.suppress(RuntimeError):  # torch does not close its memory pool if the end of a capture raises
             torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), graph.pool())
         raise Uncapturable(_reason(error)) from error
     return graph.replay

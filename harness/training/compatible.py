@@ -1,4 +1,4 @@
-"""Which way of computing a network survives: trial steps beside the reference."""
+"""Find a compute mode in which a network trains correctly, by trial steps that are compared with the reference mode."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from harness.training.trial_input import blob_images, replace_zero_weights, tens
 aten = torch.ops.aten
 
 
-# --- does it suit the network? ----------------------------------------------------------------------------
+# --- is a mode compatible with the network? ----------------------------------------------------------------
 
 NEAR = {torch.float64: 1e-3, torch.float32: 1e-2}
-"""How far a result may lie from the plain one, against the largest of its kind, by the precision of both.
+"""Largest difference from the reference, relative to its largest value, by the precision of the comparison.
 
-In float32, rounding takes a few numbers to the other side of a ReLU, or to another place of a max pooling.
+In float32, rounding moves a few values to the other side of a ReLU, or to another position in max pooling.
 """
 
 TRIED = 12
@@ -47,7 +47,7 @@ class Choice:
 
     Attributes:
         mode: how its steps are computed.
-        because: why that is not how they should have been; empty where it is.
+        because: why this is not the wanted mode; empty if it is.
     """
 
     mode: ComputeMode
@@ -55,14 +55,16 @@ class Choice:
 
 
 def choose_compatible(wanted: ComputeMode, train: GraphModule, evaluation: GraphModule, path: str) -> Choice:
-    """Choose `wanted`, or the next best arithmetic by which a network is the same network and can be trained.
+    """Choose `wanted`, or the next best compute mode in which a network computes the same and can be trained.
 
-    A network may write through a view that channels last are no view of, or use an operator that does not take
-    bfloat16. So each candidate takes one step on made-up images, on a copy, beside a plain one. They are compared in
-    float64, or in float32 where an operator does not take that.
+    A network may write through a view that becomes a copy in channels last, or use an operator that does not support
+    bfloat16. So each candidate mode takes one step on synthetic images, on a copy of the network, and the step is
+    compared with one in the reference mode. The comparison is in float64, or in float32 if an operator does not
+    support float64.
 
     Args:
-        train, evaluation: graphs of the network with numbers that no seed has a part in; untouched.
+        wanted: the preferred mode.
+        train, evaluation: graphs of the network, with values that do not depend on a seed; they are not modified.
         path: file name for the reason.
     """
     unpadded = replace(wanted, padded=False)
@@ -81,21 +83,23 @@ def choose_compatible(wanted: ComputeMode, train: GraphModule, evaluation: Graph
 
 
 def unrepeatable(chosen: ComputeMode, train: GraphModule) -> tuple[str, ...]:
-    """Return the operators that may give other bits each time, as torch names them; after `compute.set_deterministic`.
+    """Return torch's names of operators that may not give the same bits each time.
+
+    `compute.set_deterministic` must have been called.
 
     Args:
-        chosen: how the network will be trained.
-        train: the graph that is trained, on the device that trains; untouched.
+        chosen: the mode in which the network will be trained.
+        train: the graph that is trained, on the device that trains; it is not modified.
     """
-    with torch.random.fork_rng(), warnings.catch_warnings(record=True) as said:
+    with torch.random.fork_rng(), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         _step(train, True, replace(chosen, execution="eager"), blob_images(TRIED, _device(train)))
-    named = (re.match(r"(\S+) does not have a deterministic implementation", str(each.message)) for each in said)
+    named = (re.match(r"(\S+) does not have a deterministic implementation", str(each.message)) for each in caught)
     return tuple(sorted({found[1] for found in named if found}))
 
 
 class _Trial:
-    """Trial steps of a network by some arithmetic, beside a plain one."""
+    """Compares trial steps of a network in candidate modes with steps in the reference mode."""
 
     def __init__(self, train: GraphModule, evaluation: GraphModule, path: str) -> None:
         self._graphs, self._path = ((train, True), (evaluation, False)), path
@@ -112,27 +116,27 @@ class _Trial:
                 self._compared = f" (compared in float32: {self._say(failed.node, 'fails in float64')})"
 
     def why_not(self, candidate: ComputeMode) -> str:
-        """Say why a network cannot be trained by an arithmetic, or is another network by it; or return nothing."""
-        if not self._expected:  # it says so itself when it is trained
+        """Return why a network cannot be trained in a mode or computes something else in it; '' if it can."""
+        if not self._expected:  # it fails in any mode; training reports the error
             return "" if candidate == REFERENCE else self._fails
         layout = replace(candidate, precision="float32", execution="eager")
-        how = "channels last" if candidate.channels_last else "laid out anew"
+        how = "with channels last" if candidate.channels_last else "in the default layout"
         try:
             for graph, expected in zip(self._graphs, self._expected, strict=True):
                 found = _step(*graph, layout, self._exact)
-                others = [kind for kind, tensor in expected.items() if _far(found[kind], tensor)]
-                if others:
-                    node = _first_other(*graph, layout, self._exact)
-                    what = "results" if node else " and ".join(others)
-                    return self._say(node, f"gives other {what} {how}") + self._compared
-            how = candidate.precision
+                different = [kind for kind, tensor in expected.items() if _far(found[kind], tensor)]
+                if different:
+                    node = _first_difference(*graph, layout, self._exact)
+                    what = "results" if node else " and ".join(different)
+                    return self._say(node, f"gives different {what} {how}") + self._compared
+            how = f"in {candidate.precision}"
             _step(*self._graphs[0], replace(candidate, execution="eager"), self._images)
         except _Failed as failed:
-            return self._say(failed.node, f"fails {'in ' * (how == candidate.precision)}{how}", failed)
+            return self._say(failed.node, f"fails {how}", failed)
         return ""
 
     def _say(self, node: Node | None, what: str, failed: _Failed | None = None) -> str:
-        """Say what an operator, or else the network, does: by name and line, with the first line of an error."""
+        """Return a sentence on an operator, or on the network: its name and line, `what` it does, and an error."""
         name = "the network"
         if node:
             name = short_name(node) or getattr(node.target, "__name__", str(node.target))
@@ -142,7 +146,7 @@ class _Trial:
 
 
 class _Failed(Exception):
-    """An operator that cannot be computed, or none where laying out fails; its own error is the cause."""
+    """An operator cannot be computed, or the graph not prepared (`node` is None); the cause is the original error."""
 
     def __init__(self, node: Node | None) -> None:
         super().__init__(str(node))
@@ -150,7 +154,7 @@ class _Failed(Exception):
 
 
 class _Traced(Interpreter):
-    """Runs a graph one operator after the other, and knows which is at work, also on the way back."""
+    """Runs a graph one operator after the other; `at` is the current one, also in the backward pass."""
 
     at: Node
 
@@ -159,18 +163,18 @@ class _Traced(Interpreter):
         result = super().run_node(n)
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor) and tensor.grad_fn is not None:
-                tensor.grad_fn.register_prehook(functools.partial(self._goes_back, n))
+                tensor.grad_fn.register_prehook(functools.partial(self._in_backward, n))
         return result
 
-    def _goes_back(self, node: Node, _: object) -> None:
+    def _in_backward(self, node: Node, _: object) -> None:
         self.at = node
 
 
 def _step(graph: GraphModule, learns: bool, layout: ComputeMode, images: Tensor) -> dict[str, Tensor]:
-    """Return answers, gradients and moved statistics of one step of a copy in the images' precision, without dropout.
+    """Return outputs, gradients and updated buffers of one step of a copy, in the images' precision, without dropout.
 
     Raises:
-        _Failed: an operator cannot be computed so.
+        _Failed: an operator cannot be computed in this way.
     """
     watched: _Traced | None = None
     try:
@@ -179,15 +183,15 @@ def _step(graph: GraphModule, learns: bool, layout: ComputeMode, images: Tensor)
         watched.extra_traceback = False
         with torch.set_grad_enabled(learns):
             with torch.autocast(images.device.type, torch.bfloat16, enabled=layout.precision == "bfloat16"):
-                answers = watched.run(images)
+                outputs = watched.run(images)
             if learns:
-                answers.to(images.dtype).square().sum().backward()
-    except Exception as error:  # whatever an operator says that cannot be computed so
+                outputs.to(images.dtype).square().sum().backward()
+    except Exception as error:  # operators raise many types
         if ran_out_of_memory(error):
             raise
         raise _Failed(watched.at if watched else None) from error
     found = {
-        "answers": [answers.detach()],
+        "outputs": [outputs.detach()],
         "gradients": [torch.zeros_like(p) if p.grad is None else p.grad for p in copied.parameters()],
         "statistics": [buffer.double() for buffer in copied.buffers()],
     }
@@ -197,17 +201,17 @@ def _step(graph: GraphModule, learns: bool, layout: ComputeMode, images: Tensor)
 def _prepared(
     graph: GraphModule, learns: bool, layout: ComputeMode, precision: torch.dtype
 ) -> tuple[GraphModule, GraphModule]:
-    """Return a copy of a graph for a trial step, and what of it maps images to answers, laid out."""
+    """Return a copy of a graph for a trial step, and the part of it that maps images to logits, in the given mode."""
     copied = copy.deepcopy(graph).to(precision)
     for name, tensor in tensors_by_name(copied).items():
-        if tensor.dtype == torch.float32:  # a table
+        if tensor.dtype == torch.float32:  # a constant
             layer, _, short = name.rpartition(".")
             setattr(copied.get_submodule(layer), short, tensor.to(precision))
     replace_zero_weights(copied)
     for node in copied.graph.nodes:
         if node.target in _DROPOUTS:
             node.update_arg(1, 0.0)
-        if precision == torch.float64:  # it says float32 where the plug-in did, or where the export noted what it saw
+        if precision == torch.float64:  # dtypes written by the plug-in or by the export
             node.args, node.kwargs = map_aggregate((node.args, node.kwargs), _widened)
     copied.recompile()
     torch.manual_seed(0)
@@ -225,43 +229,43 @@ def _widened(argument: Any) -> Any:
 
 def _far(found: Tensor, expected: Tensor) -> bool:
     if not expected.isfinite().all():
-        return False  # a broken network is not the layout's fault
+        return False  # not finite in the reference mode, either
     near = NEAR[torch.float32 if torch.float32 in (found.dtype, expected.dtype) else torch.float64]
-    return not bool((found - expected).abs().max() <= near * expected.abs().max())  # a NaN is far from any number
+    return not bool((found - expected).abs().max() <= near * expected.abs().max())  # also True for a NaN
 
 
-# --- which operator it is -----------------------------------------------------------------------------------
+# --- which operator differs ----------------------------------------------------------------------------------
 
 
-class _Noting(_Traced):
-    """Keeps what each operator returns, and after one that writes all that is there."""
+class _Recorder(_Traced):
+    """Records the result of each operator and, after an operator that writes in place, all tensors."""
 
     def __init__(self, graph: GraphModule) -> None:
         super().__init__(graph)
-        self.noted: dict[str, dict[str, Tensor]] = {}
+        self.recorded: dict[str, dict[str, Tensor]] = {}
 
     def run_node(self, n: Node) -> Any:
         result = super().run_node(n)
         writes = isinstance(n.target, torch._ops.OpOverload) and n.target._schema.is_mutable
         there = {**self.env, n: result} if writes else {n: result}
-        self.noted[n.name] = {
+        self.recorded[n.name] = {
             node.name: value.detach().clone() for node, value in there.items() if isinstance(value, Tensor)
         }
         return result
 
 
-def _first_other(graph: GraphModule, learns: bool, layout: ComputeMode, images: Tensor) -> Node | None:
-    """Return the first operator of a graph after which a tensor is another one than plainly, going forward."""
-    noted = []
+def _first_difference(graph: GraphModule, learns: bool, layout: ComputeMode, images: Tensor) -> Node | None:
+    """Return the first operator in the forward pass after which a tensor differs from the reference mode."""
+    recorded = []
     for how in (REFERENCE, layout):
-        noting = _Noting(_prepared(graph, learns, how, images.dtype)[1])
+        recorder = _Recorder(_prepared(graph, learns, how, images.dtype)[1])
         with torch.set_grad_enabled(learns):
-            noting.run(images)
-        noted.append(noting.noted)
-    plainly, laid_out = noted
+            recorder.run(images)
+        recorded.append(recorder.recorded)
+    reference, candidate = recorded
     for node in graph.graph.nodes:
-        found = laid_out.get(node.name, {})
-        for name, tensor in plainly.get(node.name, {}).items():
+        found = candidate.get(node.name, {})
+        for name, tensor in reference.get(node.name, {}).items():
             other = found.get(name)
             if other is not None and other.ndim == tensor.ndim > 1:
                 other = other[:, : tensor.shape[1]]  # without padded channels

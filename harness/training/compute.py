@@ -1,7 +1,7 @@
-"""How the steps of a training are computed on this machine: one rule, and what it asks for.
+"""Choose the compute mode for this machine by a fixed rule, and set up the process for it.
 
-Nothing here is timed, so noise never chooses the bits: the same machine computes the same run in the same
-way. The measurements behind the rule stand in docs/performance.md.
+The rule uses no timings, so that noise cannot change a result: the same machine computes the same run in the same
+way. docs/performance.md has the measurements behind the rule.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from harness.spec import ComputeMode, Execution, Precision
 
 WORTH_COMPILING = 500_000
-"""Images to train on from which compiling, 6 to 16 s, pays for itself on the CPU."""
+"""Training images, over all epochs, from which compiling (6 to 16 s) saves time on a CPU."""
 
 _MMAP_THRESHOLD, _TRIM_THRESHOLD, _TOP_PAD = -3, -1, -2  # glibc's malloc.h
 
@@ -29,7 +29,14 @@ _MMAP_THRESHOLD, _TRIM_THRESHOLD, _TOP_PAD = -3, -1, -2  # glibc's malloc.h
 
 
 def mode_by_rule(device: str, has_bfloat16: bool, has_compiler: bool, images: int) -> ComputeMode:
-    """Return how to train on `images` images, all epochs together."""
+    """Return the compute mode for a machine.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+        has_bfloat16: whether the device multiplies bfloat16 numbers in hardware.
+        has_compiler: whether torch.compile can be used.
+        images: training images over all epochs.
+    """
     precision: Precision = "bfloat16" if has_bfloat16 else "float32"
     if device == "cuda":
         return ComputeMode(precision, channels_last=True, execution="captured")
@@ -39,14 +46,14 @@ def mode_by_rule(device: str, has_bfloat16: bool, has_compiler: bool, images: in
 
 
 def mode_for_this_machine(device: str, images: int) -> ComputeMode:
-    """Apply the rule to this machine, which is asked for a compiler only where one could be used."""
+    """Apply `mode_by_rule` to this machine; it is checked for a compiler only if one would be used."""
     fast = has_bfloat16(device)
-    asks = mode_by_rule(device, fast, True, images).execution == "compiled"
-    return mode_by_rule(device, fast, asks and has_compiler(), images)
+    uses_compiler = mode_by_rule(device, fast, True, images).execution == "compiled"
+    return mode_by_rule(device, fast, uses_compiler and has_compiler(), images)
 
 
 def has_bfloat16(device: str) -> bool:
-    """Whether the device multiplies bfloat16 numbers itself; emulated, they are slower than float32."""
+    """Whether the device multiplies bfloat16 numbers in hardware; emulated, they are slower than float32."""
     if device == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     found = torch.cpu.get_capabilities()
@@ -54,13 +61,13 @@ def has_bfloat16(device: str) -> bool:
 
 
 def compiler() -> str:
-    """Return the name of the C++ compiler, as torch itself looks for it; empty where the user wants none."""
+    """Return the name of the C++ compiler that torch uses: ``$CXX`` or a default; empty if the user set it empty."""
     return os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
 
 
 @functools.cache
 def has_compiler() -> bool:
-    """Whether there is a C++ compiler that finds what torch.compile includes: OpenMP and Python's headers."""
+    """Whether there is a C++ compiler that finds the headers torch.compile needs: OpenMP and Python."""
     found = shutil.which(compiler()) if compiler() else None
     if found is None:
         return False
@@ -77,37 +84,37 @@ def has_compiler() -> bool:
 
 
 def set_deterministic(device: str) -> None:
-    """Choose kernels that give the same bits each time; `layout.unrepeatable` names what has none."""
+    """Choose kernels that give the same bits each time; `compatible.unrepeatable` lists operators without one."""
     keep_memory(2**31 - 1)
     if device != "cuda":
         return
-    torch.backends.cudnn.allow_tf32 = False  # by default convolutions would round to 10 bits
+    torch.backends.cudnn.allow_tf32 = False  # the default rounds inputs of convolutions to 10 bits
     torch.backends.cudnn.benchmark = False
     repeat_bits(True)
 
 
 def repeat_bits(bits: bool) -> None:
-    """Say whether operators on a GPU must give the same bits each time, where they can; torch's default is not."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS may choose, and torch warns of it
+    """Set whether operators on a GPU give the same bits each time, where they can; torch's default is False."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is not deterministic
     torch.backends.cudnn.deterministic = bits
     torch.set_deterministic_debug_mode("warn" if bits else "default")
-    # Else torch fills every new tensor, a kernel for each, which is of no use here.
+    # The default fills each new tensor, with one kernel each; no code here reads uninitialised memory.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     warnings.filterwarnings("ignore", "(?s).*does not have a deterministic implementation")
 
 
 def keep_memory(limit: int) -> None:
-    """Let glibc keep up to `limit` freed bytes for the next step; elsewhere nothing is changed.
+    """Let glibc keep up to `limit` freed bytes for the next step; without effect on other systems.
 
-    By default it hands the large blocks of a step back to the system and the next step waits while they
-    are mapped and zeroed again: nearly half of a training on the CPU.
+    By default glibc returns large blocks to the system after a step, and the next step waits while they are mapped and
+    zeroed again. That takes nearly half of the time of a training on a CPU.
     """
     if not sys.platform.startswith("linux"):
         return
     glibc = ctypes.CDLL(None)
     if not hasattr(glibc, "gnu_get_libc_version"):
         return
-    glibc.mallopt(_MMAP_THRESHOLD, 32 * 2**20)  # the highest it takes: larger blocks are always mapped
+    glibc.mallopt(_MMAP_THRESHOLD, 32 * 2**20)  # glibc's maximum: larger blocks are always mapped
     glibc.mallopt(_TRIM_THRESHOLD, limit)
     glibc.mallopt(_TOP_PAD, 2**26 if limit > 2**26 else 2**17)
-    glibc.malloc_trim(0)  # what was kept so far is handed back, whoever kept it
+    glibc.malloc_trim(0)  # return what is kept so far

@@ -1,9 +1,8 @@
-"""Fewer, larger operators for the same numbers, in a network's exported graph.
+"""Fold operators of an exported graph into fewer and larger ones that compute the same values.
 
-Four patterns are recognised, in any plug-in's graph, and everything else is left alone: filters that are put
-together from turned, mirrored, shifted or repeated copies of one parameter; a batch norm whose scale and
-offset are applied after it; a batch norm of known statistics after a convolution; and a depthwise convolution
-that covers the whole map.
+Four patterns are recognised in the graph of any plug-in; everything else is unchanged: filters that consist of rotated,
+mirrored, shifted or repeated copies of a parameter; a batch norm whose scale and offset are applied after it; a batch
+norm with running statistics after a convolution; and a depthwise convolution that covers the whole feature map.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ CONVOLUTIONS = (aten.conv2d.default, aten.conv2d.padding)
 
 
 def fold(network: GraphModule) -> None:
-    """Replace, in place, what is recognised in the graph; parameters and buffers stay the same tensors.
+    """Fold the recognised patterns of a graph, in place; parameters and buffers stay the same tensors.
 
     Computed filters become channels last.
 
     Args:
-        network: an exported graph, on the device that it is to run on.
+        network: an exported graph, on the device on which it will run.
     """
     for node in network.graph.find_nodes(op="call_function", target=aten.batch_norm.default):
         _take_in_scale_and_offset(node)
@@ -42,26 +41,26 @@ def fold(network: GraphModule) -> None:
 
 
 def _replace(node: Node, by: Node) -> None:
-    by.meta = dict(node.meta)  # the next to be replaced may ask for its shape
+    by.meta = dict(node.meta)  # later replacements read its shape
     node.replace_all_uses_with(by)
     node.graph.erase_node(node)
 
 
 class Scoring:
-    """A graph that is scored: what follows from its numbers alone is computed once for all images."""
+    """A graph for scoring that computes what depends only on its parameters and buffers once, not for each batch."""
 
     def __init__(self, network: GraphModule) -> None:
-        """Take the graph apart, in place; `refresh` it before it is called."""
+        """Split the graph, in place; call `refresh` before the first use."""
         self.network = network
-        of_numbers, self._names = _taken_out(network)
+        of_numbers, self._names = _without_images(network)
         self._of_numbers = GraphModule(network, of_numbers)
         network.recompile()
 
     def refresh(self) -> None:
-        """Compute it from the numbers as they are by now."""
+        """Compute these values from the current parameters and buffers."""
         with torch.no_grad():
             for name, value in zip(self._names, self._of_numbers(), strict=True):
-                setattr(self.network, name, value.detach())  # where it is a parameter itself
+                setattr(self.network, name, value.detach())  # it may be a parameter itself
 
     def __call__(self, images: Tensor) -> Tensor:
         """Map (N, 1, 28, 28) images to (N, 10) logits."""
@@ -69,8 +68,8 @@ class Scoring:
         return logits
 
 
-def _taken_out(network: GraphModule) -> tuple[Graph, list[str]]:
-    """Move what depends on no image to a graph of its own; return it, and as what the network reads what it returns."""
+def _without_images(network: GraphModule) -> tuple[Graph, list[str]]:
+    """Move what does not depend on the images to a new graph; return it, and the attribute names of its results."""
     of_numbers, moved = Graph(), dict[Node, Node]()
     written = overwritten(network.graph)
     for node in network.graph.nodes:
@@ -93,19 +92,19 @@ def _taken_out(network: GraphModule) -> tuple[Graph, list[str]]:
 
 
 def _holds_tensors(node: Node) -> bool:
-    values = node.meta.get("val", ())  # operators of this project's own give tensors
+    values = node.meta.get("val", ())  # operators of this project have no metadata, and return tensors
     return all(isinstance(value, Tensor) for value in (values if isinstance(values, (list, tuple)) else [values]))
 
 
 def _attribute_for(network: GraphModule, name: str, value: Tensor) -> str:
-    """Give the network a tensor by this name, or by a longer one where it has such an attribute; return its name."""
+    """Set a tensor as an attribute, with a longer name if the network already has it, and return the name."""
     while hasattr(network, name):
         name += "_"
     setattr(network, name, value)
     return name
 
 
-# --- numbers of one parameter that only change places -----------------------------------------------------
+# --- values of one parameter that are only moved -----------------------------------------------------------
 
 _VIEWS = (
     *(getattr(aten, name).default for name in ("reshape", "unsqueeze", "squeeze", "permute", "t", "alias", "expand")),
@@ -117,14 +116,14 @@ _VIEWS = (
 _COPIES = tuple(
     getattr(aten, name).default for name in ("cat", "stack", "flip", "rot90", "roll", "repeat", "tile", "clone")
 )
-"""Operators that write each number anew: a chain of moves with one of them costs more than a gather."""
+"""Operators that copy each value: a chain with one of them costs more than a gather."""
 
 
 def _gather_moves(network: GraphModule) -> None:
-    """Gather what is moved from parameters in one step, so that a number's gradient is one sum over its copies."""
+    """Replace chains of moves by one gather, so that the gradient of each value is one sum over its copies."""
     graph = network.graph
-    origins: dict[Node, Node] = {}  # of each node that holds numbers of one parameter and no others
-    places: dict[Node, Any] = {}  # where in the parameter each of its numbers stands; of all of a list's tensors
+    origins: dict[Node, Node] = {}  # for each node that holds values of a single parameter
+    places: dict[Node, Any] = {}  # positions of its values in the parameter; for lists, of each tensor
     copied: set[Node] = set()
     for node in graph.nodes:
         read = node.all_input_nodes
@@ -139,7 +138,7 @@ def _gather_moves(network: GraphModule) -> None:
             if node.target in _COPIES or not copied.isdisjoint(read):
                 copied.add(node)
     written = {origins[node] for node in overwritten(graph) if node in origins}
-    groups: dict[tuple[int, torch.dtype], list[Node]] = {}  # by how often each of a parameter's numbers is used
+    groups: dict[tuple[int, torch.dtype], list[Node]] = {}  # by how often each value of a parameter is used
     for node in [node for node in places if node in copied]:
         is_used = any(user not in origins for user in node.users)
         if is_used and isinstance(places[node], Tensor) and origins[node] not in written:
@@ -169,12 +168,12 @@ def overwritten(graph: Graph) -> set[Node]:
 
 
 def _shared(node: Node, writes: bool) -> list[Node]:
-    """Return the arguments whose memory an operator writes to, or hands on as (part of) its result."""
+    """Return the arguments whose memory an operator writes to or, without `writes`, returns as part of its result."""
     if node.target is operator.getitem:
         return [] if writes else node.all_input_nodes
     if not isinstance(node.target, torch._ops.OpOverload):
         return []
-    if not writes and node.target not in _FRESH and _may_return_what_it_is_given(node.target):
+    if not writes and node.target not in _FRESH and _may_return_its_input(node.target):
         return node.all_input_nodes
     given, schema = arguments(node), node.target._schema.arguments
     shared = [given[a.name] for a in schema if a.alias_info and (a.alias_info.is_write or not writes)]
@@ -185,22 +184,28 @@ _FRESH = (
     *CONVOLUTIONS,
     *(getattr(aten, name).default for name in ("batch_norm", "linear", "max_pool2d", "silu")),
 )
-"""Operators made of others whose results are new memory."""
+"""Composite operators whose results are always in new memory."""
 
 
-def _may_return_what_it_is_given(operator: torch._ops.OpOverload) -> bool:
-    """Whether it is made of other operators: then its schema does not tell (dropout at evaluation, type_as, to)."""
+def _may_return_its_input(operator: torch._ops.OpOverload) -> bool:
+    """Whether it is composite: its schema then does not show aliasing (dropout at evaluation, type_as, to)."""
     return torch._C._dispatch_has_kernel_for_dispatch_key(operator.name(), "CompositeImplicitAutograd")
 
 
 def _gather(network: GraphModule, exits: list[tuple[Node, Node, Tensor]], times: int) -> None:
-    """Let nodes be parts of one gather: each with its parameter and where its numbers, each `times` times, are from."""
+    """Replace nodes by parts of one gather.
+
+    Args:
+        network: the network; its graph is changed in place.
+        exits: each node with its parameter and the positions of its values in it.
+        times: how often each value of a parameter occurs in a node.
+    """
     graph, start = network.graph, 0
     orders, shapes = [], []
     for _, parameter, places in exits:
-        lies = places.permute(0, 2, 3, 1) if places.ndim == 4 else places
-        orders.append(start + lies.flatten())
-        shapes.append(list(lies.shape))
+        in_memory = places.permute(0, 2, 3, 1) if places.ndim == 4 else places
+        orders.append(start + in_memory.flatten())
+        shapes.append(list(in_memory.shape))
         start += parameter.meta["val"].numel()
     order = torch.cat(orders)
     first = _attribute(network, exits[0][1])
@@ -208,7 +213,7 @@ def _gather(network: GraphModule, exits: list[tuple[Node, Node, Tensor]], times:
     with graph.inserting_before(exits[0][0]):
         read = []
         for name, table in (("origins", order), ("copies", order.argsort(stable=True).view(-1, times))):
-            placed = table.to(first.device)  # a plain tensor: no number of the network's own
+            placed = table.to(first.device)  # a plain tensor, not a parameter or buffer of the network
             read.append(graph.create_node("get_attr", _attribute_for(network, f"_{name}_{exits[0][0].name}", placed)))
         numbers = [graph.get_attr(str(parameter.target)) for _, parameter, _ in exits]
         gathered = graph.call_function(gather, (numbers, *read, shapes))
@@ -219,13 +224,13 @@ def _gather(network: GraphModule, exits: list[tuple[Node, Node, Tensor]], times:
 
 
 def gather(numbers: list[Tensor], origins: Tensor, copies: Tensor, shapes: list[list[int]]) -> list[Tensor]:
-    """Return tensors of copies of numbers; those of four axes as (N, C, H, W) channels last.
+    """Return tensors that consist of copies of values; those with four axes are (N, C, H, W) channels last.
 
     Args:
-        numbers: K of them together, in tensors of any shapes.
-        origins: (M,) where among the numbers each copy is from, in the order in which they lie in memory.
-        copies: (K, M / K) where the copies of each number are.
-        shapes: of the results in memory, (N, H, W, C) where they have four axes; M numbers together.
+        numbers: tensors of any shape, with K values in total.
+        origins: (M,) position among the K values of each copy, in memory order.
+        copies: (K, M / K) positions of the copies of each value.
+        shapes: shapes of the results in memory order, (N, H, W, C) if they have four axes; M values in total.
     """
     gathered = _Gather.apply(torch.cat([tensor.flatten() for tensor in numbers]), origins, copies)
     parts = gathered.split([math.prod(shape) for shape in shapes])
@@ -234,7 +239,7 @@ def gather(numbers: list[Tensor], origins: Tensor, copies: Tensor, shapes: list[
 
 
 class _Gather(torch.autograd.Function):
-    """Its backward pass gathers as well, where torch's own would add up one by one, on a GPU in any order."""
+    """A gather whose backward pass also gathers; torch's own adds values one by one, on a GPU in any order."""
 
     @staticmethod
     def forward(ctx: Any, numbers: Tensor, origins: Tensor, copies: Tensor) -> Tensor:
@@ -247,7 +252,7 @@ class _Gather(torch.autograd.Function):
         return _sum_copies(gradient, copies), None, None
 
 
-# The compiler would look numbers up wherever they are used: a channel's scale again for every pixel.
+# Custom operators, because the compiler would fuse the lookup into its uses: a scale for each pixel again.
 
 
 @torch.library.custom_op("harness::take", mutates_args=())
@@ -274,7 +279,7 @@ def _(gradient: Tensor, copies: Tensor) -> Tensor:
 
 
 def _take_in_scale_and_offset(node: Node) -> None:
-    """Let a batch norm without scale and offset of its own apply those that its maps are given right after it."""
+    """Make a batch norm without scale and offset apply those that are applied directly after it."""
     given = arguments(node)
     maps = given["input"]
     if given["weight"] or given["bias"] or maps.meta["val"].ndim != 4 or len(maps.users) > 1:
@@ -298,7 +303,7 @@ def _take_in_scale_and_offset(node: Node) -> None:
 
 
 def _writes_between(first: Node, last: Node) -> bool:
-    """Whether an operator between two of a graph writes to memory: then the first may not be moved to the last."""
+    """Whether an operator between two nodes writes in place: then the first cannot be moved to the last."""
     node = first.next
     while node is not last:
         if _shared(node, writes=True):
@@ -308,7 +313,7 @@ def _writes_between(first: Node, last: Node) -> bool:
 
 
 def _applied(maps: Node, target: object) -> tuple[Node, Node] | tuple[None, None]:
-    """Return the only use of maps and what it gives each channel one number of, or None twice."""
+    """Return the only use of the maps and its other argument, one value per channel; or None twice."""
     user = next(iter(maps.users), None)
     if user is None or len(maps.users) > 1 or user.target != target or len(user.all_input_nodes) != 2:
         return None, None
@@ -318,7 +323,7 @@ def _applied(maps: Node, target: object) -> tuple[Node, Node] | tuple[None, None
 
 
 def _take_into_convolution(node: Node) -> None:
-    """Let the convolution before a batch norm of known statistics apply it, as a scale of its filters and a bias."""
+    """Fold a batch norm with running statistics into the filters and bias of the convolution before it."""
     given = arguments(node)
     convolution = given["input"]
     if given["training"] or convolution.target not in CONVOLUTIONS or len(convolution.users) > 1:
@@ -347,7 +352,7 @@ def normalised(
     bias: Tensor | None,
     eps: float,
 ) -> tuple[Tensor, Tensor]:
-    """Return (O, I, H, W) filters and (O,) offsets whose maps are the given ones' after batch norm."""
+    """Return (O, I, H, W) filters and an (O,) bias that include a batch norm with the given statistics."""
     scale = torch.rsqrt(variance + eps)
     scale = scale if weight is None else scale * weight
     shift = (-mean if offsets is None else offsets - mean) * scale
@@ -358,7 +363,7 @@ def normalised(
 
 
 def _multiply_whole_maps(node: Node) -> None:
-    """Let a depthwise convolution with one place to go be a product: backward in bfloat16 it takes a fifteenth."""
+    """Replace a depthwise convolution with one output pixel by a product: backward in bfloat16 is 15 times faster."""
     given = arguments(node)
     maps, weight = given["input"].meta["val"], given["weight"].meta["val"]
     is_depthwise = weight.shape[1] == 1 and maps.ndim == 4 and given["groups"] == maps.shape[1] > 1
@@ -369,14 +374,14 @@ def _multiply_whole_maps(node: Node) -> None:
 
 
 def whole_maps(maps: Tensor, filters: Tensor, bias: Tensor | None) -> Tensor:
-    """Return (N, C * k, 1, 1) sums of (N, C, H, W) maps times their (C * k, 1, H, W) filters, plus (C * k,) bias."""
+    """Return the (N, C * k, 1, 1) sums of (N, C, H, W) maps times (C * k, 1, H, W) filters, plus the (C * k,) bias."""
     each = filters.view(maps.shape[1], -1, *filters.shape[2:])
-    sums = torch.einsum("nchw,ckhw->nck", _LearningAsItLies.apply(maps), each).flatten(1)
+    sums = torch.einsum("nchw,ckhw->nck", _ChannelsLastGradient.apply(maps), each).flatten(1)
     return (sums if bias is None else sums + bias)[:, :, None, None]
 
 
-class _LearningAsItLies(torch.autograd.Function):
-    """Gives maps a gradient that is channels last, as all before it is: else each operator before it turns it round."""
+class _ChannelsLastGradient(torch.autograd.Function):
+    """Makes the gradient channels last, like the maps; otherwise each operator before it would convert it."""
 
     @staticmethod
     def forward(ctx: Any, maps: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""Kernels of this project's own (kernels.cpp) for what compiled code does slowly on a CPU, as operators of torch.
+"""CPU kernels of this project (kernels.cpp) as torch operators, where compiled code is slow.
 
-Batch norm with the activation after it, silu and max pooling. torch's own kernels, and the code that its compiler
-makes, take more passes over the maps and round to bfloat16 in ten operations. What was measured stands in
-docs/performance.md. They are built by the C++ compiler that torch.compile needs, once on a machine.
+They compute batch norm with the activation after it, silu, and max pooling. torch's own kernels and the code of its
+compiler make more passes over the feature maps and need ten operations to round to bfloat16; docs/performance.md has
+the measurements. The kernels are built once per machine, by the C++ compiler that torch.compile needs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor
 from harness.training.compute import compiler
 
 VECTOR = 16
-"""Channels that fill a vector: 256 bits of bfloat16 numbers, which are 512 bits once widened to float32."""
+"""Channels that fill a vector register: 256 bits in bfloat16, 512 bits once converted to float32."""
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC")
@@ -33,19 +33,19 @@ aten = torch.ops.aten
 
 @functools.cache
 def _library() -> ctypes.CDLL:
-    """Return the kernels, built for this processor.
+    """Return the library of kernels, built for this processor.
 
     Raises:
         OSError, subprocess.CalledProcessError: they could not be built.
     """
-    made_of = (SOURCE.read_bytes(), repr(FLAGS).encode(), repr(sorted(torch.cpu.get_capabilities().items())).encode())
-    name = f"{hashlib.sha256(b' '.join(made_of)).hexdigest()[:16]}.so"
+    inputs = (SOURCE.read_bytes(), repr(FLAGS).encode(), repr(sorted(torch.cpu.get_capabilities().items())).encode())
+    name = f"{hashlib.sha256(b' '.join(inputs)).hexdigest()[:16]}.so"
     built = Path(tempfile.gettempdir(), f"harness_kernels_{os.getuid()}", name)
     if not built.exists():
         _build(built)
     try:
         return ctypes.CDLL(str(built))
-    except OSError:  # a power cut has torn it
+    except OSError:  # incomplete, after a power failure
         _build(built)
         return ctypes.CDLL(str(built))
 
@@ -53,13 +53,13 @@ def _library() -> ctypes.CDLL:
 def _build(library: Path) -> None:
     library.parent.mkdir(mode=0o700, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=library.parent) as fresh:
-        making = Path(fresh, library.name)
-        subprocess.run([compiler(), *FLAGS, SOURCE, "-o", making], check=True, capture_output=True)
-        making.replace(library)  # whole or not at all, whichever process builds it
+        partial = Path(fresh, library.name)
+        subprocess.run([compiler(), *FLAGS, SOURCE, "-o", partial], check=True, capture_output=True)
+        partial.replace(library)  # atomic: several processes may build it at once
 
 
 def _call(name: str, maps: Tensor, *arguments: Tensor | ctypes.Structure | int | float, activation: int = 0) -> None:
-    """Call a kernel for the numbers of `maps`; the last thing it is told is the number of threads."""
+    """Call a kernel in the version for the dtype of `maps`; its last argument is the number of threads."""
     table = (ctypes.c_void_p * (activation + 1)).in_dll(_library(), f"{name}_{str(maps.dtype).removeprefix('torch.')}")
     given: list[Any] = []
     for each in (*arguments, torch.get_num_threads()):
@@ -77,21 +77,21 @@ def _call(name: str, maps: Tensor, *arguments: Tensor | ctypes.Structure | int |
 _KERNEL = ctypes.CFUNCTYPE(None)
 
 
-def _lying(maps: Tensor) -> Tensor:
+def _channels_last(maps: Tensor) -> Tensor:
     return maps.contiguous(memory_format=torch.channels_last)
 
 
 def memory_format(maps: Tensor) -> torch.memory_format:
-    """Return how torch's own operators would lay out their results: a network may look at them through a view."""
-    lies_so = maps.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if lies_so else torch.contiguous_format
+    """Return the memory format of torch's own results, which must be kept: a network may have views of them."""
+    is_channels_last = maps.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if is_channels_last else torch.contiguous_format
 
 
-def _memory(maps: Tensor) -> Tensor:
+def _empty_channels_last(maps: Tensor) -> Tensor:
     return torch.empty_like(maps, memory_format=torch.channels_last)
 
 
-def _promised(maps: Tensor) -> Tensor:
+def _like_torchs(maps: Tensor) -> Tensor:
     return torch.empty_like(maps, memory_format=memory_format(maps))
 
 
@@ -103,14 +103,14 @@ ACTIVATIONS = {
     aten.silu.default: 2,
     aten.silu_.default: 2,
 }
-"""Activations that batch norm applies itself, as kernels.cpp counts them; 0 is none."""
+"""Numbers in kernels.cpp of the activations that its batch norm applies; 0 is none."""
 
 
 def normalise(maps: Tensor, weight: Tensor, bias: Tensor, eps: float, activation: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return batch norm (Ioffe & Szegedy 2015) with an activation after it, and its (C,) means and variances.
 
     Args:
-        maps: (N, C, H, W) in bfloat16 or float32; the result lies as they do.
+        maps: (N, C, H, W) in bfloat16 or float32; the result has the same memory format.
         weight, bias: (C,) in float32.
         activation: a value of `ACTIVATIONS`, or 0.
     """
@@ -121,9 +121,9 @@ def normalise(maps: Tensor, weight: Tensor, bias: Tensor, eps: float, activation
 def _normalise(
     maps: Tensor, weight: Tensor, bias: Tensor, eps: float, activation: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    results, statistics = _memory(maps), [torch.empty_like(weight) for _ in range(3)]
+    results, statistics = _empty_channels_last(maps), [torch.empty_like(weight) for _ in range(3)]
     images, channels = maps.shape[:2]
-    read = (_lying(maps), weight.contiguous(), bias.contiguous())
+    read = (_channels_last(maps), weight.contiguous(), bias.contiguous())
     sizes = (images, maps[0].numel(), channels)
     _call("normalise", maps, *read, results, *statistics, *sizes, eps, activation=activation)
     mean, variance, inverse = statistics
@@ -132,15 +132,15 @@ def _normalise(
 
 @_normalise.register_fake
 def _(maps: Tensor, weight: Tensor, bias: Tensor, eps: float, activation: int) -> tuple[Tensor, ...]:
-    return _promised(maps), torch.empty_like(weight), torch.empty_like(weight), torch.empty_like(weight)
+    return _like_torchs(maps), torch.empty_like(weight), torch.empty_like(weight), torch.empty_like(weight)
 
 
 @torch.library.custom_op("harness::normalise_backward", mutates_args=())
 def _normalise_backward(
     gradient: Tensor, maps: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, inverse: Tensor, activation: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    found = _memory(maps), torch.empty_like(weight), torch.empty_like(bias)
-    read = (_lying(gradient), _lying(maps), weight.contiguous(), bias.contiguous(), mean, inverse)
+    found = _empty_channels_last(maps), torch.empty_like(weight), torch.empty_like(bias)
+    read = (_channels_last(gradient), _channels_last(maps), weight.contiguous(), bias.contiguous(), mean, inverse)
     sizes = (len(maps), maps[0].numel(), maps.shape[1])
     _call("normalise_backward", maps, *read, *found, *sizes, activation=activation)
     return found[0].contiguous(memory_format=memory_format(maps)), *found[1:]
@@ -148,7 +148,7 @@ def _normalise_backward(
 
 @_normalise_backward.register_fake
 def _(gradient: Tensor, maps: Tensor, weight: Tensor, bias: Tensor, *_: Any) -> tuple[Tensor, ...]:
-    return _promised(maps), torch.empty_like(weight), torch.empty_like(bias)
+    return _like_torchs(maps), torch.empty_like(weight), torch.empty_like(bias)
 
 
 def _keep_statistics(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -169,12 +169,12 @@ _normalise.register_autograd(_through_statistics, setup_context=_keep_statistics
 
 
 def silu(maps: Tensor) -> Tensor:
-    """Multiply each number of a tensor, in bfloat16 or float32, by its own sigmoid."""
+    """Return x times sigmoid(x) for each value x of a bfloat16 or float32 tensor."""
     return _silu(maps)
 
 
 def silu_in_place(maps: Tensor) -> Tensor:
-    """Do what `silu` does, without a gradient, where the maps are; return them."""
+    """Apply `silu` in place, without a gradient, and return the maps."""
     _call("silu", maps, maps, maps, maps.numel())
     return maps
 
@@ -182,14 +182,14 @@ def silu_in_place(maps: Tensor) -> Tensor:
 @torch.library.custom_op("harness::silu", mutates_args=())
 def _silu(maps: Tensor) -> Tensor:
     results = torch.empty_like(maps)
-    _call("silu", maps, _as(results, maps), results, maps.numel())
+    _call("silu", maps, _with_strides_of(results, maps), results, maps.numel())
     return results
 
 
 @torch.library.custom_op("harness::silu_backward", mutates_args=())
 def _silu_backward(gradient: Tensor, maps: Tensor) -> Tensor:
     found = torch.empty_like(maps)
-    _call("silu_backward", maps, _as(found, gradient), _as(found, maps), found, maps.numel())
+    _call("silu_backward", maps, _with_strides_of(found, gradient), _with_strides_of(found, maps), found, maps.numel())
     return found
 
 
@@ -203,8 +203,8 @@ def _(gradient: Tensor, maps: Tensor) -> Tensor:
     return torch.empty_like(maps)
 
 
-def _as(other: Tensor, numbers: Tensor) -> Tensor:
-    """Let numbers lie in memory as another tensor does."""
+def _with_strides_of(other: Tensor, numbers: Tensor) -> Tensor:
+    """Return a tensor with the strides of another, copied if necessary."""
     return numbers if numbers.stride() == other.stride() else torch.empty_like(other).copy_(numbers)
 
 
@@ -230,12 +230,12 @@ def max_pool(
     dilation: Sequence[int] = (1, 1),
     ceil_mode: bool = False,
 ) -> Tensor:
-    """Pool (N, C, H, W) maps in bfloat16 or float32 as torch does."""
+    """Apply max pooling to (N, C, H, W) maps in bfloat16 or float32, as torch's max_pool2d."""
     return _pool(maps, kernel_size, stride or kernel_size, padding, dilation, ceil_mode)[0]
 
 
 class _Window(ctypes.Structure):
-    """kernels.cpp's own: sizes of the maps and of the results, then the kernel, stride, padding and dilation."""
+    """The struct of kernels.cpp: height and width of maps and results, kernel size, stride, padding and dilation."""
 
     _fields_ = [(f"number_{place}", ctypes.c_int64) for place in range(12)]
 
@@ -246,7 +246,7 @@ _SETTINGS = "int[] kernel_size, int[] stride, int[] padding, int[] dilation, boo
 @torch.library.custom_op("harness::pool", mutates_args=(), schema=f"(Tensor maps, {_SETTINGS}) -> (Tensor, Tensor)")
 def _pool(maps: Tensor, *settings: Any) -> tuple[Tensor, Tensor]:
     results, places = _pooled(maps, *settings)
-    _call("max_pool", maps, _lying(maps), results, places, _window(maps, results, settings), *maps.shape[:2])
+    _call("max_pool", maps, _channels_last(maps), results, places, _window(maps, results, settings), *maps.shape[:2])
     return results.contiguous(memory_format=memory_format(maps)), places
 
 
@@ -257,8 +257,8 @@ def _pool(maps: Tensor, *settings: Any) -> tuple[Tensor, Tensor]:
 )
 def _pool_backward(gradient: Tensor, maps: Tensor, *settings_and_places: Any) -> Tensor:
     *settings, places = settings_and_places
-    found, window = _memory(maps), _window(maps, gradient, settings)
-    _call("max_pool_backward", maps, _lying(gradient), places, found, window, *maps.shape[:2])
+    found, window = _empty_channels_last(maps), _window(maps, gradient, settings)
+    _call("max_pool_backward", maps, _channels_last(gradient), places, found, window, *maps.shape[:2])
     return found.contiguous(memory_format=memory_format(maps))
 
 
@@ -267,7 +267,7 @@ def _window(maps: Tensor, results: Tensor, settings: Sequence[Any]) -> _Window:
 
 
 def _pooled(maps: Tensor, *settings: Any) -> tuple[Tensor, Tensor]:
-    """Return memory for the results, and for which place of its window each is from."""
+    """Return uninitialised tensors for the results, and for the position in its window that each comes from."""
     *pairs, ceil_mode = settings
     axes = zip(maps.shape[2:], *map(_pair, pairs), strict=True)
     shape = (*maps.shape[:2], *(_count(axis, ceil_mode) for axis in axes))
@@ -279,10 +279,10 @@ def _pooled(maps: Tensor, *settings: Any) -> tuple[Tensor, Tensor]:
 
 
 def _count(axis: tuple[int, ...], ceil_mode: bool) -> int:
-    """Return how many places a window has along an axis; in `ceil_mode` the last may reach out, but not begin there."""
+    """Return the output size along an axis; in `ceil_mode` the last window may end, but not start, past the padding."""
     length, kernel, stride, padding, dilation = axis
-    room = length + 2 * padding - dilation * (kernel - 1) - 1
-    places = (room + (stride - 1 if ceil_mode else 0)) // stride + 1
+    free = length + 2 * padding - dilation * (kernel - 1) - 1
+    places = (free + (stride - 1 if ceil_mode else 0)) // stride + 1
     return places - (ceil_mode and (places - 1) * stride >= length + padding)
 
 
@@ -298,7 +298,7 @@ def _(maps: Tensor, *settings: Any) -> tuple[Tensor, Tensor]:
 
 @_pool_backward.register_fake
 def _(gradient: Tensor, maps: Tensor, *_: Any) -> Tensor:
-    return _promised(maps)
+    return _like_torchs(maps)
 
 
 def _keep_places(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -316,4 +316,4 @@ _pool.register_autograd(_to_places, setup_context=_keep_places)
 
 
 KERNELS = {aten.max_pool2d.default: max_pool, aten.silu.default: silu}
-"""What takes the place of an operator over float32 numbers."""
+"""Replacements for torch operators on float32 tensors."""

@@ -1,6 +1,7 @@
-"""How a network lies in memory while it trains: weights channels last, maps in whole vectors, kernels of few passes.
+"""Prepare a network for fast training and scoring: channels last, padded channels, and kernels with few passes.
 
-None of it changes what is learned. The measurements behind each stand in docs/performance.md.
+None of it changes the function that the network computes, except for rounding. docs/performance.md has the measurements
+behind each step.
 """
 
 from __future__ import annotations
@@ -26,16 +27,19 @@ aten = torch.ops.aten
 
 
 def accelerate(network: nn.Module, mode: ComputeMode) -> Callable[[Tensor], Tensor]:
-    """Lay out a network, in place, and return what maps a full batch to logits.
-
-    The network itself goes on mapping batches of any size; torch.compile makes code for one size at a time.
+    """Change a network's memory layout and operators, in place, for a compute mode.
 
     Args:
-        network: in training mode; an exported graph where `mode` is compiled or padded.
+        network: in training mode; it must be an exported graph if `mode` is compiled or padded.
+        mode: how its steps are computed.
+
+    Returns:
+        A function that maps a full batch of images to logits. The network itself still takes batches of any size;
+        torch.compile makes code for one size.
     """
     if mode.channels_last:
         for parameter in network.parameters():
-            if parameter.ndim == 4:  # contiguous() would leave a weight of one channel, and all maps after it
+            if parameter.ndim == 4:  # contiguous() would not change a weight of one channel
                 parameter.data = parameter.data.to(memory_format=torch.channels_last)
         if isinstance(network, GraphModule):
             fold(network)
@@ -49,18 +53,23 @@ def accelerate(network: nn.Module, mode: ComputeMode) -> Callable[[Tensor], Tens
         network.recompile()
     if not compiled:
         return network
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns that there is no GPU
-    # torch's own random numbers: the compiler's take longer, and would give dropout other masks than an eager step.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns if there is no GPU
+    # Use torch's own random numbers: the compiler's are slower, and would give dropout other masks than eager steps.
     options: dict[str, Any] = {"fallback_random": True}
     if mode.padded:
-        options["cpp.simdlen"] = 16 * VECTOR  # of the 32 that fit into 512 bits, half would be left to a slow rest
+        options["cpp.simdlen"] = 16 * VECTOR  # with 32, half would be left to a slow remainder loop
     return torch.compile(network, dynamic=False, options=options)
 
 
 def accelerate_scoring(network: GraphModule, mode: ComputeMode) -> Scoring:
-    """Lay out a graph that is scored, in place, and return what maps a batch of any size to logits, in float32.
+    """Prepare a graph for scoring, in place, and return a function that maps a batch of any size to float32 logits.
 
-    Its parameters and buffers stay the same tensors, laid out as they are; once they have moved, `refresh` it.
+    Its parameters and buffers stay the same tensors in the same layout. Call `Scoring.refresh` before the first use and
+    whenever they have changed.
+
+    Args:
+        network: the graph in evaluation mode.
+        mode: how the training of the network is computed.
     """
     if mode.channels_last:
         fold(network)
@@ -89,7 +98,7 @@ def _use_kernels(graph: Graph, learns: bool = True) -> None:
 
 
 def without_kernels(network: GraphModule) -> GraphModule:
-    """Return an arranged network without kernels and batch norm for compiled code, over the same tensors."""
+    """Return an accelerated network with torch's own operators in place of this project's, over the same tensors."""
     same = over_the_same_tensors(network)
     for node in same.graph.nodes:
         node.target = TORCHS.get(node.target, node.target)
@@ -98,9 +107,9 @@ def without_kernels(network: GraphModule) -> GraphModule:
 
 
 def delete_torn_code(error: Exception) -> bool:
-    """Delete what a compiler that was killed has left half written in torch's cache; return whether it was that.
+    """Delete the incomplete library of a killed compiler from torch's cache, and return whether that was the error.
 
-    torch takes the file for a finished one, in every later run of the network.
+    torch would otherwise load the file in every later run of the network.
     """
     torn = re.search(r"ImportError: (\S+\.so): (?:file too short|invalid ELF header)", str(error))
     if torn:

@@ -1,4 +1,4 @@
-"""Learning rates, the optimiser, and the moving average of weights."""
+"""Learning-rate schedules, the optimiser, and the exponential moving average of weights."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from harness.spec import Recipe
 
 
 def learning_rates(recipe: Recipe, steps: int) -> list[float]:
-    """Return the learning rate of every step of training, `steps` of them an epoch.
+    """Return the learning rate of every step of the training, with `steps` steps per epoch.
 
-    One-cycle is the two-phase cosine of Smith & Topin (2018) with PyTorch's constants (from lr/25 up to lr, down to
-    lr/250,000); its rising part is `warmup_epochs`, or 30 % of training where that is 0. Momentum stays as it is,
-    where PyTorch's scheduler by default moves it the other way.
+    One-cycle is the two-phase cosine of Smith & Topin (2018) with PyTorch's constants: from lr/25 up to lr, then down
+    to lr/250,000. Its rising part is `warmup_epochs`, or 30 % of the training if that is 0. Momentum is constant;
+    PyTorch's scheduler cycles it by default.
     """
     total = recipe.epochs * steps
     if recipe.schedule == "one-cycle":
@@ -51,10 +51,13 @@ def _one_cycle(peak: float, step: int, rising: float, total: int) -> float:
 
 
 def make_optimizer(network: nn.Module, recipe: Recipe, fused: bool = False) -> torch.optim.Optimizer:
-    """Make the recipe's optimiser; tensors of one axis or none (norms, biases) do not decay.
+    """Return the recipe's optimiser; tensors with at most one axis (norms, biases) have no weight decay.
 
     Args:
-        fused: update each group in one kernel. On a GPU it always is, and reads the learning rate from the device.
+        network: its trainable parameters are optimised.
+        recipe: optimizer, lr, momentum, nesterov and weight_decay are used.
+        fused: whether to update each group in one kernel. On a GPU it always is, and reads the learning rate from
+            the device.
     """
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     decaying, others = [p for p in trained if p.ndim > 1], [p for p in trained if p.ndim <= 1]
@@ -73,21 +76,21 @@ def make_optimizer(network: nn.Module, recipe: Recipe, fused: bool = False) -> t
 
 
 class Average:
-    """An exponential moving average of a network's parameters and buffers, by name; counts are copied."""
+    """An exponential moving average of a network's parameters and buffers, by name; integer counters are copied."""
 
     def __init__(self, network: nn.Module, decay: float) -> None:
-        self._current = network.state_dict(keep_vars=True)  # stay the network's own, also when laid out anew
+        self._current = network.state_dict(keep_vars=True)  # the network's tensors, also after a change of layout
         self.state = {name: tensor.detach().clone() for name, tensor in self._current.items()}
         self._blend = get_ema_multi_avg_fn(decay)
 
     def match_layout(self) -> None:
-        """Lie in memory as the network does by now: then all of it moves in one kernel."""
+        """Take over the network's current memory layout, so that one kernel can update all tensors."""
         for name, tensor in self._current.items():
             self.state[name].data = torch.empty_like(tensor).copy_(self.state[name]).detach()
 
     @torch.no_grad()
     def update(self) -> None:
-        """Move the average one step towards the network."""
+        """Update the average with the network's current values."""
         averages, current = self._pairs(floating=True)
         self._blend(averages, current, 0)
         kept, counts = self._pairs(floating=False)

@@ -1,4 +1,4 @@
-"""Channels of zeros that fill whole vectors."""
+"""Pad channels with zeros so that they fill whole vectors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from harness.training.kernels import KERNELS, VECTOR
 aten = torch.ops.aten
 
 WORTH_PADDING = 4 / 3
-"""Most padded channels for each real one: beyond, zeros cost more than whole vectors bring."""
+"""Largest ratio of padded to real channels: with more, zeros cost more time than whole vectors save."""
 
 
 _SAME_CHANNELS = tuple(
@@ -30,19 +30,22 @@ _SAME_CHANNELS = tuple(
         *("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d"),
     )
 )
-"""Operators that make each channel of their result from that channel of their first argument alone."""
+"""Operators that compute each channel of the result from the same channel of their first argument alone."""
 
 _TERM_BY_TERM = (aten.add.Tensor, aten.add_.Tensor, aten.mul.Tensor, aten.mul_.Tensor)
 
 
 def pad_channels(graph: Graph) -> None:
-    """Let convolutions make more channels, up to whole vectors, and cut them off where they cannot be passed on.
+    """Add channels to convolutions, up to whole vectors, and remove them before operators that cannot have them.
 
-    Zeros are put behind weights and biases anew in every step, so there is nothing in them to learn, and
-    what reads the additional channels multiplies them by zeros. Dropout draws numbers for them too: its
-    masks are others than without.
+    Weights and biases are padded with zeros in every step, so the zeros are not trained, and operators that read the
+    additional channels multiply them by zeros. Dropout also draws random numbers for them, so its masks differ from
+    those without padding.
+
+    Args:
+        graph: the graph of a network in training mode; it is changed in place.
     """
-    own: dict[Node, int] = {}  # maps with more channels than the network's own, and how many these are
+    own: dict[Node, int] = {}  # feature maps with padded channels, and how many channels are the network's own
     for node in list(graph.nodes):
         if node.target in CONVOLUTIONS:
             _pad_convolution(node, own)
@@ -86,7 +89,7 @@ def _pad_convolution(node: Node, own: dict[Node, int]) -> None:
 
 
 def _cut(maps: Node, before: Node, own: dict[Node, int]) -> None:
-    """Give a node the network's own channels alone: a view, so that what writes to them writes to the maps."""
+    """Pass only the network's own channels to a node, as a view, so that in-place writes reach the feature maps."""
     if maps in own:
         with before.graph.inserting_before(before):
             cut = before.graph.call_function(aten.slice.Tensor, (maps, 1, 0, own[maps]))
@@ -98,7 +101,7 @@ def _pad_weight(weight: Tensor, outputs: int, inputs: int) -> Tensor:
 
 
 def _on_both_sides(padding: Any, kernel: Sequence[int], dilation: Sequence[int]) -> list[int] | None:
-    """Return a convolution's padding in numbers, or None where opposite sides are padded differently."""
+    """Return a convolution's padding as numbers, or None if opposite sides differ."""
     if padding == "valid":
         return [0, 0]
     if padding != "same":
@@ -108,9 +111,9 @@ def _on_both_sides(padding: Any, kernel: Sequence[int], dilation: Sequence[int])
 
 
 def convolve_one_channel(maps: Tensor, weight: Tensor, *settings: Any) -> Tensor:
-    """Convolve maps of one channel to parts of a vector; what the weight learns is summed in float32.
+    """Convolve feature maps of one channel to a partial vector of channels; the weight's gradient is in float32.
 
-    In bfloat16 oneDNN takes four times as long for that gradient; forward it is the faster.
+    oneDNN takes four times as long for this gradient in bfloat16, while bfloat16 is faster in the forward pass.
     """
     convolved: Tensor = _ConvolveOneChannel.apply(maps, weight, *settings)
     return convolved

@@ -1,8 +1,8 @@
-"""The training loop. `fit` returns a generator: it yields one `Epoch` at a time and leaves the rest to its caller.
+"""The steps of one training: eager, compiled or captured as a CUDA graph.
 
-Reads top to bottom: random numbers, learning rates, optimiser, averaging, training. It knows no
-tracker and no file. Every random number is a pure function of (seed, epoch, purpose), so an epoch can
-be run again, or resumed at, with nothing saved but weights, buffers, averages and optimiser state.
+`harness.training.fit` explains how they are used. A step reads the learning rate and its position in the epoch from
+tensors on the device and returns nothing to the host. Compiled code is compared with the uncompiled network before it
+is used.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.nn import functional as F
 
+from harness.audit import one_step
 from harness.data import SIDE, Dataset, to_float
 from harness.errors import ran_out_of_memory
 from harness.events import Checkpoint
@@ -29,20 +30,29 @@ from harness.training.trial_input import blob_images, replace_zero_weights, tens
 
 
 class Miscompiled(Exception):
-    """torch.compile or a kernel fails at a network, or trains another network than this; it says which."""
+    """torch.compile or a kernel fails for a network, or computes a wrong gradient or statistic (see message)."""
 
 
 _GRADIENT = "the gradient of "
 
 AUGMENTED_TOGETHER = 10_000
-"""Images that a GPU augments at a time: a whole epoch in few kernels, in memory that twenty runs have side by side."""
+"""Images that a GPU augments at a time: few kernels per epoch, and little enough memory for twenty runs at once."""
 
 
 class Steps:
     """The steps of one training.
 
-    A step reads where it stands from tensors and hands no number to the host, so that a GPU can capture it
-    once and replay it. What it draws at random follows from its epoch's seeds, whoever trains beside it.
+    A step reads its position from tensors and passes no number to the host, so that a GPU can capture it once and
+    replay it. Its random numbers follow from the seeds of the epoch, whatever other runs share the device.
+
+    Attributes:
+        device: the device that trains.
+        sizes: the number of images of each step of an epoch; only the last may be smaller.
+        losses: (steps,) the loss of each step of the last epoch, on the device.
+
+    Raises:
+        Miscompiled: compiled code fails or is wrong.
+        Uncapturable: a step cannot be captured as a CUDA graph.
     """
 
     def __init__(
@@ -71,12 +81,12 @@ class Steps:
             group["lr"] = self._rate.view(())
 
         self._order = torch.zeros(len(images), dtype=torch.int64, device=device)
-        self._labels = torch.zeros_like(self._order)  # in the order of the epoch, as are the answers
-        self._answers = torch.zeros_like(self._order)
+        self._labels = torch.zeros_like(self._order)  # in the order of the epoch, like the predictions
+        self._predictions = torch.zeros_like(self._order)
         self._draws = torch.zeros(len(images), DRAWS, device=device)
         self._strength = torch.ones((), device=device)
         self._rates = torch.zeros(len(self.sizes), device=device)
-        # The number of the step, and the places of its images in the order; a step moves all of them on.
+        # The step's number, and the positions of its images in the order; each step adds the stride.
         self._start = torch.cat([torch.zeros(1), torch.arange(max(self.sizes))]).to(device, torch.int64)
         self._stride = torch.cat([torch.ones(1), torch.full((max(self.sizes),), batch)]).to(device, torch.int64)
         self._cursor = self._start.clone()
@@ -96,11 +106,17 @@ class Steps:
 
     @property
     def correct(self) -> int:
-        """Images of the last epoch that were classified rightly, in training mode, while the weights moved."""
-        return int(self._answers.eq(self._labels).sum())
+        """Number of images of the last epoch classified correctly, in training mode, while the weights change."""
+        return int(self._predictions.eq(self._labels).sum())
 
     def queue(self, seed: int, epoch: int, rates: Sequence[float]) -> None:
-        """Take the steps of an epoch; on a GPU they are queued, and this returns long before they are done."""
+        """Run the steps of an epoch; on a GPU they are queued, and this returns before they are done.
+
+        Args:
+            seed: the seed of the training.
+            epoch: number of the epoch, from 1.
+            rates: the learning rate of each step.
+        """
         order, augmentation = (derive_seed(seed, epoch, purpose) for purpose in ("order", "augment"))
         generator = torch.Generator(self.device)
         self._order.copy_(torch.randperm(len(self._order), generator=generator.manual_seed(order), device=self.device))
@@ -115,7 +131,7 @@ class Steps:
             for part, rows in parts:
                 part.copy_(self._normalised(rows))
         if self._randomness is None:
-            seed_everything(seed, epoch, "network")  # dropout and whatever else the network draws
+            seed_everything(seed, epoch, "network")  # dropout and other random operators of the network
         else:
             self._randomness.manual_seed(derive_seed(seed, epoch, "network"))
         for size in self.sizes:
@@ -125,7 +141,7 @@ class Steps:
                 self._step(size)
 
     def checkpoint(self, epoch: int) -> Checkpoint:
-        """Return a copy, on the CPU, of everything that the steps have moved."""
+        """Return the state after `epoch`, copied to the CPU."""
         return Checkpoint(
             epoch=epoch,
             network={name: _copied(tensor) for name, tensor in self._network.state_dict().items()},
@@ -138,7 +154,7 @@ class Steps:
 
     @torch.no_grad()
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint over everything that the steps move; in place, as a captured step knows it by address."""
+        """Restore the state of a checkpoint, in place: a captured step refers to tensors by their addresses."""
         for current, kept in ((self._network.state_dict(), checkpoint.network), (self._averages, checkpoint.average)):
             for name, tensor in current.items():
                 tensor.copy_(kept[name])
@@ -175,11 +191,11 @@ class Steps:
             self._average.update()
         with in_any_order():
             self.losses.index_copy_(0, self._position, loss.detach().view(1))
-            self._answers.index_copy_(0, places, logits.argmax(1))
+            self._predictions.index_copy_(0, places, logits.argmax(1))
         self._cursor += self._stride
 
     def _normalised(self, rows: Tensor) -> Tensor:
-        """Return training images (N, 1, 28, 28) as the network sees them, augmented by the draws of the epoch."""
+        """Return the training images at `rows`, augmented and normalised: (N, 1, 28, 28)."""
         pixels = to_float(self._dataset.train.images[rows])
         if self._augments:
             pixels = augment(pixels, self._draws[rows], self._recipe, self._strength, self._mode == REFERENCE)
@@ -194,7 +210,11 @@ class Steps:
         return F.cross_entropy(logits, labels, label_smoothing=self._recipe.label_smoothing)
 
     def _compile(self) -> None:
-        """Compile, and compare what came of it with the network; whatever goes wrong, it trains uncompiled instead."""
+        """Compile the network, and compare the compiled code with it; after any failure the caller trains uncompiled.
+
+        Raises:
+            Miscompiled: torch.compile fails, or its code is wrong.
+        """
         while True:
             try:
                 wrong = next(filter(None, (self._find_miscompiled(size) for size in sorted({*self.sizes}))), "")
@@ -204,62 +224,62 @@ class Steps:
                     raise
                 if not delete_torn_code(error):
                     said = str(error).strip().partition("\n")[0]
-                    raise Miscompiled(f"torch.compile fails at it: {type(error).__name__}: {said}") from error
+                    raise Miscompiled(f"torch.compile fails: {type(error).__name__}: {said}") from error
         if wrong:
-            raise Miscompiled(f"torch.compile gets {wrong} wrong")
+            raise Miscompiled(f"torch.compile computes {wrong} incorrectly")
 
     def _find_miscompiled(self, size: int) -> str:
-        """Name a gradient or statistic that compiled code takes further from the exact than rounding explains, or none.
+        """Return the name of a gradient or statistic whose error in compiled code exceeds rounding, or ''.
 
-        Rounding alone takes the gradient of a norm of two channels a quarter of its length away. So each gradient, and
-        the way of each buffer, may be four times as far off as those of the same network uncompiled, or half of their
-        own length, or three thousandths of the length of all gradients together.
+        Errors are norms of differences from the float32 result. Rounding alone gives the gradient of a norm layer of
+        two channels a relative error of a quarter. So the error of each gradient, and of each buffer's update, may be
+        four times that of the same network uncompiled, or half of its own norm, or 0.003 of the norm of all gradients.
         """
         assert isinstance(self._network, GraphModule)
         torchs = without_kernels(self._network)
         exact = self._one_step(torchs, size, rounds=False)
         rounded = self._one_step(torchs, size, rounds=True)
         if not all(move.isfinite().all() for move in (*exact.values(), *rounded.values())):
-            return ""  # a broken network, or one that breaks in bfloat16, is not the compiler's fault
-        has_code = size == self._recipe.batch_size  # else there are our kernels alone
+            return ""  # it is not finite without the compiler, either
+        has_code = size == self._recipe.batch_size  # other sizes are not compiled, but use the kernels
         compiled = self._one_step(self._whole_batch if has_code else self._network, size, rounds=True)
         gradients = [move for name, move in exact.items() if name.startswith(_GRADIENT)]
         slack = 3e-3 * float(torch.cat(gradients).norm())
         for name, e in exact.items():
-            far, rounding = float((compiled[name] - e).norm()), float((rounded[name] - e).norm())
-            if not far <= max(4 * rounding, 0.5 * float(e.norm()), slack):
+            error, rounding = float((compiled[name] - e).norm()), float((rounded[name] - e).norm())
+            if not error <= max(4 * rounding, 0.5 * float(e.norm()), slack):
                 return name
         return ""
 
     def _one_step(self, network: Callable[[Tensor], Tensor], size: int, rounds: bool) -> dict[str, Tensor]:
-        """Return, flat, the gradient of each parameter and the way of each buffer on a batch of made-up images."""
-        pixels, labels = blob_images(size, self.device), torch.arange(size, device=self.device) % 10
+        """Return, flattened, each parameter's gradient and each buffer's update for a batch of synthetic images."""
         with self._restoring():
             self._load_reference()
             replace_zero_weights(self._network)
-            buffers = {name: each for name, each in self._network.named_buffers() if each.is_floating_point()}
-            before = {name: buffer.clone() for name, buffer in buffers.items()}
-            seed_everything(0, 0, "network")  # dropout's masks are the same each time
+            before = {name: each.clone() for name, each in self._network.named_buffers() if each.is_floating_point()}
             self._optimizer.zero_grad()
-            self._loss(self._logits(network, pixels, rounds), labels).backward()
-            found = {
-                f"{_GRADIENT}{name}": torch.zeros_like(p) if p.grad is None else p.grad
-                for name, p in self._network.named_parameters()
-                if p.requires_grad
-            }
-            found.update({f"the statistic {name}": buffer - before[name] for name, buffer in buffers.items()})
+            seen = one_step(
+                self._network,
+                lambda pixels: self._logits(network, pixels, rounds),
+                blob_images(size, self.device),
+                self._loss,
+                derive_seed(0, 0, "network"),
+            )
+        trained = [(name, each) for name, each in self._network.named_parameters() if each.requires_grad]
+        found = {f"{_GRADIENT}{name}": seen.get(f"gradient {name}", torch.zeros_like(each)) for name, each in trained}
+        found.update({f"the statistic {name}": seen[f"buffer {name}"] - kept for name, kept in before.items()})
         return {name: move.flatten() for name, move in found.items()}
 
     @torch.no_grad()
     def _load_reference(self) -> None:
-        """Put the reference numbers in place of the network's own: what is decided with them no seed has a part in."""
+        """Copy the reference values into the network, so that what is decided with them does not depend on the seed."""
         own = tensors_by_name(self._network)
         for name, tensor in self._reference.items():
             own[name].copy_(tensor)
 
     @contextlib.contextmanager
     def _restoring(self) -> Iterator[None]:
-        """Put back what steps have moved, also where one of them fails."""
+        """Restore all state that steps change, also if one of them raises."""
         moved = [*tensors_by_name(self._network).values(), *self._averages.values()]
         before = [tensor.detach().clone() for tensor in moved]
         try:
@@ -274,20 +294,24 @@ class Steps:
                             tensor.zero_()
 
     def _warm_up(self) -> None:
-        """Take a step of each size: what is set up in the first ones is then there."""
+        """Run a step of each batch size, so that lazily created state exists."""
         for size in sorted({*self.sizes}):
             self._cursor.copy_(self._start)
             self._step(size)
 
     def _capture(self) -> None:
-        """Capture a step of each size as a CUDA graph, with random numbers of its own."""
+        """Capture a step of each batch size as a CUDA graph with its own random generator.
+
+        Raises:
+            Uncapturable: a step waits for the device, or cannot be captured.
+        """
         with own_randomness(self.device) as self._randomness, own_stream() as stream:
             with self._restoring():
                 self._load_reference()
                 for _ in range(2):
                     self._warm_up()
                 with forbidding_sync():
-                    self._warm_up()  # the third time: as many as torch's own notes on CUDA graphs take
+                    self._warm_up()  # the third time: PyTorch's notes on CUDA graphs use three
             for size in sorted({*self.sizes}):
                 self._optimizer.zero_grad()
                 self._replays[size] = capture(functools.partial(self._step, size), stream)

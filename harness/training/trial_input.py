@@ -1,4 +1,4 @@
-"""Made-up images and numbers for trial steps: no seed, pixel or label of a run has a part in them."""
+"""Synthetic images and values for trial steps; they do not depend on the seed or the data of a run."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch.nn import functional as F
 
 
 def blob_images(count: int, device: torch.device) -> Tensor:
-    """Return images (count, 1, 28, 28) in the range of normalised digits, the same each time: bright blobs on black."""
+    """Return synthetic images (count, 1, 28, 28), blobs in the range of normalised digits; the same each time."""
     generator = torch.Generator().manual_seed(count)
     blobs = torch.rand(count, 1, 7, 7, generator=generator).pow(3)
     return F.interpolate(blobs, scale_factor=4, mode="bilinear").mul(3.2).sub(0.4).to(device)
 
 
 def tensors_by_name(graph: nn.Module) -> dict[str, Tensor]:
-    """Return every tensor of a network by name, and of an exported graph also the tables that its operators read."""
+    """Return a network's parameters and buffers by name; for an exported graph also its constant tensors."""
     found = dict((*graph.named_parameters(remove_duplicate=False), *graph.named_buffers(remove_duplicate=False)))
     if isinstance(graph, GraphModule):
         read = {
@@ -30,7 +30,7 @@ def tensors_by_name(graph: nn.Module) -> dict[str, Tensor]:
 
 
 def replace_zero_weights(network: nn.Module) -> None:
-    """Give weights that are all zero other numbers, the same each time: behind them no gradient could be compared."""
+    """Replace parameters that are all zero by fixed random values: no gradient passes through zeros."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in network.parameters():

@@ -1,4 +1,4 @@
-"""Studies: trials proposed, trained and logged. The only package that knows optuna."""
+"""Studies: proposes, trains and logs trials. The only package that imports optuna."""
 
 from harness.tuning.driver import tune
 from harness.tuning.log import Log, alone, confirm, left_over, names, read, records, truncate_log, winner

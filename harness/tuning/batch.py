@@ -1,4 +1,4 @@
-"""The trials of one batch: taken from the log, trained, and logged in the order of their numbers."""
+"""One batch of trials: taken from the log or trained, and logged in the order of their numbers."""
 
 from __future__ import annotations
 
@@ -20,46 +20,47 @@ from harness.tuning.search import Search
 from harness.workers import News, Workers
 
 STARTUP = 5
-"""Complete trials of earlier batches before any is pruned; Optuna's median pruner has the same number."""
+"""Complete trials of earlier batches that pruning needs; the same number as in Optuna's median pruner."""
 
 MOST_LOSSES = 5
 """Failed or diverged trials in a row after which a study stops."""
 
 
 class Batch:
-    """The trials of one batch that are still to be told.
+    """The trials of one batch that are not logged yet.
 
     Attributes:
-        untold: those that are not finished, and those after them.
+        pending: the proposals from the first unfinished one on.
     """
 
-    def __init__(self, search: Search, log: Log, asked: Sequence[Proposal], earlier: int) -> None:
-        self.pending = deque(asked)
+    def __init__(self, search: Search, log: Log, proposals: Sequence[Proposal], earlier: int) -> None:
+        """Start with the proposals that the log lacks; pruning uses the first `earlier` trials of the log."""
+        self.pending = deque(proposals)
         self._log = log
         self._median_by_epoch = _median_by_epoch(log.trials[:earlier]) if search.pruner == "median" else {}
         self._done: dict[int, Trial] = {}
 
     def train(self, workers: Workers, deadline: float | None) -> Iterator[News | Trial]:
-        """Have trained what is not known yet, yielding epochs and trials as they finish.
+        """Train the trials whose outcome is not known, yielding progress and trials as they finish.
 
-        Stop at the deadline, and at `MOST_LOSSES`.
+        Stop at the deadline (of `time.monotonic`), or when `MOST_LOSSES` trials in a row have failed.
         """
         originals: dict[str, int] = {}
         fresh: list[tuple[Proposal, Job]] = []
         repeated: list[Proposal] = []
-        for asked in [*self.pending]:
-            if (cached := self._log.cached(asked)) is not None:
+        for proposal in [*self.pending]:
+            if (cached := self._log.cached(proposal)) is not None:
                 yield self._finish(cached)
-            elif asked.job is None:
-                reason = " ".join(asked.error.lines) if asked.error else ""
-                yield self._finish(Trial(asked.number, "failed", None, asked.settings, reason=reason))
-            elif asked.key in self._log.known:
-                yield self._finish(_copied(asked, self._log.known[asked.key]))
-            elif asked.key in originals:
-                repeated.append(asked)
+            elif proposal.job is None:
+                reason = " ".join(proposal.error.lines) if proposal.error else ""
+                yield self._finish(Trial(proposal.number, "failed", None, proposal.settings, reason=reason))
+            elif proposal.key in self._log.known:
+                yield self._finish(_copied(proposal, self._log.known[proposal.key]))
+            elif proposal.key in originals:
+                repeated.append(proposal)
             else:
-                originals[asked.key] = asked.number
-                fresh.append((asked, asked.job))
+                originals[proposal.key] = proposal.number
+                fresh.append((proposal, proposal.job))
         running: dict[Future[list[Trial]], list[tuple[Proposal, Job]]] = {}
         together = workers.together
         waiting = [fresh[first : first + together] for first in range(0, len(fresh), together)]
@@ -67,7 +68,7 @@ class Batch:
             if self._log.losses == MOST_LOSSES:
                 return
             for group in waiting:
-                given = [(asked.number, asked.settings, job) for asked, job in group]
+                given = [(proposal.number, proposal.settings, job) for proposal, job in group]
                 running[workers.submit(given, self._median_by_epoch)] = group
             waiting = []
             left = math.inf if deadline is None else max(deadline - time.monotonic(), 0)
@@ -78,50 +79,51 @@ class Batch:
                 group = running.pop(future)
                 lost = workers.why_lost(future)
                 if lost and len(group) > 1:
-                    waiting += [[one] for one in group]  # one took the others along: alone it takes itself
+                    waiting += [[one] for one in group]  # one of them ended the process: alone it loses no other
                 else:
-                    yield from (self._finish(trial) for trial in _outcomes([asked for asked, _ in group], future, lost))
+                    proposals = [proposal for proposal, _ in group]
+                    yield from (self._finish(trial) for trial in _outcomes(proposals, future, lost))
             if not done and left == 0:
                 return
-        for asked in repeated:
-            yield self._finish(_copied(asked, self._done[originals[asked.key]]))
+        for proposal in repeated:
+            yield self._finish(_copied(proposal, self._done[originals[proposal.key]]))
 
     def _finish(self, trial: Trial) -> Trial:
-        """Keep a trial, and tell what is finished in the order of the numbers: the log has no gaps."""
+        """Cache a trial, and log finished trials in the order of their numbers, so that the log has no gaps."""
         self._log.cache(trial)
         self._done[trial.number] = trial
         while self.pending and self.pending[0].number in self._done and self._log.losses < MOST_LOSSES:
-            asked = self.pending.popleft()
-            self._log.tell(asked, self._done[asked.number])
+            proposal = self.pending.popleft()
+            self._log.tell(proposal, self._done[proposal.number])
         return trial
 
 
-def _copied(asked: Proposal, known: Trial) -> Trial:
-    return replace(known, number=asked.number, settings=asked.settings, same_as=known.number)
+def _copied(proposal: Proposal, known: Trial) -> Trial:
+    return replace(known, number=proposal.number, settings=proposal.settings, same_as=known.number)
 
 
 def _outcomes(group: Sequence[Proposal], future: Future[list[Trial]], lost: str | None) -> list[Trial]:
-    """Return how these trials ended.
+    """Return the finished trials of one submission.
 
     Raises:
-        HarnessError: something is wrong with the machine, not with the trials: nothing of it is kept.
+        HarnessError: the machine is at fault, not the trials; none of them is logged.
     """
     if lost:
-        return [Trial(asked.number, "failed", None, asked.settings, reason=lost) for asked in group]
+        return [Trial(proposal.number, "failed", None, proposal.settings, reason=lost) for proposal in group]
     try:
         return future.result()
     except HarnessError:
         raise
-    except Exception as error:  # whatever a worker could not do, or not send back
+    except Exception as error:  # a worker could not train it, or not send the result
         raise CrashedError(
             f"Trial {group[0].number} could not be trained: {type(error).__name__}: {error}.",
-            allowed="That is not held against its settings. What is finished is kept.",
-            hint="Look at the machine that was to train it; the same command goes on.",
+            allowed="The trial is not recorded as failed. Finished work is saved.",
+            hint="Check the machine that was to train it, then run the same command again to resume.",
         ) from error
 
 
 def _median_by_epoch(trials: Sequence[Trial]) -> dict[int, float]:
-    """Return, by epoch, the median accuracy of complete trials: whoever is below it there is stopped.
+    """Return, by epoch, the median accuracy of complete trials; a trial below it is pruned.
 
     Golovin et al. 2017 (Google Vizier), section 3.2.2, as in Optuna's median pruner.
     """

@@ -1,9 +1,9 @@
-"""Studies: one driver asks and tells, whoever trains. The only room that knows optuna.
+"""The driver of a study: proposes trials in batches, has them trained by workers, and logs them.
 
-A study is a log of finished trials in the order of their numbers. Trial n is asked for by somebody who
-sees the finished trials of earlier batches and the unfinished ones before it in its own batch, with a
-seed that follows from n; it is pruned against earlier batches alone. So neither the order in which trials
-finish, nor how many run at a time, nor an interruption changes a study.
+A study is a log of finished trials in the order of their numbers. The sampler that proposes trial n sees the finished
+trials of earlier batches and the proposals before n in its own batch, and draws from a seed derived from n; pruning
+compares a trial with earlier batches only. So neither the order in which trials finish, nor the number of workers, nor
+an interruption changes a study.
 """
 
 from __future__ import annotations
@@ -23,36 +23,38 @@ from harness.workers import News, Workers
 def tune(
     search: Search, trials: int, workers: Workers, timeout: float | None = None
 ) -> Generator[News | Trial | StudyRecord]:
-    """Continue a study until `trials` are finished; yield each as it finishes, and the study after every batch.
+    """Continue a study until it has `trials` finished trials.
+
+    Yields progress, each trial as it finishes, and the study before the first and after every batch.
 
     Args:
-        workers: who trains the trials; they work from here to the end.
-        timeout: seconds after which running trials are given up, to be trained again by the next call.
+        workers: train the trials; started and stopped by this call.
+        timeout: seconds after which running trials are abandoned; the next call trains them again.
 
     Raises:
         ContractError: the first suggestion of the study raises or is not a dict.
-        UsageError: it is not legal for the architecture, or another process is at work on this study.
+        UsageError: that suggestion is not allowed for the architecture, or another process is working on this study.
         DataError: the study's log is damaged.
-        CrashedError: `MOST_LOSSES` trials in a row were lost.
+        CrashedError: `MOST_LOSSES` trials in a row failed.
     """
     deadline = time.monotonic() + timeout if timeout is not None else None
     if (error := Proposer(search, []).ask(1)[0].error) is not None:
         raise error
-    with alone(search), workers as hired:
+    with alone(search), workers as pool:
         log = Log.begin(search, trials)
-        asking = Proposer(search, log.study.trials)
+        proposer = Proposer(search, log.study.trials)
         yield log.record(is_running=True)
         while (missing := trials - sum(trial.state in COUNTED for trial in log.trials)) > 0:
-            told = len(log.trials) - asking.first
-            batch = Batch(search, log, asking.ask(min(search.batch, told + missing))[told:], asking.first)
-            yield from batch.train(hired, deadline)
-            asking.tell(log.trials[asking.first :])
+            logged = len(log.trials) - proposer.first
+            batch = Batch(search, log, proposer.ask(min(search.batch, logged + missing))[logged:], proposer.first)
+            yield from batch.train(pool, deadline)
+            proposer.tell(log.trials[proposer.first :])
             yield log.record(is_running=True)
             if log.losses == MOST_LOSSES:
                 raise CrashedError(
-                    f"{log.losses} trials in a row were lost, the last one: {log.trials[-1].reason}",
-                    allowed=f"The study is kept in {log.folder}.",
-                    hint="Mend the architecture or the ranges of the study; the same command goes on.",
+                    f"{log.losses} trials in a row failed, the last one: {log.trials[-1].reason}",
+                    allowed=f"The study is saved in {log.folder}.",
+                    hint="Fix the architecture or the ranges of the study, then run the same command again to resume.",
                 )
             if batch.pending:
                 return

@@ -1,4 +1,4 @@
-"""A study's log: told trials, kept trials, and the lock of the process at work on it."""
+"""The log of a study: its finished trials, cached trials of the current batch, and the lock of the driver."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from harness.tuning.search import COUNTED, Search, studies_folder
 
 
 def names() -> list[str]:
-    """Return the id of every study there is."""
+    """Return the ids of all studies."""
     return sorted(file.parent.name for file in studies_folder().glob("*/study.log"))
 
 
 def records() -> Iterator[StudyRecord]:
-    """Yield every study there is, as recorded.
+    """Yield all studies, as recorded.
 
     Raises:
-        DataError: after all others, if one is damaged.
+        DataError: a study is damaged; raised after all others were yielded.
     """
     damaged = []
     for name in names():
         try:
             found = read(name)
-        except Exception:  # whatever a line leads to that is no JSON, or not Optuna's
+        except Exception:  # a damaged line can raise anything
             damaged.append(name)
             continue
         if found:
@@ -48,22 +48,22 @@ def records() -> Iterator[StudyRecord]:
     if damaged:
         raise DataError(
             f"{studies_folder() / damaged[0] / 'study.log'} is damaged.",
-            hint="The command that made the study says which line; python -m harness doctor can cut it off.",
+            hint="The study's tune command names the damaged line; python -m harness doctor can cut it off.",
         )
 
 
 def left_over() -> Iterator[StudyRecord]:
-    """Yield, once, every study whose process died at work."""
+    """Yield every study whose driver died, once."""
     for note in studies_folder().glob(f"*/{_AT_WORK}"):
         if not _is_locked(note.parent):
             note.unlink(missing_ok=True)
-            with contextlib.suppress(Exception):  # a damaged log is told by whoever goes on with it
+            with contextlib.suppress(Exception):  # the command that resumes the study reports a damaged log
                 if found := read(note.parent.name):
                     yield found
 
 
 def truncate_log(study: str, copy: Path) -> None:
-    """Keep a copy of a damaged log, and cut it off before the first line that does not lead to a study."""
+    """Copy a damaged log to `copy`, and cut off the first damaged line and all lines after it."""
     folder = studies_folder() / study
     log = folder / "study.log"
     lines = log.read_bytes().splitlines(keepends=True)
@@ -75,14 +75,18 @@ def truncate_log(study: str, copy: Path) -> None:
             found = Log.read(folder)
             if [trial.number for trial in found.trials] == list(range(len(found.trials))):
                 return
-        except Exception:  # whatever the last of these lines leads to
+        except Exception:  # a damaged last line can raise anything
             pass
         whole -= 1
     log.write_bytes(b"")
 
 
 def read(study: str) -> StudyRecord | None:
-    """Return the study of this id as recorded, or None if it was never begun."""
+    """Return the study with this id as recorded, or None if it was never started.
+
+    Raises:
+        Exception: any, if the log is damaged.
+    """
     folder = studies_folder() / study
     if not (folder / "study.log").exists():
         return None
@@ -91,9 +95,9 @@ def read(study: str) -> StudyRecord | None:
 
 
 def confirm(search: Search, confirmation: Mapping[str, float]) -> StudyRecord:
-    """Keep with the study how its winner did against the default recipe; its ``p`` then allows for earlier looks.
+    """Add to the study the comparison of its winner with the default recipe, with ``p`` adjusted for earlier looks.
 
-    Confirmed again with another number of seeds, it is the next look, and has half the level of the one before.
+    Each confirmation with another number of seeds is a further look and has half the level of the one before.
     """
     log = Log.read(studies_folder() / search.id)
     seeds = [*log.study.user_attrs.get("confirmed with", [])]
@@ -108,20 +112,20 @@ def confirm(search: Search, confirmation: Mapping[str, float]) -> StudyRecord:
 
 
 def winner(trials: Sequence[Trial]) -> Trial | None:
-    """Return the complete trial of highest validation accuracy, the first of equals; None if there is none."""
+    """Return the complete trial with the highest validation accuracy, the first of equal ones, or None."""
     complete = [trial for trial in trials if trial.state == "complete"]
     return max(complete, key=lambda trial: trial.value or 0.0, default=None)
 
 
 class Log:
-    """A study's folder: Optuna's journal of the told trials, and the finished ones that are not told yet.
+    """A study's folder: Optuna's journal of the logged trials, and cached trials that cannot be logged yet.
 
-    mlruns/studies/ID/study.log   one line a trial, written whole: a kill leaves a trial or none
-    mlruns/studies/ID/N.json      a finished trial of the batch at work
+    mlruns/studies/ID/study.log   one line a trial, written at once: a kill leaves a whole trial or none
+    mlruns/studies/ID/N.json      a finished trial of the current batch, cached until the trials before it finish
 
     Attributes:
-        trials: the told ones, by number.
-        losses: how many of the last ones were lost while this process was at work.
+        trials: the logged ones, by number.
+        losses: number of failed or diverged trials in a row that this process logged last.
         known: the first trial of each `Proposal.key`.
     """
 
@@ -140,34 +144,34 @@ class Log:
 
     @classmethod
     def read(cls, folder: Path) -> Log:
-        """Open a log and write nothing: another process may be at work on it.
+        """Open a log without writing, as another process may be working on it.
 
         Raises:
-            Exception: whatever a damaged log leads to.
+            Exception: any, if the log is damaged.
         """
         return cls(folder, optuna.load_study(storage=_storage(folder), study_name=folder.name))
 
     @classmethod
     def begin(cls, search: Search, wanted: int) -> Log:
-        """Open the log of `search`, mended, and note what it is and how many trials are wanted.
+        """Open or create the log of `search`, cut off a torn last line, and store the settings and the wanted trials.
 
         Raises:
-            DataError: it is damaged.
+            DataError: the log is damaged.
         """
         folder = studies_folder() / search.id
         is_new = not _repair(folder / "study.log")
         try:
             study = create_study(_storage(folder), folder.name) if is_new else cls.read(folder).study
             log = cls(folder, study)
-        except Exception as error:  # whatever a line leads to that is not Optuna's
+        except Exception as error:  # a damaged line can raise anything
             raise DataError(
                 f"{folder / 'study.log'} is damaged: {type(error).__name__}: {error}.",
-                hint="Restore the file, or move its folder away: the study is then begun anew.",
+                hint="Restore the file, or move its folder away: the study then starts again.",
             ) from error
         if [trial.number for trial in log.trials] != list(range(len(log.trials))):
             raise DataError(
-                f"{log.folder / 'study.log'} lacks a trial that was told.",
-                hint="Restore the file, or move its folder away: the study is then begun anew.",
+                f"{log.folder / 'study.log'} lacks a trial.",
+                hint="Restore the file, or move its folder away: the study then starts again.",
             )
         for name, value in (("search", search.settings), ("wanted", wanted)):
             if log.study.user_attrs.get(name) != value:
@@ -177,33 +181,33 @@ class Log:
         return log
 
     def cache(self, trial: Trial) -> None:
-        """Keep a finished trial until its batch is told."""
+        """Store a finished trial until it is logged."""
         beside = self.folder / f"{trial.number}.part"
         beside.write_text(json.dumps(asdict(trial)), encoding="utf-8")
         os.replace(beside, self.folder / f"{trial.number}.json")
 
-    def cached(self, asked: Proposal) -> Trial | None:
-        """Return what `cache` kept, if it is whole and of the trial that is asked for."""
+    def cached(self, proposal: Proposal) -> Trial | None:
+        """Return the stored trial of a proposal, or None if there is none or it is damaged."""
         try:
-            trial = _trial(json.loads((self.folder / f"{asked.number}.json").read_text(encoding="utf-8")))
+            trial = _trial(json.loads((self.folder / f"{proposal.number}.json").read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return None
-        return trial if trial.settings == asked.settings and _is_sound(trial) else None
+        return trial if trial.settings == proposal.settings and _is_sound(trial) else None
 
-    def tell(self, asked: Proposal, trial: Trial) -> None:
-        """Append a finished trial."""
+    def tell(self, proposal: Proposal, trial: Trial) -> None:
+        """Append a finished trial to the log."""
         self.study.add_trial(
             create_trial(
                 state=STATES[trial.state],
                 value=value_of(trial),
-                params=asked.drawn.params if asked.job else {},
-                distributions=asked.drawn.distributions if asked.job else {},
+                params=proposal.drawn.params if proposal.job else {},
+                distributions=proposal.drawn.distributions if proposal.job else {},
                 intermediate_values={epoch.number: epoch.held_out_accuracy or 0.0 for epoch in trial.epochs},
                 constraints=constraints_of(trial),
-                user_attrs={"trial": asdict(trial), "key": asked.key},
+                user_attrs={"trial": asdict(trial), "key": proposal.key},
             )
         )
-        self._add(asked.key, trial)
+        self._add(proposal.key, trial)
         self.losses = 0 if trial.state in COUNTED else self.losses + 1
         (self.folder / f"{trial.number}.json").unlink(missing_ok=True)
 
@@ -224,10 +228,10 @@ class Log:
 
 
 def _repair(log: Path) -> bool:
-    """Cut off a last line torn by a kill, refuse damage anywhere else, and return whether anything is there.
+    """Cut off a torn last line, left by a kill, and return whether any line is left.
 
     Raises:
-        DataError: a line that is not JSON.
+        DataError: another line is not JSON.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     if not log.exists():
@@ -238,17 +242,17 @@ def _repair(log: Path) -> bool:
     if (number := _whole(lines)) < len(lines):
         raise DataError(
             f"Line {number + 1} of {log} is damaged.",
-            allowed=f"The {number} lines before it are whole; nothing was changed.",
+            allowed=f"The {number} lines before it are intact; nothing was changed.",
             hint="Restore the file, or let python -m harness doctor cut it off there: those trials are trained again.",
         )
     if cached != whole:
         os.truncate(log, len(cached))
-    log.with_name(log.name + ".lock").unlink(missing_ok=True)  # Optuna's own, left by a kill: we are alone here
+    log.with_name(log.name + ".lock").unlink(missing_ok=True)  # Optuna's lock, left by a kill
     return bool(cached)
 
 
 def _whole(lines: Sequence[bytes]) -> int:
-    """Return how many lines there are before the first that is no JSON object."""
+    """Return the number of lines before the first that is not a JSON object."""
     for number, line in enumerate(lines):
         try:
             if not isinstance(json.loads(line), dict):
@@ -267,29 +271,33 @@ def _trial(stored: Mapping[str, Any]) -> Trial:
 
 
 def _is_sound(trial: Trial) -> bool:
-    """Whether a kept outcome can be true; `complete` and `pruned` have a score."""
+    """Return whether a cached trial is plausible; `complete` and `pruned` ones have a score."""
     scored = isinstance(trial.value, float) and 0 <= trial.value <= 1
     counted = trial.parameters is None or isinstance(trial.parameters, int)
     return trial.state in STATES and counted and (scored or (trial.value is None and trial.state not in COUNTED[:2]))
 
 
 def _importances(study: optuna.Study) -> dict[str, float]:
-    """Return how much of the score's variation each setting explains (PED-ANOVA); empty while nobody can tell."""
+    """Return each setting's share of the score's variation (PED-ANOVA); empty if there are too few trials."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", UserWarning)  # said of too few trials, for which it calls all alike
+            warnings.simplefilter("error", UserWarning)  # Optuna warns if too few trials make all settings equal
             return optuna.importance.get_param_importances(study)
-    except (ValueError, RuntimeError, TypeError, UserWarning):  # too few complete trials, or all of one score
+    except (ValueError, RuntimeError, TypeError, UserWarning):  # too few complete trials, or all with the same score
         return {}
 
 
 @contextlib.contextmanager
 def alone(search: Search) -> Iterator[None]:
-    """Hold the study's lock, which the system lets go of when a process dies."""
+    """Hold the lock of a study, which the operating system releases when the process dies.
+
+    Raises:
+        UsageError: another process is working on the study.
+    """
     folder = studies_folder() / search.id
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with _lock(folder, timeout=1):  # who only looks whether it is held holds it for an instant
+        with _lock(folder, timeout=1):  # a process that checks the lock holds it for a moment
             (folder / _AT_WORK).touch()
             try:
                 yield
@@ -297,13 +305,13 @@ def alone(search: Search) -> Iterator[None]:
                 (folder / _AT_WORK).unlink(missing_ok=True)
     except filelock.Timeout:
         raise UsageError(
-            f"Another process is at work on the study {search.id}.",
-            hint="Wait for it, or stop it: the same command then goes on where it stopped.",
+            f"Another process is working on the study {search.id}.",
+            hint="Wait for it, or stop it and run the same command again to resume.",
         ) from None
 
 
 _AT_WORK = "at-work"
-"""A file that a process leaves in the folder of its study only if it dies."""
+"""A file that a driver creates in its study's folder and deletes when it ends, so that it is left if it dies."""
 
 
 def _is_locked(folder: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Trials proposed in batches by Optuna's samplers, from the scores of earlier batches alone."""
+"""Proposes trials in batches with Optuna's samplers, from the scores of earlier batches only."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from harness.training import derive_seed
 from harness.tuning.search import Search
 
 FIRST_SEED = 1_000_000
-"""Trial n trains from seed `FIRST_SEED` + n, which no run begins with unless asked to."""
+"""Trial n trains from seed `FIRST_SEED` + n, so trials and runs use different seeds by default."""
 
 STATES = {
     "complete": TrialState.COMPLETE,
     "pruned": TrialState.PRUNED,
-    "infeasible": TrialState.PRUNED,  # its constraint teaches the sampler, which passes over failed trials
+    "infeasible": TrialState.PRUNED,  # so that the sampler uses its constraint; it ignores failed trials
     "diverged": TrialState.FAIL,
     "failed": TrialState.FAIL,
 }
@@ -33,7 +33,14 @@ STATES = {
 
 @dataclass(frozen=True)
 class Proposal:
-    """A trial as asked: what Optuna drew, what the study made of it, and the job or why there is none."""
+    """A proposed trial.
+
+    Attributes:
+        drawn: Optuna's trial.
+        settings: what the study suggested.
+        job: the training; None if the settings are not allowed.
+        error: why there is no job.
+    """
 
     number: int
     drawn: optuna.Trial
@@ -43,65 +50,70 @@ class Proposal:
 
     @property
     def key(self) -> str:
-        """Equal for trials that would train the same network by the same recipe."""
+        """A text that is equal for trials that train the same network by the same recipe; empty without a job."""
         return json.dumps([dict(self.job.knobs), asdict(self.job.recipe)], sort_keys=True) if self.job else ""
 
 
 class Proposer:
-    """Asks for the trials of one batch after the other, of somebody who knows the scores of earlier batches alone.
+    """Proposes the trials of one batch after the other; the sampler knows the scores of earlier batches only.
 
-    In memory: what is asked again gives the same answer, so only what is finished need be kept.
+    It works in memory: proposing again gives the same trials, so only finished trials need be stored.
 
     Attributes:
-        first: number of the batch's first trial.
+        first: number of the first trial of the current batch.
     """
 
-    def __init__(self, search: Search, told: Sequence[FrozenTrial]) -> None:
+    def __init__(self, search: Search, finished: Sequence[FrozenTrial]) -> None:
+        """Start at the first batch that is not complete.
+
+        Args:
+            finished: the trials of the study's log.
+        """
         self._search = search
         self._live = create_study(InMemoryStorage(), "live")
-        self.first = len(told) // search.batch * search.batch
-        self._live.add_trials(_bare(trial) for trial in told[: self.first])
-        self._asked: list[Proposal] = []
+        self.first = len(finished) // search.batch * search.batch
+        self._live.add_trials(_bare(trial) for trial in finished[: self.first])
+        self._proposed: list[Proposal] = []
 
     def ask(self, count: int) -> list[Proposal]:
-        """Return the first `count` trials of this batch."""
-        while len(self._asked) < count:
-            self._asked.append(_suggest(self._search, self._live, self.first + len(self._asked)))
-        return self._asked[:count]
+        """Return the first `count` proposals of the current batch."""
+        while len(self._proposed) < count:
+            self._proposed.append(_suggest(self._search, self._live, self.first + len(self._proposed)))
+        return self._proposed[:count]
 
     def tell(self, trials: Sequence[Trial]) -> None:
-        """Make a batch known, if it is whole, and turn to the next."""
+        """Report a whole batch to the sampler and start the next one; do nothing if the batch is partial."""
         if len(trials) < self._search.batch:
             return
-        for asked, trial in zip(self._asked, trials, strict=True):
+        for proposal, trial in zip(self._proposed, trials, strict=True):
             for epoch in trial.epochs:
-                asked.drawn.report(epoch.held_out_accuracy or 0.0, epoch.number)
+                proposal.drawn.report(epoch.held_out_accuracy or 0.0, epoch.number)
             for name, value in constraints_of(trial).items():
-                asked.drawn.set_constraint(name, value)
-            self._live.tell(asked.drawn, value_of(trial), STATES[trial.state])
+                proposal.drawn.set_constraint(name, value)
+            self._live.tell(proposal.drawn, value_of(trial), STATES[trial.state])
         self.first += len(trials)
-        self._asked = []
+        self._proposed = []
 
 
-def _bare(told: FrozenTrial) -> FrozenTrial:
-    """Return what a sampler looks at: every trial that is added is copied whole."""
+def _bare(trial: FrozenTrial) -> FrozenTrial:
+    """Return a trial without its attributes: a sampler does not need them, and adding a trial copies all of it."""
     return create_trial(
-        state=told.state,
-        value=told.value,
-        params=told.params,
-        distributions=told.distributions,
-        intermediate_values=told.intermediate_values,
-        constraints=told.constraints,
+        state=trial.state,
+        value=trial.value,
+        params=trial.params,
+        distributions=trial.distributions,
+        intermediate_values=trial.intermediate_values,
+        constraints=trial.constraints,
     )
 
 
 def value_of(trial: Trial) -> float | None:
-    """Return what Optuna is told of a trial: the score of a complete one."""
+    """Return the value reported to Optuna: the score of a complete trial, else None."""
     return trial.value if trial.state == "complete" else None
 
 
 def constraints_of(trial: Trial) -> dict[str, float]:
-    """Return what must not be above zero; of a network that could not be counted, by how little it may have failed."""
+    """Return the constraint for Optuna: parameters above the budget; 1 if the network was refused without a count."""
     untrained = trial.state == "infeasible"
     return {"parameters": (trial.parameters or BUDGET.parameters + untrained) - BUDGET.parameters}
 
@@ -125,7 +137,7 @@ def _suggest(search: Search, live: optuna.Study, number: int) -> Proposal:
 
 
 def _refuse_choices(study: Study, trial: optuna.Trial) -> None:
-    """Optuna stores a choice as JSON, and tells two apart by their hash."""
+    """Refuse choices that are not simple values: Optuna stores a choice as JSON and compares choices by hash."""
     for name, distribution in trial.distributions.items():
         for choice in getattr(distribution, "choices", ()):
             if type(choice) not in (bool, int, float, str, type(None)):
@@ -134,12 +146,12 @@ def _refuse_choices(study: Study, trial: optuna.Trial) -> None:
                     f"suggest_categorical('{name}') has a choice of type {type(choice).__name__}.",
                     where=study.path,
                     allowed="Legal: numbers, texts, True, False and None.",
-                    hint="Offer names, and look up what they stand for: {'small': (8, 0.1)}[choice].",
+                    hint="Offer names and look up their values: {'small': (8, 0.1)}[choice].",
                 )
 
 
 def _sampler(search: Search, number: int) -> BaseSampler:
-    seed = derive_seed(search.seed, number, "sampler") % 2**32  # as much as numpy's generator takes
+    seed = derive_seed(search.seed, number, "sampler") % 2**32  # the range of numpy's seeds
     return TPESampler(seed=seed) if search.sampler == "tpe" else RandomSampler(seed=seed)
 
 

@@ -1,4 +1,4 @@
-"""What a study is: the settings that make its identity."""
+"""The settings that identify a study."""
 
 from __future__ import annotations
 
@@ -13,21 +13,23 @@ from harness.data import Dataset
 from harness.spec import BUDGET, Study
 
 BATCH = 10
-"""Trials asked together, unless a study says otherwise. Part of what it is: it must not depend on the machine."""
+"""Default number of trials proposed per batch. Part of a study's identity, so it must not depend on the machine."""
 
 COUNTED = ("complete", "pruned", "infeasible")
-"""States that count as finished trials; the others are losses."""
+"""States that count as finished trials; trials in other states failed."""
 
 
 @dataclass(frozen=True)
 class Search:
-    """What a study is: change one field and it is another study.
+    """The settings of a study; changing one of them, except `device`, starts a new study.
 
     Attributes:
-        epochs: of every trial, unless the study suggests them; None for the architecture's own.
-        dataset: with validation images held out; its name and digest are what counts.
-        device: where trials train; the one field that is no part of the identity.
-        batch: how many trials are asked for together.
+        study: the study's file.
+        dataset: with validation images held out; its name and digest are part of the identity.
+        epochs: of every trial, unless the study suggests them; None for the architecture's own number.
+        seed: of the sampler.
+        device: the device that trains the trials.
+        batch: number of trials proposed per batch.
     """
 
     study: Study
@@ -41,7 +43,7 @@ class Search:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The fields as plain data, files by name and hash."""
+        """The identity as plain data, with files by name and hash."""
         return {
             "study": self.study.name,
             "study_sha256": self.study.sha256,
@@ -54,7 +56,7 @@ class Search:
             "sampler": self.sampler,
             "pruner": self.pruner,
             "protocol": BUDGET.protocol,
-            **({} if self.batch == BATCH else {"batch": self.batch}),  # studies from before it could be chosen go on
+            **({} if self.batch == BATCH else {"batch": self.batch}),  # so older studies keep their id
         }
 
     @property

@@ -1,4 +1,4 @@
-"""Workers that train: processes of this machine, or those of a Dask cluster."""
+"""Workers that train: processes of this machine, or workers of a Dask cluster."""
 
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ __all__ = ["Cluster", "News", "Processes", "Workers"]
 
 
 def __getattr__(name: str) -> object:
-    if name == "Cluster":  # loaded on demand: Dask need not be installed
+    if name == "Cluster":  # imported on demand, as Dask is optional
         from harness.workers.cluster import Cluster
 
         return Cluster

@@ -1,11 +1,11 @@
-"""Trials on many machines: a Dask cluster answers to the names of `harness.workers`. The only room that knows dask.
+"""Training on many machines: a Dask cluster as the workers of a study or of several seeds.
 
-The driver keeps the study's log and the records. A worker is sent an architecture's text and its settings,
-trains in processes of its own as the driver would in this machine's, and sends plain data back. It needs the
-harness installed, and nothing else: images it does not have are sent to it once.
+Only this module and `remote` import Dask. The driver keeps the study's log and the journals. A worker receives an
+architecture's text and its settings, trains in child processes, and sends plain data back. It needs nothing but an
+installed harness: images that it lacks are sent to it once.
 
-What Dask does: it trains again elsewhere what a lost worker was at, and gives up what several workers died
-of. What it leaves to us: a worker that is there and does nothing, and a scheduler that is gone.
+If a worker disconnects, Dask reschedules its work; a task that several workers died of is given up. This module
+handles what Dask does not: a worker that is connected but hangs, and a scheduler that is gone.
 """
 
 from __future__ import annotations
@@ -44,29 +44,29 @@ from harness.workers.remote import (
 )
 
 CONNECT_SECONDS = 10
-"""How long a scheduler may take to answer."""
+"""Seconds that a scheduler may take to respond."""
 
 ARRIVAL_SECONDS = 10
-"""How long a first worker may take to come."""
+"""Seconds to wait for the first worker."""
 
 SILENCE_SECONDS = 60.0
-"""How long it may say nothing, or there may be no worker at all, before the driver does something about it."""
+"""Seconds without a heartbeat, or without any worker, after which the driver acts."""
 
 LOOK_SECONDS = 0.05
-"""How long each of several runs looks for news of its own before another has its turn."""
+"""Seconds that each of several runs waits for its news before another one has its turn."""
 
 MOST_HANGS = 5
-"""Workers that hang after which the driver gives up: something is wrong with all of them."""
+"""Number of hanging workers after which the driver gives up."""
 
 
 def shared_out(members: Collection[WorkerInfo]) -> list[WorkerInfo]:
-    """Return the members that announce nothing, each with one of its GPUs and an equal part of what is left of it."""
+    """Return the workers that announce no share, each with one of its GPUs and an equal share of what is left of it."""
     left: dict[tuple[str, str], Fraction] = defaultdict(lambda: Fraction(1))
     takers: dict[tuple[str, str], list[WorkerInfo]] = defaultdict(list)
     for member in members:
         if member.gpus is not None and member.sees:
             left[member.host, member.sees[0]] -= Fraction(member.gpus).limit_denominator(1_000)
-    for member in sorted(members, key=lambda member: len(member.sees)):  # who has no choice goes first
+    for member in sorted(members, key=lambda member: len(member.sees)):  # those with the fewest choices first
         if member.gpus is None:
             gpus = [(member.host, name) for name in member.sees]
             takers[max(gpus, key=lambda gpu: left[gpu] / (len(takers[gpu]) + 1))].append(member)
@@ -78,21 +78,24 @@ def shared_out(members: Collection[WorkerInfo]) -> list[WorkerInfo]:
 
 
 class Cluster:
-    """Workers that a Dask scheduler knows.
+    """The workers of a Dask scheduler.
 
     Attributes:
-        dashboard: address of Dask's own page.
-        members: the workers that are there, by their addresses; they may come and go.
-        at_once: how many trainings they could do at the same time when they were hired.
+        dashboard: address of Dask's dashboard.
+        members: the connected workers, by address; workers may join and leave.
+        at_once: number of trainings that the workers could run at the same time when `configure` was called.
     """
 
     together = 1
 
     def __init__(self, address: str, hang_timeout: float) -> None:
-        """Connect to ``tcp://HOST:PORT``, or start workers here: ``local:4``.
+        """Connect to the scheduler at ``tcp://HOST:PORT``, or start workers on this machine: ``local:4``.
+
+        Args:
+            hang_timeout: seconds without a heartbeat after which a worker ends its training process.
 
         Raises:
-            UsageError: nobody answers, no worker is there, or one of them has another harness or none.
+            UsageError: no scheduler responds, it has no workers, or a worker lacks this version of the harness.
         """
         self._closing = contextlib.ExitStack()
         self._hang_timeout = hang_timeout
@@ -120,22 +123,22 @@ class Cluster:
         if kind == "local":
             if not count.isdecimal() or not 1 <= int(count) <= 256:
                 raise UsageError(
-                    f"--cluster {address} says no number of workers.", allowed="Legal: local:1 to local:256."
+                    f"--cluster {address} has no valid number of workers.", allowed="Legal: local:1 to local:256."
                 )
             here = LocalCluster(
                 n_workers=int(count),
                 threads_per_worker=1,
                 memory_limit=0,
                 dashboard_address="127.0.0.1:0",
-                silence_logs=logging.CRITICAL,  # what is wrong is said by us, once
+                silence_logs=logging.CRITICAL,  # errors are reported once, by this module
             )
             self._closing.callback(here.close)
             return self._closing.enter_context(Client(here, set_as_default=False))
         try:
-            # Dask itself waits for ever for who takes a connection and then says nothing.
+            # Dask itself waits forever for a server that accepts a connection and sends nothing.
             return self._closing.enter_context(_reach(address).result(2 * CONNECT_SECONDS))
         except (OSError, ValueError, TypeError) as error:
-            (reason, *_) = str(error).strip().splitlines() or ["it says nothing"]
+            (reason, *_) = str(error).strip().splitlines() or ["no response"]
             raise UsageError(
                 f"No Dask scheduler answers at {address} ({reason}).",
                 allowed="Legal: tcp://HOST:PORT of a running scheduler, or local:N for N workers here.",
@@ -145,26 +148,26 @@ class Cluster:
     def _workers(self) -> dict[str, WorkerInfo]:
         with contextlib.suppress(TimeoutError):
             self._client.wait_for_workers(1, timeout=ARRIVAL_SECONDS)
-        told = self._client.run(worker_info, on_error="return")
-        if not told:
+        found = self._client.run(worker_info, on_error="return")
+        if not found:
             raise UsageError(
                 f"The scheduler at {self._address} has no workers.",
                 hint=f"Start some: dask worker {self._address} --nthreads 1",
             )
-        for address, said in told.items():
-            if not isinstance(said, WorkerInfo):
-                raise UsageError(f"The worker at {address} cannot use the harness: {said}.", hint="Install it there.")
-            if said.harness != __version__:
+        for address, info in found.items():
+            if not isinstance(info, WorkerInfo):
+                raise UsageError(f"The worker at {address} cannot use the harness: {info}.", hint="Install it there.")
+            if info.harness != __version__:
                 raise UsageError(
-                    f"The worker at {address} has harness {said.harness}; here it is {__version__}.",
-                    hint="Install the same one on both.",
+                    f"The worker at {address} has harness {info.harness}; here it is {__version__}.",
+                    hint="Install the same version on both.",
                 )
-        if not any(self._client.processing().values()):  # no other driver counts on what was dealt before
-            told = {address: replace(said, gpus=None) if said.is_dealt else said for address, said in told.items()}
-        return dict(told)
+        if not any(self._client.processing().values()):  # no other driver relies on earlier shares
+            found = {address: replace(info, gpus=None) if info.is_dealt else info for address, info in found.items()}
+        return dict(found)
 
     def _deal(self) -> None:
-        """Share out the GPUs of each machine among those of its workers that announce none."""
+        """Assign the GPUs of each machine to those of its workers that announce no share."""
         dealt = {member.address: member for member in shared_out(self.members.values())}
         if dealt:
             self._client.run(set_share, dealt, workers=[*dealt], on_error="ignore")
@@ -172,21 +175,23 @@ class Cluster:
 
     @property
     def gpus(self) -> float:
-        """How many the workers announce."""
+        """Number of GPUs that the workers announce."""
         return round(sum(member.gpus or 0 for member in self.members.values()), 6)
 
     def send(self, dataset: str, held_out: HeldOut) -> None:
-        """See to it that every worker, those that come later too, has the images it needs."""
+        """Send the images of a dataset to all present and future workers that lack them."""
         self._client.register_plugin(Images(data.files(dataset, held_out)), name=f"harness-{dataset}-{held_out}")
 
     def configure(self, device: str, gpu_share: float | None = None) -> None:
-        """Say where training takes place: on CPUs, or on GPUs, of which each training takes a share.
+        """Choose the device that the workers train on; call it before submitting.
 
         Args:
-            gpu_share: by default what the worker with the smallest share has, and at most a whole GPU.
+            device: ``cpu`` or ``cuda``.
+            gpu_share: share of a GPU that each training takes; by default the smallest share of a worker, and at most
+                a whole GPU.
 
         Raises:
-            UsageError: no worker has so large a share.
+            UsageError: `gpu_share` is larger than the share of every worker.
         """
         threads = self._client.nthreads()
         announced = {address: member.gpus for address, member in self.members.items() if member.gpus}
@@ -194,12 +199,12 @@ class Cluster:
         self.at_once = sum(threads.values())
         if device == "cuda":
             share = gpu_share or min(1.0, *announced.values())
-            share *= 1 - 1e-9  # so that 0.2 fits five times into 1, which it does not in floats
+            share *= 1 - 1e-9  # so that 0.2 fits five times into 1 despite rounding
             if share > (most := max(announced.values())):
                 raise UsageError(
-                    f"--gpu-share {gpu_share:g} is more of a GPU than any worker has.",
+                    f"--gpu-share {gpu_share:g} is more than any worker has.",
                     allowed=f"Legal: above 0, to {math.floor(10_000 * most) / 10_000:g}.",
-                    hint="Leave it out: a training takes what its worker has. Fewer workers on a GPU have more of it.",
+                    hint="Leave it out to take each worker's share. Fewer workers on a GPU have larger shares.",
                 )
             resources = {GPU: share}
             self.at_once = sum(min(threads[address], int(gpus / share)) for address, gpus in announced.items())
@@ -210,22 +215,22 @@ class Cluster:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(Exception):  # of a scheduler that is gone
+        with contextlib.suppress(Exception):  # the scheduler may be gone
             self._executor.shutdown(wait=False)
         self._closing.close()
 
     def submit(self, asked: Sequence[TrialRequest], medians: Mapping[int, float]) -> Future[list[Trial]]:
-        """Have a trial trained by the next worker that is free."""
+        """Queue a trial for the next free worker."""
         future: Future[list[Trial]] = self._executor.submit(
             train_trial, asked, medians, self._hang_timeout, self._topic
         )
         return future
 
     def train(self, job: Job) -> Iterator[Event | None]:
-        """Have a run trained by the next worker that is free, and yield its events; it is queued from the first.
+        """Queue a run for the next free worker and yield its events, and None while there is none.
 
         Raises:
-            WorkerLost: another worker begins it anew; called again, this yields what that one does.
+            WorkerLost: the worker disconnected and another one restarts the run; call this again for its events.
             HarnessError: as `harness.runs.train`.
         """
         if job.seed not in self._runs:
@@ -236,8 +241,8 @@ class Cluster:
             is_done = bool(self.wait([running], LOOK_SECONDS))
             self._sort()
             while inbox:
-                told, event = inbox[0]
-                self._refuse_another(lease := lease or told, told, job)
+                sender, event = inbox[0]
+                self._refuse_another(lease := lease or sender, sender, job)
                 inbox.popleft()
                 count += 1
                 yield event
@@ -246,7 +251,7 @@ class Cluster:
                     raise CrashedError(f"Seed {job.seed}: {lost}.", hint="Look at their logs.")
                 final, events, result = running.result()
                 self._refuse_another(lease or final, final, job)
-                yield from events[count:]  # news may be slower than the result
+                yield from events[count:]  # reports may arrive after the result
                 yield result
                 return
             yield None
@@ -256,50 +261,50 @@ class Cluster:
             if (lease := self._leases[news.number]) not in self._given_up:
                 self._inboxes[news.number].append((lease, news.event))
 
-    def _refuse_another(self, lease: str, told: str, job: Job) -> None:
-        if told != lease:
+    def _refuse_another(self, lease: str, sender: str, job: Job) -> None:
+        if sender != lease:
             self._given_up.add(lease)
-            raise WorkerLost(f"The worker that trained seed {job.seed} was lost; another begins it anew.")
+            raise WorkerLost(f"The worker that trained seed {job.seed} disconnected; another worker restarts it.")
 
     def wait(self, running: Iterable[Future[Any]], seconds: float) -> set[Future[Any]]:
-        """Return what is done first, or nothing after `seconds`.
+        """Return the finished futures as soon as there is one, or an empty set after `seconds`.
 
         Raises:
-            ClusterLost: the scheduler is gone, or one worker after the other hangs.
+            ClusterLost: the scheduler is gone, there is no worker, or too many workers hang.
         """
         running = list(running)
         done, _ = wait(running, timeout=min(seconds, watchdog.SLICE), return_when=FIRST_COMPLETED)
         if self._client.status != "running" or any(future.cancelled() for future in done):
             raise ClusterLost(
                 f"The Dask scheduler at {self._address} is gone.",
-                allowed="What is finished is kept.",
-                hint="Start it again, and its workers; the same command goes on.",
+                allowed="Finished work is saved.",
+                hint="Restart it and its workers, then run the same command again to resume.",
             )
         self._look_after_workers()
         return done
 
     def news(self) -> list[News]:
-        """Return what workers have told of since the last call."""
+        """Return the progress reports since the last call."""
         found = []
         while self._heard:
-            said = self._heard.popleft()
-            self._at_work[said["number"]] = said["worker"], time.monotonic()
-            self._leases[said["number"]] = said["attempt"]
-            if said["is_done"]:
-                del self._at_work[said["number"]]
-            elif news := pickle.loads(said["news"]):
+            report = self._heard.popleft()
+            self._at_work[report["number"]] = report["worker"], time.monotonic()
+            self._leases[report["number"]] = report["attempt"]
+            if report["is_done"]:
+                del self._at_work[report["number"]]
+            elif news := pickle.loads(report["news"]):
                 found.append(news)
         return found
 
     def why_lost(self, done: Future[Any]) -> str | None:
-        """Say how many workers died of it."""
+        """Return how many workers died of a task, or None if it did not end so."""
         error = done.exception()
         if not isinstance(error, KilledWorker):
             return None
         return f"{error.allowed_failures + 1} workers died while they trained it"
 
     def _look_after_workers(self) -> None:
-        """Take away its work from a worker that says nothing; do not wait for ever where there is none."""
+        """Retire workers without a heartbeat, so that Dask reschedules their work; give up if there is no worker."""
         now = time.monotonic()
         if now < self._next_look:
             return
@@ -308,21 +313,23 @@ class Cluster:
             self._at_work = {number: at for number, at in self._at_work.items() if at[0] != worker}
             self._hangs += 1
             self._client.retire_workers([worker], close_workers=True)
-            self._refuse(self._hangs >= MOST_HANGS, f"{self._hangs} workers said nothing for {SILENCE_SECONDS:g} s")
+            self._refuse(self._hangs >= MOST_HANGS, f"{self._hangs} workers did not respond for {SILENCE_SECONDS:g} s")
         there = self._client.nthreads()
         if there:
             self._last_seen = now
         self.members = {address: member for address, member in self.members.items() if address in there}
         if came := [address for address in there if address not in self.members]:
-            told = self._client.run(worker_info, workers=came, on_error="return")
-            self.members |= {address: said for address, said in told.items() if isinstance(said, WorkerInfo)}
+            found = self._client.run(worker_info, workers=came, on_error="return")
+            self.members |= {address: info for address, info in found.items() if isinstance(info, WorkerInfo)}
             self._deal()
         self._refuse(now - self._last_seen > SILENCE_SECONDS, f"{self._address} has had no worker for a minute")
 
     def _refuse(self, is_over: bool, wrong: str) -> None:
         if is_over:
             raise ClusterLost(
-                f"{wrong}.", allowed="What is finished is kept.", hint="Look at their logs; the same command goes on."
+                f"{wrong}.",
+                allowed="Finished work is saved.",
+                hint="Look at their logs, then run the same command again to resume.",
             )
 
 

@@ -1,4 +1,4 @@
-"""Who trains the trials of a study: processes of this machine, or others that answer to the same few names."""
+"""Worker processes on this machine."""
 
 from __future__ import annotations
 
@@ -25,19 +25,26 @@ from harness.spec import Job
 from harness.workers.protocol import News
 
 THREADS = 1
-"""Threads a trial trains with: another number could give other bits."""
+"""Threads of each trial, fixed as another number could give other bits."""
 
 
 class Processes:
-    """Processes of this machine.
+    """Worker processes on this machine.
 
-    On a CPU each trains one trial at a time: one that dies takes its own trial with it and no other. A GPU
-    is used by one process that trains several in turns, as processes of their own would wait for each other;
-    the other cores audit the networks of trials meanwhile.
+    On a CPU each process trains one trial at a time, so a process that dies loses one trial only. A GPU is used by one
+    process that trains several trials in turns, as several processes would wait for each other; meanwhile the other
+    CPU cores audit networks.
     """
 
     def __init__(self, count: int, device: str, hang_timeout: float, auditors: int = 0) -> None:
-        """Take so many trials at a time; up to `auditors` processes audit those that wait for a GPU."""
+        """Prepare the workers.
+
+        Args:
+            count: number of trials trained at a time.
+            device: ``cpu`` or ``cuda``.
+            hang_timeout: seconds without a heartbeat after which a process is ended.
+            auditors: number of processes that audit networks of trials that wait for a GPU.
+        """
         self.together = count if device == "cuda" else 1
         self._count = count // self.together
         self._auditors = auditors
@@ -49,7 +56,7 @@ class Processes:
         self._folder = Path(self._kept.name)
         self._clocks: dict[Path, watchdog.Watchdog] = {}
         self._read: dict[Path, int] = {}
-        resource_tracker.ensure_running()  # its start would make this thread hear again
+        resource_tracker.ensure_running()  # started later, it would unblock Ctrl-C in this thread
         self._pool = _pool(self._count, self._folder)
         self._audits = self._folder / "audits"
         self._audits.mkdir()
@@ -64,8 +71,8 @@ class Processes:
         self._kept.cleanup()
 
     def submit(self, asked: Sequence[TrialRequest], medians: Mapping[int, float]) -> Future[list[Trial]]:
-        """Train at most `together` trials in one of the processes, when one is free."""
-        with _deaf_to_ctrl_c():
+        """Queue at most `together` trials for the next free process."""
+        with _without_ctrl_c():
             for _, _, job in asked if self._audit_pool else ():
                 self._audit(job)
             future: Future[list[Trial]] = self._pool.schedule(
@@ -79,10 +86,10 @@ class Processes:
             self._auditing[self._audit_pool.schedule(_audit, args=(job, self._audits))] = job
 
     def wait(self, running: Iterable[Future[Any]], seconds: float) -> set[Future[Any]]:
-        """Return what is done first, or nothing after `seconds`, which end who gets no further."""
+        """Return the finished futures, or an empty set after `seconds`; ends processes that hang."""
         done, _ = wait(running, timeout=min(seconds, watchdog.SLICE), return_when=FIRST_COMPLETED)
         for audited in [future for future in self._auditing if future.done()]:
-            self.why_lost(audited)  # its process may have left others behind
+            self.why_lost(audited)  # its process may have left children
             leave_nothing(self._audits, self._auditing.pop(audited))
         if not done:
             for log in self._folder.glob("*.log"):
@@ -92,13 +99,13 @@ class Processes:
         return done
 
     def run(self, job: Job) -> Future[Result]:
-        """Train a run in one of the processes, when one is free."""
-        with _deaf_to_ctrl_c():
+        """Queue a run for the next free process."""
+        with _without_ctrl_c():
             future: Future[Result] = self._pool.schedule(_run, args=(job, self._folder))
         return future
 
     def news(self) -> list[News]:
-        """Return what has happened since the last call."""
+        """Return the progress reports since the last call."""
         found = []
         for file in self._folder.glob("*.news"):
             with open(file, "rb") as lines:
@@ -112,16 +119,16 @@ class Processes:
         return found
 
     def why_lost(self, done: Future[Any]) -> str | None:
-        """Say what ended the process, and end what it has left behind."""
+        """Return why the process died, or None if it did not; ends the children that it left."""
         expired = done.exception()
         if not isinstance(expired, ProcessExpired):
             return None
         watchdog.end_group(expired.pid)
         log = _log_of(self._folder, expired.pid)
-        told = watchdog.post_mortem("its process", expired.exitcode, log).message
+        reason = watchdog.post_mortem("its process", expired.exitcode, log).message
         self._clocks.pop(log, None)
         log.unlink(missing_ok=True)
-        return told
+        return reason
 
 
 def _pool(count: int, folder: Path) -> ProcessPool:
@@ -134,8 +141,8 @@ def _pool(count: int, folder: Path) -> ProcessPool:
 
 
 @contextlib.contextmanager
-def _deaf_to_ctrl_c() -> Iterator[None]:
-    """Threads and processes begun here never hear Ctrl-C: it is the driver's, which ends its workers."""
+def _without_ctrl_c() -> Iterator[None]:
+    """Block Ctrl-C in threads and processes started here: the driver receives it and ends its workers."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -147,7 +154,7 @@ def _deaf_to_ctrl_c() -> Iterator[None]:
 
 
 def _begin(folder: Path) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where a process does not inherit what it is deaf to
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # for systems where a process does not inherit blocked signals
     torch.set_num_threads(THREADS)
     watchdog.watch(_log_of(folder, os.getpid()))
     watchdog.pause()
@@ -157,12 +164,12 @@ def _train_trials(
     asked: Sequence[TrialRequest], medians: Mapping[int, float], folder: Path, audits: Path
 ) -> list[Trial]:
     epochs = {number: job.recipe.epochs for number, _, job in asked}
-    with _telling(folder) as tell:
+    with _reporting(folder) as tell:
         return train_trials(asked, medians, lambda number, epoch: tell(number, epoch, epochs[number]), audits)
 
 
 def _audit(job: Job, audits: Path) -> None:
-    watchdog.heartbeat()  # its time is counted from here
+    watchdog.heartbeat()  # its time limit starts here
     try:
         leave(audits, job)
     finally:
@@ -170,7 +177,7 @@ def _audit(job: Job, audits: Path) -> None:
 
 
 def _run(job: Job, folder: Path) -> Result:
-    with _telling(folder) as tell:
+    with _reporting(folder) as tell:
         for event in train(job):
             watchdog.heartbeat()
             if isinstance(event, Result):
@@ -181,9 +188,9 @@ def _run(job: Job, folder: Path) -> Result:
 
 
 @contextlib.contextmanager
-def _telling(folder: Path) -> Iterator[Callable[[int, Started | Epoch, int], None]]:
-    """Hand out what writes down news: a file, as a process that is killed may not take a lock along."""
-    watchdog.heartbeat()  # its time is counted from here
+def _reporting(folder: Path) -> Iterator[Callable[[int, Started | Epoch, int], None]]:
+    """Yield a function that reports progress: to a file, as a killed process would leave a shared queue locked."""
+    watchdog.heartbeat()  # its time limit starts here
     try:
         with open(folder / f"{os.getpid()}.news", "ab", buffering=0) as file:
 

@@ -1,4 +1,4 @@
-"""What a study needs from the workers that train its trials."""
+"""The interface between a study and the workers that train its trials."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from harness.runs import Started, TrialRequest
 
 @dataclass(frozen=True)
 class News:
-    """How far a training has come.
+    """A progress report of a training.
 
     Attributes:
-        number: the trial's, or of a run its seed.
-        event: what is known before its first step, or the epoch it has just finished.
-        epochs: how many it is to train.
-        worker: where, in words.
+        number: the number of the trial, or the seed of a run.
+        event: the start, or the epoch that has just finished.
+        epochs: number of epochs of the training.
+        worker: name of the worker, for display.
     """
 
     number: int
@@ -29,28 +29,32 @@ class News:
 
 
 class Workers(Protocol):
-    """What a study asks of whoever trains its trials.
+    """What the driver of a study needs from its workers; local processes and a cluster both implement it.
 
     Attributes:
-        together: how many trials it hands over at once, to be trained in turns.
+        together: number of trials in one submission, which are trained in turns.
     """
 
     together: int
 
     def __enter__(self) -> Self:
-        """Begin to work."""
+        """Start the workers."""
 
     def __exit__(self, *_: object) -> None:
-        """Give up what is not finished."""
+        """Stop the workers; unfinished trials are lost."""
 
     def submit(self, asked: Sequence[TrialRequest], medians: Mapping[int, float]) -> Future[list[Trial]]:
-        """Have at most `together` trials trained, when somebody is free."""
+        """Queue at most `together` trials for the next free worker.
+
+        Args:
+            medians: by epoch, the accuracy below which a trial is pruned.
+        """
 
     def wait(self, running: Iterable[Future[Any]], seconds: float) -> set[Future[Any]]:
-        """Return what is done, as soon as there is any, or nothing after `seconds`."""
+        """Return the finished futures as soon as there is one, or an empty set after `seconds`."""
 
     def news(self) -> list[News]:
-        """Return what has come in since the last call."""
+        """Return the progress reports since the last call."""
 
     def why_lost(self, done: Future[Any]) -> str | None:
-        """Say what ended whoever was to train these trials; None where that ended in good order."""
+        """Return why the worker of these trials died, or None if it did not."""

@@ -1,4 +1,4 @@
-"""What runs on a worker of a cluster: it trains in a process of its own and reports to the driver."""
+"""The code that runs on a cluster worker: it trains in a child process and reports to the driver."""
 
 from __future__ import annotations
 
@@ -27,21 +27,23 @@ from harness.workers.processes import Processes
 from harness.workers.protocol import News
 
 HEARTBEAT_SECONDS = 2.0
-"""How often a worker that trains says that it is there."""
+"""Seconds between two heartbeats of a worker that trains."""
 
 GPU = "GPU"
-"""The resource that workers announce, as Dask's own documentation calls it."""
+"""The name of the resource that workers announce, as in Dask's documentation."""
 
 
 @dataclass(frozen=True)
 class WorkerInfo:
-    """A worker, as it introduced itself.
+    """A worker, as it describes itself.
 
     Attributes:
-        host: the machine it is on.
-        sees: the GPUs there that it may use, as CUDA_VISIBLE_DEVICES names them; it trains on the first.
-        gpus: how much of a GPU it announces, or None where nothing was said: the driver deals it a share.
-        is_dealt: a driver dealt it what it announces.
+        address: its Dask address.
+        harness, torch: its versions.
+        host: its machine.
+        sees: the GPUs that it may use, as CUDA_VISIBLE_DEVICES names them; it trains on the first.
+        gpus: the share of a GPU that it announces, or None if it announces nothing: then the driver assigns one.
+        is_dealt: whether a driver assigned that share.
     """
 
     address: str
@@ -54,7 +56,7 @@ class WorkerInfo:
 
 
 def worker_info(dask_worker: Worker) -> WorkerInfo:
-    """Called by Dask, which fills this argument in."""
+    """Return what describes this worker; called by Dask, which supplies the argument."""
     sees = _gpus()
     announced = dask_worker.state.total_resources.get(GPU, None if sees else 0.0)
     return WorkerInfo(
@@ -75,41 +77,41 @@ def _gpus() -> tuple[str, ...]:
 
 
 _was_dealt = threading.Event()
-"""Whether a driver gave this worker the share of a GPU that it announces."""
+"""Set once a driver has assigned this worker its share of a GPU."""
 
 
 async def set_share(dealt: Mapping[str, WorkerInfo], dask_worker: Worker) -> None:
-    """Announce the share that was dealt, and train on that GPU alone; called by Dask."""
+    """Announce the assigned share of a GPU and train on that GPU only; called by Dask."""
     mine = dealt[dask_worker.address]
-    os.environ["CUDA_VISIBLE_DEVICES"] = mine.sees[0]  # the processes it starts are given it
+    os.environ["CUDA_VISIBLE_DEVICES"] = mine.sees[0]  # inherited by the processes it starts
     await dask_worker.set_resources(**{GPU: mine.gpus or 0.0})
     _was_dealt.set()
 
 
 class Images(WorkerPlugin):
-    """Gives a worker the images it lacks."""
+    """A Dask plug-in that gives workers the images they lack."""
 
     def __init__(self, files: Mapping[str, bytes]) -> None:
         self._files = files
 
     async def setup(self, worker: Worker) -> None:
-        """Called by Dask when the worker hears of this, or comes."""
+        """Write missing images; called by Dask on each present and future worker."""
         if not data.are_here(self._files):
             folder = Path(worker.local_directory) / "harness-data"
             for name, contents in self._files.items():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / name).write_bytes(contents)
-            os.environ["HARNESS_DATA"] = str(folder)  # the processes it starts are given it
+            os.environ["HARNESS_DATA"] = str(folder)  # inherited by the processes it starts
 
     def teardown(self, worker: Worker) -> None:
-        """Called by Dask when the worker ends, and when another driver sends the same images: then all work on."""
+        """End the processes of a closing worker; Dask also calls this when another driver sends the same images."""
         if worker.status in (Status.closing, Status.closing_gracefully, Status.closed, Status.failed):
             for pool in _all_pools:
                 pool.__exit__()
 
 
 _mine = threading.local()
-"""Of each of a worker's threads, which has one task at a time: the process that trains for it."""
+"""For each thread of a worker, which has one task at a time, the process that trains for it."""
 
 _all_pools: list[Processes] = []
 """The processes of all threads."""
@@ -118,7 +120,7 @@ _all_pools: list[Processes] = []
 def train_trial(
     asked: Sequence[TrialRequest], medians: Mapping[int, float], hang_timeout: float, topic: str
 ) -> list[Trial]:
-    """Train a trial."""
+    """Train one trial in a child process, reporting to the driver through the Dask topic `topic`."""
     ((number, settings, job),) = asked
     watch = _Watch(number, job, hang_timeout, topic)
     future = watch.until_done(watch.pool.submit(asked, medians))
@@ -128,7 +130,11 @@ def train_trial(
 
 
 def train_run(job: Job, hang_timeout: float, topic: str) -> tuple[str, list[Started | Epoch], Result]:
-    """Train a run; return which attempt at it this was, its events and its result."""
+    """Train a run in a child process; return the lease, the events and the result.
+
+    Raises:
+        CrashedError: the child process died, or the driver no longer waits for the run.
+    """
     watch = _Watch(job.seed, job, hang_timeout, topic)
     future = watch.until_done(watch.pool.run(job))
     if lost := watch.pool.why_lost(future):
@@ -137,7 +143,12 @@ def train_run(job: Job, hang_timeout: float, topic: str) -> tuple[str, list[Star
 
 
 class _Watch:
-    """Lets the driver know how far a training in a process of this worker's has come."""
+    """Reports the progress of a training in a child process to the driver.
+
+    Attributes:
+        lease: identifies this worker's try at the task, so that the driver can tell it from a lost worker's.
+        events: those reported so far.
+    """
 
     def __init__(self, number: int, job: Job, hang_timeout: float, topic: str) -> None:
         self.lease = secrets.token_hex(8)
@@ -149,10 +160,10 @@ class _Watch:
         self.pool = _pool_for(job.device, hang_timeout)
 
     def until_done(self, future: Future[Any]) -> Future[Any]:
-        """Wait for the end.
+        """Wait until the training ends, reporting its progress.
 
         Raises:
-            CrashedError: the driver has gone, or has given this to another worker.
+            CrashedError: the driver is gone, or has given the task to another worker.
         """
         is_done, heartbeat = False, time.monotonic()
         while not is_done:
@@ -165,13 +176,13 @@ class _Watch:
                 heartbeat = time.monotonic()
             if not is_done and self._is_unwanted():
                 _stop_pool()
-                raise CrashedError("Nobody waits for it any more.")
+                raise CrashedError("The driver no longer waits for this training.")
         self._tell(None, is_done=True)
         return future
 
     def _tell(self, news: News | None, is_done: bool = False) -> None:
-        said = {"number": self._number, "attempt": self.lease, "worker": self._worker.address, "is_done": is_done}
-        self._worker.log_event(self._topic, {**said, "news": pickle.dumps(news)})
+        about = {"number": self._number, "attempt": self.lease, "worker": self._worker.address, "is_done": is_done}
+        self._worker.log_event(self._topic, {**about, "news": pickle.dumps(news)})
 
     def _is_unwanted(self) -> bool:
         task = self._worker.state.tasks.get(self._task)
@@ -181,7 +192,7 @@ class _Watch:
 def _pool_for(device: str, hang_timeout: float) -> Processes:
     if getattr(_mine, "terms", None) != (device, hang_timeout):
         _stop_pool()
-        # Dask marks its workers as daemons, which may have no children. Ours end when the worker does.
+        # Dask marks its workers as daemons, which may not have children. These children end with the worker.
         multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
         _mine.processes = Processes(1, device, hang_timeout).__enter__()
         _mine.terms = device, hang_timeout

@@ -6,11 +6,11 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from preloaded import Process, shared
 
 
 class DaskProcesses:
@@ -19,7 +19,7 @@ class DaskProcesses:
     def __init__(self, place: Path) -> None:
         self._place = place
         self._file = place / "scheduler.json"
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._processes: dict[str, Process] = {}
         self._port = 0
         self.begin_scheduler()
 
@@ -38,27 +38,22 @@ class DaskProcesses:
             time.sleep(0.05)
         raise AssertionError(f"no scheduler: {self.said('scheduler')}")
 
-    def begin_worker(self, name: str, *options: str, **environment: str) -> None:
+    def begin_worker(self, name: str, *options: str, nanny: bool = False, **environment: str) -> None:
         given = ["--name", name, "--nthreads", "1", "--memory-limit", "0", "--no-dashboard", *options]
+        given += [] if nanny else ["--no-nanny"]
         folder = ["--local-directory", str(self._place / name)]
         self._start(name, "worker", self.address, *given, *folder, **environment)
 
     def _start(self, name: str, *command: str, **environment: str) -> None:
-        with open(self._place / f"{name}.log", "ab") as log:
-            self._processes[name] = subprocess.Popen(
-                [sys.executable, "-m", "dask", *command],
-                cwd=self._place,
-                env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                process_group=0,
-            )
+        found = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+        log = self._place / f"{name}.log"
+        self._processes[name] = shared().start(["-m", "dask", *command], self._place, found, log)
 
     def said(self, name: str) -> str:
         return (self._place / f"{name}.log").read_text()
 
     def send(self, name: str, number: signal.Signals) -> None:
-        """Signal a process and what it has begun, which has groups of its own."""
+        """Signal a process and those it started, which have groups of their own."""
         leader = self._processes[name].pid
         for pid in [*_descendants(leader), leader]:
             with contextlib.suppress(ProcessLookupError):

@@ -4,36 +4,25 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from conftest import TINY
+from preloaded import Process, shared
 
 
-def start(command: Sequence[str], place: Path) -> subprocess.Popen[str]:
+def start(command: Sequence[str], place: Path) -> Process:
     if not (place / "tiny.py").exists():
         (place / "tiny.py").write_text(TINY)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen(
-        [sys.executable, *command],
-        cwd=place,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        process_group=0,
-    )
+    return shared().start(command, place, {**os.environ, "OMP_NUM_THREADS": "1"})
 
 
-def harness(place: Path, *arguments: str) -> subprocess.Popen[str]:
+def harness(place: Path, *arguments: str) -> Process:
     return start(["-m", "harness", *arguments], place)
 
 
-def until(process: subprocess.Popen[str], text: str, times: int = 1) -> str:
+def until(process: Process, text: str, times: int = 1) -> str:
     """Read what a process prints until `text` has come so often."""
-    assert process.stdout
     seen = ""
     while seen.count(text) < times:
         line = process.stdout.readline()

@@ -19,13 +19,9 @@ from harness.runs import Started
 from harness.spec import Job
 from harness.tracking import Tracker, tracking_uri
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.mark.parametrize("count", [4, pytest.param(8, marks=pytest.mark.soak)])
-def test_all_of_them_train_and_are_recorded_also_two_of_one_seed(
-    count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_concurrent_runs_are_all_recorded(count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     seeds = [number // 2 for number in range(count)]
@@ -73,7 +69,7 @@ print(len(data.load("mnist").train.labels))
 """
 
 
-def test_two_that_download_at_once_leave_one_whole_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_downloads_leave_one_complete_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HARNESS_DATA", str(tmp_path / "data"))
     code = DOWNLOADS.format(tests=str(Path(__file__).parent.parent))
     begun = [
@@ -102,7 +98,8 @@ def job(epochs: int) -> Job:
     return runs.jobs(architecture, knobs, recipe, data.load("digits"), range(1), "cpu")[0]
 
 
-def test_of_two_that_would_go_on_with_a_run_one_does_and_the_other_trains_its_own(workplace: Path) -> None:
+@pytest.mark.quick
+def test_only_one_process_resumes_an_interrupted_run(workplace: Path) -> None:
     tracker = Tracker()
     begun = runs.record(job(4), tracker)
     for event in begun:

@@ -1,4 +1,4 @@
-"""A disk that is full or read-only: the last good state is kept, and the same command goes on when there is room."""
+"""A disk that is full or read-only: the last good state is kept, and the same command resumes when there is room."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ import pytest
 from harness.errors import UsageError
 from harness.journal import Journal
 
-pytestmark = pytest.mark.slow
-
 NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]
 
 
@@ -26,9 +24,9 @@ def has_namespaces() -> bool:
         return False
 
 
-@pytest.mark.skipif(not has_namespaces(), reason="this machine lets nobody mount a small disk of their own")
+@pytest.mark.skipif(not has_namespaces(), reason="this machine does not let a user mount a small disk")
 @pytest.mark.parametrize(("fault", "named"), [("full", "No space left"), ("read-only", "Read-only file system")])
-def test_a_run_goes_on_when_its_disk_can_be_written_again(fault: str, named: str, tmp_path: Path) -> None:
+def test_run_resumes_when_disk_is_writable_again(fault: str, named: str, tmp_path: Path) -> None:
     driver = Path(__file__).with_name("small_disk.py")
     place = tmp_path / "disk"
     place.mkdir()
@@ -42,17 +40,16 @@ def test_a_run_goes_on_when_its_disk_can_be_written_again(fault: str, named: str
     assert found["code"] == UsageError.exit_code
     assert found["left"] in (["running"], ["interrupted"])
     assert named in said
-    assert "give the same command again" in said
+    assert "run the same command again" in said
     assert "Traceback" not in said
-    assert "goes on after epoch" in said
+    assert "resumes after epoch" in said
     assert found["code_again"] == 0
     assert found["states"] == ["finished"]
     assert found["parts"] == []
 
 
-def test_an_event_that_there_is_no_room_for_leaves_no_half_of_a_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.quick
+def test_failed_write_leaves_no_partial_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     journal = Journal.create("net-s0")
     journal.append("started", job={}, padding="x" * 940)

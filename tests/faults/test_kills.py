@@ -1,4 +1,4 @@
-"""A run that is killed goes on where it was, bit for bit; one that is asked to stop ends in good order."""
+"""A killed run resumes bit for bit; a run that gets a signal stops cleanly."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import os
 import random
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -14,19 +13,18 @@ import mlflow
 import numpy as np
 import pytest
 import torch
+from preloaded import Process
 from processes import Silent, harness, start, until
 
 from harness.events import Epoch
 from harness.journal import Journal, Record, all_journals
-
-pytestmark = pytest.mark.slow
 
 TRAINER = str(Path(__file__).with_name("trainer.py"))
 RECIPE = ("ema=0.9", "rotation=10", "momentum=0.9", "batch_size=16")
 EPOCHS = 19
 
 
-def trained(place: Path) -> subprocess.Popen[str]:
+def trained(place: Path) -> Process:
     return start([TRAINER, "3", str(EPOCHS), *RECIPE], place)
 
 
@@ -62,7 +60,7 @@ def assert_same_run(killed: Path, whole: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a run that nobody interrupted."""
+    """Return the folder of an uninterrupted run."""
     place = tmp_path_factory.mktemp("whole")
     process = trained(place)
     until(process, "Result")
@@ -70,8 +68,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.soak)])
-def test_a_run_that_is_killed_at_random_moments_ends_with_the_bits_of_one_that_was_not(
+def test_killed_run_resumes_bit_for_bit(
     kills: int, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     moments = random.Random(kills)
@@ -89,7 +88,7 @@ def test_a_run_that_is_killed_at_random_moments_ends_with_the_bits_of_one_that_w
     assert_same_run(tmp_path, whole, monkeypatch)
 
 
-def test_a_run_that_is_killed_while_it_writes_loses_no_more_than_that(
+def test_run_killed_while_writing_resumes_bit_for_bit(
     tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     process = trained(tmp_path)
@@ -110,7 +109,7 @@ def test_a_run_that_is_killed_while_it_writes_loses_no_more_than_that(
 RUN = ("run", "tiny.py", "--dataset", "digits", "--epochs", "8", "--set", "batch_size=3", "--set", "lr=0.01")
 
 
-def stopped(process: subprocess.Popen[str], number: signal.Signals) -> tuple[int, str]:
+def stopped(process: Process, number: signal.Signals) -> tuple[int, str]:
     """Send a signal to a run after its second epoch; return exit code and what it said."""
     until(process, "epoch  2/8")
     os.kill(process.pid, number)
@@ -118,16 +117,16 @@ def stopped(process: subprocess.Popen[str], number: signal.Signals) -> tuple[int
     return process.wait(), said
 
 
-def test_a_run_that_gets_sigterm_ends_in_good_order_and_the_same_command_goes_on(workplace: Path) -> None:
+def test_sigterm_stops_run_cleanly_and_it_resumes(workplace: Path) -> None:
     code, said = stopped(harness(workplace, *RUN), signal.SIGTERM)
     assert code == 143
-    assert "the same command goes on" in said
+    assert "run the same command again to resume" in said
     assert "Traceback" not in said
     assert harness(workplace, "sync").wait() == 0  # beside other work MLflow may take longer than a stop waits for it
     assert statuses() == ["KILLED"]
 
     again = harness(workplace, *RUN)
-    assert "goes on after epoch" in until(again, "epoch  8/8")
+    assert "resumes after epoch" in until(again, "epoch  8/8")
     assert "score" in (again.stdout.read() if again.stdout else "")
     assert again.wait() == 0
     assert statuses() == ["FINISHED"]
@@ -138,7 +137,7 @@ def test_a_run_that_gets_sigterm_ends_in_good_order_and_the_same_command_goes_on
     assert steps() == list(range(1, 9))
 
 
-def test_ctrl_c_ends_a_run_in_good_order(workplace: Path) -> None:
+def test_ctrl_c_stops_run_cleanly(workplace: Path) -> None:
     code, said = stopped(harness(workplace, *RUN), signal.SIGINT)
     assert code == 130
     assert "Traceback" not in said
@@ -146,7 +145,7 @@ def test_ctrl_c_ends_a_run_in_good_order(workplace: Path) -> None:
     assert statuses() == ["KILLED"]
 
 
-def test_a_second_ctrl_c_ends_a_run_at_once(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_ctrl_c_ends_run_immediately(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with contextlib.closing(Silent()) as server:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
         process = harness(workplace, *RUN)
@@ -161,7 +160,7 @@ def test_a_second_ctrl_c_ends_a_run_at_once(workplace: Path, monkeypatch: pytest
     assert journal.checkpoint(8)
 
 
-def test_a_run_whose_process_was_killed_is_said_to_be_interrupted_by_the_next_command(workplace: Path) -> None:
+def test_next_command_marks_killed_run_interrupted(workplace: Path) -> None:
     process = harness(workplace, *RUN)
     until(process, "epoch  2/8")
     os.killpg(process.pid, signal.SIGKILL)

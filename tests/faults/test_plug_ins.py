@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
 from conftest import TINY, is_alive
+from preloaded import Process
 from processes import harness, until
 
 from harness.journal import all_journals
-
-pytestmark = pytest.mark.slow
 
 LINE = TINY.splitlines().index("    return nn.Sequential(") + 1
 CHILD = "import subprocess; print('child', subprocess.Popen(['sleep', '600']).pid, flush=True)"
@@ -28,12 +26,13 @@ def write(name: str, *lines: str) -> str:
     return name
 
 
-def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+def ended(process: Process) -> tuple[int, str]:
     said = process.stdout.read() if process.stdout else ""
     return process.wait(), said
 
 
-def test_files_that_break_their_process_do_not_stop_the_others(workplace: Path) -> None:
+@pytest.mark.quick
+def test_crashing_files_do_not_stop_the_others(workplace: Path) -> None:
     write("segfault.py", "import ctypes; ctypes.string_at(0)")
     write("exits.py", "import os; os._exit(0)")
     write("killed.py", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
@@ -42,11 +41,11 @@ def test_files_that_break_their_process_do_not_stop_the_others(workplace: Path) 
     files = ("segfault.py", "exits.py", "killed.py", "raises.py", "forks.py", "tiny.py")
     code, said = ended(harness(workplace, "run", *files, "--dataset", "digits"))
     assert code == 8
-    assert f"segfault.py was ended by SIGSEGV at segfault.py:{LINE}." in said
-    assert "exits.py ended itself, with exit code 0." in said
-    assert "killed.py was ended by SIGKILL" in said
+    assert f"segfault.py was killed by SIGSEGV at segfault.py:{LINE}." in said
+    assert "exits.py exited by itself with code 0." in said
+    assert "killed.py was killed by SIGKILL" in said
     assert f"ZeroDivisionError: division by zero (raises.py:{LINE})" in said
-    assert f"[forks] The file makes a copy of the process. (forks.py:{LINE})" in said
+    assert f"[forks] The file forks the process. (forks.py:{LINE})" in said
     assert "Traceback" not in said
     (journal,) = all_journals()
     record = journal.read()
@@ -54,18 +53,18 @@ def test_files_that_break_their_process_do_not_stop_the_others(workplace: Path) 
     assert (record.job.name, record.state) == ("tiny", "finished")
 
 
-def test_one_that_hangs_is_given_up_with_its_children(workplace: Path) -> None:
+def test_hung_plug_in_is_ended_with_its_children(workplace: Path) -> None:
     write("hangs.py", CHILD, "while width: pass")
     process = harness(workplace, "check", "hangs.py", "--hang-timeout", "4")
     child = int(until(process, "child").split()[-1])
     assert is_alive(child)
     code, said = ended(process)
     assert code == 8
-    assert f"hangs.py got no further for 4 s, and was ended at hangs.py:{LINE + 1}." in said
+    assert f"hangs.py made no progress for 4 s and was killed at hangs.py:{LINE + 1}." in said
     assert not is_alive(child)
 
 
-def test_what_a_plug_in_does_to_be_left_alone_does_not_help_it(workplace: Path) -> None:
+def test_plug_in_cannot_escape_isolation(workplace: Path) -> None:
     write("signal40.py", "import os; os.kill(os.getpid(), 40)")
     write("ctrl_c.py", "raise KeyboardInterrupt")
     write("stopped.py", "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)")
@@ -75,21 +74,23 @@ def test_what_a_plug_in_does_to_be_left_alone_does_not_help_it(workplace: Path) 
     files = ("signal40.py", "ctrl_c.py", "stopped.py", "handlers.py", "streams.py", "threads.py", "tiny.py")
     code, said = ended(harness(workplace, "check", *files, "--hang-timeout", "8"))
     assert code == 130
-    assert "signal40.py was ended by signal 40." in said
+    assert "signal40.py was killed by signal 40." in said
     assert "ctrl_c.py: Stopped." in said
-    assert "stopped.py got no further for 8 s, and was ended" in said
-    assert "[global-state] The file changes what signals do for everybody. (handlers.py)" in said
-    assert "[global-state] The file changes the standard streams for everybody. (streams.py)" in said
+    assert "stopped.py made no progress for 8 s and was killed" in said
+    assert "[global-state] The file changes signal handlers for the whole process. (handlers.py)" in said
+    assert "[global-state] The file changes the standard streams for the whole process. (streams.py)" in said
     assert said.splitlines()[-7:] == [
         f"{words:<24}{file}"
         for words, file in zip(
-            ("broke down", "stopped", "broke down", "not legal", "not legal", "done", "done"), files, strict=True
+            ("crashed", "stopped", "crashed", "usage or contract", "usage or contract", "done", "done"),
+            files,
+            strict=True,
         )
     ]
     assert "Traceback" not in said
 
 
-def test_what_a_plug_in_leaves_running_ends_with_its_run(workplace: Path) -> None:
+def test_child_processes_end_with_their_run(workplace: Path) -> None:
     write("leaves.py", CHILD)
     process = harness(workplace, "check", "leaves.py")
     child = int(until(process, "child").split()[-1])
@@ -97,7 +98,7 @@ def test_what_a_plug_in_leaves_running_ends_with_its_run(workplace: Path) -> Non
     assert not is_alive(child)
 
 
-def test_a_run_whose_process_dies_in_training_says_at_once_what_ended_it(workplace: Path) -> None:
+def test_run_reports_the_signal_that_ended_it(workplace: Path) -> None:
     process = harness(workplace, "run", "tiny.py", "--dataset", "digits", "--epochs", "19", "--set", "batch_size=3")
     until(process, "epoch  1/19")
     (journal,) = all_journals()
@@ -106,20 +107,21 @@ def test_a_run_whose_process_dies_in_training_says_at_once_what_ended_it(workpla
     os.kill(record.process["pid"], 11)
     code, said = ended(process)
     assert code == 8
-    assert "tiny.py was ended by SIGSEGV." in said
+    assert "tiny.py was killed by SIGSEGV." in said
     record = journal.read()
     assert record
     assert record.ended
-    assert (record.state, record.ended["reason"]) == ("interrupted", "tiny.py was ended by SIGSEGV.")
+    assert (record.state, record.ended["reason"]) == ("interrupted", "tiny.py was killed by SIGSEGV.")
 
 
-def test_a_mistake_on_the_command_line_is_said_once_for_all_files(workplace: Path) -> None:
+@pytest.mark.quick
+def test_usage_error_is_printed_once_for_all_files(workplace: Path) -> None:
     code, said = ended(harness(workplace, "run", "tiny.py", "tiny.py", "--dataset", "digits", "--seeds", "0"))
     assert code == 2
     assert said.count("--seeds 0 is out of range") == 1
 
 
-def test_memory_that_cannot_be_had_is_a_verdict_of_its_own(workplace: Path) -> None:
+def test_out_of_memory_is_named(workplace: Path) -> None:
     write("large.py", "import torch; torch.zeros(2**48)")
     code, said = ended(harness(workplace, "run", "large.py", "--dataset", "digits"))
     assert code == 8

@@ -1,4 +1,4 @@
-"""The server of docs/deploy.md, started by its two commands, and several people who log to it at once."""
+"""The server of docs/deploy.md, started by its two commands, and several users that log to it at once."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from conftest import TINY
 from mlflow import MlflowClient
+from preloaded import shared
 
 from harness.errors import TrackerError
 
@@ -41,7 +41,6 @@ AS_ANOTHER = (
 """PostgreSQL refuses to run as root."""
 
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.skipif(INITDB is None, reason="PostgreSQL is not installed (Debian: apt-get install postgresql)"),
     pytest.mark.skipif(importlib.util.find_spec("psycopg") is None, reason="needs pip install 'harness[server]'"),
 ]
@@ -96,7 +95,7 @@ def server(folder: Path) -> Iterator[str]:
 
 @pytest.fixture
 def front(folder: Path, server: str) -> Iterator[str]:
-    """The address of the door in front of the server, to which anna has a password."""
+    """The address of the proxy in front of the server; user anna has a password."""
     if not all(shutil.which(needed, path=EVERYWHERE) for needed in ("nginx", "openssl")):
         pytest.skip("nginx or openssl is not installed (Debian: apt-get install nginx-light openssl)")
     port = free_port()
@@ -117,13 +116,13 @@ def front(folder: Path, server: str) -> Iterator[str]:
         process.wait()
 
 
-def test_the_database_is_open_to_its_own_user_alone(folder: Path) -> None:
+def test_only_the_owner_can_open_the_database(folder: Path) -> None:
     (socket_file,) = (found for found in folder.rglob(".s.PGSQL.*") if found.is_socket())
     assert socket_file.parent == folder / "database"
     assert socket_file.parent.stat().st_mode & 0o077 == 0
 
 
-def test_several_people_log_at_once_and_nothing_is_missing(server: str, tmp_path: Path) -> None:
+def test_concurrent_users_lose_no_run(server: str, tmp_path: Path) -> None:
     people = []
     for number in range(PEOPLE):
         place = tmp_path / str(number)
@@ -131,8 +130,9 @@ def test_several_people_log_at_once_and_nothing_is_missing(server: str, tmp_path
         (place / "tiny.py").write_text(TINY)
         command = ["-m", "harness", "run", "tiny.py", "--dataset", "digits", "--seed", str(number), "--seeds", "2"]
         environment = {**os.environ, "MLFLOW_TRACKING_URI": server, "OMP_NUM_THREADS": "1"}
-        people.append(subprocess.Popen([sys.executable, *command], cwd=place, env=environment))
-    assert [person.wait() for person in people] == [0] * PEOPLE
+        people.append(shared().start(command, place, environment))
+    said = [person.communicate()[0] for person in people]
+    assert [person.wait() for person in people] == [0] * PEOPLE, said
     client = MlflowClient(server)
     experiment = client.get_experiment_by_name("digits")
     assert experiment
@@ -144,25 +144,26 @@ def test_several_people_log_at_once_and_nothing_is_missing(server: str, tmp_path
     assert len(client.get_metric_history(scored[0].info.run_id, "test/accuracy")) == 2
 
 
-def test_behind_its_door_the_server_lets_in_who_knows_a_password(front: str, folder: Path, tmp_path: Path) -> None:
+def test_proxy_requires_a_password(front: str, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "tiny.py").write_text(TINY)
     certificate = folder / "certificate.pem"
     distrusting = {**os.environ, "MLFLOW_TRACKING_URI": front, "OMP_NUM_THREADS": "1"}
     stranger = {**distrusting, "MLFLOW_TRACKING_SERVER_CERT_PATH": str(certificate)}
     anna = {**stranger, "MLFLOW_TRACKING_USERNAME": "anna", "MLFLOW_TRACKING_PASSWORD": PASSWORD}
 
-    def harness(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "harness", *arguments]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, **options)
+    def harness(*arguments: str, env: dict[str, str]) -> tuple[int, str]:
+        process = shared().start(["-m", "harness", *arguments], tmp_path, env)
+        said, _ = process.communicate()
+        return process.wait(), " ".join(said.split())
 
-    outside = harness("run", "tiny.py", "--dataset", "digits", env=stranger)
-    assert outside.returncode == TrackerError.exit_code
-    assert "does not follow: it does not let you in. Training goes on." in " ".join(outside.stdout.split())
-    assert "it does not let you in" in outside.stderr
-    assert "MLFLOW_TRACKING_PASSWORD" in outside.stderr
-    assert "its certificate is not trusted here" in harness("sync", env=distrusting).stderr
-    inside = harness("sync", env=anna)
-    assert inside.returncode == 0, inside.stderr
+    code, said = harness("run", "tiny.py", "--dataset", "digits", env=stranger)
+    assert code == TrackerError.exit_code
+    assert "cannot be updated: it rejects the user name or password. Training continues." in said
+    assert "it rejects the user name or password" in said.partition("error: ")[2]
+    assert "MLFLOW_TRACKING_PASSWORD" in said
+    assert "its certificate is not trusted here" in harness("sync", env=distrusting)[1]
+    code, said = harness("sync", env=anna)
+    assert code == 0, said
     trusting = ssl.create_default_context(cafile=str(certificate))
     token = base64.b64encode(f"anna:{PASSWORD}".encode()).decode()
 

@@ -1,4 +1,4 @@
-"""An MLflow server that is down, dies, hangs or fails: training goes on, nothing is lost, nothing is doubled."""
+"""An MLflow server that is down, dies, hangs or fails: training continues, nothing is lost, nothing is doubled."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ import pytest
 from conftest import TINY
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from preloaded import shared
 from processes import Silent
 
 from harness import cli, data, plugins, runs
@@ -30,7 +31,7 @@ from harness.tracking.client import Client
 from harness.tracking.runs import add_model
 from harness.tracking.tracker import sync_source
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 METRICS = {"train_loss": "train/loss", "train_accuracy": "train/accuracy", "held_out_loss": "test/loss", "lr": "lr"}
 
@@ -103,7 +104,7 @@ def runs_in_store() -> list[Run]:
     return list(client.search_runs([found.experiment_id])) if found else []
 
 
-def assert_mlflow_says_what_the_journal_says() -> None:
+def assert_mlflow_matches_journal() -> None:
     _, record = only()
     (run,) = runs_in_store()
     client = MlflowClient(tracking_uri())
@@ -122,7 +123,7 @@ def assert_mlflow_says_what_the_journal_says() -> None:
     assert {"tiny.py", "test.npz", "journal.jsonl", "figures", "model"} <= files
 
 
-def test_a_server_that_dies_in_mid_run_and_comes_back_has_every_step_once(server: Server) -> None:
+def test_restarted_server_has_every_step_once(server: Server) -> None:
     server.start()
     tracker = Tracker()
     for event in runs.record(job(12), tracker):
@@ -134,18 +135,16 @@ def test_a_server_that_dies_in_mid_run_and_comes_back_has_every_step_once(server
         if isinstance(event, Epoch) and event.number == 9:
             server.start()
     tracker.close()
-    assert_mlflow_says_what_the_journal_says()
+    assert_mlflow_matches_journal()
 
 
-def test_a_server_that_was_down_all_along_is_brought_up_to_date_by_sync(
-    server: Server, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_sync_adds_runs_missed_by_the_server(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["run", "tiny.py", "--dataset", "digits"]) == 7
     assert "safe" in capsys.readouterr().err
     server.start()
     for _ in range(2):
         assert cli.main(["sync"]) == 0
-        assert_mlflow_says_what_the_journal_says()
+        assert_mlflow_matches_journal()
 
 
 class Failing:
@@ -170,12 +169,12 @@ class Failing:
 
 
 @pytest.mark.parametrize("kind", [Silent, Failing])
-def test_a_server_that_hangs_or_fails_ends_with_exit_7_and_loses_nothing(
+def test_failing_server_exits_7_and_loses_nothing(
     kind: type[Silent | Failing], workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("harness.tracking.tracker.PATIENCE_SECONDS", 4)
+    monkeypatch.setattr("harness.tracking.tracker.PATIENCE_SECONDS", 2)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     with contextlib.closing(kind()) as broken:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", broken.uri)
         assert cli.main(["run", "tiny.py", "--dataset", "digits"]) == 7
@@ -185,10 +184,10 @@ def test_a_server_that_hangs_or_fails_ends_with_exit_7_and_loses_nothing(
     assert "Traceback" not in said.err
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert cli.main(["sync"]) == 0
-    assert_mlflow_says_what_the_journal_says()
+    assert_mlflow_matches_journal()
 
 
-def test_a_database_that_somebody_holds_locked_while_it_trains_misses_nothing(workplace: Path) -> None:
+def test_database_locked_during_training_loses_nothing(workplace: Path) -> None:
     tracker = Tracker()
     with contextlib.closing(sqlite3.connect("mlruns/mlflow.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
@@ -196,10 +195,10 @@ def test_a_database_that_somebody_holds_locked_while_it_trains_misses_nothing(wo
             if isinstance(event, Epoch) and event.number == 12:
                 other.execute("COMMIT")
     tracker.close()
-    assert_mlflow_says_what_the_journal_says()
+    assert_mlflow_matches_journal()
 
 
-def test_a_database_that_stays_locked_ends_with_exit_7_and_loses_nothing(
+def test_locked_database_exits_7_and_loses_nothing(
     workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("harness.tracking.tracker.PATIENCE_SECONDS", 2)
@@ -208,23 +207,19 @@ def test_a_database_that_stays_locked_ends_with_exit_7_and_loses_nothing(
         assert cli.main(["run", "tiny.py", "--dataset", "digits"]) == 7
     assert "Every result is safe" in capsys.readouterr().err
     assert cli.main(["sync"]) == 0
-    assert_mlflow_says_what_the_journal_says()
+    assert_mlflow_matches_journal()
 
 
-def test_artifacts_that_cannot_be_written_end_with_exit_7_and_are_there_after_sync(
-    workplace: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_sync_adds_artifacts_that_failed_before(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (workplace / "mlruns" / "artifacts").write_text("a file where a folder should be")
     assert cli.main(["run", "tiny.py", "--dataset", "digits"]) == 7
     assert "Every result is safe" in capsys.readouterr().err
     (workplace / "mlruns" / "artifacts").unlink()
     assert cli.main(["sync"]) == 0
-    assert_mlflow_says_what_the_journal_says()
+    assert_mlflow_matches_journal()
 
 
-def test_a_server_that_dies_between_a_run_and_its_params_is_given_them_later(
-    workplace: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_params_lost_in_a_crash_are_sent_later(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli.main(["run", "tiny.py", "--dataset", "digits"]) == 0
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workplace / 'another.db'}")
     store = Client(tracking_uri())
@@ -240,17 +235,13 @@ def test_a_server_that_dies_between_a_run_and_its_params_is_given_them_later(
     store._client.log_batch = asked
     sync_source(store, journal)
     add_model(store, journal)
-    assert_mlflow_says_what_the_journal_says()
+    assert_mlflow_matches_journal()
 
 
-def test_two_that_bring_the_same_run_to_mlflow_at_once_make_one_of_it(workplace: Path) -> None:
+def test_concurrent_syncs_create_a_run_once(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli.main(["run", "tiny.py", "--dataset", "digits"]) == 0
-    code = "import sys; from harness.cli import main; sys.exit(main(['sync']))"
     environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{workplace / 'another.db'}"}
-    at_once = [subprocess.Popen([sys.executable, "-c", code], env=environment) for _ in range(3)]
+    at_once = [shared().start(["-m", "harness", "sync"], workplace, environment) for _ in range(3)]
     assert [process.wait() for process in at_once] == [0, 0, 0]
-    os.environ["MLFLOW_TRACKING_URI"] = environment["MLFLOW_TRACKING_URI"]
-    try:
-        assert_mlflow_says_what_the_journal_says()
-    finally:
-        del os.environ["MLFLOW_TRACKING_URI"]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", environment["MLFLOW_TRACKING_URI"])
+    assert_mlflow_matches_journal()

@@ -1,4 +1,4 @@
-"""A process that trains tiny.py on digits, as `run` does but for MLflow, and goes on where the last one was killed.
+"""A process that trains tiny.py on digits, as `run` does but for MLflow, and resumes where the last one was killed.
 
 python trainer.py SEED EPOCHS [SETTING=VALUE ...]
 """

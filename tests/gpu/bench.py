@@ -1,4 +1,4 @@
-"""Time a training step on a device, its parts, and what else was thought of: bench.py PART [--device cuda] ...
+"""Time a training step on a device, its parts, and what else was thought of: bench.py PART ... [--device cuda]
 
 Each part prints lines of JSON. On a CPU, and on a pretended GPU, everything is done once and the times mean nothing.
 """
@@ -336,14 +336,15 @@ PARTS: dict[str, Callable[[Bench], None]] = {
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Time one part."""
+    """Time some parts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("parts", choices=PARTS, nargs="+")
     parser.add_argument("--file", default="architectures/s6_gap.py")
     parser.add_argument("--dataset", default="mnist")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     args = parser.parse_args(arguments)
-    PARTS[args.part](Bench(args.file, args.dataset, args.device))
+    for part in args.parts:
+        PARTS[part](Bench(args.file, args.dataset, args.device))
 
 
 if __name__ == "__main__":

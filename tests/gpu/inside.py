@@ -131,7 +131,7 @@ class Steps:
         return predict(self._scored, self._dataset, self._dataset.held_out, batch)
 
     def ask_again(self, logits: Tensor) -> None:
-        """Ask the held-out images in other company, as at the end of a run."""
+        """Evaluate the held-out images in other batches, as at the end of a run."""
         runs.recheck_predictions(self._scored, logits, self._dataset, "")
 
     def parts(self) -> Iterator[tuple[str, Callable[[], Any]]]:

@@ -19,7 +19,7 @@ WHEELS = ("optuna==5.0.0", "pebble==5.2.3", "colorlog==6.12.0")
 
 
 def pack(folder: Path, data: Path, wheels: tuple[str, ...] = WHEELS) -> None:
-    """Make `folder` anew.
+    """Make `folder` again.
 
     Args:
         data: where MNIST/raw/ lies.

@@ -211,7 +211,7 @@ class Counts:
 
 
 def reset() -> None:
-    """Begin to count anew, in a process that runs under the runtime."""
+    """Reset the counts, in a process that runs under the runtime."""
     ctypes.CDLL(None).pretended_reset()
 
 

@@ -93,8 +93,8 @@ class Proof:
         return self.device == "cuda"
 
     def some(self, networks: Sequence[Item]) -> Sequence[Item]:
-        """Return all of them on a GPU, and two on a CPU, where the proof itself is tried and nothing is proven."""
-        return networks if self.on_gpu else networks[:2]
+        """Return all of them on a GPU, and one on a CPU, where the proof itself is tried and nothing is proven."""
+        return networks if self.on_gpu else networks[:1]
 
     def passed(self) -> float:
         """Return the seconds that have passed."""
@@ -199,7 +199,7 @@ def journal_folder() -> set[Path]:
 
 
 def read(folders: set[Path]) -> list[Record]:
-    """Return the records in `folders`, in the order in which they were begun; of a run that never began, none."""
+    """Return the records in `folders`, in the order in which they started; of a run that never started, none."""
     found = [Journal(folder).read() for folder in sorted(folders)]
     return [record for record in found if record]
 
@@ -220,7 +220,7 @@ def told(record: Record) -> dict[str, Any]:
         "training_s": round(sum(epoch["seconds"] for epoch in record.epochs), 3),
         "last_epoch_s": round(record.epochs[-1]["seconds"], 4) if record.epochs else None,
         "wall_s": ended.get("wall_seconds"),
-        "how": record.device,
+        "how": record.start.device,
     }
 
 
@@ -326,7 +326,7 @@ def mnist(proof: Proof) -> None:
 
 def bits(proof: Proof) -> None:
     """The same seed twice, of a network without dropout and of one with: the same bits?"""
-    for name in ("s6_gap", "gap_dropout"):
+    for name in proof.some(("s6_gap", "gap_dropout")):
         ended, pair = [], []
         for _ in range(2):
             one, records = proof.run(architecture(name), "--retrain", limit=80)
@@ -348,7 +348,8 @@ def resume(proof: Proof) -> None:
 
     A network with dropout, and one whose weights are averaged.
     """
-    for name, settings in (("gap_dropout", []), ("depthwise_head", ["shifts=false", *_short_warm_up(proof)])):
+    networks = (("gap_dropout", []), ("depthwise_head", ["shifts=false", *_short_warm_up(proof)]))
+    for name, settings in proof.some(networks):
         if proof.left() < 45:
             return
         command = [architecture(name), "--seed", "7", *(word for each in settings for word in ("--set", each))]
@@ -367,7 +368,7 @@ def resume(proof: Proof) -> None:
             network=name,
             code=[goes_on.code, whole.code],
             killed_after=len(cut[0].epochs) if cut else None,
-            went_on="goes on after epoch" in goes_on.said,
+            went_on="resumes after epoch" in goes_on.said,
             same=same_weights([*resumed, *others]),
             runs=[told(record) for record in (*resumed, *others)],
         )
@@ -393,7 +394,7 @@ def seeds(proof: Proof) -> None:
         of=proof.seeds,
         mean=mean(scores) if scores else None,
         same_as_alone=[compare(alone[r.job.seed], r) for r in whole if r.job.seed in alone],
-        how=sorted({record.device for record in records}),
+        how=sorted({record.start.device for record in records}),
         first=told(records[0]) if records else None,
     )
 
@@ -499,7 +500,7 @@ def _runs_with(proof: Proof, name: str, given: Sequence[str]) -> list[Record]:
     epochs = [] if proof.epochs is None else [f"epochs={proof.epochs}"]
     knobs, recipe = options.parse_settings(plugins.load(architecture(name)), options.settings([*given, *epochs]))
     wanted = dict(knobs) | asdict(recipe)
-    return [record for record in _runs_of(proof, name) if record.job.knobs | record.job.recipe == wanted]
+    return [record for record in _runs_of(proof, name) if {**record.job.knobs, **asdict(record.job.recipe)} == wanted]
 
 
 def tune(proof: Proof) -> None:
@@ -542,7 +543,7 @@ STAGES: dict[str, tuple[Callable[[Proof], None], float]] = {
     "records": (records, 60),
     "tune": (tune, 60),
 }
-"""By name: the stage, and the least seconds that must be left for it to be begun."""
+"""By name: the stage, and the least seconds that must be left for it to start."""
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -17,21 +17,20 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent
 
-pytestmark = pytest.mark.slow
-
 Result = dict[str, Any]
 
 
 @pytest.fixture
 def checkout(workplace: Path) -> Path:
-    """Stand in a folder that looks like a checkout, with its own records."""
+    """Stand in a folder that looks like a checkout of a machine without MLflow, with its own records."""
     for name in ("architectures", "studies"):
         (workplace / name).symlink_to(ROOT / name)
+    (workplace / "mlflow.py").write_text("raise ModuleNotFoundError('No module named mlflow', name='mlflow')")
     return workplace
 
 
 def python(script: str, *arguments: str) -> str:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OUT": "", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OUT": "", "PYTHONPATH": f".{os.pathsep}{ROOT}"}
     command = [sys.executable, "-W", "ignore", str(HERE / script), *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -59,17 +58,17 @@ def _listed(code: int | list[int]) -> list[int]:
     return code if isinstance(code, list) else [code]
 
 
-def test_runs_repeat_to_the_bit_alone_after_a_kill_and_beside_others(checkout: Path) -> None:
+def test_runs_repeat_bit_for_bit(checkout: Path) -> None:
     found = prove(["environment", "gates", "digits", "bits", "resume", "seeds", "export"], seeds=2)
     assert found["environment"][0]["gpu"] is None
     (gates,) = found["gates"]
-    assert gates["passed"] == gates["of"] == 2
-    assert codes(found["digits"]) == [0]
+    assert gates["passed"] == gates["of"] == 1
+    assert codes(found["digits"]) == [7]  # recorded, and no MLflow was reached
 
-    assert [result["same"] for result in found["bits"]] == [True, True]
-    assert [result["same_losses"] for result in found["bits"]] == [True, True]
-    assert [result["same"] for result in found["resume"]] == [True, True]
-    assert [(result["killed_after"], result["went_on"]) for result in found["resume"]] == [(1, True)] * 2
+    assert [result["same"] for result in found["bits"]] == [True]
+    assert [result["same_losses"] for result in found["bits"]] == [True]
+    assert [result["same"] for result in found["resume"]] == [True]
+    assert [(result["killed_after"], result["went_on"]) for result in found["resume"]] == [(1, True)]
 
     (seeds,) = found["seeds"]
     assert (seeds["finished"], seeds["same_as_alone"]) == (2, [True])
@@ -79,27 +78,28 @@ def test_runs_repeat_to_the_bit_alone_after_a_kill_and_beside_others(checkout: P
     assert not list(Path("proof").glob("*.part"))
 
 
-def test_the_stages_that_make_records_come_to_their_end(checkout: Path) -> None:
+def test_record_stages_complete(checkout: Path) -> None:
     found = prove(["profile", "speed", "records", "tune"], seeds=1)
     assert {*codes([result for results in found.values() for result in results])} <= {0, 7}
     assert "convolution" in found["profile"][0]["table"]
     assert Path("proof/profile.json.gz").stat().st_size
     assert found["speed"][0]["found"]["harness"][0] > 0
-    assert [(result["finished"], len(result["scores"])) for result in found["records"]] == [(1, 1)] * 2
+    assert [(result["finished"], len(result["scores"])) for result in found["records"]] == [(1, 1)]
     assert found["export"][-1]["bytes"] > 0
 
 
-@pytest.mark.parametrize("part", ["ceilings", "augment", "grouped", "stacked"])
-def test_a_part_of_the_bench_finds_something_and_nothing_fails(part: str, checkout: Path) -> None:
-    said = python("bench.py", part, "--device", "cpu", "--dataset", "digits")
+def test_bench_parts_report_without_errors(checkout: Path) -> None:
+    said = python("bench.py", "ceilings", "grouped", "stacked", "augment", "--device", "cpu", "--dataset", "digits")
     found = [json.loads(line) for line in said.splitlines()]
-    assert found
     assert not [result for result in found if "error" in result]
-    if part == "augment":
-        assert found[-1]["same_bits"] is True
+    assert {"copy", "augmentation"} <= {result.get("what") for result in found}
+    assert {"grouped", "one after the other"} <= {result.get("how") for result in found}
+    assert [result["stacked"] for result in found if "stacked" in result] == [2]
+    assert found[-1]["same_bits"] is True
 
 
-def test_what_is_packed_is_enough_to_load_the_images(tmp_path: Path) -> None:
+@pytest.mark.quick
+def test_packed_data_is_compressed(tmp_path: Path) -> None:
     raw = tmp_path / "data" / "MNIST" / "raw"
     raw.mkdir(parents=True)
     (raw / "train-labels-idx1-ubyte").write_bytes(bytes(1000))

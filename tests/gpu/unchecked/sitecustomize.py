@@ -15,24 +15,24 @@ from types import ModuleType
 from typing import Any
 
 
-def every_layout_suits(layout: ModuleType) -> None:
+def accept_every_layout(layout: ModuleType) -> None:
     """A layout suits a network where a step by it comes near to a plain one: on the device."""
     layout._far = lambda *_: False
 
 
-def no_loss_is_told(training: ModuleType) -> None:
+def report_fixed_losses(training: ModuleType) -> None:
     """Losses and answers are read off the device, where no kernel wrote them."""
     epoch = training.Epoch
     training._refuse_divergence = lambda *_: None
     training.Epoch = lambda **fields: epoch(**{**fields, "train_loss": 1.0, "train_accuracy": 0.0})
 
 
-def nothing_is_asked_again(experiment: ModuleType) -> None:
+def skip_recheck(experiment: ModuleType) -> None:
     """The same images, asked again on the device, would be classified otherwise."""
     experiment.recheck_predictions = lambda *_: None
 
 
-def scores_are_of_what_is_kept(evaluation: ModuleType) -> None:
+def score_on_cpu(evaluation: ModuleType) -> None:
     """Score on the CPU: the logits that are kept with a run must give its accuracy, whatever they are."""
     score = evaluation.score
 
@@ -45,10 +45,10 @@ def scores_are_of_what_is_kept(evaluation: ModuleType) -> None:
 
 
 SWITCHES: dict[str, Callable[[ModuleType], None]] = {
-    "harness.training.compatible": every_layout_suits,
-    "harness.training.fit": no_loss_is_told,
-    "harness.runs.train": nothing_is_asked_again,
-    "harness.runs.score": scores_are_of_what_is_kept,
+    "harness.training.compatible": accept_every_layout,
+    "harness.training.fit": report_fixed_losses,
+    "harness.runs.train": skip_recheck,
+    "harness.runs.score": score_on_cpu,
 }
 
 

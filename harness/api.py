@@ -1,0 +1,198 @@
+"""The public face for Python users: `harness.run`, `harness.board` and `harness.check`.
+
+What the commands of the same names do, without printing: results come back as objects and pandas frames, and errors are
+raised (`harness.errors`). A plug-in's code runs in the calling process, where the commands give it one of its own.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness import audit, data, journal, leaderboard, plugins, runs, tuning
+from harness.audit import Ledger, ModelSummary
+from harness.errors import TrackerError, UsageError
+from harness.journal import FinishedRun, Journal, all_journals, verify_run
+from harness.spec import BUDGET, Knob
+from harness.tracking import Tracker
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        path: the folder of its record.
+        facts: all that is recorded of it, with types: job, network, environment, epochs, result.
+    """
+
+    path: Path
+    facts: FinishedRun
+
+    @property
+    def name(self) -> str:
+        """What a person calls it: ``s6_gap width=12 seed 0``."""
+        return self.facts.start.name
+
+    @property
+    def seed(self) -> int:
+        """The seed it was trained from."""
+        return self.facts.job.seed
+
+    @property
+    def accuracy(self) -> float:
+        """Its score: the test accuracy after the last epoch, as a fraction of 1."""
+        return self.facts.result.accuracy
+
+    @property
+    def parameters(self) -> int:
+        """Stored numbers of its network."""
+        return self.facts.start.parameters
+
+    @property
+    def curve(self) -> pd.DataFrame:
+        """A row an epoch: lr, losses, accuracies (fractions of 1), seconds; the index is the epoch's number."""
+        import pandas
+
+        frame = pandas.DataFrame([asdict(epoch) for epoch in self.facts.epochs]).set_index("number")
+        names = {"held_out_loss": "test_loss", "held_out_accuracy": "test_accuracy"}
+        return frame.rename(columns=names).rename_axis("epoch")
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The scored weights by name, on the CPU.
+
+        Raises:
+            FileNotFoundError: the run was imported: weights stay at home.
+        """
+        return Journal(self.path).weights()
+
+
+def run(
+    path: str | Path,
+    *,
+    seeds: int | Sequence[int] = 1,
+    dataset: str = "auto",
+    settings: Mapping[str, Knob] | None = None,
+    device: str = "auto",
+    reference: bool = False,
+    retrain: bool = False,
+) -> list[Run]:
+    """Train the architecture at `path` from each seed, record it, and return the finished runs in the seeds' order.
+
+    Seeds that are finished are not trained again, and interrupted ones are resumed, as by the command. What keeps
+    MLflow from following is a warning: the record is complete without it.
+
+    Args:
+        seeds: how many, from 0; or which.
+        dataset: ``mnist``, ``digits``, or ``auto``: MNIST where it can be had.
+        settings: knobs of the architecture and fields of the recipe, by name.
+        device: ``cpu``, ``cuda``, or ``auto``.
+        reference: train in float32, one operator after the other.
+        retrain: train all of them from the start.
+
+    Raises:
+        HarnessError: the file is refused, the data are missing, or a training fails; its subclass says which.
+    """
+    chosen = range(seeds) if isinstance(seeds, int) else seeds
+    if not chosen or min(chosen) < 0:
+        raise UsageError(f"seeds {seeds!r} cannot be trained.", allowed="Legal: a number of seeds, or a list of seeds.")
+    architecture = plugins.load(path)
+    knobs, recipe = plugins.apply_settings(architecture, settings or {})
+    name, why_not_mnist = data.choose(dataset)
+    if why_not_mnist:
+        warnings.warn(f"{why_not_mnist} Training on digits instead.", stacklevel=2)
+    images, where = data.load(name), runs.choose_device(device)
+    jobs = runs.jobs(architecture, knobs, recipe, images, chosen, where, plain=reference)
+    plan = runs.plan_training(jobs, retrain)
+    ids = {seed: finished.run_id for seed, finished in plan.finished.items()}
+    tracker = Tracker(warn=lambda said: warnings.warn(said, stacklevel=2))
+    try:
+        for dead in journal.mark_dead_runs({}):
+            tracker.enqueue(dead)
+        for job in plan.missing:
+            for event in runs.record(job, tracker, plan.group, plan.unfinished.get(job.seed)):
+                if isinstance(event, runs.Started):
+                    ids[job.seed] = event.run_id
+    finally:
+        _close(tracker)
+    journals = [Journal(journal.journal_folder() / ids[seed]) for seed in chosen]
+    return [Run(each.folder, verify_run(each)) for each in journals]
+
+
+def _close(tracker: Tracker) -> None:
+    try:
+        tracker.close()
+    except TrackerError as error:
+        warnings.warn(" ".join(error.lines), stacklevel=3)
+
+
+def board(dataset: str = "auto") -> pd.DataFrame:
+    """Rank the finished runs of ``mlruns/``: a row a network with its settings, the columns of ``leaderboard --csv``.
+
+    Args:
+        dataset: which board; ``auto`` for MNIST if it has a run.
+
+    Raises:
+        UsageError: there is no finished run of it.
+        DataError: the log of a study is damaged.
+    """
+    import pandas
+
+    ranked = leaderboard.rank(all_journals(), dataset, [*tuning.records()])
+    return pandas.DataFrame(leaderboard.facts(ranked))
+
+
+@dataclass(frozen=True)
+class Check:
+    """A network that passed the audit within the budget.
+
+    Attributes:
+        counted: every stored number, line by line.
+        model: its layers, the parts it uses, its receptive field and multiply-adds.
+    """
+
+    counted: Ledger
+    model: ModelSummary
+
+    @property
+    def parameters(self) -> int:
+        """The counted numbers: what the budget limits."""
+        return self.counted.parameters
+
+    @property
+    def ledger(self) -> pd.DataFrame:
+        """A row a stored tensor: layer, name, kind, shape, numbers, and whether it counts."""
+        import pandas
+
+        return pandas.DataFrame([asdict(entry) for entry in self.counted.entries])
+
+    @property
+    def layers(self) -> pd.DataFrame:
+        """A row a layer: name, kind, output shape, own parameters."""
+        import pandas
+
+        return pandas.DataFrame([asdict(layer) for layer in self.model.layers])
+
+
+def check(path: str | Path, settings: Mapping[str, Knob] | None = None) -> Check:
+    """Audit the architecture at `path` and count what its network stores, without training.
+
+    Args:
+        settings: knobs of the architecture and fields of the recipe, by name.
+
+    Raises:
+        Refusal: the file breaks the contract, its network the audit or the budget; its subclass says which.
+    """
+    architecture = plugins.load(path)
+    knobs, recipe = plugins.apply_settings(architecture, settings or {})
+    found, model = runs.inspect(architecture, knobs)
+    audit.enforce(found.ledger, recipe, BUDGET)
+    return Check(found.ledger, model)
