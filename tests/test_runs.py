@@ -22,7 +22,7 @@ from harness.errors import AuditError, CrashedError, DataError, DivergedError, O
 from harness.events import Checkpoint, Epoch, Result
 from harness.journal import all_journals
 from harness.runs import Started, build
-from harness.runs.resume import ExistingRuns
+from harness.runs.existing import ExistingRuns
 from harness.spec import REFERENCE, ComputeMode, Job
 from harness.tracking import Tracker
 from harness.training import Choice, Uncapturable, compute, predict

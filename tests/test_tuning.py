@@ -607,7 +607,13 @@ class TestCommand:
     ) -> None:
         assert run("--trials", "6") == 0
         printed = capsys.readouterr().out
-        for words in ("complete", "winner: trial", "by luck alone", "python -m harness run tiny.py --set lr=", "left"):
+        for words in (
+            "complete",
+            "winner: trial",
+            "by luck alone",
+            "python -m harness run tiny.py --dataset digits --set lr=",
+            "left",
+        ):
             assert words in printed
 
     def statuses(self) -> dict[str, str]:

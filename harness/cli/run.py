@@ -50,61 +50,57 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     if args.resume:
-        return _resume(args)
+        if args.files or args.typed - {"--resume", "--hang-timeout"}:
+            raise UsageError("--resume takes file, settings and seed from the run.", hint="Leave everything else out.")
+        return session.recorded(lambda tracker: _resume(args.resume, tracker))
     if not args.files:
         raise UsageError("No FILE to train.", hint="Example: python -m harness run architectures/s6_gap.py")
     given = _settings(args)
-    if options.uses_cluster(args):
-        return _on_cluster(args, given)
-    device = session.choose_device(args.device)
-    options.refuse_jobs(args.jobs, device)
+    on_cluster = options.uses_cluster(args)
+    _refuse_combinations(args, on_cluster)
+    if not on_cluster:
+        device = session.choose_device(args.device)
+        options.refuse_jobs(args.jobs, device)
     name = session.choose_dataset(args.dataset)
     data.load(name)  # fails here rather than after building the network
-    if args.profile and args.jobs > 1:
-        raise UsageError(
-            "--profile and --jobs cannot go together.",
-            allowed="A profile covers one run; it would include the runs that take turns with it.",
-            hint="Leave one of them out.",
-        )
-    return session.recorded(lambda tracker: _train(args, given, name, device, tracker))
+    (path,) = args.files  # several files run in a process each
+    seeds = range(args.seed, args.seed + args.seeds)
+
+    def train(tracker: Tracker, device: str, cluster: Cluster | None = None) -> None:
+        session.mark_dead_runs(tracker)
+        jobs = _jobs(path, given, name, seeds, device, args.reference)
+        progress.train_all(jobs, tracker, args.jobs, args.profile, args.retrain or args.profile, cluster)
+
+    if not on_cluster:
+        return session.recorded(lambda tracker: train(tracker, device))
+    cluster, device, _ = session.connect(
+        args.cluster, args.gpu_share, args.hang_timeout, args.device, name, held_out="test"
+    )
+    with cluster:
+        return session.recorded(lambda tracker: train(tracker, device, cluster))
 
 
 mark_interrupted = session.mark_interrupted
 
 
-def _on_cluster(args: argparse.Namespace, given: dict[str, str]) -> int:
-    for option in ("reference", "profile"):
-        if getattr(args, option):
-            raise UsageError(f"--{option} and --cluster cannot go together.", hint=f"Leave --{option} out.")
-    if args.jobs != 1:
-        raise UsageError("--jobs and --cluster cannot go together.", hint="Leave --jobs out: the cluster has workers.")
-    name = session.choose_dataset(args.dataset)
-    cluster, device, _ = session.connect(args, name, "test")
-    with cluster:
-        return session.recorded(lambda tracker: _train(args, given, name, device, tracker, cluster))
+def _refuse_combinations(args: argparse.Namespace, on_cluster: bool) -> None:
+    if on_cluster:
+        for option in ("reference", "profile"):
+            if getattr(args, option):
+                raise UsageError(f"--{option} and --cluster cannot go together.", hint=f"Leave --{option} out.")
+        if args.jobs != 1:
+            raise UsageError(
+                "--jobs and --cluster cannot go together.", hint="Leave --jobs out: the cluster has workers."
+            )
+    elif args.profile and args.jobs > 1:
+        raise UsageError(
+            "--profile and --jobs cannot go together.",
+            allowed="A profile covers one run; it would include the runs that take turns with it.",
+            hint="Leave one of them out.",
+        )
 
 
-def _train(
-    args: argparse.Namespace,
-    given: dict[str, str],
-    dataset: str,
-    device: str,
-    tracker: Tracker,
-    cluster: Cluster | None = None,
-) -> None:
-    session.mark_dead_runs(tracker)
-    (path,) = args.files  # several files run in a process each
-    jobs = _jobs(path, given, dataset, range(args.seed, args.seed + args.seeds), device, args.reference)
-    progress.train_all(jobs, tracker, args.jobs, args.profile, args.retrain or args.profile, cluster)
-
-
-def _resume(args: argparse.Namespace) -> int:
-    if args.files or args.typed - {"--resume", "--hang-timeout"}:
-        raise UsageError("--resume takes file, settings and seed from the run.", hint="Leave everything else out.")
-    return session.recorded(lambda tracker: _resume_run(args.resume, tracker))
-
-
-def _resume_run(run_id: str, tracker: Tracker) -> None:
+def _resume(run_id: str, tracker: Tracker) -> None:
     session.mark_dead_runs(tracker)
     job, journal = runs.load_interrupted(run_id)
     console.rule(job.name, align="left")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
@@ -40,8 +39,10 @@ def choose_device(asked: str) -> str:
     return device
 
 
-def connect(args: argparse.Namespace, dataset: str, held_out: HeldOut) -> tuple[Cluster, str, str]:
-    """Connect to ``--cluster`` and send it the images; return it, the device of its trainings, and its description.
+def connect(
+    address: str, gpu_share: float | None, hang_timeout: float, device: str, dataset: str, held_out: HeldOut
+) -> tuple[Cluster, str, str]:
+    """Connect to a cluster and send it the images; return it, the device of its trainings, and its description.
 
     Raises:
         UsageError: Dask is not installed, no scheduler responds, or no worker has that device.
@@ -53,17 +54,18 @@ def connect(args: argparse.Namespace, dataset: str, held_out: HeldOut) -> tuple[
             f"--cluster needs Dask, which is not installed here ({error.name}).",
             hint="pip install 'harness[cluster]', or in a checkout pip install -e '.[cluster]'.",
         ) from error
-    if args.gpu_share is not None and not 0 < args.gpu_share <= 1:
-        raise UsageError(f"--gpu-share {args.gpu_share:g} is out of range.", allowed="Legal: above 0, to 1.")
-    cluster = make(args.cluster, args.hang_timeout)
-    device = ("cuda" if cluster.gpus else "cpu") if args.device == "auto" else args.device
+    if gpu_share is not None and not 0 < gpu_share <= 1:
+        raise UsageError(f"--gpu-share {gpu_share:g} is out of range.", allowed="Legal: above 0, to 1.")
+    cluster = make(address, hang_timeout)
+    if device == "auto":
+        device = "cuda" if cluster.gpus else "cpu"
     if device == "cuda" and not cluster.gpus:
         raise UsageError("No worker of the cluster announces a GPU.", hint="Use --device cpu, or auto.")
-    cluster.configure(device, args.gpu_share)
+    cluster.configure(device, gpu_share)
     cluster.send(dataset, held_out)
     has = f", {cluster.gpus:g} GPU{'' if cluster.gpus == 1 else 's'}" if cluster.gpus else ""
     count = len(cluster.members)
-    console.print(f"cluster {args.cluster}: {count} worker{'' if count == 1 else 's'}{has}; {cluster.dashboard}")
+    console.print(f"cluster {address}: {count} worker{'' if count == 1 else 's'}{has}; {cluster.dashboard}")
     return cluster, device, f"on {count} worker{'' if count == 1 else 's'}"
 
 

@@ -72,7 +72,13 @@ def main(args: argparse.Namespace) -> int:
     study = plugins.load_study(_path(args.study))
     name = session.choose_dataset(args.dataset)
     dataset = data.load(name, "validation")
-    pool, device, description = _workers(args, name)
+    on_cluster = options.uses_cluster(args)
+    _refuse_combinations(args, on_cluster)
+    if on_cluster:
+        pool, device, description = _connect(args, name)
+    else:
+        device = session.choose_device(args.device)
+        pool, description = _processes(args.jobs, device, args.hang_timeout)
     search = Search(
         study,
         dataset,
@@ -83,24 +89,40 @@ def main(args: argparse.Namespace) -> int:
         device,
         args.proposals,
     )
-    return session.recorded(lambda tracker: _search(search, args, pool, description, tracker))
+
+    def work(tracker: Tracker) -> None:
+        _mark_dead_runs(tracker)
+        record = _tune(search, args.trials, args.timeout, pool, description, tracker)
+        if record and record.state == "finished":
+            _conclude(search, record, " and without --cluster" if on_cluster else "", bool(args.confirm))
+            if args.confirm:
+                _confirm(search, record, args.confirm, tracker)
+
+    return session.recorded(work)
 
 
-def _workers(args: argparse.Namespace, dataset: str) -> tuple[Workers, str, str]:
-    """Return the workers, the device that they train on, and their description."""
-    if not options.uses_cluster(args):
-        device = session.choose_device(args.device)
-        count = args.jobs or (1 if device == "cuda" else os.cpu_count() or 1)
-        others = (os.cpu_count() or 1) - 1 if device == "cuda" else 0
-        return Processes(count, device, args.hang_timeout, others), device, f"{count} at a time"
-    if args.jobs is not None:
+def _refuse_combinations(args: argparse.Namespace, on_cluster: bool) -> None:
+    if on_cluster and args.jobs is not None:
         raise UsageError("--jobs and --cluster cannot go together.", hint="Leave --jobs out: the cluster has workers.")
-    if args.confirm:
+    if on_cluster and args.confirm:
         raise UsageError(
             "--confirm and --cluster cannot go together.",
             hint="Leave --confirm out, and give the run commands of winner and default --cluster.",
         )
-    cluster, device, description = session.connect(args, dataset, "validation")
+
+
+def _processes(count: int | None, device: str, hang_timeout: float) -> tuple[Workers, str]:
+    """Return processes of this machine that train `count` trials at a time, and their description."""
+    cores = os.cpu_count() or 1
+    count = count or (1 if device == "cuda" else cores)
+    return Processes(count, device, hang_timeout, cores - 1 if device == "cuda" else 0), f"{count} at a time"
+
+
+def _connect(args: argparse.Namespace, dataset: str) -> tuple[Workers, str, str]:
+    """Return the cluster, the device that it trains on, and its description."""
+    cluster, device, description = session.connect(
+        args.cluster, args.gpu_share, args.hang_timeout, args.device, dataset, held_out="validation"
+    )
     if idle := -args.proposals % cluster.at_once:
         console.print(
             f"{args.proposals} trials are proposed per batch, {cluster.at_once} can be trained at once: {idle} of "
@@ -118,15 +140,6 @@ def _mark_dead_runs(tracker: Tracker, died: Mapping[int, str] | None = None) -> 
     session.mark_dead_runs(tracker, died)
     for record in tuning.left_over():
         tracker.enqueue(record)
-
-
-def _search(search: Search, args: argparse.Namespace, pool: Workers, description: str, tracker: Tracker) -> None:
-    _mark_dead_runs(tracker)
-    record = _tune(search, args, pool, description, tracker)
-    if record and record.state == "finished":
-        _conclude(search, record, " and without --cluster" if args.cluster else "", bool(args.confirm))
-        if args.confirm:
-            _confirm(search, record, args.confirm, tracker)
 
 
 def _refuse_numbers(args: argparse.Namespace) -> None:
@@ -168,7 +181,7 @@ def _path(given: str) -> str:
 
 
 def _tune(
-    search: Search, args: argparse.Namespace, pool: Workers, description: str, tracker: Tracker
+    search: Search, trials: int, timeout: float | None, pool: Workers, description: str, tracker: Tracker
 ) -> StudyRecord | None:
     """Print trials as they finish, and return the study as last recorded."""
     architecture = search.study.architecture
@@ -181,10 +194,10 @@ def _tune(
         f"saved in mlruns/studies/{search.id}\n"
     )
     record: StudyRecord | None = None
-    rows = _Rows(args.trials)
-    events = tuning.tune(search, args.trials, pool, args.timeout)
+    rows = _Rows(trials)
+    events = tuning.tune(search, trials, pool, timeout)
     with _progress() as progress:
-        task = progress.add_task("", total=args.trials)
+        task = progress.add_task("", total=trials)
         at_work = _AtWork(progress)
         try:
             for event in events:
@@ -198,7 +211,7 @@ def _tune(
                 else:
                     at_work.drop(event.number)
                     progress.console.print(rows.line(event))
-                text = f"{rows.finished}/{args.trials} trials finished"
+                text = f"{rows.finished}/{trials} trials finished"
                 progress.update(task, completed=rows.finished, description=text)
         finally:
             events.close()  # stops the workers

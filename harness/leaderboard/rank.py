@@ -20,7 +20,8 @@ from harness.errors import DataError, UsageError, did_you_mean, printable
 from harness.events import StudyRecord
 from harness.journal import Journal, verify_run
 from harness.leaderboard.compare import Pair, compare_leaders
-from harness.leaderboard.row import Row, Run, identity
+from harness.leaderboard.row import Row
+from harness.leaderboard.run import Run, identity
 from harness.plugins import changed_settings
 from harness.spec import Job
 from harness.statistics import leader_bound

@@ -1,9 +1,8 @@
-"""A finished run, and a row of the board: a file with one set of knobs and one recipe."""
+"""A row of the board: a file with one set of knobs and one recipe, and the runs of its seeds."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,57 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from harness.journal import FinishedRun, Journal, Outcome, RunResult, verify_outcome
+from harness.journal import FinishedRun
+from harness.leaderboard.run import Run, identity
 from harness.plugins import run_command, settings_texts
-from harness.spec import BUDGET, RECIPE_FIELDS, Job
+from harness.spec import BUDGET
 from harness.statistics import FEWEST, LOOKS, Summary, bound_at_look, bound_on_new_images, lower_bound, summarise
 from harness.training import Target, verdict
 
 SIZES = (1_000, 2_000, 5_000, 10_000, 20_000)
 """The size classes, by their largest number of parameters."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run: its journal and the facts read from it."""
-
-    journal: Journal
-    facts: FinishedRun
-
-    @property
-    def seed(self) -> int:
-        """The seed it was trained from."""
-        return self.facts.job.seed
-
-    @property
-    def result(self) -> RunResult:
-        """Its result."""
-        return self.facts.result
-
-    @property
-    def losses(self) -> list[float]:
-        """The training loss of each epoch; no two seeds share all of them."""
-        return [epoch.train_loss for epoch in self.facts.epochs]
-
-    @property
-    def test(self) -> Outcome:
-        """The final test pass, read at each access: those of ten thousand runs would not fit into memory.
-
-        Raises:
-            DataError: it cannot be read, or is not consistent with the run.
-        """
-        return verify_outcome(self.journal, self.facts)
-
-    @cached_property
-    def correct(self) -> np.ndarray:
-        """Which test images it classifies correctly: (images,) bool.
-
-        Raises:
-            DataError: its predictions cannot be read, or are not consistent with the run.
-        """
-        test = self.test
-        right: np.ndarray = test.answers == test.labels
-        return right
 
 
 @dataclass(frozen=True)
@@ -255,12 +212,6 @@ class Row:
             DataError: the predictions of a run cannot be read.
         """
         return np.stack([run.correct for run in self.runs])
-
-
-def identity(job: Job) -> str:
-    """Return a text that is equal for runs that may be averaged: file, knobs, recipe, dataset and protocol."""
-    recipe = [getattr(job.recipe, name) for name in RECIPE_FIELDS]
-    return json.dumps([job.sha256, dict(job.knobs), recipe, job.dataset_digest, job.protocol], sort_keys=True)
 
 
 def _stretches(seeds: Sequence[int]) -> list[tuple[int, int]]:

@@ -2,11 +2,12 @@
 
 from harness.runs.build import build, inspect
 from harness.runs.device import choose_device, device_name, gpu_without_code
+from harness.runs.existing import find_existing_runs, plan_training
 from harness.runs.interleave import interleave
 from harness.runs.job import jobs, new_group, refuse_single_image
 from harness.runs.profile import Profile, profiled
 from harness.runs.record import record
-from harness.runs.resume import find_existing_runs, load_interrupted, plan_training
+from harness.runs.resume import load_interrupted
 from harness.runs.score import recheck_predictions, result_of, scored_epoch
 from harness.runs.shared_audits import expect, leave, leave_nothing
 from harness.runs.train import Event, Progress, Started, choose_mode, prepare_training, telling_breakdowns, train

@@ -1,107 +1,24 @@
-"""Finds existing runs of a job: finished ones, and interrupted ones that can be resumed."""
+"""Interrupted runs: loaded as a job and a journal, to be resumed bit for bit."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from harness import data, plugins
 from harness.errors import DataError, UsageError, did_you_mean
 from harness.journal import (
     DAMAGE,
-    Environment,
-    FinishedRun,
     Journal,
     Record,
     all_journals,
     journal_folder,
-    typed,
-    verify_run,
 )
 from harness.plugins import changed_settings, run_command
-from harness.runs.device import choose_device, device_name
-from harness.runs.environment import describe_environment
-from harness.runs.job import new_group
+from harness.runs.device import choose_device
+from harness.runs.existing import environment_here, identity_of, surroundings_of
 from harness.runs.train import Progress
-from harness.spec import BUDGET, Architecture, Group, Job
-
-
-@dataclass(frozen=True)
-class ExistingRuns:
-    """Existing runs of some jobs, by seed: finished runs, and journals of runs that can be resumed."""
-
-    finished: dict[int, FinishedRun]
-    unfinished: dict[int, Journal]
-
-    @property
-    def group(self) -> Group | None:
-        """The group that all of them belong to, or None."""
-        read = [journal.read() for journal in self.unfinished.values()]
-        groups = [run.start.group for run in (*self.finished.values(), *read) if run]
-        return groups[0] if groups and groups.count(groups[0]) == len(groups) else None
-
-
-def find_existing_runs(jobs: Sequence[Job], trained_here: bool = True) -> ExistingRuns:
-    """Find the runs of this machine that match `jobs`, which must differ only in their seed.
-
-    Args:
-        trained_here: whether this machine trains the jobs, so that it can resume interrupted ones.
-    """
-    found = ExistingRuns({}, {})
-    by_seed = {job.seed: job for job in jobs}
-    here = _surroundings(_environment_here(jobs[0].device)) if trained_here else None
-    for journal in all_journals():
-        with contextlib.suppress(*DAMAGE):
-            record = journal.read()
-            if record is None or record.origin or (job := by_seed.get(record.job.seed)) is None:
-                continue
-            if identity_of(record.job) != identity_of(job):
-                continue
-            if record.state == "finished":
-                with contextlib.suppress(DataError):  # it does not count and is trained again
-                    found.finished[job.seed] = verify_run(journal)
-            elif record.state == "interrupted" and _surroundings(record.start.environment) == here:
-                found.unfinished[job.seed] = journal
-    for seed in found.finished:
-        found.unfinished.pop(seed, None)
-    return found
-
-
-@dataclass(frozen=True)
-class TrainingPlan:
-    """What is to be done about some jobs.
-
-    Attributes:
-        finished: runs that need no training, by seed.
-        missing: the jobs to train.
-        unfinished: by seed, the journals of those that can be resumed.
-        group: of all of them, for MLflow; None for a single run.
-    """
-
-    finished: dict[int, FinishedRun]
-    missing: list[Job]
-    unfinished: dict[int, Journal]
-    group: Group | None
-
-
-def plan_training(jobs: Sequence[Job], retrain: bool = False, trained_here: bool = True) -> TrainingPlan:
-    """Find out which of these jobs, which differ by their seed alone, are to be trained, and which can be resumed.
-
-    Args:
-        retrain: train all of them from the start.
-        trained_here: whether this machine trains them, and so can resume those that were interrupted.
-    """
-    found = ExistingRuns({}, {}) if retrain else find_existing_runs(jobs, trained_here)
-    missing = [job for job in jobs if job.seed not in found.finished]
-    same_group = found.group is not None and found.group.size == len(jobs)
-    return TrainingPlan(
-        found.finished, missing, found.unfinished, found.group if same_group else new_group(len(missing))
-    )
+from harness.spec import BUDGET, Architecture, Job
 
 
 def load_interrupted(run_id: str) -> tuple[Job, Journal]:
@@ -150,8 +67,8 @@ def _load_interrupted(journal: Journal) -> tuple[Job, Journal]:
         dataset_digest=data.load(record.job.dataset, record.job.held_out).digest,
         protocol=BUDGET.protocol,
     )
-    then = identity_of(record.job) | _surroundings(record.start.environment)
-    now = identity_of(job) | _surroundings(_environment_here(choose_device(job.device)))
+    then = identity_of(record.job) | surroundings_of(record.start.environment)
+    now = identity_of(job) | surroundings_of(environment_here(choose_device(job.device)))
     differing = [
         "the file was edited" if name == "plug-in" else f"{name}: {then[name]} then, {now[name]} now"
         for name in then
@@ -170,23 +87,6 @@ def _command(job: Job, architecture: Architecture) -> str:
     """Return the command that trains a job with the file as it is now."""
     changed = changed_settings(job.knobs, job.recipe, architecture.knobs, architecture.recipe)
     return f"{run_command(job.path, job.dataset, changed)} --seed {job.seed}"
-
-
-def identity_of(job: Job) -> dict[str, Any]:
-    """Return the facts that identify a job, by their display names."""
-    names = ("knobs", "recipe", "dataset", "dataset_digest", "seed", "device", "held_out", "plain", "protocol")
-    described = asdict(job)
-    return {"plug-in": job.sha256} | {name.replace("_", " "): described[name] or None for name in names}
-
-
-def _surroundings(environment: Environment) -> dict[str, Any]:
-    """Return what else the bits of a run depend on, except the compute mode, which a resumed run keeps."""
-    names = ("threads", "torch", "harness")
-    return {"machine": environment.device} | {name: getattr(environment, name) for name in names}
-
-
-def _environment_here(device: str) -> Environment:
-    return typed(Environment, describe_environment(device_name(torch.device(device))))
 
 
 def progress_of(journal: Journal, record: Record) -> Progress | None:

@@ -1,9 +1,10 @@
 """Studies: proposes, trains and logs trials. The only package that imports optuna."""
 
 from harness.tuning.driver import tune
-from harness.tuning.log import Log, alone, confirm, left_over, names, read, records, truncate_log, winner
+from harness.tuning.log import Log, alone
 from harness.tuning.propose import FIRST_SEED, Proposer
 from harness.tuning.search import BATCH, COUNTED, Search, studies_folder
+from harness.tuning.studies import confirm, left_over, names, read, records, truncate_log, winner
 
 __all__ = [
     "BATCH",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,98 +22,6 @@ from harness.errors import DataError, UsageError
 from harness.events import Epoch, StudyRecord, Trial
 from harness.tuning.propose import STATES, Proposal, constraints_of, create_study, value_of
 from harness.tuning.search import COUNTED, Search, studies_folder
-
-
-def names() -> list[str]:
-    """Return the ids of all studies."""
-    return sorted(file.parent.name for file in studies_folder().glob("*/study.log"))
-
-
-def records() -> Iterator[StudyRecord]:
-    """Yield all studies, as recorded.
-
-    Raises:
-        DataError: a study is damaged; raised after all others were yielded.
-    """
-    damaged = []
-    for name in names():
-        try:
-            found = read(name)
-        except Exception:  # a damaged line can raise anything
-            damaged.append(name)
-            continue
-        if found:
-            yield found
-    if damaged:
-        raise DataError(
-            f"{studies_folder() / damaged[0] / 'study.log'} is damaged.",
-            hint="The study's tune command names the damaged line; python -m harness doctor can cut it off.",
-        )
-
-
-def left_over() -> Iterator[StudyRecord]:
-    """Yield every study whose driver died, once."""
-    for note in studies_folder().glob(f"*/{_AT_WORK}"):
-        if not _is_locked(note.parent):
-            note.unlink(missing_ok=True)
-            with contextlib.suppress(Exception):  # the command that resumes the study reports a damaged log
-                if found := read(note.parent.name):
-                    yield found
-
-
-def truncate_log(study: str, copy: Path) -> None:
-    """Copy a damaged log to `copy`, and cut off the first damaged line and all lines after it."""
-    folder = studies_folder() / study
-    log = folder / "study.log"
-    lines = log.read_bytes().splitlines(keepends=True)
-    shutil.copy(log, copy)
-    whole = _whole(lines)
-    while whole:
-        log.write_bytes(b"".join(lines[:whole]))
-        try:
-            found = Log.read(folder)
-            if [trial.number for trial in found.trials] == list(range(len(found.trials))):
-                return
-        except Exception:  # a damaged last line can raise anything
-            pass
-        whole -= 1
-    log.write_bytes(b"")
-
-
-def read(study: str) -> StudyRecord | None:
-    """Return the study with this id as recorded, or None if it was never started.
-
-    Raises:
-        Exception: any, if the log is damaged.
-    """
-    folder = studies_folder() / study
-    if not (folder / "study.log").exists():
-        return None
-    log = Log.read(folder)
-    return log.record(_is_locked(folder)) if "started" in log.study.user_attrs else None
-
-
-def confirm(search: Search, confirmation: Mapping[str, float]) -> StudyRecord:
-    """Add to the study the comparison of its winner with the default recipe, with ``p`` adjusted for earlier looks.
-
-    Each confirmation with another number of seeds is a further look and has half the level of the one before.
-    """
-    log = Log.read(studies_folder() / search.id)
-    seeds = [*log.study.user_attrs.get("confirmed with", [])]
-    if confirmation["n"] not in seeds:
-        seeds.append(confirmation["n"])
-        log.study.set_user_attr("confirmed with", seeds)
-    found = {**confirmation, "looks": float(seeds.index(confirmation["n"]) + 1)}
-    if "p" in found:
-        found["p"] = min(found["p"] * 2 ** (found["looks"] - 1), 1.0)
-    log.study.set_user_attr("confirmation", found)
-    return log.record(is_running=False)
-
-
-def winner(trials: Sequence[Trial]) -> Trial | None:
-    """Return the complete trial with the highest validation accuracy, the first of equal ones, or None."""
-    complete = [trial for trial in trials if trial.state == "complete"]
-    return max(complete, key=lambda trial: trial.value or 0.0, default=None)
 
 
 class Log:
@@ -239,7 +146,7 @@ def _repair(log: Path) -> bool:
     whole = log.read_bytes()
     cached = whole[: whole.rfind(b"\n") + 1]
     lines = cached.splitlines()
-    if (number := _whole(lines)) < len(lines):
+    if (number := count_whole_lines(lines)) < len(lines):
         raise DataError(
             f"Line {number + 1} of {log} is damaged.",
             allowed=f"The {number} lines before it are intact; nothing was changed.",
@@ -251,7 +158,7 @@ def _repair(log: Path) -> bool:
     return bool(cached)
 
 
-def _whole(lines: Sequence[bytes]) -> int:
+def count_whole_lines(lines: Sequence[bytes]) -> int:
     """Return the number of lines before the first that is not a JSON object."""
     for number, line in enumerate(lines):
         try:
@@ -298,11 +205,11 @@ def alone(search: Search) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with _lock(folder, timeout=1):  # a process that checks the lock holds it for a moment
-            (folder / _AT_WORK).touch()
+            (folder / AT_WORK).touch()
             try:
                 yield
             finally:
-                (folder / _AT_WORK).unlink(missing_ok=True)
+                (folder / AT_WORK).unlink(missing_ok=True)
     except filelock.Timeout:
         raise UsageError(
             f"Another process is working on the study {search.id}.",
@@ -310,11 +217,12 @@ def alone(search: Search) -> Iterator[None]:
         ) from None
 
 
-_AT_WORK = "at-work"
+AT_WORK = "at-work"
 """A file that a driver creates in its study's folder and deletes when it ends, so that it is left if it dies."""
 
 
-def _is_locked(folder: Path) -> bool:
+def is_locked(folder: Path) -> bool:
+    """Whether a process is at work on the study in `folder`."""
     try:
         with _lock(folder):
             return False

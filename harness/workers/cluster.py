@@ -17,10 +17,9 @@ import os
 import pickle
 import time
 from collections import defaultdict, deque
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import replace
-from fractions import Fraction
 from typing import Any, Self
 
 from distributed import Client, KilledWorker, LocalCluster
@@ -31,17 +30,9 @@ from harness.errors import ClusterLost, CrashedError, UsageError, WorkerLost
 from harness.events import Epoch, Result, Trial
 from harness.runs import Event, Started, TrialRequest
 from harness.spec import HeldOut, Job
+from harness.workers.gpus import GPU, WorkerInfo, shared_out
 from harness.workers.protocol import News
-from harness.workers.remote import (
-    GPU,
-    HEARTBEAT_SECONDS,
-    Images,
-    WorkerInfo,
-    set_share,
-    train_run,
-    train_trial,
-    worker_info,
-)
+from harness.workers.remote import HEARTBEAT_SECONDS, Images, set_share, train_run, train_trial, worker_info
 
 CONNECT_SECONDS = 10
 """Seconds that a scheduler may take to respond."""
@@ -57,24 +48,6 @@ LOOK_SECONDS = 0.05
 
 MOST_HANGS = 5
 """Number of hanging workers after which the driver gives up."""
-
-
-def shared_out(members: Collection[WorkerInfo]) -> list[WorkerInfo]:
-    """Return the workers that announce no share, each with one of its GPUs and an equal share of what is left of it."""
-    left: dict[tuple[str, str], Fraction] = defaultdict(lambda: Fraction(1))
-    takers: dict[tuple[str, str], list[WorkerInfo]] = defaultdict(list)
-    for member in members:
-        if member.gpus is not None and member.sees:
-            left[member.host, member.sees[0]] -= Fraction(member.gpus).limit_denominator(1_000)
-    for member in sorted(members, key=lambda member: len(member.sees)):  # those with the fewest choices first
-        if member.gpus is None:
-            gpus = [(member.host, name) for name in member.sees]
-            takers[max(gpus, key=lambda gpu: left[gpu] / (len(takers[gpu]) + 1))].append(member)
-    return [
-        replace(member, sees=(name,), gpus=max(0.0, float(left[host, name] / len(sharers))), is_dealt=True)
-        for (host, name), sharers in takers.items()
-        for member in sharers
-    ]
 
 
 class Cluster:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,36 +23,12 @@ from harness.errors import CrashedError
 from harness.events import Epoch, Result, Trial
 from harness.runs import Started, TrialRequest
 from harness.spec import Job
+from harness.workers.gpus import GPU, WorkerInfo
 from harness.workers.processes import Processes
 from harness.workers.protocol import News
 
 HEARTBEAT_SECONDS = 2.0
 """Seconds between two heartbeats of a worker that trains."""
-
-GPU = "GPU"
-"""The name of the resource that workers announce, as in Dask's documentation."""
-
-
-@dataclass(frozen=True)
-class WorkerInfo:
-    """A worker, as it describes itself.
-
-    Attributes:
-        address: its Dask address.
-        harness, torch: its versions.
-        host: its machine.
-        sees: the GPUs that it may use, as CUDA_VISIBLE_DEVICES names them; it trains on the first.
-        gpus: the share of a GPU that it announces, or None if it announces nothing: then the driver assigns one.
-        is_dealt: whether a driver assigned that share.
-    """
-
-    address: str
-    harness: str
-    torch: str
-    host: str
-    sees: tuple[str, ...]
-    gpus: float | None
-    is_dealt: bool
 
 
 def worker_info(dask_worker: Worker) -> WorkerInfo:

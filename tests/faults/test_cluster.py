@@ -23,8 +23,7 @@ from harness.events import Epoch, Result, StudyRecord
 from harness.journal import all_journals
 from harness.tuning import Search
 from harness.workers import Cluster, News, Processes
-from harness.workers.cluster import shared_out
-from harness.workers.remote import WorkerInfo
+from harness.workers.gpus import WorkerInfo, shared_out
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
