@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections import OrderedDict
 from dataclasses import replace
@@ -14,16 +13,15 @@ from conftest import TINY
 
 from harness import audit, cli, data, plugins, runs, workers
 from harness.audit import Audit
-from harness.audit.rebuild import FREE_START
+from harness.audit.start import FREE_START
 from harness.errors import AuditError, ContractError
 from harness.events import Trial
-from harness.runs import build, expect, leave, leave_nothing
+from harness.runs import audit_cache, build, expect, leave, leave_nothing
 from harness.runs.shared_audits import is_awaited, take
 from harness.spec import Job
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
-BUILD = sys.modules["harness.runs.build"]
 
 TABLE = '''"""A linear layer, and what is added to its answers: drawn for each seed, and never trained."""
 import torch
@@ -98,7 +96,7 @@ def audits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return original(network, path)
 
     monkeypatch.setattr(audit, "audit", noted)
-    monkeypatch.setattr(BUILD, "_cache", OrderedDict())
+    monkeypatch.setattr(audit_cache, "_cache", OrderedDict())
     return made
 
 
@@ -153,14 +151,14 @@ def test_reference_weights_do_not_depend_on_seed(audits: list[str]) -> None:
     own = built[0].audit.graphs(built[0].network, torch.device("cpu")).train
     assert not torch.equal(own.state_dict()["4.weight"], references[0]["4.weight"])
     own(torch.rand(4, 1, 28, 28)).sum().backward()
-    BUILD._cache.clear()
+    audit_cache._cache.clear()
     again = build(job()).reference.own_graphs(torch.device("cpu")).train.state_dict()
     assert all(map(torch.equal, again.values(), references[0].values()))
 
 
 def test_weights_do_not_depend_on_audited_seed(audits: list[str]) -> None:
     after_another = [build(job(seed=seed)).network for seed in (0, 1)][1]
-    BUILD._cache.clear()
+    audit_cache._cache.clear()
     alone = build(job(seed=1)).network
     assert all(map(torch.equal, after_another.state_dict().values(), alone.state_dict().values()))
 
@@ -207,7 +205,7 @@ def test_unsaved_buffers_may_be_random(audits: list[str]) -> None:
 
 
 def test_only_recently_used_audits_are_cached(audits: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(BUILD, "MOST_KEPT", 2)
+    monkeypatch.setattr(audit_cache, "MOST_KEPT", 2)
     for dropout in (0.1, 0.2, 0.1, 0.3, 0.1, 0.2):
         build(job(dropout=dropout))
     assert len(audits) == 4  # 0.1, 0.2, 0.3, and 0.2 again
@@ -223,7 +221,7 @@ def test_shared_audit_is_not_repeated(tmp_path: Path, audits: list[str]) -> None
     assert is_awaited(tmp_path, one)
     leave(tmp_path, one)
     assert not is_awaited(tmp_path, one)
-    BUILD._cache.clear()
+    audit_cache._cache.clear()
     take(tmp_path, one)
     build(one)
     assert len(audits) == 1
@@ -253,9 +251,9 @@ def test_shared_audit_outlives_its_auditor(tmp_path: Path, audits: list[str]) ->
     expect(tmp_path, one)
     leave(tmp_path, one)
     leave_nothing(tmp_path, one)
-    BUILD._cache.clear()
+    audit_cache._cache.clear()
     take(tmp_path, one)
-    assert len(BUILD._cache) == 1
+    assert len(audit_cache._cache) == 1
 
 
 def test_trials_train_while_others_are_audited(tmp_path: Path, audits: list[str]) -> None:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import fake_runs
 import pytest
@@ -45,6 +46,18 @@ def finished() -> Journal:
 
 def listing(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(autouse=True)
+def syncs_in_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the process in which doctor syncs have everything imported."""
+
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        process = shared().start(command[1:], Path.cwd(), os.environ)
+        said, _ = process.communicate()
+        return subprocess.CompletedProcess(command, process.wait(), said)
+
+    monkeypatch.setattr("harness.doctor.subprocess", SimpleNamespace(run=run, DEVNULL=subprocess.DEVNULL))
 
 
 @pytest.fixture(autouse=True)

@@ -49,7 +49,8 @@ from harness.audit.count import Entry, Ledger
 from harness.audit.graph import arguments, cause, operators, over_the_same_tensors, short_name
 from harness.audit.network import Audit, Graphs, audit, enforce
 from harness.audit.probe import one_step
-from harness.audit.rebuild import refuse_another, refuse_other_audit, refuse_trained_start
+from harness.audit.rebuild import refuse_another, refuse_other_audit
+from harness.audit.start import refuse_trained_start
 from harness.audit.summary import Layer, ModelSummary, describe
 
 __all__ = [

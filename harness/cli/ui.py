@@ -46,6 +46,8 @@ def main(args: argparse.Namespace) -> int:
         "127.0.0.1",
         "--port",
         str(port),
+        "--workers",
+        "1",  # by default it starts four, each of which takes as long to start as all of this
     ]
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     console.print("starting the MLflow UI, which takes some seconds ...")

@@ -7,9 +7,6 @@ CPU core. There other processes make the audits and leave them in a folder; see 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -18,14 +15,8 @@ from torch import nn
 from harness import audit, plugins, training
 from harness.audit import Audit, ModelSummary, describe
 from harness.errors import OutOfMemory, ran_out_of_memory
+from harness.runs.audit_cache import Inspected, audit_key, cache_audit, cached_audit
 from harness.spec import BUDGET, Architecture, Job, Knob
-
-MOST_KEPT = 100
-"""Most audits kept in memory, the last used ones: each holds two graphs, one or two megabytes."""
-
-Inspected = tuple[Audit, ModelSummary]
-
-_cache: OrderedDict[str, Inspected] = OrderedDict()
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,14 +78,15 @@ def _raising_out_of_memory(path: str) -> Iterator[None]:
 def _reference(source: str, path: str, sha256: str, knobs: Mapping[str, Knob]) -> Inspected:
     """Return the audit of a file's network, built from a fixed seed; made once for each file and knobs."""
     key = audit_key(path, sha256, knobs)
-    if key not in _cache:
+    found = cached_audit(key)
+    if found is None:
         training.seed_everything(0, 0, "audit")
         network = plugins.build_network(plugins.from_source(source, path), knobs)
         with plugins.in_one_process(path):
-            found = audit.audit(network, path)
-            cache_audit(key, (found, describe(network, found)))
-    _cache.move_to_end(key)
-    return _cache[key]
+            audited = audit.audit(network, path)
+            found = audited, describe(network, audited)
+        cache_audit(key, found)
+    return found
 
 
 def _compared(network: nn.Module, reference: Audit, architecture: Architecture, knobs: Mapping[str, Knob]) -> Audit:
@@ -109,24 +101,3 @@ def _compared(network: nn.Module, reference: Audit, architecture: Architecture, 
     if found.ledger.parameters <= BUDGET.parameters:  # else it is refused anyway, for a simpler reason
         audit.refuse_trained_start(network, found, lambda: plugins.build_network(architecture, knobs), path)
     return found
-
-
-def audit_key(path: str, sha256: str, knobs: Mapping[str, Knob]) -> str:
-    """Return the cache key of an audit: a digest of path, file text and knobs."""
-    return hashlib.sha256(json.dumps([path, sha256, dict(knobs)], sort_keys=True).encode()).hexdigest()
-
-
-def cached_audit(job: Job) -> Inspected:
-    """Return the audit of a job's network that `build` made.
-
-    Raises:
-        KeyError: there is none, or it was dropped from the cache.
-    """
-    return _cache[audit_key(job.path, job.sha256, job.knobs)]
-
-
-def cache_audit(key: str, found: Inspected) -> None:
-    """Keep an audit in memory; beyond `MOST_KEPT`, drop the least recently used one."""
-    _cache[key] = found
-    if len(_cache) > MOST_KEPT:
-        _cache.popitem(last=False)

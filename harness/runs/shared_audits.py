@@ -7,7 +7,8 @@ import pickle
 from pathlib import Path
 
 from harness.errors import HarnessError
-from harness.runs.build import Inspected, audit_key, build, cache_audit, cached_audit
+from harness.runs.audit_cache import Inspected, audit_key, cache_audit
+from harness.runs.build import build
 from harness.spec import Job
 
 
@@ -23,8 +24,8 @@ def expect(folder: Path, job: Job) -> bool:
 def leave(folder: Path, job: Job) -> None:
     """Audit a job's network and leave the audit, or the error, in `folder`."""
     try:
-        build(job)
-        found: Inspected | HarnessError = cached_audit(job)
+        built = build(job)
+        found: Inspected | HarnessError = built.reference, built.model
     except HarnessError as error:
         found = error
     _write(folder, job, pickle.dumps(found))
