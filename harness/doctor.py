@@ -162,7 +162,7 @@ def _store() -> Iterator[Finding]:
         yield Finding("MLflow", "no store yet")
         return
     try:
-        behind = tracking.missing_runs(_sources())
+        behind = tracking.find_outdated(_sources())
     except TrackerError as error:
         is_installed = not isinstance(error.__cause__, ModuleNotFoundError)
         if database and database.exists() and is_installed:

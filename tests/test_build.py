@@ -16,8 +16,8 @@ from harness.audit import Audit
 from harness.audit.start import FREE_START
 from harness.errors import AuditError, ContractError
 from harness.events import Trial
-from harness.runs import audit_cache, build, expect, leave, leave_nothing
-from harness.runs.shared_audits import is_awaited, take
+from harness.runs import audit_cache, build, expect_audit, leave_audit, leave_no_audit
+from harness.runs.shared_audits import is_awaited, take_audit
 from harness.spec import Job
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -216,13 +216,13 @@ def test_only_recently_used_audits_are_cached(audits: list[str], monkeypatch: py
 
 def test_shared_audit_is_not_repeated(tmp_path: Path, audits: list[str]) -> None:
     one = job(seed=3)
-    assert expect(tmp_path, one)
-    assert not expect(tmp_path, replace(one, seed=4))  # the same file and knobs
+    assert expect_audit(tmp_path, one)
+    assert not expect_audit(tmp_path, replace(one, seed=4))  # the same file and knobs
     assert is_awaited(tmp_path, one)
-    leave(tmp_path, one)
+    leave_audit(tmp_path, one)
     assert not is_awaited(tmp_path, one)
     audit_cache._cache.clear()
-    take(tmp_path, one)
+    take_audit(tmp_path, one)
     build(one)
     assert len(audits) == 1
     assert [*tmp_path.iterdir()] == []
@@ -230,41 +230,41 @@ def test_shared_audit_is_not_repeated(tmp_path: Path, audits: list[str]) -> None
 
 def test_shared_refusal_is_raised_again(tmp_path: Path, audits: list[str]) -> None:
     eleven = job(TINY.replace("width * width, 10", "width * width, 11"))
-    expect(tmp_path, eleven)
-    leave(tmp_path, eleven)
+    expect_audit(tmp_path, eleven)
+    leave_audit(tmp_path, eleven)
     with pytest.raises(ContractError, match="shape"):
-        take(tmp_path, eleven)
+        take_audit(tmp_path, eleven)
 
 
 def test_trainer_audits_if_auditor_died(tmp_path: Path, audits: list[str]) -> None:
     one = job()
-    expect(tmp_path, one)
-    leave_nothing(tmp_path, one)
+    expect_audit(tmp_path, one)
+    leave_no_audit(tmp_path, one)
     assert not is_awaited(tmp_path, one)
-    take(tmp_path, one)
+    take_audit(tmp_path, one)
     build(one)
     assert len(audits) == 1
 
 
 def test_shared_audit_outlives_its_auditor(tmp_path: Path, audits: list[str]) -> None:
     one = job()
-    expect(tmp_path, one)
-    leave(tmp_path, one)
-    leave_nothing(tmp_path, one)
+    expect_audit(tmp_path, one)
+    leave_audit(tmp_path, one)
+    leave_no_audit(tmp_path, one)
     audit_cache._cache.clear()
-    take(tmp_path, one)
+    take_audit(tmp_path, one)
     assert len(audit_cache._cache) == 1
 
 
 def test_trials_train_while_others_are_audited(tmp_path: Path, audits: list[str]) -> None:
     late, ready = job(dropout=0.2, epochs=1), job(epochs=1)
-    expect(tmp_path, late)
+    expect_audit(tmp_path, late)
     finished: list[int] = []
 
     def tell(number: int, _: object) -> None:
         finished.append(number)
         if number == 1:  # the other one has trained meanwhile
-            threading.Thread(target=leave, args=(tmp_path, late)).start()
+            threading.Thread(target=leave_audit, args=(tmp_path, late)).start()
 
     trials = runs.train_trials([(0, {}, late), (1, {}, ready)], {}, tell, tmp_path)
     assert finished == [1, 0]
@@ -273,8 +273,8 @@ def test_trials_train_while_others_are_audited(tmp_path: Path, audits: list[str]
 
 def test_audit_marks_trial_over_budget_infeasible(tmp_path: Path, audits: list[str]) -> None:
     wide = job(TINY.replace("width * width, 10)", "width * width, 60), nn.Linear(60, 10)"), width=28)
-    expect(tmp_path, wide)
-    leave(tmp_path, wide)
+    expect_audit(tmp_path, wide)
+    leave_audit(tmp_path, wide)
     (trial,) = runs.train_trials([(0, {}, wide)], {}, lambda *_: None, tmp_path)
     assert trial.state == "infeasible"
     assert trial.parameters is not None

@@ -255,4 +255,4 @@ def test_run_in_training_is_not_missing_in_store(workplace: Path) -> None:
     journal = Journal.create("net-s0")
     with journal.lock():
         journal.append("started", job={"dataset": "digits"}, environment={"host": os.uname().nodename, "pid": 1})
-        assert tracking.missing_runs([journal]) == []
+        assert tracking.find_outdated([journal]) == []

@@ -69,7 +69,7 @@ class TestCheckpoints:
     def test_newest_is_read_and_previous_is_kept(self) -> None:
         journal = Journal.create("net-s0")
         for epoch in range(1, 12):
-            journal.keep(checkpoint(epoch))
+            journal.store_checkpoint(checkpoint(epoch))
         found = journal.checkpoint(11)
         assert found
         assert found.epoch == 11
@@ -78,8 +78,8 @@ class TestCheckpoints:
 
     def test_unrecorded_epoch_is_skipped(self) -> None:
         journal = Journal.create("net-s0")
-        journal.keep(checkpoint(1))
-        journal.keep(checkpoint(2))
+        journal.store_checkpoint(checkpoint(1))
+        journal.store_checkpoint(checkpoint(2))
         found = journal.checkpoint(1)
         assert found
         assert found.epoch == 1
@@ -87,8 +87,8 @@ class TestCheckpoints:
     @pytest.mark.parametrize("damage", [lambda c: c[:-1], lambda c: b"", lambda c: c[:50] + b"!" + c[51:]])
     def test_damaged_checkpoint_falls_back_to_previous(self, damage: Callable[[bytes], bytes]) -> None:
         journal = Journal.create("net-s0")
-        journal.keep(checkpoint(1))
-        journal.keep(checkpoint(2))
+        journal.store_checkpoint(checkpoint(1))
+        journal.store_checkpoint(checkpoint(2))
         (newest,) = journal.folder.glob("checkpoint-2-*")
         newest.write_bytes(damage(newest.read_bytes()))
         found = journal.checkpoint(2)

@@ -24,6 +24,7 @@ from conftest import TINY
 from fake_runs import finished
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from test_tuning import DirectWorkers
 
 from harness import cli, runs, tracking
 from harness.backprop import WEIGHTS, Problem
@@ -508,6 +509,7 @@ class TestWithoutMlflow:
             '"""A rate."""\nARCHITECTURE = "tiny.py"\n\n\ndef suggest(trial):\n    return {"lr": 0.1 + trial.number}\n'
         )
         (workplace / "study.py").write_text(study)
+        monkeypatch.setattr("harness.cli.tune.Processes", DirectWorkers)
         arguments = ["tune", "study.py", "--dataset", "digits", "--trials", "2", "--epochs", "1", "--jobs", "2"]
         assert cli.main(arguments) == 7
         assert self.errors_printed(capsys) == ["error: MLflow cannot be used: mlflow is not installed here."]

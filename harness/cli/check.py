@@ -74,7 +74,7 @@ def _check(path: str, given: dict[str, str], device: str | None) -> None:
 def _warm_up(architecture: Architecture, knobs: dict[str, Knob], recipe: Recipe, device: str) -> None:
     """Prepare training on the digits dataset, which is always available, and report how it is computed."""
     ready = runs.jobs(architecture, knobs, replace(recipe, batch_size=BATCH), data.load("digits"), range(1), device)
-    with contextlib.closing(runs.train(ready[0])) as events, runs.telling_breakdowns(ready[0]):
+    with contextlib.closing(runs.train(ready[0])) as events, runs.raising_crashes(ready[0]):
         started = next(events)
     assert isinstance(started, runs.Started)
     console.print(f"trains on {started.device_name}, {started.mode.label}")

@@ -193,7 +193,7 @@ class Journal:
         finally:
             lock.release()
 
-    def keep(self, checkpoint: Checkpoint) -> None:
+    def store_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint and delete all but the last two: the older one serves if the newer one is damaged."""
         buffer = io.BytesIO()
         torch.save({declared.name: getattr(checkpoint, declared.name) for declared in fields(checkpoint)}, buffer)

@@ -211,11 +211,21 @@ def _rows(runs: Sequence[Run], studies: Sequence[StudyRecord]) -> tuple[list[Row
             del groups[identity(run.facts.job)][run.seed]
             again.append(LeftOut(run.facts.run_id, f"its training losses are those of {twin.facts.run_id}"))
     rows = _labelled([_row(list(group.values()), studies) for group in groups.values()])
-    rows.sort(key=lambda row: (not row.is_full, row.is_provisional, -row.mean, row.name))
-    ranked = [row.mean for row in rows if row.is_full and not row.is_provisional]
-    return [
-        replace(row, rank=1 + ranked.index(row.mean)) if row.is_full and not row.is_provisional else row for row in rows
-    ], again
+    return _ranked(rows), again
+
+
+def _ranked(rows: Sequence[Row]) -> list[Row]:
+    """Sort rows and rank those of enough seeds and the file's own epochs: a tie (equal means) shares one rank.
+
+    Ties are listed by name, and the ranks that they take up are left out: 1, 1, 3.
+    """
+
+    def is_ranked(row: Row) -> bool:
+        return row.is_full and not row.is_provisional
+
+    ordered = sorted(rows, key=lambda row: (not row.is_full, row.is_provisional, -row.mean, row.name))
+    means = [row.mean for row in ordered if is_ranked(row)]
+    return [replace(row, rank=1 + means.index(row.mean)) if is_ranked(row) else row for row in ordered]
 
 
 def _row(runs: list[Run], studies: Sequence[StudyRecord]) -> Row:

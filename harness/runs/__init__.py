@@ -9,8 +9,8 @@ from harness.runs.profile import Profile, profiled
 from harness.runs.record import record
 from harness.runs.resume import load_interrupted
 from harness.runs.score import recheck_predictions, result_of, scored_epoch
-from harness.runs.shared_audits import expect, leave, leave_nothing
-from harness.runs.train import Event, Progress, Started, choose_mode, prepare_training, telling_breakdowns, train
+from harness.runs.shared_audits import expect_audit, leave_audit, leave_no_audit
+from harness.runs.train import Event, Progress, Started, choose_mode, prepare_training, raising_crashes, train
 from harness.runs.trial import TrialRequest, train_trials
 
 __all__ = [
@@ -23,25 +23,25 @@ __all__ = [
     "choose_device",
     "choose_mode",
     "device_name",
-    "expect",
+    "expect_audit",
     "find_existing_runs",
     "gpu_without_code",
     "inspect",
     "interleave",
     "jobs",
-    "leave",
-    "leave_nothing",
+    "leave_audit",
+    "leave_no_audit",
     "load_interrupted",
     "new_group",
     "plan_training",
     "prepare_training",
     "profiled",
+    "raising_crashes",
     "recheck_predictions",
     "record",
     "refuse_single_image",
     "result_of",
     "scored_epoch",
-    "telling_breakdowns",
     "train",
     "train_trials",
 ]

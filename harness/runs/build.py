@@ -1,7 +1,7 @@
 """Builds, audits and describes networks: one audit for a file and its knobs serves all seeds.
 
 The trials of a study differ in their knobs, so each needs an audit of its own, during which a GPU would wait for one
-CPU core. There other processes make the audits and leave them in a folder; see `harness.runs.shared_audits`.
+CPU core. With a GPU, other processes make the audits and leave them in a folder: see `harness.runs.shared_audits`.
 """
 
 from __future__ import annotations

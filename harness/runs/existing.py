@@ -108,7 +108,7 @@ def identity_of(job: Job) -> dict[str, Any]:
 def surroundings_of(environment: Environment) -> dict[str, Any]:
     """Return what else the bits of a run depend on, except the compute mode, which a resumed run keeps."""
     names = ("threads", "torch", "harness")
-    return {"machine": environment.device} | {name: getattr(environment, name) for name in names}
+    return {"processor": environment.device} | {name: getattr(environment, name) for name in names}
 
 
 def environment_here(device: str) -> Environment:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, fields, replace
 
 import filelock
@@ -15,7 +15,7 @@ from harness.events import Checkpoint, Epoch, Result
 from harness.journal import DAMAGE, Journal, Outcome
 from harness.runs.environment import describe_process
 from harness.runs.resume import progress_of
-from harness.runs.train import Event, Progress, Started, broke_down, train
+from harness.runs.train import Event, Progress, Started, crash_of, train
 from harness.spec import Group, Job
 from harness.tracking import Tracker
 from harness.training import softmax
@@ -57,7 +57,7 @@ def record(
 
 
 def _take_up(journal: Journal, held: contextlib.ExitStack) -> Progress | None:
-    """Lock a journal and return the progress of its run, or None if another process holds the lock or finished it."""
+    """Lock a journal and return the progress of its run, or None if it cannot be resumed: locked, ended, damaged."""
     try:
         held.enter_context(journal.lock())
     except filelock.Timeout:
@@ -86,7 +86,7 @@ def _record(
             watchdog.heartbeat()
             if isinstance(event, Checkpoint):
                 assert journal
-                journal.keep(event)
+                journal.store_checkpoint(event)
                 continue
             if isinstance(event, Started):
                 if journal:
@@ -99,10 +99,7 @@ def _record(
                 event = replace(event, run_id=journal.run_id)
                 repeats = not event.unrepeatable
             elif isinstance(event, Epoch) and journal:
-                if event.number > len(known):
-                    journal.append("epoch", **asdict(event))
-                elif repeats:
-                    _refuse_other_bits(event, known[event.number - 1])
+                _record_epoch(journal, event, known, repeats)
             elif isinstance(event, Result) and journal:
                 _finish(journal, event)
             if journal and event:
@@ -115,9 +112,21 @@ def _record(
         _fail(journal, tracker, _state(error), error.message)
         raise
     except Exception as error:
-        crashed = broke_down(job, error)
+        crashed = crash_of(job, error)
         _fail(journal, tracker, _state(crashed), crashed.message)
         raise crashed from error
+
+
+def _record_epoch(journal: Journal, epoch: Epoch, known: Sequence[Epoch], repeats: bool) -> None:
+    """Write an epoch to the journal, or compare it with what was written before the interruption.
+
+    Args:
+        repeats: whether this device gives the same bits again.
+    """
+    if epoch.number > len(known):
+        journal.append("epoch", **asdict(epoch))
+    elif repeats:
+        _refuse_other_bits(epoch, known[epoch.number - 1])
 
 
 def _state(error: HarnessError) -> str:

@@ -12,7 +12,7 @@ from harness.runs.build import build
 from harness.spec import Job
 
 
-def expect(folder: Path, job: Job) -> bool:
+def expect_audit(folder: Path, job: Job) -> bool:
     """Note that a process will leave the audit of this job's network in `folder`; return False if that was noted."""
     try:
         _expected(folder, job).touch(exist_ok=False)
@@ -21,7 +21,7 @@ def expect(folder: Path, job: Job) -> bool:
     return True
 
 
-def leave(folder: Path, job: Job) -> None:
+def leave_audit(folder: Path, job: Job) -> None:
     """Audit a job's network and leave the audit, or the error, in `folder`."""
     try:
         built = build(job)
@@ -31,7 +31,7 @@ def leave(folder: Path, job: Job) -> None:
     _write(folder, job, pickle.dumps(found))
 
 
-def leave_nothing(folder: Path, job: Job) -> None:
+def leave_no_audit(folder: Path, job: Job) -> None:
     """Note that the auditing process has ended, unless it left an audit or an error before."""
     if is_awaited(folder, job):
         _write(folder, job, b"")
@@ -42,7 +42,7 @@ def is_awaited(folder: Path, job: Job) -> bool:
     return _expected(folder, job).exists() and not _left(folder, job).exists()
 
 
-def take(folder: Path, job: Job) -> None:
+def take_audit(folder: Path, job: Job) -> None:
     """Move the audit of this job's network from `folder` to the cache that `build` uses, if there is one.
 
     Raises:

@@ -251,17 +251,17 @@ def choose_mode(job: Job, images: int, reference: audit.Graphs) -> Choice:
 
 
 @contextlib.contextmanager
-def telling_breakdowns(job: Job) -> Iterator[None]:
+def raising_crashes(job: Job) -> Iterator[None]:
     """Turn an unexpected error of a training into one that says where the training crashed."""
     try:
         yield
     except HarnessError:
         raise
     except Exception as error:
-        raise broke_down(job, error) from error
+        raise crash_of(job, error) from error
 
 
-def broke_down(job: Job, error: Exception) -> CrashedError:
+def crash_of(job: Job, error: Exception) -> CrashedError:
     """Return the `CrashedError` for an unexpected error of a training."""
     if ran_out_of_memory(error):
         return OutOfMemory.of(job.path, error)

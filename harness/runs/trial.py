@@ -11,8 +11,8 @@ from harness import watchdog
 from harness.errors import BudgetError, DataError, DivergedError, HarnessError
 from harness.events import Epoch, Trial, TrialState
 from harness.runs.interleave import interleave
-from harness.runs.shared_audits import is_awaited, take
-from harness.runs.train import Started, broke_down, train
+from harness.runs.shared_audits import is_awaited, take_audit
+from harness.runs.train import Started, crash_of, train
 from harness.spec import BUDGET, Job, Knob
 
 LOOK_SECONDS = 0.002
@@ -67,7 +67,7 @@ def _train_trial(
             while is_awaited(audits, job):
                 time.sleep(LOOK_SECONDS)
                 yield None
-            take(audits, job)
+            take_audit(audits, job)
         for event in train(job):
             watchdog.heartbeat()
             if event is None:
@@ -90,7 +90,7 @@ def _train_trial(
     except HarnessError as error:
         yield ended("failed", " ".join(error.lines))
     except Exception as error:
-        yield ended("failed", broke_down(job, error).message)
+        yield ended("failed", crash_of(job, error).message)
     else:
         yield ended("complete")
 

@@ -11,7 +11,7 @@ import torch
 
 from harness import data
 from harness.events import Epoch
-from harness.runs import build, choose_mode, prepare_training, refuse_single_image, telling_breakdowns
+from harness.runs import build, choose_mode, prepare_training, raising_crashes, refuse_single_image
 from harness.spec import ComputeMode, Job
 from harness.speed.reference import reference_epochs
 from harness.speed.roofline import Roofline, measure_roofline
@@ -74,17 +74,17 @@ def measure(job: Job, epochs: int, workers: int) -> Iterator[tuple[str, float] |
     choice = choose_mode(job, count * job.recipe.epochs, reference)
     roofline = measure_roofline(built.audit, choice.mode, device)
 
-    with telling_breakdowns(job):
+    with raising_crashes(job):
         begun = prepare_training(job, dataset.to(device), graphs, reference, choice)
     ours = (epoch.elapsed for epoch in begun.epochs if isinstance(epoch, Epoch))
     theirs = reference_epochs(built.network.to(device), dataset, job.recipe, device, workers)
     speeds: dict[str, list[float]] = {"reference": [], "harness": []}
     with contextlib.closing(ours), contextlib.closing(theirs):
         for _ in range(epochs):
-            with _as_in_a_script(job.device), telling_breakdowns(job):
+            with _as_in_a_script(job.device), raising_crashes(job):
                 speeds["reference"].append(count / next(theirs))
             yield "reference", speeds["reference"][-1]
-            with telling_breakdowns(job):
+            with raising_crashes(job):
                 speeds["harness"].append(count / next(ours))
             yield "harness", speeds["harness"][-1]
     yield Speed(count, begun.mode, tuple(speeds["reference"]), tuple(speeds["harness"]), roofline)

@@ -4,7 +4,7 @@ from harness.tracking.connection import address, own_database, tracking_uri
 from harness.tracking.notes import unrepeatable_line
 from harness.tracking.study_notes import confirmation_line, counts
 from harness.tracking.sweeps import SWEEPS
-from harness.tracking.tracker import Source, Tracker, experiments, missing_runs, pull, record_sweep, sync
+from harness.tracking.tracker import Source, Tracker, experiments, find_outdated, pull, record_sweep, sync
 
 __all__ = [
     "SWEEPS",
@@ -14,7 +14,7 @@ __all__ = [
     "confirmation_line",
     "counts",
     "experiments",
-    "missing_runs",
+    "find_outdated",
     "own_database",
     "pull",
     "record_sweep",

@@ -1,4 +1,4 @@
-"""A small MLflow client: finds, creates, logs and ends runs. Only this module and `artifacts` call mlflow."""
+"""A small MLflow client: finds, creates, logs and ends runs. Only `connection` and `artifacts` call mlflow, too."""
 
 from __future__ import annotations
 

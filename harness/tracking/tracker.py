@@ -237,7 +237,7 @@ def sync(found: Iterable[Source]) -> int:
     return len(done)
 
 
-def missing_runs(found: Iterable[Source]) -> list[str]:
+def find_outdated(found: Iterable[Source]) -> list[str]:
     """Return the ids of the sources that the store lacks in whole or in part, without those still running.
 
     Raises:

@@ -185,7 +185,7 @@ class Steps:
         loss.backward()
         if self._lean:
             self._lean.widen_gradients()
-        torch.index_select(self._rates, 0, self._position, out=self._rate)
+        self._set_learning_rate()
         self._optimizer.step()
         if self._average is not None:
             self._average.update()
@@ -193,6 +193,10 @@ class Steps:
             self.losses.index_copy_(0, self._position, loss.detach().view(1))
             self._predictions.index_copy_(0, places, logits.argmax(1))
         self._cursor += self._stride
+
+    def _set_learning_rate(self) -> None:
+        """Put the rate of this step where the optimiser reads it, on the device."""
+        torch.index_select(self._rates, 0, self._position, out=self._rate)
 
     def _normalised(self, rows: Tensor) -> Tensor:
         """Return the training images at `rows`, augmented and normalised: (N, 1, 28, 28)."""

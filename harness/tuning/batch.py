@@ -22,7 +22,7 @@ from harness.workers import News, Workers
 STARTUP = 5
 """Complete trials of earlier batches that pruning needs; the same number as in Optuna's median pruner."""
 
-MOST_LOSSES = 5
+FAILURES_TO_STOP = 5
 """Failed or diverged trials in a row after which a study stops."""
 
 
@@ -65,7 +65,7 @@ class Batch:
         together = workers.together
         waiting = [fresh[first : first + together] for first in range(0, len(fresh), together)]
         while running or waiting:
-            if self._log.losses == MOST_LOSSES:
+            if self._log.failures_in_a_row == FAILURES_TO_STOP:
                 return
             for group in waiting:
                 given = [(proposal.number, proposal.settings, job) for proposal, job in group]
@@ -92,7 +92,7 @@ class Batch:
         """Cache a trial, and log finished trials in the order of their numbers, so that the log has no gaps."""
         self._log.cache(trial)
         self._done[trial.number] = trial
-        while self.pending and self.pending[0].number in self._done and self._log.losses < MOST_LOSSES:
+        while self.pending and self.pending[0].number in self._done and self._log.failures_in_a_row < FAILURES_TO_STOP:
             proposal = self.pending.popleft()
             self._log.tell(proposal, self._done[proposal.number])
         return trial

@@ -13,7 +13,7 @@ from collections.abc import Generator
 
 from harness.errors import CrashedError
 from harness.events import StudyRecord, Trial
-from harness.tuning.batch import MOST_LOSSES, Batch
+from harness.tuning.batch import FAILURES_TO_STOP, Batch
 from harness.tuning.log import Log, alone
 from harness.tuning.propose import Proposer
 from harness.tuning.search import COUNTED, Search
@@ -50,9 +50,9 @@ def tune(
             yield from batch.train(pool, deadline)
             proposer.tell(log.trials[proposer.first :])
             yield log.record(is_running=True)
-            if log.losses == MOST_LOSSES:
+            if log.failures_in_a_row == FAILURES_TO_STOP:
                 raise CrashedError(
-                    f"{log.losses} trials in a row failed, the last one: {log.trials[-1].reason}",
+                    f"{log.failures_in_a_row} trials in a row failed, the last one: {log.trials[-1].reason}",
                     allowed=f"The study is saved in {log.folder}.",
                     hint="Fix the architecture or the ranges of the study, then run the same command again to resume.",
                 )

@@ -40,7 +40,7 @@ class Log:
         self.folder = folder
         self.study = study
         self.trials: list[Trial] = []
-        self.losses = 0
+        self.failures_in_a_row = 0
         self.known: dict[str, Trial] = {}
         for frozen in study.trials:
             self._add(frozen.user_attrs["key"], _trial(frozen.user_attrs["trial"]))
@@ -115,7 +115,7 @@ class Log:
             )
         )
         self._add(proposal.key, trial)
-        self.losses = 0 if trial.state in COUNTED else self.losses + 1
+        self.failures_in_a_row = 0 if trial.state in COUNTED else self.failures_in_a_row + 1
         (self.folder / f"{trial.number}.json").unlink(missing_ok=True)
 
     def record(self, is_running: bool) -> StudyRecord:
@@ -143,19 +143,19 @@ def _repair(log: Path) -> bool:
     log.parent.mkdir(parents=True, exist_ok=True)
     if not log.exists():
         return False
-    whole = log.read_bytes()
-    cached = whole[: whole.rfind(b"\n") + 1]
-    lines = cached.splitlines()
+    contents = log.read_bytes()
+    intact = contents[: contents.rfind(b"\n") + 1]
+    lines = intact.splitlines()
     if (number := count_whole_lines(lines)) < len(lines):
         raise DataError(
             f"Line {number + 1} of {log} is damaged.",
             allowed=f"The {number} lines before it are intact; nothing was changed.",
             hint="Restore the file, or let python -m harness doctor cut it off there: those trials are trained again.",
         )
-    if cached != whole:
-        os.truncate(log, len(cached))
+    if intact != contents:
+        os.truncate(log, len(intact))
     log.with_name(log.name + ".lock").unlink(missing_ok=True)  # Optuna's lock, left by a kill
-    return bool(cached)
+    return bool(intact)
 
 
 def count_whole_lines(lines: Sequence[bytes]) -> int:

@@ -240,7 +240,7 @@ class Cluster:
             raise WorkerLost(f"The worker that trained seed {job.seed} disconnected; another worker restarts it.")
 
     def wait(self, running: Iterable[Future[Any]], seconds: float) -> set[Future[Any]]:
-        """Return the finished futures as soon as there is one, or an empty set after `seconds`.
+        """Return the finished futures as soon as there is one, or an empty set after `seconds`, or sooner.
 
         Raises:
             ClusterLost: the scheduler is gone, there is no worker, or too many workers hang.

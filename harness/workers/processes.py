@@ -20,7 +20,7 @@ from pebble import ProcessExpired, ProcessPool
 
 from harness import watchdog
 from harness.events import Epoch, Result, Trial
-from harness.runs import Started, TrialRequest, expect, leave, leave_nothing, train, train_trials
+from harness.runs import Started, TrialRequest, expect_audit, leave_audit, leave_no_audit, train, train_trials
 from harness.spec import Job
 from harness.workers.protocol import News
 
@@ -82,7 +82,7 @@ class Processes:
 
     def _audit(self, job: Job) -> None:
         assert self._audit_pool
-        if expect(self._audits, job):
+        if expect_audit(self._audits, job):
             self._auditing[self._audit_pool.schedule(_audit, args=(job, self._audits))] = job
 
     def wait(self, running: Iterable[Future[Any]], seconds: float) -> set[Future[Any]]:
@@ -90,7 +90,7 @@ class Processes:
         done, _ = wait(running, timeout=min(seconds, watchdog.SLICE), return_when=FIRST_COMPLETED)
         for audited in [future for future in self._auditing if future.done()]:
             self.why_lost(audited)  # its process may have left children
-            leave_nothing(self._audits, self._auditing.pop(audited))
+            leave_no_audit(self._audits, self._auditing.pop(audited))
         if not done:
             for log in self._folder.glob("*.log"):
                 if log not in self._clocks:
@@ -171,7 +171,7 @@ def _train_trials(
 def _audit(job: Job, audits: Path) -> None:
     watchdog.heartbeat()  # its time limit starts here
     try:
-        leave(audits, job)
+        leave_audit(audits, job)
     finally:
         watchdog.pause()
 

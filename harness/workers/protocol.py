@@ -51,7 +51,7 @@ class Workers(Protocol):
         """
 
     def wait(self, running: Iterable[Future[Any]], seconds: float) -> set[Future[Any]]:
-        """Return the finished futures as soon as there is one, or an empty set after `seconds`."""
+        """Return the finished futures as soon as there is one, or an empty set after `seconds`, or sooner."""
 
     def news(self) -> list[News]:
         """Return the progress reports since the last call."""
