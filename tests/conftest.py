@@ -75,7 +75,12 @@ def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     for figure in ("learning_curves", "confusion_matrix", "hardest_images", "sweep_losses", "sweep_weights"):
         monkeypatch.setattr(f"harness.plots.{figure}", lambda *_: Undrawn())
     monkeypatch.setattr("harness.plots.study", lambda *_: {})
-    monkeypatch.setattr("harness.tracking.runs.write_model", lambda folder, *_: folder.mkdir())
+    monkeypatch.setattr("harness.tracking.runs.write_model", _write_nothing)
+
+
+def _write_nothing(folder: Path, *_: object) -> None:
+    folder.mkdir()
+    (folder / "MLmodel").touch()
 
 
 def is_alive(pid: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -122,7 +123,9 @@ class TestPlan:
 
 class TestCommand:
     @pytest.fixture(autouse=True)
-    def two_files(self, empty_folder: Path) -> None:
+    def two_files(self, empty_folder: Path, empty_store: Path) -> None:
+        Path("mlruns").mkdir()
+        shutil.copy(empty_store, "mlruns/mlflow.db")
         Path("a.py").write_text(TINY)
         Path("b.py").write_text(TINY.replace("dropout: float = 0.0", "dropout: float = 0.3") + "\n# another file\n")
 

@@ -103,6 +103,13 @@ def interrupt(*_: object, **__: object) -> None:
 
 
 @pytest.fixture
+def another(workplace: Path, empty_store: Path) -> str:
+    """Return the address of a second store, in which there is nothing yet."""
+    shutil.copy(empty_store, workplace / "another.db")
+    return f"sqlite:///{workplace / 'another.db'}"
+
+
+@pytest.fixture
 def trained(workplace: Path) -> Run:
     """Return a run without figures and model, to work on."""
     assert run("--set", "width=5") == 0
@@ -333,9 +340,11 @@ def test_unreachable_server_exits_7_and_loses_nothing(
     assert [shown.info.status for shown in runs_in_store()] == ["FINISHED"]
 
 
-def test_recording_draws_no_random_numbers(drawn: None, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recording_draws_no_random_numbers(
+    drawn: None, workplace: Path, another: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert run() == 0
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workplace / 'another.db'}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", another)
     Client(tracking_uri())  # before we look into it ourselves
     states = [torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()]  # type: ignore[index, union-attr]
     tracker = Tracker()
@@ -406,12 +415,17 @@ def test_note_edited_by_user_is_kept(trained: Run) -> None:
 
 @pytest.mark.parametrize("damage", ['{"event": "failed", "state": "failed", "time": 0}\n', "{}\n", "no JSON\n{}\n"])
 def test_damaged_journal_does_not_stop_sync(
-    trained: Run, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], damage: str
+    trained: Run,
+    workplace: Path,
+    another: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    damage: str,
 ) -> None:
     for name in ("00000000-000000-first", "quoted-'-name"):
         (folder := workplace / "mlruns" / "journal" / name).mkdir()
         (folder / "events.jsonl").write_text(damage)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workplace / 'another.db'}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", another)
     assert cli.main(["sync"]) == 7
     printed = capsys.readouterr().err
     assert "2 of 3 records" in printed

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from conftest import TINY
+from conftest import TINY, is_alive
 from preloaded import Process, shared
 
 
@@ -29,6 +31,23 @@ def until(process: Process, text: str, times: int = 1) -> str:
         assert line, f"it ended before it said {text}:\n{seen}"
         seen += line
     return seen
+
+
+def descendants(pid: int) -> list[int]:
+    """Return the processes that a process began, and those that they began."""
+    found = [int(line) for line in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return found + [deeper for child in found for deeper in descendants(child)]
+
+
+def kill(process: Process) -> None:
+    """Kill a process, and return when those that it started are gone, too."""
+    begun = descendants(process.pid)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    deadline = time.monotonic() + 60
+    while any(map(is_alive, begun)):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 class Silent:

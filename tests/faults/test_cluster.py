@@ -15,7 +15,7 @@ import dask
 import pytest
 from dask_processes import DaskProcesses, dask_processes
 from distributed import Client
-from processes import harness, until
+from processes import harness, kill, until
 
 from harness import cli, data, plugins, runs, tuning
 from harness.errors import BudgetError, ClusterLost, CrashedError, UsageError, WorkerLost
@@ -141,8 +141,7 @@ def test_killed_driver_resumes_the_same_study(workshop: Path, two: DaskProcesses
     command = ("tune", "study.py", "--dataset", "digits", "--epochs", str(EPOCHS), "--trials", str(TRIALS))
     driver = harness(workshop, *command, "--cluster", two.address)
     until(driver, "complete", 3)
-    os.killpg(driver.pid, signal.SIGKILL)
-    driver.wait()
+    kill(driver)
     assert harness(workshop, *command, "--cluster", two.address).wait() == 0
     (record,) = tuning.records()
     assert kept(record) == alone

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from preloaded import Process
-from processes import Silent, harness, start, until
+from processes import Silent, harness, kill, start, until
 
 from harness.events import Epoch
 from harness.journal import Journal, Record, all_journals
@@ -79,8 +79,7 @@ def test_killed_run_resumes_bit_for_bit(
         if kills < 10:  # the others may come at any moment, and few of them after an epoch
             until(process, "Epoch")
         time.sleep(moments.uniform(0, 0.1 if kills < 10 else 6))
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        kill(process)
     process = trained(tmp_path)
     if process.stdout:
         process.stdout.read()
@@ -93,8 +92,7 @@ def test_run_killed_while_writing_resumes_bit_for_bit(
 ) -> None:
     process = trained(tmp_path)
     until(process, "Epoch", 5)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    kill(process)
     journal, _ = outcome(tmp_path, monkeypatch)
     with open(journal.events_file, "a") as file:
         file.write('{"event": "epo')  # as a kill in the midst of a line leaves it
@@ -163,8 +161,7 @@ def test_second_ctrl_c_ends_run_immediately(workplace: Path, monkeypatch: pytest
 def test_next_command_marks_killed_run_interrupted(workplace: Path) -> None:
     process = harness(workplace, *RUN)
     until(process, "epoch  2/8")
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    kill(process)
     (journal,) = all_journals()
     record = journal.read()
     assert record

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from conftest import is_alive
 from mlflow import MlflowClient
-from processes import harness, until
+from processes import descendants, harness, until
 
 from harness import tuning
 from harness.tracking import tracking_uri
@@ -28,12 +28,6 @@ def statuses() -> dict[str, str]:
     found = client.get_experiment_by_name("tune/digits/study")
     assert found
     return {run.info.run_name: run.info.status for run in client.search_runs([found.experiment_id])}
-
-
-def descendants(pid: int) -> list[int]:
-    """Return the processes that a process began, and those that they began."""
-    found = [int(line) for line in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return found + [deeper for child in found for deeper in descendants(child)]
 
 
 def test_killed_study_is_marked_and_leaves_no_process(workplace: Path) -> None:
