@@ -10,11 +10,11 @@ run: .venv/ready
 # Worksteal, so that no process is left alone with the last long tests.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
-# Every behaviour, in about six minutes on two cores.
+# Every behaviour, in about five minutes on two idle cores.
 test: lint
 	$(PYTEST)
 
-# What `make test` leaves out, in about six minutes more: real clusters and servers, kills, a pretended GPU, long trainings.
+# What `make test` leaves out: real clusters and servers, kills, a pretended GPU, long trainings.
 test-all: .venv/ready
 	$(PYTEST) -m "thorough and not soak"
 

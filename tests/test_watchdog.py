@@ -25,8 +25,8 @@ LINE = WATCHED.splitlines().index("{work}") + 1
 
 
 WORKS_OR_WAITS = (
-    "time.sleep(1)",
-    "for _ in range(4): time.sleep(1); watchdog.heartbeat()",
+    "time.sleep(0.2)",
+    "for _ in range(12): time.sleep(0.3); watchdog.heartbeat()",
     "with watchdog.paused(): time.sleep(4)",
 )
 HANGS = (
