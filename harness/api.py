@@ -15,64 +15,14 @@ from typing import TYPE_CHECKING
 from harness import audit, data, journal, leaderboard, plugins, runs, tuning
 from harness.audit import Ledger, ModelSummary
 from harness.errors import TrackerError, UsageError
-from harness.journal import FinishedRun, Journal, all_journals, verify_run
+from harness.journal import Journal, Run, all_journals
 from harness.spec import BUDGET, Knob
 from harness.tracking import Tracker
 
 if TYPE_CHECKING:
     import pandas as pd
-    from torch import Tensor
 
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run.
-
-    Attributes:
-        path: the folder of its record.
-        facts: all that is recorded of it, with types: job, network, environment, epochs, result.
-    """
-
-    path: Path
-    facts: FinishedRun
-
-    @property
-    def name(self) -> str:
-        """What a person calls it: ``s6_gap width=12 seed 0``."""
-        return self.facts.start.name
-
-    @property
-    def seed(self) -> int:
-        """The seed it was trained from."""
-        return self.facts.job.seed
-
-    @property
-    def accuracy(self) -> float:
-        """Its score: the test accuracy after the last epoch, as a fraction of 1."""
-        return self.facts.result.accuracy
-
-    @property
-    def parameters(self) -> int:
-        """Stored numbers of its network."""
-        return self.facts.start.parameters
-
-    @property
-    def curve(self) -> pd.DataFrame:
-        """A row an epoch: lr, losses, accuracies (fractions of 1), seconds; the index is the epoch's number."""
-        import pandas
-
-        frame = pandas.DataFrame([asdict(epoch) for epoch in self.facts.epochs]).set_index("number")
-        names = {"held_out_loss": "test_loss", "held_out_accuracy": "test_accuracy"}
-        return frame.rename(columns=names).rename_axis("epoch")
-
-    @property
-    def weights(self) -> dict[str, Tensor]:
-        """The scored weights by name, on the CPU.
-
-        Raises:
-            FileNotFoundError: the run was imported: weights stay at home.
-        """
-        return Journal(self.path).weights()
+__all__ = ["Check", "Run", "board", "check", "run"]
 
 
 def run(
@@ -123,8 +73,7 @@ def run(
                     ids[job.seed] = event.run_id
     finally:
         _close(tracker)
-    journals = [Journal(journal.journal_folder() / ids[seed]) for seed in chosen]
-    return [Run(each.folder, verify_run(each)) for each in journals]
+    return [Run.of(Journal(journal.journal_folder() / ids[seed])) for seed in chosen]
 
 
 def _close(tracker: Tracker) -> None:

@@ -62,6 +62,7 @@ from harness.journal.journal import (
 )
 from harness.journal.outcome import Outcome
 from harness.journal.record import Environment, FinishedRun, Origin, Record, RunResult, RunStart, typed
+from harness.journal.run import Run
 from harness.journal.verify import verify_outcome, verify_run
 
 __all__ = [
@@ -76,6 +77,7 @@ __all__ = [
     "Origin",
     "Outcome",
     "Record",
+    "Run",
     "RunResult",
     "RunStart",
     "all_journals",

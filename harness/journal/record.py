@@ -270,6 +270,6 @@ class FinishedRun:
         return self.start.job
 
     @property
-    def curve(self) -> list[float]:
+    def accuracies(self) -> list[float]:
         """The held-out accuracy after each epoch, as fractions of 1."""
         return [epoch.held_out_accuracy or 0.0 for epoch in self.epochs]

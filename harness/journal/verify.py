@@ -157,10 +157,10 @@ def _check_course(run: FinishedRun) -> None:
         raise DataError("an accuracy of its journal is above 1 or missing")
     if curve[-1] != result.accuracy:
         raise DataError("its score is not that of its last epoch")
-    best = max(run.curve)
-    if (result.best_accuracy, result.best_epoch) != (best, run.curve.index(best) + 1):
+    best = max(run.accuracies)
+    if (result.best_accuracy, result.best_epoch) != (best, run.accuracies.index(best) + 1):
         raise DataError("its best epoch does not match its curve")
-    reached = [number for number, accuracy in enumerate(run.curve, 1) if accuracy >= BUDGET.accuracy]
+    reached = [number for number, accuracy in enumerate(run.accuracies, 1) if accuracy >= BUDGET.accuracy]
     if result.epochs_to_target != (reached[0] if reached and run.start.is_benchmark else None):
         raise DataError("its epochs to the target do not match its curve")
 

@@ -83,7 +83,7 @@ def _pictures(board: Board) -> Iterator[Picture]:
         + ".",
         plots.forest(names, scores, target),
     )
-    curves = {row.label: [run.facts.curve for run in row.runs] for row in rows[:LEADERS]}
+    curves = {row.label: [run.facts.accuracies for run in row.runs] for row in rows[:LEADERS]}
     yield _picture(
         "Learning curves",
         f"Test accuracy by epoch, mean and range over seeds, of {', '.join(curves)}.",

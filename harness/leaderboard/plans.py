@@ -27,7 +27,7 @@ import filelock
 from harness import journal
 from harness.errors import DataError
 from harness.journal import DAMAGE, Journal, Record
-from harness.leaderboard.run import identity
+from harness.leaderboard.row import identity
 from harness.spec import Job
 from harness.statistics import FEWEST
 

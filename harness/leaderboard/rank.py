@@ -18,10 +18,9 @@ import numpy as np
 from harness import plugins
 from harness.errors import DataError, UsageError, did_you_mean, printable
 from harness.events import StudyRecord
-from harness.journal import Journal, verify_run
+from harness.journal import Journal, Run
 from harness.leaderboard.compare import Pair, compare_leaders
-from harness.leaderboard.row import Row
-from harness.leaderboard.run import Run, identity
+from harness.leaderboard.row import Row, identity
 from harness.plugins import changed_settings
 from harness.spec import Job
 from harness.statistics import leader_bound
@@ -177,7 +176,7 @@ def _read(journals: Iterable[Journal]) -> tuple[list[Run], list[LeftOut]]:
     runs, left_out = [], []
     for journal in journals:
         try:
-            runs.append(Run(journal, verify_run(journal)))
+            runs.append(Run.of(journal))
         except DataError as error:
             left_out.append(LeftOut(journal.run_id, printable(error.message), _job(journal)))
     trained = [run.facts.job for run in runs]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from harness.journal import FinishedRun
-from harness.leaderboard.run import Run, identity
+from harness.journal import FinishedRun, Run
 from harness.plugins import run_command, settings_texts
-from harness.spec import BUDGET
+from harness.spec import BUDGET, RECIPE_FIELDS, Job
 from harness.statistics import FEWEST, LOOKS, Summary, bound_at_look, bound_on_new_images, lower_bound, summarise
 from harness.training import Target, verdict
 
@@ -75,7 +75,7 @@ class Row:
     @property
     def scores(self) -> list[float]:
         """The score of each seed: test accuracy after the last epoch."""
-        return [run.result.accuracy for run in self.runs]
+        return [run.accuracy for run in self.runs]
 
     @cached_property
     def score(self) -> Summary:
@@ -212,6 +212,12 @@ class Row:
             DataError: the predictions of a run cannot be read.
         """
         return np.stack([run.correct for run in self.runs])
+
+
+def identity(job: Job) -> str:
+    """Return a text that is equal for runs that may be averaged: file, knobs, recipe, dataset and protocol."""
+    recipe = [getattr(job.recipe, name) for name in RECIPE_FIELDS]
+    return json.dumps([job.sha256, dict(job.knobs), recipe, job.dataset_digest, job.protocol], sort_keys=True)
 
 
 def _stretches(seeds: Sequence[int]) -> list[tuple[int, int]]:
