@@ -27,8 +27,7 @@ from harness.tracking import tracking_uri
 from harness.tracking.client import Client
 from harness.tracking.tracker import sync_source
 from harness.tuning import Search
-from harness.workers import Cluster, News
-from harness.workers.processes import _telling
+from harness.workers import Cluster, News, processes
 
 SECONDS = 1.0
 """What a trial sleeps."""
@@ -36,7 +35,7 @@ SECONDS = 1.0
 THOUSAND = 1_000
 
 FILES = {
-    "asleep.py": '''"""A linear layer nobody trains."""
+    "asleep.py": '''"""A linear layer that is never trained."""
 from torch import nn
 
 
@@ -78,12 +77,12 @@ def search(sampler: str = "tpe", batch: int = tuning.BATCH) -> Search:
 
 def dask_setup(_: object) -> None:
     """Called by Dask in each worker, which then lets its process sleep instead of training."""
-    _train_trials = sleep
+    processes._train_trials = sleep
 
 
-def sleep(asked: Sequence[TrialRequest], floor: Mapping[int, float], folder: Path) -> list[Trial]:
-    """Stand in for `harness.workers._attempt`, and tell of an epoch as that does."""
-    with _telling(folder) as tell:
+def sleep(asked: Sequence[TrialRequest], medians: Mapping[int, float], folder: Path, *_: object) -> list[Trial]:
+    """Stand in for `harness.workers.processes._train_trials`, and report an epoch as that does."""
+    with processes._reporting(folder) as tell:
         time.sleep(SECONDS)
         (trial,) = made_up(asked)
         tell(trial.number, trial.epochs[-1], 19)
@@ -171,7 +170,7 @@ def measure_driver(trials: int, batch: int) -> None:
 
 
 def _pondering(sampler: str, told: Sequence[FrozenTrial]) -> float:
-    """Return the milliseconds it takes to ask for a trial by somebody who knows `told`."""
+    """Return the milliseconds of a proposal after the trials in `told`."""
     asking = tuning.Proposer(search(sampler), told)
     began = time.perf_counter()
     asking.ask(tuning.BATCH)

@@ -14,7 +14,7 @@ def run() -> int:
     # A closed stream (`>&-`) is None: its output is discarded.
     nowhere = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  open until the process ends
     sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere
-    code = main(apart=True)
+    code = main(isolated=True)
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

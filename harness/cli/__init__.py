@@ -37,17 +37,17 @@ PLUG_IN_COMMANDS = ("run", "check", "tune", "compare", "speed", "sync")
 """Commands that run the code of plug-ins, each in a process of its own."""
 
 
-def main(argv: Sequence[str] | None = None, apart: bool = False) -> int:
+def main(argv: Sequence[str] | None = None, isolated: bool = False) -> int:
     """Run the command line and return the exit code; see `harness.errors` for what each means.
 
     Args:
-        apart: run a plug-in's code in another process even if there is only one plug-in.
+        isolated: run a plug-in's code in another process even if there is only one plug-in.
     """
     arguments = [*(sys.argv[1:] if argv is None else argv)]  # not list(...): that may be the command
-    return in_good_order(partial(_dispatch, arguments, apart))
+    return in_good_order(partial(_dispatch, arguments, isolated))
 
 
-def _dispatch(arguments: Sequence[str], apart: bool) -> int:
+def _dispatch(arguments: Sequence[str], isolated: bool) -> int:
     name = arguments[0] if arguments else "--help"
     if name in ("-h", "--help", "help"):
         print(_help())
@@ -72,7 +72,7 @@ def _dispatch(arguments: Sequence[str], apart: bool) -> int:
     typed = [_renamed(argument) for argument in arguments[1:]]
     args = parser.parse_args(typed)
     args.typed = {argument.partition("=")[0] for argument in typed if argument.startswith("--")}
-    if (apart and name in PLUG_IN_COMMANDS) or len(getattr(args, "files", ())) > 1:
+    if (isolated and name in PLUG_IN_COMMANDS) or len(getattr(args, "files", ())) > 1:
         return run_isolated(module, args)
     return int(module.main(args))
 

@@ -116,25 +116,26 @@ def train(job: Job, progress: Progress | None = None, keep: bool = False) -> Gen
     graphs, reference = built.audit.graphs(built.network, device), built.reference.own_graphs(device)
     images = len(dataset.train.labels) * job.recipe.epochs
     choice = Choice(progress.mode) if progress else choose_mode(job, images, reference)
-    begun = prepare_training(job, dataset, graphs, reference, choice, progress.checkpoint if progress else None, keep)
+    prior = progress.checkpoint if progress else None
+    prepared = prepare_training(job, dataset, graphs, reference, choice, prior, keep)
     epochs = [*progress.epochs[: progress.checkpoint.epoch]] if progress else []
     yield Started(
         built.audit.ledger,
         built.model,
         device_name(device),
-        begun.mode,
+        prepared.mode,
         dataset.is_benchmark,
         describe_environment(device_name(device)),
         _untrained(job.recipe, len(dataset.train.labels)),
-        begun.slow_because,
-        unrepeatable(begun.mode, reference.train) if job.device == "cuda" else (),
+        prepared.slow_because,
+        unrepeatable(prepared.mode, reference.train) if job.device == "cuda" else (),
         len(epochs),
     )
-    yield from _scored_epochs(job, dataset, graphs.evaluation, begun, epochs)
+    yield from _scored_epochs(job, dataset, graphs.evaluation, prepared, epochs)
 
 
 def _scored_epochs(
-    job: Job, dataset: data.Dataset, graph: GraphModule, begun: PreparedTraining, epochs: list[Epoch]
+    job: Job, dataset: data.Dataset, graph: GraphModule, prepared: PreparedTraining, epochs: list[Epoch]
 ) -> Iterator[Event | Checkpoint | None]:
     """Train, score each epoch and append it to `epochs`; at the end yield the result.
 
@@ -142,14 +143,14 @@ def _scored_epochs(
         graph: the evaluation graph, which shares the trained tensors.
         epochs: those trained before an interruption.
     """
-    if begun.average:
-        graph.load_state_dict(begun.average.state, assign=True)
+    if prepared.average:
+        graph.load_state_dict(prepared.average.state, assign=True)
     tensors_by_name = graph.state_dict(keep_vars=True)  # before scoring replaces some of them
-    scored = accelerate_scoring(graph, begun.mode)
-    batch = COMPILED_BATCH if begun.mode.execution == "compiled" else None
+    scored = accelerate_scoring(graph, prepared.mode)
+    batch = COMPILED_BATCH if prepared.mode.execution == "compiled" else None
     checkpoint: Checkpoint | None = None
     scoring = 0.0
-    for event in begun.epochs:
+    for event in prepared.epochs:
         if event is None:
             yield None
         elif isinstance(event, Checkpoint):

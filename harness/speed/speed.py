@@ -75,8 +75,8 @@ def measure(job: Job, epochs: int, workers: int) -> Iterator[tuple[str, float] |
     roofline = measure_roofline(built.audit, choice.mode, device)
 
     with raising_crashes(job):
-        begun = prepare_training(job, dataset.to(device), graphs, reference, choice)
-    ours = (epoch.elapsed for epoch in begun.epochs if isinstance(epoch, Epoch))
+        prepared = prepare_training(job, dataset.to(device), graphs, reference, choice)
+    ours = (epoch.elapsed for epoch in prepared.epochs if isinstance(epoch, Epoch))
     theirs = reference_epochs(built.network.to(device), dataset, job.recipe, device, workers)
     speeds: dict[str, list[float]] = {"reference": [], "harness": []}
     with contextlib.closing(ours), contextlib.closing(theirs):
@@ -87,7 +87,7 @@ def measure(job: Job, epochs: int, workers: int) -> Iterator[tuple[str, float] |
             with raising_crashes(job):
                 speeds["harness"].append(count / next(ours))
             yield "harness", speeds["harness"][-1]
-    yield Speed(count, begun.mode, tuple(speeds["reference"]), tuple(speeds["harness"]), roofline)
+    yield Speed(count, prepared.mode, tuple(speeds["reference"]), tuple(speeds["harness"]), roofline)
 
 
 @contextlib.contextmanager

@@ -85,7 +85,7 @@ def is_study_current(client: Client, record: StudyRecord) -> bool:
 
 
 def _record_trial(
-    client: Client, experiment: str, parent: str, record: StudyRecord, trial: Trial, begun: Run | None
+    client: Client, experiment: str, parent: str, record: StudyRecord, trial: Trial, known: Run | None
 ) -> None:
     tags = {
         **tags_of(record),
@@ -95,7 +95,7 @@ def _record_trial(
         "reason": trial.reason,
     }
     params = {**trial.settings, "parameters": trial.parameters}
-    run_id = client.begin(experiment, trial.started, f"trial {trial.number}", tags, params, begun).info.run_id
+    run_id = client.begin(experiment, trial.started, f"trial {trial.number}", tags, params, known).info.run_id
     points = [point for epoch in trial.epochs for point in points_of_epoch(epoch, trial.ended, "validation")]
     client.log(run_id, points)
     client.end(run_id, _STATUS[trial.state], trial.ended)

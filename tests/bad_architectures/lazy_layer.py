@@ -1,4 +1,4 @@
-"""A lazy layer, whose sizes nobody knows before the first image."""
+"""A lazy layer, whose sizes are unknown before the first image."""
 
 from torch import Tensor, nn
 

@@ -1,4 +1,4 @@
-"""Hundreds of numbers in the eps of layer norms, where nobody looks."""
+"""Hundreds of numbers in the eps of layer norms, where a count might not look."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
