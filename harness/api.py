@@ -53,7 +53,9 @@ def run(
     """
     chosen = range(seeds) if isinstance(seeds, int) else seeds
     if not chosen or min(chosen) < 0:
-        raise UsageError(f"seeds {seeds!r} cannot be trained.", allowed="Legal: a number of seeds, or a list of seeds.")
+        raise UsageError(
+            f"seeds {seeds!r} cannot be trained.", allowed="Allowed: a number of seeds, or a list of seeds."
+        )
     architecture = plugins.load(path)
     knobs, recipe = plugins.apply_settings(architecture, settings or {})
     name, why_not_mnist = data.choose(dataset)

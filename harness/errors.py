@@ -1,7 +1,7 @@
 """Every error a user can cause, and the exit code each ends with.
 
     HarnessError                 1   a bug in the harness, unless a subclass was raised
-    ├── UsageError               2   the command line, a recipe or a knob is not legal
+    ├── UsageError               2   the command line, a recipe or a knob is not allowed
     ├── Refusal                      a plug-in is refused; carries the id of the rule it breaks
     │   ├── ContractError        2   the file breaks the plug-in contract
     │   ├── BudgetError          3   too many parameters or too many epochs
@@ -15,7 +15,7 @@
         └── OutOfMemory          8   there was not enough memory
 
 An error may be raised anywhere. It is caught in one place, `harness.cli.main`, which prints its lines: the
-problem, what is legal, and what to do next.
+problem, what is allowed, and what to do next.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from typing import Any
 
 
 class HarnessError(Exception):
-    """An error with three lines for the user: the problem, what is legal, and what to do next.
+    """An error with three lines for the user: the problem, what is allowed, and what to do next.
 
     Args:
         message: the problem.
-        allowed: what would have been legal; may be empty where `message` already says it.
+        allowed: what would have been allowed; may be empty where `message` already says it.
         hint: what the user should do next.
     """
 
@@ -62,7 +62,7 @@ def _restored(kind: type[HarnessError], message: str, attributes: dict[str, Any]
 
 
 class UsageError(HarnessError):
-    """A command line, recipe or knob that is not legal."""
+    """A command line, recipe or knob that is not allowed."""
 
     exit_code = 2
 

@@ -156,7 +156,7 @@ def _check_setting(name: str, value: object, type_name: str, allowed: Mapping[st
         if value not in allowed["choices"]:
             raise UsageError(
                 f"{name} cannot be {reprlib.repr(value)}.",
-                allowed=f"Legal: {', '.join(allowed['choices'])}.",
+                allowed=f"Allowed: {', '.join(allowed['choices'])}.",
                 hint=did_you_mean(str(value), allowed["choices"]),
             )
     elif not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
@@ -165,7 +165,7 @@ def _check_setting(name: str, value: object, type_name: str, allowed: Mapping[st
         )
     elif not isinstance(value, (bool, str)) and not (allowed["low"] <= value <= allowed["high"]):
         # The comparison also refuses NaN.
-        raise UsageError(f"{name} {reprlib.repr(value)} is out of range.", allowed=f"Legal: {span(allowed)}{unit}.")
+        raise UsageError(f"{name} {reprlib.repr(value)} is out of range.", allowed=f"Allowed: {span(allowed)}{unit}.")
 
 
 @dataclass(frozen=True)

@@ -245,7 +245,7 @@ class TestRun:
             (["--set", "warmup_epochs=1e999"], 2, "warmup_epochs inf is out of range"),
             (["--set", "epochs=" + "9" * 5_000], 2, "epochs must be int, not inf"),
             (["--seeds"], 2, "Argument --seeds: expected one argument."),
-            (["--seeds", "1000000000"], 2, "Legal: 1 to 1,000"),
+            (["--seeds", "1000000000"], 2, "Allowed: 1 to 1,000"),
             (["--device", "tpu"], 2, "invalid choice: 'tpu'"),
             (["--device", "mps"], 2, "Apple GPUs are not supported"),
             (["--set", "width=wide"], 2, "width must be int"),

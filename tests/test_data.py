@@ -308,7 +308,7 @@ def test_dataset_name_is_used_as_given() -> None:
 def test_misspelt_name_lists_legal_ones() -> None:
     with pytest.raises(UsageError) as caught:
         data.choose("minst")
-    assert caught.value.allowed == "Legal: auto, mnist, digits."
+    assert caught.value.allowed == "Allowed: auto, mnist, digits."
     assert caught.value.hint == "Did you mean 'mnist'?"
 
 

@@ -43,23 +43,25 @@ def test_exit_codes_are_stable() -> None:
 
 
 def test_lines_are_message_allowed_and_hint() -> None:
-    assert DataError("wrong", allowed="legal", hint="mend").lines == ["wrong", "legal", "mend"]
+    assert DataError("message", allowed="allowed", hint="hint").lines == ["message", "allowed", "hint"]
 
 
-@given(allowed=st.sampled_from(["", "legal"]), hint=st.sampled_from(["", "mend"]))
+@given(allowed=st.sampled_from(["", "allowed"]), hint=st.sampled_from(["", "hint"]))
 def test_empty_line_is_omitted(allowed: str, hint: str) -> None:
-    assert DataError("wrong", allowed=allowed, hint=hint).lines == [text for text in ("wrong", allowed, hint) if text]
+    assert DataError("message", allowed=allowed, hint=hint).lines == [
+        text for text in ("message", allowed, hint) if text
+    ]
 
 
 @pytest.mark.parametrize("kind", [ContractError, BudgetError, AuditError])
 def test_refusal_line_has_rule_and_place(kind: type[errors.Refusal]) -> None:
-    refusal = kind("rule-id", "wrong", where="file.py:3", hint="mend")
-    assert refusal.lines == ["[rule-id] wrong (file.py:3)", "mend"]
-    assert kind("rule-id", "wrong").lines == ["[rule-id] wrong"]
+    refusal = kind("rule-id", "message", where="file.py:3", hint="hint")
+    assert refusal.lines == ["[rule-id] message (file.py:3)", "hint"]
+    assert kind("rule-id", "message").lines == ["[rule-id] message"]
 
 
 def test_str_of_error_is_its_message() -> None:
-    assert str(HarnessError("wrong", allowed="legal", hint="mend")) == "wrong"
+    assert str(HarnessError("message", allowed="allowed", hint="hint")) == "message"
 
 
 def test_only_near_misses_are_suggested() -> None:
@@ -86,8 +88,8 @@ def test_out_of_memory_is_recognised_in_every_form(error: Exception) -> None:
 @pytest.mark.parametrize(
     "error",
     [
-        errors.CrashedError("wrong", allowed="legal", hint="mend"),
-        errors.BudgetError("parameters", "wrong", excess=7, where="net.py:3", hint="mend"),
+        errors.CrashedError("message", allowed="allowed", hint="hint"),
+        errors.BudgetError("parameters", "message", excess=7, where="net.py:3", hint="hint"),
     ],
 )
 def test_errors_survive_pickling(error: errors.HarnessError) -> None:

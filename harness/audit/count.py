@@ -271,7 +271,7 @@ def refuse_odd_tensor(name: str, tensor: Tensor, path: str) -> None:
             "tensor",
             f"{name} is a {type(tensor).__name__} ({tensor.layout}), whose numbers the audit cannot count.",
             where=path,
-            allowed="Legal: dense torch.Tensor and torch.nn.Parameter, no subclasses.",
+            allowed="Allowed: dense torch.Tensor and torch.nn.Parameter, no subclasses.",
             hint="Give lazy layers their sizes (nn.Linear for nn.LazyLinear); store tables as dense tensors.",
         )
     if tensor._backward_hooks or getattr(tensor, "_post_accumulate_grad_hooks", None):

@@ -87,7 +87,7 @@ def refuse_foreign_operators(program: ExportedProgram, path: str) -> None:
                 "operator",
                 f"forward uses the operator {node.target}, which the audit cannot inspect.",
                 where=cause(node, path),
-                allowed="Legal: torch's own (aten) operators; no custom operators, no nested graphs.",
+                allowed="Allowed: torch's own (aten) operators; no custom operators, no nested graphs.",
                 hint="Write it with ordinary torch functions; for torch.no_grad() use tensor.detach().",
             )
     size = sum(_size(node) for node in nodes)

@@ -95,7 +95,7 @@ def _predictions_of(network: nn.Module, training: bool, path: str) -> Tensor:
             "output",
             f"forward returns {wrong}.",
             where=path,
-            allowed="Legal: a float32 tensor of shape (N, 10) for (N, 1, 28, 28) images.",
+            allowed="Allowed: a float32 tensor of shape (N, 10) for (N, 1, 28, 28) images.",
             hint=device_hint(wrong) or "Fix the last layer.",
         )
     return predictions

@@ -170,7 +170,7 @@ def enforce(ledger: Ledger, recipe: Recipe, budget: Budget) -> None:
         raise BudgetError(
             "epochs",
             f"The recipe trains for {recipe.epochs} epochs; the budget is {budget.epochs}.",
-            allowed=f"Legal: 1 to {budget.epochs} epochs.",
+            allowed=f"Allowed: 1 to {budget.epochs} epochs.",
             hint=f"Set epochs to {budget.epochs} or fewer.",
             excess=recipe.epochs - budget.epochs,
         )

@@ -66,7 +66,9 @@ class Problem:
                 )
             for value in values:
                 if not abs(value) <= LARGEST:  # refuses NaN too
-                    raise UsageError(f"{name} cannot hold {value}.", allowed="Legal: finite numbers of ordinary size.")
+                    raise UsageError(
+                        f"{name} cannot hold {value}.", allowed="Allowed: finite numbers of ordinary size."
+                    )
 
 
 @dataclass(frozen=True)
@@ -166,11 +168,11 @@ def descend(problem: Problem, lr: float, steps: int) -> Trajectory:
     if not 0 < lr <= LARGEST:  # refuses NaN too
         raise UsageError(
             f"The learning rate {lr} cannot be used.",
-            allowed=f"Legal: above 0, at most {LARGEST:g}.",
+            allowed=f"Allowed: above 0, at most {LARGEST:g}.",
             hint="Example: --lr 0.1,0.5,2.0",
         )
     if not 1 <= steps <= MOST_STEPS:
-        raise UsageError(f"{steps} steps cannot be trained.", allowed=f"Legal: 1 to {MOST_STEPS:,}.")
+        raise UsageError(f"{steps} steps cannot be trained.", allowed=f"Allowed: 1 to {MOST_STEPS:,}.")
     rows = [evaluate(problem, problem.weights)]
     for _ in range(steps):
         row = rows[-1]

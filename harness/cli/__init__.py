@@ -58,7 +58,7 @@ def _dispatch(arguments: Sequence[str], isolated: bool) -> int:
     if name not in COMMANDS:
         raise UsageError(
             f"There is no command '{name}'.",
-            allowed=f"Legal: {', '.join(COMMANDS)}.",
+            allowed=f"Allowed: {', '.join(COMMANDS)}.",
             hint=did_you_mean(name, COMMANDS) or "python -m harness --help describes each command.",
         )
     module = importlib.import_module(f"harness.cli.{name}")

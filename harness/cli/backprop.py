@@ -43,12 +43,12 @@ def main(args: argparse.Namespace) -> int:
         _numbers("inputs", args.inputs), _numbers("targets", args.targets), _numbers("weights", args.weights)
     )
     if not 0 < args.loss <= LARGEST:  # refuses NaN too
-        raise UsageError(f"--loss {args.loss} cannot be reached.", allowed="Legal: a number above 0.")
+        raise UsageError(f"--loss {args.loss} cannot be reached.", allowed="Allowed: a number above 0.")
     trajectories = sweep(problem, _numbers("lr", args.lr), args.steps, args.until_broken)
     for step in args.table or ():
         if not 0 <= step <= args.steps:
             raise UsageError(
-                f"There is no step {step}.", allowed=f"Legal: 0 (before the first update) to {args.steps}."
+                f"There is no step {step}.", allowed=f"Allowed: 0 (before the first update) to {args.steps}."
             )
     _summarise(trajectories, args.loss)
     if args.table:

@@ -42,7 +42,7 @@ def main(args: argparse.Namespace) -> int:
     if not FEWEST <= args.seeds <= MOST_SEEDS:
         raise UsageError(
             f"--seeds {args.seeds} is out of range.",
-            allowed=f"Legal: {FEWEST} to {MOST_SEEDS:,}; fewer seeds than {FEWEST} give no verdict.",
+            allowed=f"Allowed: {FEWEST} to {MOST_SEEDS:,}; fewer seeds than {FEWEST} give no verdict.",
         )
     device = session.choose_device(args.device)
     options.refuse_jobs(args.jobs, device)

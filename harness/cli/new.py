@@ -41,7 +41,7 @@ def main(args: argparse.Namespace) -> int:
     if not name.isidentifier() or keyword.iskeyword(name):
         raise UsageError(
             f"'{args.name}' cannot be the name of an architecture.",
-            allowed="Legal: letters, digits and underscores, not starting with a digit; not a Python keyword.",
+            allowed="Allowed: letters, digits and underscores, not starting with a digit; not a Python keyword.",
             hint="Example: python -m harness new my_network",
         )
     path = Path("architectures") / f"{name}.py"

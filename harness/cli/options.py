@@ -82,7 +82,7 @@ def refuse_jobs(count: int, device: str) -> None:
         UsageError: `count` is below 1, or above 1 on a CPU.
     """
     if count < 1:
-        raise UsageError(f"--jobs {count} is out of range.", allowed="Legal: 1 or more.")
+        raise UsageError(f"--jobs {count} is out of range.", allowed="Allowed: 1 or more.")
     if count > 1 and device == "cpu":
         raise UsageError(
             f"--jobs {count} is not possible here.",

@@ -114,9 +114,9 @@ def _settings(args: argparse.Namespace) -> dict[str, str]:
             raise UsageError("--epochs and --set epochs=... are the same setting.", hint="Give one of them.")
         given["epochs"] = str(args.epochs)
     if not 1 <= args.seeds <= MOST_SEEDS:
-        raise UsageError(f"--seeds {args.seeds} is out of range.", allowed=f"Legal: 1 to {MOST_SEEDS:,}.")
+        raise UsageError(f"--seeds {args.seeds} is out of range.", allowed=f"Allowed: 1 to {MOST_SEEDS:,}.")
     if not 0 <= args.seed <= options.MOST_SEED:
-        raise UsageError(f"--seed {args.seed} is out of range.", allowed=f"Legal: 0 to {options.MOST_SEED:,}.")
+        raise UsageError(f"--seed {args.seed} is out of range.", allowed=f"Allowed: 0 to {options.MOST_SEED:,}.")
     return given
 
 

@@ -55,7 +55,7 @@ def connect(
             hint="pip install 'harness[cluster]', or in a checkout pip install -e '.[cluster]'.",
         ) from error
     if gpu_share is not None and not 0 < gpu_share <= 1:
-        raise UsageError(f"--gpu-share {gpu_share:g} is out of range.", allowed="Legal: above 0, to 1.")
+        raise UsageError(f"--gpu-share {gpu_share:g} is out of range.", allowed="Allowed: above 0, to 1.")
     cluster = make(address, hang_timeout)
     if device == "auto":
         device = "cuda" if cluster.gpus else "cpu"

@@ -45,9 +45,9 @@ def main(args: argparse.Namespace) -> int:
     knobs, recipe = options.parse_settings(architecture, options.settings(args.settings))
     epochs = min(EPOCHS, recipe.epochs) if args.epochs is None else args.epochs
     if not 1 <= epochs <= recipe.epochs:
-        raise UsageError(f"--epochs {epochs} is out of range.", allowed=f"Legal: 1 to {recipe.epochs}.")
+        raise UsageError(f"--epochs {epochs} is out of range.", allowed=f"Allowed: 1 to {recipe.epochs}.")
     if args.workers < 0:
-        raise UsageError(f"--workers {args.workers} is negative.", allowed="Legal: 0 or more.")
+        raise UsageError(f"--workers {args.workers} is negative.", allowed="Allowed: 0 or more.")
     job = runs.jobs(architecture, knobs, recipe, data.load(name), range(1), device)[0]
     where = runs.device_name(torch.device(device))
     if not args.json:

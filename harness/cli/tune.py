@@ -154,10 +154,10 @@ def _refuse_numbers(args: argparse.Namespace) -> None:
     for name, (low, high) in ranges.items():
         value = getattr(args, name)
         if value is not None and not low <= value <= high:
-            raise UsageError(f"--{name} {value} is out of range.", allowed=f"Legal: {low} to {high:,}.")
+            raise UsageError(f"--{name} {value} is out of range.", allowed=f"Allowed: {low} to {high:,}.")
     if args.timeout is not None and not 0 < args.timeout <= options.LONGEST:
         raise UsageError(
-            f"--timeout {args.timeout:g} is out of range.", allowed=f"Legal: above 0, to {options.LONGEST:,} seconds."
+            f"--timeout {args.timeout:g} is out of range.", allowed=f"Allowed: above 0, to {options.LONGEST:,} seconds."
         )
 
 
@@ -174,7 +174,7 @@ def _path(given: str) -> str:
         allowed = sorted(file.stem for file in Path("studies").glob("*.py"))
         raise UsageError(
             f"There is no study '{given}'.",
-            allowed=f"Legal: {', '.join(allowed) or 'none here'}, or the path of a file.",
+            allowed=f"Allowed: {', '.join(allowed) or 'none here'}, or the path of a file.",
             hint=did_you_mean(given, allowed),
         )
     return str(named)

@@ -32,7 +32,7 @@ def main(args: argparse.Namespace) -> int:
         console.print(f"The runs are on the tracking server: {tracking.address()}")
         return 0
     if not 1 <= args.port <= 65_535:
-        raise UsageError(f"There is no port {args.port}.", allowed="Legal: 1 to 65535.")
+        raise UsageError(f"There is no port {args.port}.", allowed="Allowed: 1 to 65535.")
     found = tracking.experiments(uri)
     port = _free_port(args.port)
     command = [

@@ -49,7 +49,7 @@ def choose(name: str) -> tuple[str, str]:
         if name not in NAMES:
             raise UsageError(
                 f"There is no dataset '{name}'.",
-                allowed=f"Legal: auto, {', '.join(NAMES)}.",
+                allowed=f"Allowed: auto, {', '.join(NAMES)}.",
                 hint=did_you_mean(name, NAMES),
             )
         return name, ""

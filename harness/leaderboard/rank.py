@@ -84,7 +84,7 @@ class Board:
             allowed = [row.label for row in found or self.rows]
             raise UsageError(
                 f"{'No row is' if not found else f'{len(found)} rows are'} called '{name}'.",
-                allowed=f"Legal: {', '.join(map(repr, allowed))}.",
+                allowed=f"Allowed: {', '.join(map(repr, allowed))}.",
                 hint=did_you_mean(name, allowed) or "Name a row by its rank or its name on the board.",
             )
         return found[0]

@@ -161,7 +161,7 @@ def _recipe(overrides: object, knobs: Mapping[str, Knob], path: str) -> Recipe:
                 "recipe",
                 f"RECIPE has no field {name!r}.",
                 where=path,
-                allowed=f"Legal: {', '.join(RECIPE_FIELDS)}.",
+                allowed=f"Allowed: {', '.join(RECIPE_FIELDS)}.",
                 hint=did_you_mean(str(name), RECIPE_FIELDS) or f"Remove {name!r} from RECIPE.",
             )
     try:

@@ -20,7 +20,7 @@ def apply_settings(architecture: Architecture, settings: Mapping[str, Knob]) -> 
         All knobs of `build`, and the recipe.
 
     Raises:
-        UsageError: a name is unknown, or a value is not legal for it.
+        UsageError: a name is unknown, or a value is not allowed for it.
     """
     allowed = [*architecture.knobs, *RECIPE_FIELDS]
     for name in settings:
@@ -41,7 +41,7 @@ def apply_settings(architecture: Architecture, settings: Mapping[str, Knob]) -> 
 def _knob_value(name: str, value: Knob, default: Knob) -> Knob:
     if isinstance(default, float) and isinstance(value, (int, float)) and not isinstance(value, bool):
         if not abs(value) <= sys.float_info.max:  # refuses NaN too
-            raise UsageError(f"{name} cannot be {value}.", allowed="Legal: finite numbers.")
+            raise UsageError(f"{name} cannot be {value}.", allowed="Allowed: finite numbers.")
         return float(value)
     if type(value) is not type(default):
         raise UsageError(

@@ -83,7 +83,7 @@ def suggest(study: Study, trial: Any) -> dict[str, Knob]:
                 "suggest",
                 f"suggest returned an illegal setting: {type(value).__name__} for {reprlib.repr(name)}.",
                 where=study.path,
-                allowed="Legal: a name with a number below 2**63, a short text, True or False.",
+                allowed="Allowed: a name with a number below 2**63, a short text, True or False.",
                 hint="Leave out a setting that a trial does not have.",
             )
     return settings
@@ -111,7 +111,7 @@ def _searched(path: object, study: str) -> Architecture:
             "architecture",
             f"ARCHITECTURE: {error.message}",
             where=study,
-            allowed="Legal: the path of an architecture, from the folder the command is run in.",
+            allowed="Allowed: the path of an architecture, from the folder the command is run in.",
             hint=error.hint or "Fix that path.",
         ) from None
 
@@ -123,7 +123,7 @@ def _choice(module: ModuleType, name: str, allowed: tuple[str, ...], path: str) 
             name.lower(),
             f"{name} cannot be {value!r}.",
             where=path,
-            allowed=f"Legal: {', '.join(allowed)}.",
+            allowed=f"Allowed: {', '.join(allowed)}.",
             hint=did_you_mean(str(value), allowed) or "Choose one of them, or leave it out.",
         )
     return str(value)

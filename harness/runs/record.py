@@ -53,7 +53,7 @@ def record(
             raise UsageError(f"Another process is resuming {unfinished.run_id}.", hint="Wait for it to finish.")
         journal = unfinished if progress else None
         trained = trainer(job) if trainer else train(job, progress, keep=True)
-        yield from _record(job, tracker, group, journal, progress, trained, held)
+        yield from _write_events(job, tracker, group, journal, progress, trained, held)
 
 
 def _take_up(journal: Journal, held: contextlib.ExitStack) -> Progress | None:
@@ -70,7 +70,7 @@ def _take_up(journal: Journal, held: contextlib.ExitStack) -> Progress | None:
     return None
 
 
-def _record(
+def _write_events(
     job: Job,
     tracker: Tracker,
     group: Group | None,

@@ -37,7 +37,7 @@ def load_interrupted(run_id: str) -> tuple[Job, Journal]:
     if run_id not in known:
         raise UsageError(
             f"There is no run '{run_id}' in {journal_folder()}.",
-            allowed="Legal: the name of a folder there.",
+            allowed="Allowed: the name of a folder there.",
             hint=did_you_mean(run_id, known),
         )
     try:

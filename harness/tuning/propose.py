@@ -145,7 +145,7 @@ def _refuse_choices(study: Study, trial: optuna.Trial) -> None:
                     "suggest",
                     f"suggest_categorical('{name}') has a choice of type {type(choice).__name__}.",
                     where=study.path,
-                    allowed="Legal: numbers, texts, True, False and None.",
+                    allowed="Allowed: numbers, texts, True, False and None.",
                     hint="Offer names and look up their values: {'small': (8, 0.1)}[choice].",
                 )
 

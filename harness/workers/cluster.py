@@ -96,7 +96,7 @@ class Cluster:
         if kind == "local":
             if not count.isdecimal() or not 1 <= int(count) <= 256:
                 raise UsageError(
-                    f"--cluster {address} has no valid number of workers.", allowed="Legal: local:1 to local:256."
+                    f"--cluster {address} has no valid number of workers.", allowed="Allowed: local:1 to local:256."
                 )
             here = LocalCluster(
                 n_workers=int(count),
@@ -114,7 +114,7 @@ class Cluster:
             (reason, *_) = str(error).strip().splitlines() or ["no response"]
             raise UsageError(
                 f"No Dask scheduler answers at {address} ({reason}).",
-                allowed="Legal: tcp://HOST:PORT of a running scheduler, or local:N for N workers here.",
+                allowed="Allowed: tcp://HOST:PORT of a running scheduler, or local:N for N workers here.",
                 hint="Start one: dask scheduler; and workers: dask worker tcp://HOST:8786 --nthreads 1",
             ) from None
 
@@ -176,7 +176,7 @@ class Cluster:
             if share > (most := max(announced.values())):
                 raise UsageError(
                     f"--gpu-share {gpu_share:g} is more than any worker has.",
-                    allowed=f"Legal: above 0, to {math.floor(10_000 * most) / 10_000:g}.",
+                    allowed=f"Allowed: above 0, to {math.floor(10_000 * most) / 10_000:g}.",
                     hint="Leave it out to take each worker's share. Fewer workers on a GPU have larger shares.",
                 )
             resources = {GPU: share}

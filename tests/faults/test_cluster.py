@@ -232,8 +232,8 @@ def test_driver_prints_refusal_of_worker(
     [
         ("tcp://127.0.0.1:1", "No Dask scheduler answers at tcp://127.0.0.1:1"),
         ("nowhere", "No Dask scheduler answers at nowhere"),
-        ("local:0", "Legal: local:1 to local:256."),
-        ("local:²", "Legal: local:1 to local:256."),
+        ("local:0", "Allowed: local:1 to local:256."),
+        ("local:²", "Allowed: local:1 to local:256."),
         ("", "No Dask scheduler answers at"),
     ],
 )
@@ -335,7 +335,7 @@ def test_gpu_share_beyond_every_worker_is_refused(local: None, capsys: pytest.Ca
     assert cli.main(arguments) == UsageError.exit_code
     said = capsys.readouterr().err
     assert "--gpu-share 0.6 is more than any worker has." in said
-    assert "Legal: above 0, to 0.5." in said
+    assert "Allowed: above 0, to 0.5." in said
 
 
 def test_manual_workers_announce_each_gpu_once(workshop: Path, pretended: str) -> None:
