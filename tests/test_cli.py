@@ -489,10 +489,10 @@ def test_ui_serves_localhost_until_ctrl_c(workplace: Path) -> None:
     assert "starting" in ui.stdout.readline()
     found = re.search(r"http://127\.0\.0\.1:(\d+)", ui.stdout.readline())
     assert found is not None
-    with urllib.request.urlopen(found[0], timeout=30) as page:
+    with urllib.request.urlopen(found[0], timeout=60) as page:
         assert b"MLflow" in page.read()
     ui.send_signal(signal.SIGINT)
-    assert ui.wait(timeout=30) == 0
+    assert ui.wait(timeout=60) == 0
     with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(found[0], timeout=5)
 

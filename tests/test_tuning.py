@@ -24,7 +24,7 @@ from conftest import is_alive
 from mlflow import MlflowClient
 from pebble import ProcessExpired
 
-from harness import cli, data, leaderboard, plugins, runs, tracking, training, tuning, workers
+from harness import cli, data, leaderboard, plugins, runs, tracking, training, tuning, watchdog, workers
 from harness.cli import tune as tune_command
 from harness.errors import CrashedError, DataError, UsageError
 from harness.events import Epoch, StudyRecord, Trial
@@ -338,16 +338,35 @@ def test_hung_trial_is_ended_and_study_continues(workshop: Path) -> None:
     asked = tuning.Proposer(search(), []).ask(20)
     hanging = next(one for one in asked if int(one.settings["width"]) > 15)
     fine = next(one for one in asked if int(one.settings["width"]) <= 15)
-    with workers.Processes(1, "cpu", hang_timeout=6) as hired:
+    with workers.Processes(1, "cpu", hang_timeout=10) as hired:
         futures = [(one, hired.submit([(one.number, one.settings, one.job)], {})) for one in (hanging, fine) if one.job]
         for _, future in futures:
             while not hired.wait([future], 60):
                 pass
-            hired._hang_timeout = 60  # the other one need not hurry
+            hired._hang_timeout = 600  # the other one need not hurry
         (lost,), (trained,) = (_outcomes([one], future, hired.why_lost(future)) for one, future in futures)
-    assert lost.reason == "its process made no progress for 6 s and was killed at breaks.py:11."
+    assert lost.reason == "its process made no progress for 10 s and was killed at breaks.py:11."
     assert trained.state == "complete"
     assert not is_alive(int((workshop / "child").read_text()))
+
+
+def test_waiting_driver_does_not_count_as_hung(
+    workshop: Path, fake_workers: type[FakeWorkers], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "log"
+    log.touch()
+    monkeypatch.setattr(watchdog, "_log", log)
+    beats = []
+
+    class Slow(fake_workers):
+        def wait(self, running: Iterable[Future[list[Trial]]], seconds: float) -> set[Future[list[Trial]]]:
+            beats.append(log.stat().st_mtime)
+            return super().wait(running, seconds)
+
+    monkeypatch.setattr(tune_command, "Processes", Slow)
+    finish(search(), 4)
+    assert set(beats) == {watchdog._PAUSED}
+    assert log.stat().st_mtime > 0
 
 
 def test_machine_failure_fails_no_trial(

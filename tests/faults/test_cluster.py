@@ -261,8 +261,11 @@ def test_local_cluster_starts_requested_workers(workshop: Path, capsys: pytest.C
 
 
 def test_gpus_are_shared_as_announced(workshop: Path) -> None:
-    def busy() -> tuple[float, float]:  # within, as workers cannot import this file
+    def busy(folder: Path, number: int) -> tuple[float, float]:  # within, as workers cannot import this file
         started = time.monotonic()  # the clock of the whole machine
+        (folder / str(number)).touch()
+        while len(list(folder.iterdir())) < 2 and time.monotonic() < started + 60:
+            time.sleep(0.05)
         time.sleep(1)
         return started, time.monotonic()
 
@@ -271,8 +274,10 @@ def test_gpus_are_shared_as_announced(workshop: Path) -> None:
         hired = connect(begun)
         assert hired.gpus == 1
         hired.configure("cuda", 0.5)
+        (folder := workshop / "begun").mkdir()
         with hired:
-            times = [future.result() for future in [hired._executor.submit(busy) for _ in range(4)]]
+            submitted = [hired._executor.submit(busy, folder, number) for number in range(4)]
+            times = [future.result() for future in submitted]
         assert max(sum(begin <= start < end for begin, end in times) for start, _ in times) == 2
 
 
@@ -327,7 +332,7 @@ def test_local_workers_share_visible_gpus(local: None) -> None:
     with hired:
         trained_on = hired._client.run(os.getenv, "CUDA_VISIBLE_DEVICES").values()
         assert sorted(trained_on) in (["4", "4", "GPU-a1"], ["4", "GPU-a1", "GPU-a1"])
-        assert [future.result(30) for future in [hired._executor.submit(abs, -1) for _ in range(6)]] == [1] * 6
+        assert [future.result(60) for future in [hired._executor.submit(abs, -1) for _ in range(6)]] == [1] * 6
 
 
 def test_gpu_share_beyond_every_worker_is_refused(local: None, capsys: pytest.CaptureFixture[str]) -> None:
@@ -389,7 +394,7 @@ def test_cpu_work_needs_no_gpu(common: DaskProcesses, workshop: Path) -> None:
     hired = connect(common)
     assert hired.gpus == 0
     with hired:
-        assert hired._executor.submit(sum, [1, 2]).result(30) == 3
+        assert hired._executor.submit(sum, [1, 2]).result(60) == 3
 
 
 @pytest.mark.skipif("HARNESS_DATA" not in os.environ, reason="needs MNIST: set HARNESS_DATA")

@@ -106,7 +106,7 @@ def front(folder: Path, server: str) -> Iterator[str]:
     command = ["bash", str(folder.parent / "deploy" / "front.sh"), str(folder), str(port), server.rpartition(":")[2]]
     process = subprocess.Popen([*AS_ANOTHER, *command], cwd=folder.parent, process_group=0)
     try:
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while not (folder / "nginx" / "pid").exists():
             assert time.monotonic() < until, "nginx did not start"
             time.sleep(0.1)

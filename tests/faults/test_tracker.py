@@ -128,7 +128,7 @@ def test_restarted_server_has_every_step_once(server: Server) -> None:
     tracker = Tracker()
     for event in runs.record(job(12), tracker):
         if isinstance(event, Epoch) and event.number == 5:
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 60
             while not runs_in_store():  # the tracker is at work on it
                 assert time.monotonic() < deadline
             server.kill()
