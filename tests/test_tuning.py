@@ -365,7 +365,8 @@ def test_waiting_driver_does_not_count_as_hung(
 
     monkeypatch.setattr(tune_command, "Processes", Slow)
     finish(search(), 4)
-    assert set(beats) == {watchdog._PAUSED}
+    assert beats
+    assert not any(beats)  # paused, not late
     assert log.stat().st_mtime > 0
 
 
