@@ -84,7 +84,7 @@ def _there(job: Job, tracker: Tracker, group: Group | None, cluster: Cluster) ->
 
 def resume(job: Job, journal: Journal, tracker: Tracker) -> float:
     """Resume an interrupted run and return its score."""
-    return _train(job, runs.record(job, tracker, None, journal, or_anew=False), introduces=True)
+    return _train(job, runs.record(job, tracker, None, journal, restart_if_taken=False), introduces=True)
 
 
 def _show_finished(seed: int, run: FinishedRun, tracker: Tracker) -> float:

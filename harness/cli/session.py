@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from harness.workers import Cluster
 
 
-def choose_dataset(asked: str) -> str:
+def choose_dataset(wanted: str) -> str:
     """Resolve ``auto``, and print a warning if MNIST is not available."""
-    name, why_not_mnist = data.choose(asked)
+    name, why_not_mnist = data.choose(wanted)
     if why_not_mnist:
         console.print(
             f"{why_not_mnist}\n"
@@ -31,10 +31,10 @@ def choose_dataset(asked: str) -> str:
     return name
 
 
-def choose_device(asked: str) -> str:
+def choose_device(wanted: str) -> str:
     """Resolve ``auto``, and print a warning if a GPU is not used."""
-    device = runs.choose_device(asked)
-    if asked == "auto" and (missing := runs.gpu_without_code()):
+    device = runs.choose_device(wanted)
+    if wanted == "auto" and (missing := runs.gpu_without_code()):
         console.print(f"Training on the CPU: {missing}.", style="bold yellow")
     return device
 

@@ -29,7 +29,7 @@ def record(
     tracker: Tracker,
     group: Group | None = None,
     unfinished: Journal | None = None,
-    or_anew: bool = True,
+    restart_if_taken: bool = True,
     trainer: Trainer | None = None,
 ) -> Generator[Event | None]:
     """Train `job` and yield its events, each after it was written to the journal.
@@ -40,16 +40,16 @@ def record(
         tracker: notified of every new event.
         group: the seeds that the job was started with.
         unfinished: journal of an interrupted run of this job; the run is resumed, unless another process resumes it.
-        or_anew: if another process does, train the job from the start.
+        restart_if_taken: if another process resumes it, train the job from the start.
         trainer: trains the job; by default this process does.
 
     Raises:
-        UsageError: another process resumes the run, and `or_anew` is False.
+        UsageError: another process resumes the run, and `restart_if_taken` is False.
         HarnessError: as `train`; any other error during training becomes a `CrashedError`.
     """
     with contextlib.ExitStack() as held:
         progress = _take_up(unfinished, held) if unfinished else None
-        if unfinished and not progress and not or_anew:
+        if unfinished and not progress and not restart_if_taken:
             raise UsageError(f"Another process is resuming {unfinished.run_id}.", hint="Wait for it to finish.")
         journal = unfinished if progress else None
         trained = trainer(job) if trainer else train(job, progress, keep=True)

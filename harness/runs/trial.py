@@ -28,7 +28,7 @@ OnEpoch = Callable[[int, Epoch], None]
 
 
 def train_trials(
-    asked: Sequence[TrialRequest], medians: Mapping[int, float], tell: OnEpoch, audits: Path | None = None
+    requests: Sequence[TrialRequest], medians: Mapping[int, float], tell: OnEpoch, audits: Path | None = None
 ) -> list[Trial]:
     """Train trials in turns and return them by number; an error in a trial becomes its state and reason.
 
@@ -41,7 +41,9 @@ def train_trials(
     Raises:
         DataError: this machine lacks the images, which is no fault of a trial.
     """
-    trials = interleave([_train_trial(*one, medians, tell, audits) for one in asked], len(asked), asked[0][2].device)
+    trials = interleave(
+        [_train_trial(*one, medians, tell, audits) for one in requests], len(requests), requests[0][2].device
+    )
     return [trial for _, trial in sorted(trials, key=lambda found: found[0])]
 
 

@@ -192,10 +192,10 @@ class Cluster:
             self._executor.shutdown(wait=False)
         self._closing.close()
 
-    def submit(self, asked: Sequence[TrialRequest], medians: Mapping[int, float]) -> Future[list[Trial]]:
+    def submit(self, requests: Sequence[TrialRequest], medians: Mapping[int, float]) -> Future[list[Trial]]:
         """Queue a trial for the next free worker."""
         future: Future[list[Trial]] = self._executor.submit(
-            train_trial, asked, medians, self._hang_timeout, self._topic
+            train_trial, requests, medians, self._hang_timeout, self._topic
         )
         return future
 

@@ -70,13 +70,13 @@ class Processes:
                 pool.join()
         self._kept.cleanup()
 
-    def submit(self, asked: Sequence[TrialRequest], medians: Mapping[int, float]) -> Future[list[Trial]]:
+    def submit(self, requests: Sequence[TrialRequest], medians: Mapping[int, float]) -> Future[list[Trial]]:
         """Queue at most `together` trials for the next free process."""
         with _without_ctrl_c():
-            for _, _, job in asked if self._audit_pool else ():
+            for _, _, job in requests if self._audit_pool else ():
                 self._audit(job)
             future: Future[list[Trial]] = self._pool.schedule(
-                _train_trials, args=(asked, medians, self._folder, self._audits)
+                _train_trials, args=(requests, medians, self._folder, self._audits)
             )
         return future
 
@@ -161,11 +161,11 @@ def _begin(folder: Path) -> None:
 
 
 def _train_trials(
-    asked: Sequence[TrialRequest], medians: Mapping[int, float], folder: Path, audits: Path
+    requests: Sequence[TrialRequest], medians: Mapping[int, float], folder: Path, audits: Path
 ) -> list[Trial]:
-    epochs = {number: job.recipe.epochs for number, _, job in asked}
+    epochs = {number: job.recipe.epochs for number, _, job in requests}
     with _reporting(folder) as tell:
-        return train_trials(asked, medians, lambda number, epoch: tell(number, epoch, epochs[number]), audits)
+        return train_trials(requests, medians, lambda number, epoch: tell(number, epoch, epochs[number]), audits)
 
 
 def _audit(job: Job, audits: Path) -> None:

@@ -43,7 +43,7 @@ class Workers(Protocol):
     def __exit__(self, *_: object) -> None:
         """Stop the workers; unfinished trials are lost."""
 
-    def submit(self, asked: Sequence[TrialRequest], medians: Mapping[int, float]) -> Future[list[Trial]]:
+    def submit(self, requests: Sequence[TrialRequest], medians: Mapping[int, float]) -> Future[list[Trial]]:
         """Queue at most `together` trials for the next free worker.
 
         Args:

@@ -94,12 +94,12 @@ _all_pools: list[Processes] = []
 
 
 def train_trial(
-    asked: Sequence[TrialRequest], medians: Mapping[int, float], hang_timeout: float, topic: str
+    requests: Sequence[TrialRequest], medians: Mapping[int, float], hang_timeout: float, topic: str
 ) -> list[Trial]:
     """Train one trial in a child process, reporting to the driver through the Dask topic `topic`."""
-    ((number, settings, job),) = asked
+    ((number, settings, job),) = requests
     watch = _Watch(number, job, hang_timeout, topic)
-    future = watch.until_done(watch.pool.submit(asked, medians))
+    future = watch.until_done(watch.pool.submit(requests, medians))
     if lost := watch.pool.why_lost(future):
         return [Trial(number, "failed", None, settings, reason=lost)]
     return future.result()
