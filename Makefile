@@ -30,6 +30,6 @@ ui: .venv/ready
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else "Python 3.11 to 3.13 is needed: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
-	@echo "installing into .venv: some minutes, and 6 GB, most of it torch's CUDA libraries"
+	@echo "installing into .venv: some minutes, and 7 GB, most of it torch's CUDA libraries"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
 	touch $@

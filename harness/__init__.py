@@ -6,6 +6,8 @@ they are first used (`harness.api`).
 
 from typing import TYPE_CHECKING
 
+from harness import errors as errors
+
 if TYPE_CHECKING:
     from harness.api import Check, Run, board, check, run
 

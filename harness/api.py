@@ -2,12 +2,20 @@
 
 What the commands of the same names do, without printing: results come back as objects and pandas frames, and errors are
 raised (`harness.errors`). A plug-in's code runs in the calling process, where the commands give it one of its own.
+
+A call changes some state of the process: the random generators of Python, NumPy and torch, logging, and environment
+variables that MLflow and torch's compiler read. So seed your own training after it. Calls from several threads wait for
+each other, because torch exports one network at a time.
 """
 
 from __future__ import annotations
 
+import itertools
+import operator
+import reprlib
+import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +24,7 @@ from harness import audit, data, journal, leaderboard, plugins, runs, tuning
 from harness.audit import Ledger, ModelSummary
 from harness.errors import TrackerError, UsageError
 from harness.journal import Journal, Run, all_journals
-from harness.spec import BUDGET, Knob
+from harness.spec import BUDGET, MOST_SEED, MOST_SEEDS, Knob
 from harness.tracking import Tracker
 
 if TYPE_CHECKING:
@@ -24,11 +32,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Check", "Run", "board", "check", "run"]
 
+_ONE_AT_A_TIME = threading.RLock()
+
 
 def run(
     path: str | Path,
     *,
-    seeds: int | Sequence[int] = 1,
+    seeds: int | Iterable[int] = 1,
     dataset: str = "auto",
     settings: Mapping[str, Knob] | None = None,
     device: str = "auto",
@@ -41,7 +51,7 @@ def run(
     MLflow from following is a warning: the record is complete without it.
 
     Args:
-        seeds: how many, from 0; or which.
+        seeds: how many, from 0; or which. Each is trained once.
         dataset: ``mnist``, ``digits``, or ``auto``: MNIST where it can be had.
         settings: knobs of the architecture and fields of the recipe, by name.
         device: ``cpu``, ``cuda``, or ``auto``.
@@ -51,31 +61,43 @@ def run(
     Raises:
         HarnessError: the file is refused, the data are missing, or a training fails; its subclass says which.
     """
-    chosen = range(seeds) if isinstance(seeds, int) else seeds
-    if not chosen or min(chosen) < 0:
-        raise UsageError(
-            f"seeds {seeds!r} cannot be trained.", allowed="Allowed: a number of seeds, or a list of seeds."
-        )
-    architecture = plugins.load(path)
-    knobs, recipe = plugins.apply_settings(architecture, settings or {})
-    name, why_not_mnist = data.choose(dataset)
-    if why_not_mnist:
-        warnings.warn(f"{why_not_mnist} Training on digits instead.", stacklevel=2)
-    images, where = data.load(name), runs.choose_device(device)
-    jobs = runs.jobs(architecture, knobs, recipe, images, chosen, where, plain=reference)
-    plan = runs.plan_training(jobs, retrain)
-    ids = {seed: finished.run_id for seed, finished in plan.finished.items()}
-    tracker = Tracker(warn=lambda said: warnings.warn(said, stacklevel=2))
+    chosen = _chosen(seeds)
+    with _ONE_AT_A_TIME:
+        architecture = plugins.load(path)
+        knobs, recipe = plugins.apply_settings(architecture, settings or {})
+        name, why_not_mnist = data.choose(dataset)
+        if why_not_mnist:
+            warnings.warn(f"{why_not_mnist} Training on digits instead.", stacklevel=2)
+        images, where = data.load(name), runs.choose_device(device)
+        jobs = runs.jobs(architecture, knobs, recipe, images, chosen, where, plain=reference)
+        plan = runs.plan_training(jobs, retrain)
+        ids = {seed: finished.run_id for seed, finished in plan.finished.items()}
+        tracker = Tracker(warn=lambda said: warnings.warn(said, stacklevel=2))
+        try:
+            for dead in journal.mark_dead_runs({}):
+                tracker.enqueue(dead)
+            for job in plan.missing:
+                for event in runs.record(job, tracker, plan.group, plan.unfinished.get(job.seed)):
+                    if isinstance(event, runs.Started):
+                        ids[job.seed] = event.run_id
+        finally:
+            _close(tracker)
+        return [Run.of(Journal(journal.journal_folder() / ids[seed])) for seed in chosen]
+
+
+def _chosen(seeds: int | Iterable[int]) -> list[int]:
+    """Return the seeds to train, each once."""
     try:
-        for dead in journal.mark_dead_runs({}):
-            tracker.enqueue(dead)
-        for job in plan.missing:
-            for event in runs.record(job, tracker, plan.group, plan.unfinished.get(job.seed)):
-                if isinstance(event, runs.Started):
-                    ids[job.seed] = event.run_id
-    finally:
-        _close(tracker)
-    return [Run.of(Journal(journal.journal_folder() / ids[seed])) for seed in chosen]
+        listed = seeds if isinstance(seeds, Iterable) else range(operator.index(seeds))
+        chosen = [*dict.fromkeys(map(operator.index, itertools.islice(listed, MOST_SEEDS + 1)))]
+    except TypeError:
+        chosen = []
+    if 0 < len(chosen) <= MOST_SEEDS and min(chosen) >= 0 and max(chosen) <= MOST_SEED:
+        return chosen
+    raise UsageError(
+        f"seeds={reprlib.repr(seeds)} cannot be trained.",
+        allowed=f"Allowed: a number of seeds, 1 to {MOST_SEEDS:,}, or so many seeds, integers from 0 to {MOST_SEED:,}.",
+    )
 
 
 def _close(tracker: Tracker) -> None:
@@ -142,8 +164,9 @@ def check(path: str | Path, settings: Mapping[str, Knob] | None = None) -> Check
     Raises:
         Refusal: the file breaks the contract, its network the audit or the budget; its subclass says which.
     """
-    architecture = plugins.load(path)
-    knobs, recipe = plugins.apply_settings(architecture, settings or {})
-    found, model = runs.inspect(architecture, knobs)
+    with _ONE_AT_A_TIME:
+        architecture = plugins.load(path)
+        knobs, recipe = plugins.apply_settings(architecture, settings or {})
+        found, model = runs.inspect(architecture, knobs)
     audit.enforce(found.ledger, recipe, BUDGET)
     return Check(found.ledger, model)

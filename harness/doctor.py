@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -95,7 +95,7 @@ def _data() -> Iterator[Finding]:
 def _journals() -> Iterator[Finding]:
     marked = mark_dead_runs({})
     if marked:
-        names = ", ".join(journal.run_id for journal in marked)
+        names = _first([journal.run_id for journal in marked])
         yield Finding("journal", f"{len(marked)} runs whose process had died are now marked as interrupted: {names}")
     states: Counter[str] = Counter()
     damaged: dict[Journal, str] = {}
@@ -174,13 +174,19 @@ def _store() -> Iterator[Finding]:
     if behind:
         yield Finding(
             "MLflow",
-            f"{tracking.address()} lacks runs, or parts of them: {', '.join(behind)}",
+            f"{tracking.address()} lacks {len(behind):,} runs or studies, or parts of them: {_first(behind)}",
             TrackerError.exit_code,
             "add what is missing, as sync does",
             _sync,
         )
     else:
         yield Finding("MLflow", f"{tracking.address()} is up to date")
+
+
+def _first(names: Sequence[str]) -> str:
+    """Return the first five names, and how many more there are."""
+    more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
+    return f"{', '.join(names[:5])}{more}"
 
 
 def _sync() -> str:

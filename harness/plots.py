@@ -278,7 +278,8 @@ def sizes_and_errors(
     if ends:
         axes.step(*zip(*ends, strict=True), where="post", color="tab:blue", linewidth=1, label="Pareto front")
     _mark(axes.axhline, target, lambda accuracy: 100 * (1 - accuracy))
-    axes.legend(fontsize="small")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize="small")
     axes.margins(x=0.15)
     axes.set(xlabel="parameters", ylabel="test error after the last epoch (%),\n95 % interval on this test set")
     return figure

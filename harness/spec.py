@@ -44,6 +44,15 @@ BUDGET = Budget()
 LONGEST = 100_000
 """Largest number of epochs that a setting may name, whatever the budget; a larger one is taken for a typing error."""
 
+DEVICES = ("auto", "cpu", "cuda")
+"""What a user may name as the device to train on."""
+
+MOST_SEED = 2**32
+"""The highest seed."""
+
+MOST_SEEDS = 1_000
+"""Most seeds of one call or plan."""
+
 
 def _setting(
     default: Knob,

@@ -211,7 +211,7 @@ def error_rates(worlds: int, seed: int) -> Iterator[tuple[str, str, float]]:
         said = f"the target's own mean, seeds spread by {math.hypot(0.048, spread):.3f}"
         yield "certificate, two looks", said, rate(worlds, seed, lambda g, s=spread: false_certificate(g, s))
         yield (
-            "(as it was: 0.05, a look at every seed from 10 to 20)",
+            "(before: 0.05, a look at every seed from 10 to 20)",
             said,
             rate(worlds, seed, lambda g, s=spread: false_certificate_of_many_looks(g, s)),
         )
@@ -269,7 +269,7 @@ def error_rates(worlds: int, seed: int) -> Iterator[tuple[str, str, float]]:
     )
     for seeds in (5, 10, 20):
         yield (
-            "(--confirm as it was: seeds alone)",
+            "(--confirm before: seeds alone)",
             f"{seeds} seeds each",
             rate(worlds, seed, lambda g, n=seeds: false_confirmation_of_seeds(g, n)),
         )

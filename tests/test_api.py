@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import pickle
 import runpy
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -92,8 +96,36 @@ def test_mistakes_raise_the_errors_of_the_commands() -> None:
         harness.run("tiny.py", settings={"widht": 5}, dataset="digits")
     assert caught.value.hint == "Did you mean 'width'?"
     assert caught.value.hint in caught.value.__notes__
+    assert isinstance(caught.value, harness.errors.HarnessError)
+    with pytest.raises(UsageError, match="'tpu' is not a device"):
+        harness.run("tiny.py", dataset="digits", device="tpu")
+
+
+@pytest.mark.parametrize("seeds", [0, [], -1, [-1], [1.5], 2**70, [2**33], "3", ["3"], range(1_001), None])
+def test_seeds_that_cannot_be_recorded_are_refused(workplace: Path, seeds: Any) -> None:
     with pytest.raises(UsageError, match="cannot be trained"):
-        harness.run("tiny.py", seeds=0, dataset="digits")
+        harness.run("tiny.py", seeds=seeds, dataset="digits")
+    assert not all_journals()
+
+
+@pytest.mark.parametrize("seeds", [np.int64(2), np.arange(2), {0, 1}, [0, 1, 0], iter([0, 1])])
+def test_whole_numbers_of_any_kind_are_seeds(beside: list[harness.Run], seeds: Any) -> None:
+    assert harness.run("tiny.py", seeds=seeds, dataset="digits", settings={"width": 5}) == beside
+    assert len(all_journals()) == 2
+
+
+def test_runs_are_equal_by_their_record(beside: list[harness.Run]) -> None:
+    copies = pickle.loads(pickle.dumps(beside))
+    assert set(copies) == set(beside)
+    assert len(repr(beside)) < 1_000
+
+
+def test_threads_wait_for_each_other(workplace: Path) -> None:
+    streams = sys.stdout, sys.stderr
+    with ThreadPoolExecutor(2) as threads:
+        found = [*threads.map(lambda seed: harness.run("tiny.py", seeds=[seed], dataset="digits")[0].seed, (3, 4))]
+    assert found == [3, 4]
+    assert (sys.stdout, sys.stderr) == streams
 
 
 def test_import_alone_loads_nothing_heavy() -> None:

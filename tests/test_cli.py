@@ -293,6 +293,10 @@ class TestRun:
         run("--set", "step_gamma=0.5")
         assert "step_gamma is set, but nothing in this recipe uses it" in capsys.readouterr().out
 
+    def test_changed_settings_are_printed(self, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert run("--set", "width=5", "--set", "lr=0.2") == 0
+        assert "with width=5 lr=0.2\n" in capsys.readouterr().out
+
     def test_seeds_end_with_mean_spread_and_interval(self, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert run("--seed", "3", "--seeds", "2") == 0
         printed = capsys.readouterr().out
@@ -358,6 +362,15 @@ class TestRun:
         assert "recipe" not in said
         assert "run tiny.py --dataset digits --set epochs=3 --seed 0 --retrain" in said
         assert len(all_journals()) == 1
+
+    def test_refused_resume_names_the_reference_mode(
+        self, interrupted: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        events = Path("mlruns/journal", interrupted, "events.jsonl")
+        events.write_text(events.read_text().replace('"plain": false', '"plain": true'))
+        monkeypatch.setattr("harness.runs.environment.__version__", "0.0.0")
+        assert cli.main(["run", "--resume", interrupted]) == 2
+        assert "--seed 0 --reference --retrain" in capsys.readouterr().err
 
     def test_version_change_retrains_interrupted_run(self, interrupted: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("harness.runs.environment.__version__", "0.0.0")

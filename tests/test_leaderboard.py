@@ -396,6 +396,14 @@ class TestComparison:
         with pytest.raises(UsageError, match="2 rows are called 'good'"):
             board().find("good")
 
+    def test_shared_rank_is_refused_with_names(self) -> None:
+        several("a", [54, 52, 50])
+        several("b", [50, 52, 54])
+        with pytest.raises(UsageError, match="2 rows are called '1'") as raised:
+            board().find("1")
+        assert "'a', 'b'" in raised.value.allowed
+        assert "rank" not in raised.value.hint
+
 
 @given(seeds=st.sets(st.integers(0, 40), min_size=1))
 @settings(max_examples=60)

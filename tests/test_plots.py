@@ -8,8 +8,17 @@ import pytest
 from harness.backprop import WEIGHTS, Problem, sweep
 from harness.events import Epoch, Trial
 from harness.journal import Outcome
-from harness.plots import confusion_matrix, hardest_images, learning_curves, study, sweep_losses, sweep_weights
+from harness.plots import (
+    confusion_matrix,
+    hardest_images,
+    learning_curves,
+    sizes_and_errors,
+    study,
+    sweep_losses,
+    sweep_weights,
+)
 from harness.spec import Knob
+from harness.statistics import summarise
 
 EPOCHS = [
     Epoch(
@@ -110,3 +119,9 @@ class TestStudy:
     def test_history_needs_no_complete_trial(self, recwarn: pytest.WarningsRecorder) -> None:
         assert set(study(self.trials()[9:], {}, "a title")) == {"history", "epochs"}
         assert not recwarn.list
+
+
+@pytest.mark.filterwarnings("error")
+def test_sizes_without_ranked_row_have_no_legend() -> None:
+    figure = sizes_and_errors(["net"], [550], [summarise([0.9])], front=[], target=None)
+    assert figure.axes[0].get_legend() is None

@@ -373,7 +373,7 @@ def test_averaging_does_not_change_training() -> None:
 
 
 def plain_loop(recipe: Recipe, seed: int) -> tuple[nn.Module, list[float], list[int]]:
-    """Train as anyone would write it down; return the network, and each epoch's loss and right answers."""
+    """Train with the plain textbook loop; return the network, and each epoch's loss and right answers."""
     fresh = network(dropout=0.0)
     optimizer = torch.optim.SGD(fresh.parameters(), lr=recipe.lr, momentum=recipe.momentum)
     images = (DATASET.train.images.float()[:, None] / 255 - DATASET.mean) / DATASET.std

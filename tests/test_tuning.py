@@ -29,6 +29,7 @@ from harness.cli import tune as tune_command
 from harness.errors import CrashedError, DataError, UsageError
 from harness.events import Epoch, StudyRecord, Trial
 from harness.journal import all_journals
+from harness.plugins import settings_text
 from harness.runs import TrialRequest
 from harness.runs.trial import _is_hopeless
 from harness.spec import BUDGET, Job, Knob
@@ -713,6 +714,10 @@ class TestCommand:
         printed = capsys.readouterr().out
         assert "on new images, p " in printed
         record = next(iter(tuning.records()))
+        best = tuning.winner(record.trials)
+        assert best
+        winner, default = f"winner: {settings_text(best.settings)} ─", "default recipe ─"
+        assert 0 < printed.index(winner) < printed.index(default)
         assert record.confirmation["n"] == 2
         found = leaderboard.rank(all_journals(), "digits")
         by_mean = sorted(found.rows, key=lambda row: row.mean != pytest.approx(record.confirmation["winner"]))

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# nginx in front of the server: lets in who knows a password, over TLS: docs/deploy/front.sh FOLDER PORT [SERVER_PORT]
+# nginx in front of the server: asks for a password, over TLS: docs/deploy/front.sh FOLDER PORT [SERVER_PORT]
 set -euo pipefail
 umask 077
 usage="usage: docs/deploy/front.sh FOLDER PORT [SERVER_PORT]"
@@ -7,7 +7,7 @@ folder=$(cd "${1:?$usage}" && pwd)
 port=${2:?$usage}
 PATH="$PATH:/usr/sbin"
 if [ ! -s "$folder/passwords" ]; then
-    echo "Nobody may come in yet. Add each person, who is then asked for a password:" >&2
+    echo "There are no passwords yet. Add each user, with a password that the command asks for:" >&2
     echo "  (umask 077; echo \"anna:\$(openssl passwd -6)\" >> $folder/passwords)" >&2
     exit 2
 fi

@@ -1,9 +1,9 @@
 """Compare two networks by a plan that is written down before either is trained for it.
 
 A and B are architecture files, or rows of the board by name, id or rank. Both are trained from the same new seeds, from
-which neither was ever trained, and compared once, on new images. Plan before the networks are scored: a network that
-was picked by its score may have been lucky with the images, and the p-value is adjusted for that. The same command
-again resumes where it stopped, or shows a finished comparison.
+which neither was trained with its settings before, and compared once, on new images. Plan before the networks are
+scored: a network that was picked by its score may have been lucky with the images, and the p-value is adjusted for
+that. The same command again resumes where it stopped, or shows a finished comparison.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from harness.cli import options, progress, session
 from harness.cli.console import console
 from harness.errors import UsageError
 from harness.journal import all_journals
-from harness.leaderboard import MOST_SEEDS, plans
+from harness.leaderboard import plans
 from harness.sentences import comparison_line, p_text
-from harness.spec import Architecture, Job, Knob, Recipe
+from harness.spec import MOST_SEEDS, Architecture, Job, Knob, Recipe
 from harness.statistics import FEWEST, LOOKS, compare
 from harness.tracking import Tracker
 

@@ -9,14 +9,11 @@ from collections.abc import Mapping, Sequence
 from harness import plugins
 from harness.data import NAMES
 from harness.errors import UsageError
-from harness.spec import Architecture, Knob, Recipe
+from harness.spec import DEVICES, Architecture, Knob, Recipe
 from harness.watchdog import HANG_TIMEOUT
 
 LONGEST = 10_000_000
 """The longest timeout, in seconds."""
-
-MOST_SEED = 2**32
-"""The highest first seed."""
 
 
 def add_files(parser: argparse.ArgumentParser, at_least_one: bool = True) -> None:
@@ -49,7 +46,7 @@ def add_device(
     parser: argparse.ArgumentParser, default: str | None = "auto", help: str = "default: an NVIDIA GPU if there is one"
 ) -> None:
     """Add ``--device``."""
-    parser.add_argument("--device", type=_device, default=default, choices=("auto", "cpu", "cuda"), help=help)
+    parser.add_argument("--device", type=_device, default=default, choices=DEVICES, help=help)
 
 
 def _device(text: str) -> str:

@@ -14,13 +14,11 @@ from harness import data, plugins, runs
 from harness.cli import options, progress, session
 from harness.cli.console import console
 from harness.errors import UsageError
-from harness.spec import Job
+from harness.spec import MOST_SEED, MOST_SEEDS, Job
 from harness.tracking import Tracker
 
 if TYPE_CHECKING:
     from harness.workers import Cluster
-
-MOST_SEEDS = 1_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -115,8 +113,8 @@ def _settings(args: argparse.Namespace) -> dict[str, str]:
         given["epochs"] = str(args.epochs)
     if not 1 <= args.seeds <= MOST_SEEDS:
         raise UsageError(f"--seeds {args.seeds} is out of range.", allowed=f"Allowed: 1 to {MOST_SEEDS:,}.")
-    if not 0 <= args.seed <= options.MOST_SEED:
-        raise UsageError(f"--seed {args.seed} is out of range.", allowed=f"Allowed: 0 to {options.MOST_SEED:,}.")
+    if not 0 <= args.seed <= MOST_SEED:
+        raise UsageError(f"--seed {args.seed} is out of range.", allowed=f"Allowed: 0 to {MOST_SEED:,}.")
     return given
 
 
@@ -125,6 +123,8 @@ def _jobs(path: str, given: dict[str, str], dataset: str, seeds: range, device: 
     knobs, recipe = options.parse_settings(architecture, given)
     console.rule(architecture.name, align="left")
     console.print(architecture.summary)
+    if changed := plugins.changed_settings(knobs, recipe, architecture.knobs, architecture.recipe):
+        console.print(f"with {plugins.settings_text(changed)}")
     for name in recipe.idle:
         console.print(f"note: {name} is set, but nothing in this recipe uses it", style="yellow")
     return runs.jobs(architecture, knobs, recipe, data.load(dataset), seeds, device, plain=plain)

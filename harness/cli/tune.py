@@ -23,6 +23,7 @@ from harness.errors import UsageError, did_you_mean
 from harness.events import Epoch, StudyRecord, Trial
 from harness.journal import all_journals
 from harness.plugins import PRUNERS, SAMPLERS, run_command, settings_text
+from harness.spec import MOST_SEED
 from harness.statistics import compare, expected_selection_gain
 from harness.tracking import Tracker, confirmation_line, counts
 from harness.tuning import BATCH, Search
@@ -149,7 +150,7 @@ def _refuse_numbers(args: argparse.Namespace) -> None:
         "jobs": (1, 256),
         "proposals": (1, MOST_TRIALS),
         "confirm": (0, 1_000),
-        "seed": (0, options.MOST_SEED),
+        "seed": (0, MOST_SEED),
     }
     for name, (low, high) in ranges.items():
         value = getattr(args, name)
@@ -350,7 +351,8 @@ def _confirm(search: Search, record: StudyRecord, seeds: int, tracker: Tracker) 
     if both[0] == both[1]:
         console.print("Nothing to confirm: the winner is the default recipe.")
         return
-    for jobs in both:
+    for jobs, title in zip(both, (f"winner: {settings_text(best.settings)}", "default recipe"), strict=True):
+        console.rule(title, align="left")
         progress.train_all(jobs, tracker)
     right = leaderboard.correct_predictions(all_journals(), [*both[0], *both[1]])
     winner, default = right[:seeds], right[seeds:]

@@ -27,9 +27,9 @@ leaves the old file or the new one. The order of writing does the rest: a checkp
 weights and test pass before ``finished``, and the checkpoints are deleted last.
 
 **Lock and resume.** The operating system releases the lock when the process dies. So a run without a last event whose
-lock is free has died; the next command on the same host appends ``failed`` with the state ``interrupted``. A run
-resumes from its newest intact checkpoint. An epoch that was recorded after that checkpoint is trained again and must
-give the same numbers, or the run fails. Reading a checkpoint or weights never unpickles code.
+lock is free has died; the next `run`, `tune`, `sync` or `doctor` on the same host appends ``failed`` with the state
+``interrupted``. A run resumes from its newest intact checkpoint. An epoch that was recorded after that checkpoint is
+trained again and must give the same numbers, or the run fails. Reading a checkpoint or weights never unpickles code.
 
 **Types.** `Record` is any journal as read: running, broken or finished, its events still as dicts. `FinishedRun` is a
 finished run in which every fact has a name and a type; leaderboard, MLflow and pages are made from it.

@@ -12,7 +12,7 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +44,11 @@ def journal_folder() -> Path:
     return ROOT.absolute() / "journal"
 
 
+@dataclass(frozen=True)
 class Journal:
     """The folder of one run."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    folder: Path
 
     @classmethod
     def create(cls, title: str) -> Journal:

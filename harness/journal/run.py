@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +29,7 @@ class Run:
     """
 
     journal: Journal
-    facts: FinishedRun
+    facts: FinishedRun = field(compare=False, repr=False)
 
     @classmethod
     def of(cls, journal: Journal) -> Run:

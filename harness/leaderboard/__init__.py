@@ -3,13 +3,11 @@
 from harness.leaderboard.compare import Pair, compare_all, compare_asked
 from harness.leaderboard.formats import facts, to_csv, to_json, to_markdown
 from harness.leaderboard.page import to_html
-from harness.leaderboard.plans import MOST_SEEDS
 from harness.leaderboard.rank import Board, correct_predictions, leaders_by_size, pareto, rank, wrong_for_all
 from harness.leaderboard.row import identity
 from harness.leaderboard.tables import Table, asked_table, left_out, tables
 
 __all__ = [
-    "MOST_SEEDS",
     "Board",
     "Pair",
     "Table",

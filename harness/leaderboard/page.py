@@ -169,7 +169,9 @@ def _confusion(row: Row) -> Table:
     counts = sum(confusion(outcome.answers, outcome.labels) for outcome in outcomes)
     rows = [(str(true), *(str(count) for count in line)) for true, line in enumerate(np.asarray(counts).tolist())]
     headings = ("true class", *(str(predicted) for predicted in range(10)))
-    return Table("Predictions by true class", f"Summed over {row.n} seeds.", headings, rows, rows)
+    return Table(
+        "Predictions by true class", f"Summed over {row.n} seed{'' if row.n == 1 else 's'}.", headings, rows, rows
+    )
 
 
 def _class_errors(rows: Sequence[Row]) -> list[tuple[str, list[float]]]:

@@ -28,11 +28,8 @@ from harness import journal
 from harness.errors import DataError
 from harness.journal import DAMAGE, Journal, Record
 from harness.leaderboard.row import identity
-from harness.spec import Job
+from harness.spec import MOST_SEEDS, Job
 from harness.statistics import FEWEST
-
-MOST_SEEDS = 1_000
-"""Most seeds that a plan may have."""
 
 _FACTS = ("name", "path", "sha256", "knobs", "recipe", "dataset", "dataset_digest", "protocol")
 

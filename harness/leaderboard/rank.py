@@ -85,7 +85,7 @@ class Board:
             raise UsageError(
                 f"{'No row is' if not found else f'{len(found)} rows are'} called '{name}'.",
                 allowed=f"Allowed: {', '.join(map(repr, allowed))}.",
-                hint=did_you_mean(name, allowed) or "Name a row by its rank or its name on the board.",
+                hint=did_you_mean(name, allowed) or "Name a row by its name on the board.",
             )
         return found[0]
 

@@ -236,9 +236,14 @@ def tables(board: Board) -> list[Table]:
 
 def asked_table(board: Board, pair: Pair) -> Table:
     """Return the comparison of the requested pair, with a note on how to plan one instead."""
-    pairs = "the one pair" if pair.among == 1 else f"all {pair.among:,} pairs"
+    adjusted = (
+        "No other pair could have been asked for."
+        if pair.among == 1
+        else f"The p-value and the verdict allow for all {pair.among:,} pairs of ranked rows that could have been "
+        "asked for."
+    )
     note = (
-        f"{_COMPARED} The p-value and the verdict allow for {pairs} of ranked rows that could have been asked for."
+        f"{_COMPARED} {adjusted}"
         f"{_unasked(board, pair)} The other way is a plan, written down before training, with new seeds: "
         f"python -m harness compare {shlex.quote(pair.a.label)} {shlex.quote(pair.b.label)} --seeds {LOOKS[0]} "
         f"--dataset {board.dataset}. It has a p-value of its own, but for what had been scored by then: so plan before "

@@ -8,14 +8,17 @@ from collections.abc import Sequence
 import torch
 
 from harness.errors import UsageError
+from harness.spec import DEVICES
 
 
 def choose_device(name: str) -> str:
     """Resolve ``auto`` to ``cuda`` if there is a GPU that this torch supports, else to ``cpu``.
 
     Raises:
-        UsageError: ``cuda`` was requested and cannot be used.
+        UsageError: ``cuda`` was requested and cannot be used, or the name is no device.
     """
+    if name not in DEVICES:
+        raise UsageError(f"'{name}' is not a device to train on.", allowed=f"Allowed: {', '.join(DEVICES)}.")
     if name == "cpu" or (name == "auto" and (not torch.cuda.is_available() or gpu_without_code())):
         return "cpu"
     if not torch.cuda.is_available():

@@ -86,7 +86,7 @@ def _load_interrupted(journal: Journal) -> tuple[Job, Journal]:
 def _command(job: Job, architecture: Architecture) -> str:
     """Return the command that trains a job with the file as it is now."""
     changed = changed_settings(job.knobs, job.recipe, architecture.knobs, architecture.recipe)
-    return f"{run_command(job.path, job.dataset, changed)} --seed {job.seed}"
+    return f"{run_command(job.path, job.dataset, changed)} --seed {job.seed}{' --reference' if job.plain else ''}"
 
 
 def progress_of(journal: Journal, record: Record) -> Progress | None:

@@ -43,7 +43,7 @@ class Batch:
     def train(self, workers: Workers, deadline: float | None) -> Iterator[News | Trial]:
         """Train the trials whose outcome is not known, yielding progress and trials as they finish.
 
-        Stop at the deadline (of `time.monotonic`), or when `MOST_LOSSES` trials in a row have failed.
+        Stop at the deadline (of `time.monotonic`), or when `FAILURES_TO_STOP` trials in a row have failed.
         """
         originals: dict[str, int] = {}
         fresh: list[tuple[Proposal, Job]] = []

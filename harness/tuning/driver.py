@@ -35,7 +35,7 @@ def tune(
         ContractError: the first suggestion of the study raises or is not a dict.
         UsageError: that suggestion is not allowed for the architecture, or another process is working on this study.
         DataError: the study's log is damaged.
-        CrashedError: `MOST_LOSSES` trials in a row failed.
+        CrashedError: `FAILURES_TO_STOP` trials in a row failed.
     """
     deadline = time.monotonic() + timeout if timeout is not None else None
     if (error := Proposer(search, []).ask(1)[0].error) is not None:
