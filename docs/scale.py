@@ -56,9 +56,9 @@ def suggest(trial):
 }
 
 
-def made_up(asked: Sequence[TrialRequest]) -> list[Trial]:
+def made_up(requests: Sequence[TrialRequest]) -> list[Trial]:
     """Return what training might have given: nineteen epochs, and a score with a summit."""
-    (number, settings, _), now = asked[0], round(time.time() * 1000)
+    (number, settings, _), now = requests[0], round(time.time() * 1000)
     score = 0.99 - abs(math.log10(float(settings["lr"])) + 1) / 10 - abs(int(settings["width"]) - 14) / 100
     epochs = tuple(Epoch(n, 0.1, 0.2, 0.9, 1.0, 5e4, 0.2, score * (1 - 0.5 / n)) for n in range(1, 20))
     return [Trial(number, "complete", epochs[-1].held_out_accuracy, settings, epochs, 500, "", now, now)]
@@ -80,11 +80,11 @@ def dask_setup(_: object) -> None:
     processes._train_trials = sleep
 
 
-def sleep(asked: Sequence[TrialRequest], medians: Mapping[int, float], folder: Path, *_: object) -> list[Trial]:
+def sleep(requests: Sequence[TrialRequest], medians: Mapping[int, float], folder: Path, *_: object) -> list[Trial]:
     """Stand in for `harness.workers.processes._train_trials`, and report an epoch as that does."""
     with processes._reporting(folder) as tell:
         time.sleep(SECONDS)
-        (trial,) = made_up(asked)
+        (trial,) = made_up(requests)
         tell(trial.number, trial.epochs[-1], 19)
     return [trial]
 
@@ -129,10 +129,10 @@ class NoWorkers:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def submit(self, asked: Sequence[TrialRequest], floor: Mapping[int, float]) -> Future[list[Trial]]:
+    def submit(self, requests: Sequence[TrialRequest], medians: Mapping[int, float]) -> Future[list[Trial]]:
         """Make up the outcome."""
         future: Future[list[Trial]] = Future()
-        future.set_result(made_up(asked))
+        future.set_result(made_up(requests))
         return future
 
     def wait(self, running: Iterable[Future[Any]], seconds: float) -> set[Future[Any]]:

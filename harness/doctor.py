@@ -96,7 +96,7 @@ def _journals() -> Iterator[Finding]:
     marked = mark_dead_runs({})
     if marked:
         names = _first([journal.run_id for journal in marked])
-        yield Finding("journal", f"{len(marked)} runs whose process had died are now marked as interrupted: {names}")
+        yield Finding("journal", f"runs whose process had died are now marked as interrupted: {names}")
     states: Counter[str] = Counter()
     damaged: dict[Journal, str] = {}
     resumable: list[str] = []
@@ -174,7 +174,7 @@ def _store() -> Iterator[Finding]:
     if behind:
         yield Finding(
             "MLflow",
-            f"{tracking.address()} lacks {len(behind):,} runs or studies, or parts of them: {_first(behind)}",
+            f"{tracking.address()} lacks runs or studies, or parts of them: {_first(behind)}",
             TrackerError.exit_code,
             "add what is missing, as sync does",
             _sync,

@@ -187,6 +187,6 @@ def printable(text: str) -> str:
 
 
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:
-    """Return ``Did you mean 'width'?`` for the closest legal name, or an empty string."""
+    """Return ``Did you mean 'width'?`` for the closest allowed name, or an empty string."""
     close = difflib.get_close_matches(name, list(allowed), n=1)
     return f"Did you mean '{close[0]}'?" if close else ""

@@ -63,14 +63,14 @@ def _setting(
     high: float = 0,
     choices: tuple[str, ...] = (),
 ) -> Any:
-    """Declare one field of `Recipe` with its meaning, unit and legal range (both ends included)."""
+    """Declare one field of `Recipe` with its meaning, unit and allowed range (both ends included)."""
     metadata = {"meaning": meaning, "unit": unit, "low": low, "high": high, "choices": choices}
     return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The hyperparameters of a training. Each field has a default, a meaning, a unit and a legal range.
+    """The hyperparameters of a training. Each field has a default, a meaning, a unit and an allowed range.
 
     ``python -m harness list`` prints them as a table. The defaults are plain SGD at learning rate
     0.01, momentum 0.9, batch 128, 19 epochs, no augmentation.
@@ -152,7 +152,7 @@ RECIPE_FIELDS: tuple[str, ...] = tuple(declared.name for declared in fields(Reci
 
 
 def span(allowed: Mapping[str, Any]) -> str:
-    """Return a setting's legal range as text; for epochs, the part of it that is within the budget."""
+    """Return a setting's allowed range as text; for epochs, the part of it that is within the budget."""
     high = min(allowed["high"], BUDGET.epochs) if allowed["unit"] == "epochs" else allowed["high"]
     return f"{allowed['low']:g} to {high:g}"
 

@@ -305,7 +305,7 @@ def test_dataset_name_is_used_as_given() -> None:
     assert data.choose("mnist") == ("mnist", "")
 
 
-def test_misspelt_name_lists_legal_ones() -> None:
+def test_misspelt_name_lists_allowed_ones() -> None:
     with pytest.raises(UsageError) as caught:
         data.choose("minst")
     assert caught.value.allowed == "Allowed: auto, mnist, digits."

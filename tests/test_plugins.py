@@ -272,7 +272,7 @@ def test_unknown_setting_suggests_legal_ones(architecture: Architecture, name: s
     with pytest.raises(UsageError, match=f"no knob or recipe field '{name}'") as caught:
         apply_settings(architecture, {name: 1})
     assert caught.value.hint == (f"Did you mean '{meant}'?" if meant else "")
-    assert all(legal in caught.value.allowed for legal in ("width", "slope", *RECIPE_FIELDS))
+    assert all(name in caught.value.allowed for name in ("width", "slope", *RECIPE_FIELDS))
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from harness.errors import UsageError, did_you_mean
 from harness.events import Epoch, StudyRecord, Trial
 from harness.journal import all_journals
 from harness.plugins import PRUNERS, SAMPLERS, run_command, settings_text
-from harness.spec import MOST_SEED
+from harness.spec import MOST_SEED, MOST_SEEDS
 from harness.statistics import compare, expected_selection_gain
 from harness.tracking import Tracker, confirmation_line, counts
 from harness.tuning import BATCH, Search
@@ -149,7 +149,7 @@ def _refuse_numbers(args: argparse.Namespace) -> None:
         "epochs": (1, 19),
         "jobs": (1, 256),
         "proposals": (1, MOST_TRIALS),
-        "confirm": (0, 1_000),
+        "confirm": (0, MOST_SEEDS),
         "seed": (0, MOST_SEED),
     }
     for name, (low, high) in ranges.items():

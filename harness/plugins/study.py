@@ -81,7 +81,7 @@ def suggest(study: Study, trial: Any) -> dict[str, Knob]:
         if not isinstance(name, str) or not _is_scalar(value):
             raise ContractError(
                 "suggest",
-                f"suggest returned an illegal setting: {type(value).__name__} for {reprlib.repr(name)}.",
+                f"suggest returned a setting that is not allowed: {type(value).__name__} for {reprlib.repr(name)}.",
                 where=study.path,
                 allowed="Allowed: a name with a number below 2**63, a short text, True or False.",
                 hint="Leave out a setting that a trial does not have.",

@@ -1,4 +1,4 @@
-"""A small MLflow client: finds, creates, logs and ends runs. Only `connection` and `artifacts` call mlflow, too."""
+"""A small MLflow client: finds, creates, logs and ends runs. Only `connection` and `artifacts` call mlflow besides."""
 
 from __future__ import annotations
 

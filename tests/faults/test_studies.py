@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 from pathlib import Path
 
-from conftest import is_alive
 from mlflow import MlflowClient
-from processes import descendants, harness, until
+from processes import descendants, harness, kill, until
 
 from harness import tuning
 from harness.tracking import tracking_uri
@@ -38,14 +35,8 @@ def test_killed_study_is_marked_and_leaves_no_process(workplace: Path) -> None:
     deadline = time.monotonic() + 60
     while statuses() == {}:
         assert time.monotonic() < deadline
-    begun = descendants(process.pid)
-    assert len(begun) >= 2
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    deadline = time.monotonic() + 60
-    while any(map(is_alive, begun)):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    assert len(descendants(process.pid)) >= 2
+    kill(process)
     assert [record.state for record in tuning.records()] == ["stopped"]
     other = STUDY.replace("learning rate", "rate")
     (workplace / "other.py").write_text(other)

@@ -562,7 +562,7 @@ def main(arguments: Sequence[str]) -> None:
     given = vars(parser.parse_args(arguments))
     chosen = given.pop("stages") or [*STAGES]
     if unknown := [name for name in chosen if name not in STAGES]:
-        parser.error(f"there is no stage {unknown[0]}; legal: {', '.join(STAGES)}")
+        parser.error(f"there is no stage {unknown[0]}; allowed: {', '.join(STAGES)}")
     proof = Proof(**given, began=float(os.environ.get("PROOF_BEGAN", time.time())))
     proof.out.mkdir(parents=True, exist_ok=True)
     for name in chosen:
