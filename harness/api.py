@@ -96,7 +96,7 @@ def _chosen(seeds: int | Iterable[int]) -> list[int]:
         return chosen
     raise UsageError(
         f"seeds={reprlib.repr(seeds)} cannot be trained.",
-        allowed=f"Allowed: a number of seeds, 1 to {MOST_SEEDS:,}, or so many seeds, integers from 0 to {MOST_SEED:,}.",
+        allowed=f"Allowed: a number of seeds, or integers from 0 to {MOST_SEED:,}; at most {MOST_SEEDS:,} seeds.",
     )
 
 
