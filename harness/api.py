@@ -167,6 +167,6 @@ def check(path: str | Path, settings: Mapping[str, Knob] | None = None) -> Check
     with _ONE_AT_A_TIME:
         architecture = plugins.load(path)
         knobs, recipe = plugins.apply_settings(architecture, settings or {})
-        found, model = runs.inspect(architecture, knobs)
-    audit.enforce(found.ledger, recipe, BUDGET)
-    return Check(found.ledger, model)
+        found = runs.inspect(architecture, knobs)
+    audit.enforce(found.audit.ledger, recipe, BUDGET)
+    return Check(found.audit.ledger, found.model)

@@ -6,14 +6,11 @@ All are frozen dataclasses. `Recipe` checks its values when it is created; the c
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from harness.errors import UsageError, did_you_mean
-
-if TYPE_CHECKING:
-    from torch import nn
 
 HeldOut = Literal["test", "validation"]
 """What a job is scored on: the test set or, in a study, a part of the training set."""
@@ -189,7 +186,6 @@ class Architecture:
         summary: first line of its docstring.
         knobs: the keyword parameters of `build` with their defaults.
         recipe: the file's `RECIPE` applied over the defaults of `Recipe`.
-        build: creates a new network from knobs.
     """
 
     name: str
@@ -199,7 +195,6 @@ class Architecture:
     summary: str
     knobs: Mapping[str, Knob]
     recipe: Recipe
-    build: Callable[..., nn.Module]
 
 
 @dataclass(frozen=True)
@@ -211,7 +206,6 @@ class Study:
         architecture: the one it searches.
         sampler: the Optuna sampler that proposes settings: ``tpe`` or ``random``.
         pruner: the Optuna pruner that stops unpromising trials: ``median`` or ``none``.
-        suggest: maps an Optuna trial to settings: knobs and recipe fields by name.
     """
 
     name: str
@@ -222,7 +216,6 @@ class Study:
     architecture: Architecture
     sampler: str
     pruner: str
-    suggest: Callable[[Any], dict[str, Knob]]
 
 
 Precision = Literal["float32", "bfloat16"]
@@ -262,9 +255,14 @@ REFERENCE = ComputeMode()
 class Job:
     """One training as plain data: enough to run it on any machine and to decide which results may be averaged.
 
-    `sha256`, `knobs`, `recipe`, `dataset_digest` and `protocol` identify the leaderboard row; `seed` is one
+    `network`, `knobs`, `recipe`, `dataset_digest` and `protocol` identify the leaderboard row; `seed` is one
     sample of it. `held_out` is ``test``, or ``validation`` in a study, which never loads the test set. A
     `plain` job is computed in the `REFERENCE` mode, eager float32: slow, and what the fast modes are compared with.
+
+    Attributes:
+        source: text of the plug-in, and `sha256` its hash.
+        submission: the network as a document, which is what is trained; empty for a trial, whose process makes it.
+        network: hash of the submission's graphs and start; empty without one.
     """
 
     name: str
@@ -281,6 +279,8 @@ class Job:
     held_out: HeldOut = "test"
     plain: bool = False
     protocol: int = BUDGET.protocol
+    submission: str = ""
+    network: str = ""
 
 
 @dataclass(frozen=True)

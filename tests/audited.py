@@ -14,7 +14,8 @@ from torch.fx import GraphModule
 from harness import plugins
 from harness.audit import Audit, Ledger
 from harness.audit.export import export
-from harness.spec import Architecture, Knob
+from harness.plugins import Executed
+from harness.spec import Knob
 
 ARCHITECTURES = sorted((Path(__file__).parent.parent / "architectures").glob("*.py"))
 
@@ -33,7 +34,7 @@ NARROW: Mapping[str, Mapping[str, Knob]] = {
 
 def exports(network: nn.Module, path: str = "network.py") -> Audit:
     """Return a network's two graphs, unchecked, with an empty ledger: this takes a fifth of the time of an audit."""
-    return Audit(Ledger(()), export(network, True, path), export(network, False, path), "")
+    return Audit(Ledger(()), export(network, True, path), export(network, False, path))
 
 
 def train_graph(network: nn.Module) -> GraphModule:
@@ -50,9 +51,9 @@ sizes = pytest.mark.parametrize("size", ["narrow", pytest.param("whole", marks=p
 
 
 @functools.cache
-def exported_file(file: Path, size: str) -> tuple[Architecture, nn.Module, Audit]:
+def exported_file(file: Path, size: str) -> tuple[Executed, nn.Module, Audit]:
     """Export the network of a file, narrow or whole, once in each process; `Audit.graphs` copies its graphs."""
-    architecture = plugins.load(file)
+    architecture = plugins.execute(file.read_text(), str(file))
     torch.manual_seed(0)
     fewer = NARROW.get(file.stem, {}) if size == "narrow" else {}
     network = plugins.build_network(architecture, {**architecture.knobs, **fewer})

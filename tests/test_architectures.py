@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from harness import plugins
-from harness.audit import Ledger, audit, enforce, refuse_trained_start
-from harness.spec import BUDGET, Architecture, Knob, Recipe
+from harness.audit import Ledger, enforce
+from harness.plugins import Executed
+from harness.runs import inspect
+from harness.spec import BUDGET, Knob, Recipe
 
 FOLDER = Path(__file__).parent.parent / "architectures"
 FILES = sorted(FOLDER.glob("*.py"))
@@ -56,19 +58,15 @@ SIZES = {
 """Counted numbers of the networks of the records, by file, channels and filters over the places."""
 
 
-def reference(name: str) -> Architecture:
-    return plugins.load(FOLDER / f"{name}.py")
+def reference(name: str) -> Executed:
+    return plugins.execute((FOLDER / f"{name}.py").read_text(), f"{name}.py")
 
 
 def ledger(file: Path, **turned: Knob) -> Ledger:
     architecture = plugins.load(file)
-    knobs = {**architecture.knobs, **turned}
-    torch.manual_seed(0)
-    network = plugins.build_network(architecture, knobs)
-    found = audit(network, str(file))
-    refuse_trained_start(network, found, lambda: plugins.build_network(architecture, knobs), str(file))
-    enforce(found.ledger, architecture.recipe, BUDGET)
-    return found.ledger
+    found = inspect(architecture, {**architecture.knobs, **turned}).audit.ledger
+    enforce(found, architecture.recipe, BUDGET)
+    return found
 
 
 def test_published_architectures_exist() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import torch
 from torch import nn
 
 from harness import plugins
-from harness.audit import Audit, Ledger, audit, enforce, refuse_another, refuse_batch_dependence, refuse_trained_start
+from harness.audit import Audit, Ledger, audit, enforce, refuse_batch_dependence
 from harness.audit.batch import LARGEST_BATCH
 from harness.audit.count import FREE_STATISTICS
 from harness.audit.export import MOST_IMAGES
@@ -192,10 +191,8 @@ def names(folder: Path) -> set[str]:
 
 
 def examine(file: Path) -> Audit:
-    torch.manual_seed(0)
     architecture = plugins.load(file)
-    found, _ = inspect(architecture, architecture.knobs)
-    return found
+    return inspect(architecture, architecture.knobs).audit
 
 
 def refusal(name: str) -> tuple[Refusal | None, Ledger | None]:
@@ -290,7 +287,6 @@ def normed(seed: int) -> nn.Sequential:
 
 def test_graphs_take_weights_of_another_seed() -> None:
     found, other, images = audit(normed(0), "here.py"), normed(1), torch.rand(4, 1, 28, 28)
-    refuse_another(found, other, "here.py")
     graphs = found.graphs(other, CPU)
     with torch.no_grad():
         torch.testing.assert_close(graphs.evaluation(images), other.eval()(images))
@@ -309,7 +305,7 @@ def test_graphs_share_weights_within_one_seed_only() -> None:
 
 
 def test_tied_weight_stays_tied() -> None:
-    graphs = examine(VALID / "shared_layers.py").graphs(plugins.load(VALID / "shared_layers.py").build(), CPU)
+    graphs = examine(VALID / "shared_layers.py").own_graphs(CPU)
     assert graphs.train.get_parameter("expand.weight") is graphs.train.get_parameter("squeeze.weight")
 
 
@@ -326,46 +322,10 @@ def test_audit_survives_pickling() -> None:
     found = audit(network, "here.py")
     again = pickle.loads(pickle.dumps(found))
     assert again.ledger == found.ledger
-    refuse_another(again, network, "here.py")
     for here, there in zip(
         vars(found.graphs(network, CPU)).values(), vars(again.graphs(network, CPU)).values(), strict=True
     ):
         assert torch.equal(here(images), there(images))
-
-
-@pytest.mark.parametrize(
-    ("change", "rule"),
-    [
-        (lambda network: network.append(nn.Linear(10, 10)), "another-network"),
-        (lambda network: network[1].running_mean.fill_(3), "another-network"),
-        (lambda network: network[3].weight.requires_grad_(False), "another-network"),
-        (lambda network: network[0].weight.data.fill_(torch.nan), "not-finite"),
-        (lambda network: setattr(network, "parameters", list), "override"),
-    ],
-)
-def test_seed_with_another_network_is_refused(change: Callable[[nn.Sequential], object], rule: str) -> None:
-    found, other = audit(normed(0), "here.py"), normed(1)
-    change(other)
-    with pytest.raises(AuditError) as caught:
-        refuse_another(found, other, "here.py")
-    assert caught.value.rule == rule
-
-
-class Projected(nn.Module):
-    """A linear layer over random sums of pixels, drawn again for each seed and never trained."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sums = torch.randn(784, 5)
-        self.head = nn.Linear(5, 10)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.head(images.flatten(1) @ self.sums)
-
-
-def test_network_with_table_is_audited_per_seed() -> None:
-    assert audit(normed(0), "here.py").serves_every_seed
-    assert not audit(Projected(), "here.py").serves_every_seed
 
 
 # --- the ledger -------------------------------------------------------------------------------------------
@@ -403,26 +363,6 @@ def test_budget_allows_at_most_nineteen_epochs() -> None:
     enforce(Ledger(()), Recipe(epochs=19), BUDGET)
     with pytest.raises(BudgetError, match="20 epochs"):
         enforce(Ledger(()), Recipe(epochs=20), BUDGET)
-
-
-def test_identity_is_no_trained_start() -> None:
-    def build() -> nn.Module:
-        layer = nn.Linear(140, 140)
-        nn.init.eye_(layer.weight)
-        return nn.Sequential(nn.Flatten(), nn.Linear(784, 140), layer, nn.Linear(140, 10))
-
-    network = build()
-    refuse_trained_start(network, audit(network, "here.py"), build, "here.py")
-
-
-def test_trained_start_check_keeps_random_state() -> None:
-    torch.manual_seed(3)
-    expected = torch.rand(2)
-    network = linear()
-    found = audit(network, "here.py")
-    torch.manual_seed(3)
-    refuse_trained_start(network, found, linear, "here.py")
-    assert torch.equal(torch.rand(2), expected)
 
 
 def test_audit_covers_the_scoring_batch() -> None:

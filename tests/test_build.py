@@ -12,8 +12,7 @@ import torch
 from conftest import TINY
 
 from harness import audit, cli, data, plugins, runs, workers
-from harness.audit import Audit
-from harness.audit.start import FREE_START
+from harness.audit import Audit, Exporter
 from harness.errors import AuditError, ContractError
 from harness.events import Trial
 from harness.runs import audit_cache, build, expect_audit, leave_audit, leave_no_audit
@@ -91,9 +90,9 @@ def audits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     made: list[str] = []
     original = audit.audit
 
-    def noted(network: torch.nn.Module, path: str) -> Audit:
+    def noted(network: torch.nn.Module, path: str, exporter: Exporter) -> Audit:
         made.append(path)
-        return original(network, path)
+        return original(network, path, exporter)
 
     monkeypatch.setattr(audit, "audit", noted)
     monkeypatch.setattr(audit_cache, "_cache", OrderedDict())

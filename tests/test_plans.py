@@ -35,7 +35,7 @@ def job(name: str) -> Job:
     record = recorded.read()
     assert record
     (recorded.folder / "events.jsonl").unlink()
-    architecture = plugins.from_source(source_of(name), record.job.path)
+    architecture = plugins.execute(source_of(name), record.job.path)
     knobs, recipe = plugins.apply_settings(architecture, {})
     made = runs.jobs(architecture, knobs, recipe, data.load("digits"), range(1), "cpu")[0]
     return replace(made, dataset="mnist", dataset_digest=record.job.dataset_digest)

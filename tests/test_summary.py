@@ -22,7 +22,7 @@ def references() -> Mapping[str, ModelSummary]:
     """The anatomy of every file in architectures/, at its default knobs."""
     found = {}
     for name in REFERENCES:
-        architecture = plugins.load(ARCHITECTURES / f"{name}.py")
+        architecture = plugins.execute((ARCHITECTURES / f"{name}.py").read_text(), f"{name}.py")
         found[name] = summary_of(plugins.build_network(architecture, {}))
     return found
 

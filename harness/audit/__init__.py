@@ -2,9 +2,9 @@
 
 The challenge limits a network to 20,000 stored numbers. A plug-in is arbitrary Python, so counting
 ``network.parameters()`` is not enough: a file could keep weights in buffers, plain tensors, Python lists, literals in
-`forward`, or a second network behind an ``if``. The audit therefore does not read the Python code. It exports the
-network with `torch.export` and counts what the exported graphs hold. Only these graphs are trained and scored
-afterwards, and none of the plug-in's Python runs any more. A number that was not counted cannot affect the score.
+`forward`, or a second network behind an ``if``. The audit therefore does not read the Python code. It counts what the
+exported graphs of the network hold, which a confined process handed over as data (`harness.submission`). Only these
+graphs are trained and scored. A number that was not counted cannot affect the score.
 
 There are two graphs, because a network may compute differently in its two modes: one is exported in training mode and
 trained, the other in evaluation mode and scored. Both use the same parameters and buffers, so training the one moves
@@ -20,58 +20,63 @@ that they cannot hide any:
 
 `audit` (in `network`) runs the checks on the CPU, in this order, and raises at the first violation:
 
-1. `module`: tensors are plain, no weight shares memory with another tensor, no method of nn.Module is overridden.
-2. `forward`: the plug-in's own `forward` returns (N, 10) finite float32 logits in both modes and creates no parameter,
-   and every trainable tensor that it uses is registered.
-3. `export`: both graphs, with torch's own operators only. At evaluation the graph draws no random numbers and changes
+1. `forward`: the network returns (N, 10) finite float32 logits in both modes, and what it trains is registered.
+2. `export`: both graphs, with torch's own operators only. At evaluation the graph draws no random numbers and changes
    no state.
-4. `count`: the ledger, an `Entry` for each tensor and for each line with numbers.
-5. `network`: on the same images, the graphs give the network's outputs, gradients and updated buffers.
-6. `batch`: each prediction depends on its own image alone. The same images are evaluated in other batches, also with
+3. `count`: the ledger, an `Entry` for each tensor and for each line with numbers.
+4. `network`: on the same images, the graphs give the network's outputs, gradients and updated buffers.
+5. `batch`: each prediction depends on its own image alone. The same images are evaluated in other batches, also with
    all parameters moved away from their initial values. Callers repeat this after training.
 
-`enforce` compares the ledger and the recipe with the budget. One audit serves all seeds, unless a graph holds constants
-(`Audit.serves_every_seed`): those may be drawn for one seed alone. For each seed, `rebuild` checks that the file builds
-the same network again, and that its initial values are random or constant, not trained before; up to 1,000 may follow
-a pattern. `probe` has what the checks share: synthetic images, one training step, a comparison of two results. `graph`
-reads operators, arguments and line numbers from a graph.
+`enforce` compares the ledger and the recipe with the budget. One audit serves all seeds: a seed only replaces the
+values of the tensors. While a network trains, `state` checks that it still has the tensors that were counted. `probe`
+has what the checks share: synthetic images, one training step, a comparison of two results. `graph` reads operators,
+arguments, layers and line numbers from a graph. `module` checks the plug-in's own module, in the confined process, so
+that an author reads at once what could not be handed over.
 
 An `Audit` is then used for
 
 - its ``ledger``, for the budget and the board;
-- its ``graphs()``, with the parameters of a newly built network, on the device that trains;
+- its ``graphs()``, with the tensors of a newly started network, on the device that trains;
 - `describe` (in `summary`): the layer table, receptive field and multiply-adds, read from the same graphs;
 - pickling: one process audits, another trains.
 """
 
 from harness.audit.batch import refuse_batch_dependence, refuse_changed_classes
 from harness.audit.count import Entry, Ledger
+from harness.audit.export import export
+from harness.audit.forward import probe_forward
 from harness.audit.graph import arguments, cause, operators, over_the_same_tensors, short_name
-from harness.audit.network import Audit, Graphs, audit, enforce
-from harness.audit.probe import one_step
-from harness.audit.rebuild import refuse_another, refuse_other_audit
-from harness.audit.start import refuse_trained_start
+from harness.audit.module import refuse_odd_module
+from harness.audit.network import Audit, Exporter, Graphs, audit, enforce, refuse_unfaithful
+from harness.audit.probe import calls_digest, one_step
+from harness.audit.state import refuse_grown_state, sizes_of
 from harness.audit.summary import Layer, ModelSummary, describe
 
 __all__ = [
     "Audit",
     "Entry",
+    "Exporter",
     "Graphs",
     "Layer",
     "Ledger",
     "ModelSummary",
     "arguments",
     "audit",
+    "calls_digest",
     "cause",
     "describe",
     "enforce",
+    "export",
     "one_step",
     "operators",
     "over_the_same_tensors",
-    "refuse_another",
+    "probe_forward",
     "refuse_batch_dependence",
     "refuse_changed_classes",
-    "refuse_other_audit",
-    "refuse_trained_start",
+    "refuse_grown_state",
+    "refuse_odd_module",
+    "refuse_unfaithful",
     "short_name",
+    "sizes_of",
 ]

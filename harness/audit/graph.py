@@ -42,6 +42,15 @@ def short_name(node: Node) -> str:
     return node.target._schema.name.partition("::")[2] if isinstance(node.target, torch._ops.OpOverload) else ""
 
 
+def layers_of(node: Node) -> list[tuple[str, str]]:
+    """Return dotted name and class of the modules that an operator is part of, the outermost first."""
+    if "layers" not in node.meta:  # that of a submission, whose modules are the plug-in's
+        stack = (node.meta.get("nn_module_stack") or {}).values()
+        node.meta["layers"] = [(name.partition("@")[0], str(kind).rpartition(".")[2]) for name, kind in stack]
+    found: list[tuple[str, str]] = node.meta["layers"]
+    return found
+
+
 def over_the_same_tensors(graph: GraphModule) -> GraphModule:
     """Return a copy whose operators can be changed, with the same parameter and buffer tensors as `graph`."""
     copied = GraphModule(graph, copy.deepcopy(graph.graph))

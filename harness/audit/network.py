@@ -9,8 +9,9 @@ built network into the two graphs.
 from __future__ import annotations
 
 import io
+import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Self
 
@@ -24,10 +25,8 @@ from harness.audit.count import Ledger, count
 from harness.audit.export import export, refuse_change_at_evaluation, refuse_foreign_operators
 from harness.audit.forward import probe_forward
 from harness.audit.graph import on_device
-from harness.audit.module import refuse_odd_module
 from harness.audit.probe import (
     TOLERANCE,
-    calls_digest,
     gist,
     made_up_images,
     nudged,
@@ -56,37 +55,28 @@ class Audit:
     Attributes:
         ledger: the numbers that the network stores.
         train, evaluation: its export in each mode.
-        calls: digest of the operators that the network calls, with the numbers in its code.
     """
 
     ledger: Ledger
     train: ExportedProgram
     evaluation: ExportedProgram
-    calls: str
-
-    @property
-    def serves_every_seed(self) -> bool:
-        """Whether the graphs hold no constant tensors: a constant may have been drawn for one seed only."""
-        programs = (self.train, self.evaluation)
-        return not any(program.graph_signature.inputs_to_lifted_tensor_constants for program in programs)
 
     def graphs(self, network: nn.Module, device: torch.device) -> Graphs:
-        """Return the graphs on `device` with copies of the tensors of `network`, which has passed `refuse_another`."""
+        """Return the graphs on `device` with copies of the tensors of `network`, the same network of any seed."""
         numbers = _copies(network, device)
         graphs = (on_device(program.module(), device) for program in (self.train, self.evaluation))
-        return Graphs(*(filled(graph, numbers) for graph in graphs))
+        return Graphs(*(_filled(graph, numbers) for graph in graphs))
 
     def own_graphs(self, device: torch.device) -> Graphs:
         """Return the graphs on `device` with copies of the tensors of the audited network."""
         return self.graphs(self.train.module(), device)
 
-    def __reduce__(self) -> tuple[Callable[..., Self], tuple[Ledger, bytes, bytes, str]]:
-        return type(self)._loaded, (self.ledger, _saved(self.train), _saved(self.evaluation), self.calls)
+    def __reduce__(self) -> tuple[Callable[..., Self], tuple[Ledger, bytes, bytes]]:
+        return type(self)._loaded, (self.ledger, _saved(self.train), _saved(self.evaluation))
 
     @classmethod
-    def _loaded(cls, ledger: Ledger, train: bytes, evaluation: bytes, calls: str) -> Self:
-        programs = [torch.export.load(io.BytesIO(program)) for program in (train, evaluation)]
-        return cls(ledger, programs[0], programs[1], calls)
+    def _loaded(cls, ledger: Ledger, train: bytes, evaluation: bytes) -> Self:
+        return cls(ledger, *(torch.export.load(io.BytesIO(program)) for program in (train, evaluation)))
 
 
 def _saved(program: ExportedProgram) -> bytes:
@@ -96,10 +86,11 @@ def _saved(program: ExportedProgram) -> bytes:
 
 
 def _copies(network: nn.Module, device: torch.device) -> dict[str, Tensor]:
-    """Copy every parameter and buffer, by all of its names; shared tensors stay shared."""
+    """Copy every parameter, buffer and constant, by all of its names; shared tensors stay shared."""
     found: dict[str, Tensor] = {}
     made: dict[int, Tensor] = {}
-    for named in (network.named_parameters(remove_duplicate=False), network.named_buffers(remove_duplicate=False)):
+    registered = (network.named_parameters(remove_duplicate=False), network.named_buffers(remove_duplicate=False))
+    for named in (*registered, _constants(network)):
         for name, tensor in named:
             if id(tensor) not in made:
                 copied = tensor.detach().to(device, copy=True)
@@ -109,24 +100,35 @@ def _copies(network: nn.Module, device: torch.device) -> dict[str, Tensor]:
     return found
 
 
-def filled(graph: GraphModule, numbers: Mapping[str, Tensor]) -> GraphModule:
-    """Replace the graph's parameters and buffers, in place, by those of the same names in `numbers`, and return it."""
-    own = (*graph.named_parameters(remove_duplicate=False), *graph.named_buffers(remove_duplicate=False))
-    for name, _ in own:
-        if name in numbers:  # the graph's other tensors are its constants
-            layer, _, short = name.rpartition(".")
-            holder = graph.get_submodule(layer)
-            setattr(holder, short, numbers[name])
-            holder._non_persistent_buffers_set.discard(short)  # a checkpoint needs all of them
+def _constants(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors that modules hold as plain attributes, by their names."""
+    for layer, module in network.named_modules():
+        for short, value in vars(module).items():
+            if isinstance(value, Tensor):
+                yield f"{layer}.{short}".lstrip("."), value
+
+
+def _filled(graph: GraphModule, numbers: Mapping[str, Tensor]) -> GraphModule:
+    """Replace the graph's tensors, in place, by those of the same names in `numbers`, and return it."""
+    registered = (graph.named_parameters(remove_duplicate=False), graph.named_buffers(remove_duplicate=False))
+    for name, _ in [*itertools.chain(*registered, _constants(graph))]:
+        layer, _, short = name.rpartition(".")
+        holder = graph.get_submodule(layer)
+        setattr(holder, short, numbers[name])
+        holder._non_persistent_buffers_set.discard(short)  # a checkpoint needs all of them
     return graph
 
 
-def audit(network: nn.Module, path: str) -> Audit:
+Exporter = Callable[[nn.Module, bool, str], ExportedProgram]
+
+
+def audit(network: nn.Module, path: str, exporter: Exporter = export) -> Audit:
     """Export `network`, built by the plug-in at `path`, and count what it stores.
 
     Args:
         network: maps (N, 1, 28, 28) float images to (N, 10) logits; on the CPU.
         path: file name for messages.
+        exporter: exports it in a mode, and adds lines and layers to the graph.
 
     Raises:
         ContractError: a wrong output, or a `forward` that raises.
@@ -134,16 +136,15 @@ def audit(network: nn.Module, path: str) -> Audit:
             prediction depend on other images.
         UsageError: torch cannot write its cache.
     """
-    refuse_odd_module(network, path)
     probe_forward(network, path)
-    train = export(network, True, path)
+    train = exporter(network, True, path)
     refuse_foreign_operators(train, path)
-    evaluation = export(network, False, path)
+    evaluation = exporter(network, False, path)
     refuse_foreign_operators(evaluation, path)
     refuse_change_at_evaluation(evaluation, path)
-    found = Audit(count(network, train, evaluation, path), train, evaluation, calls_digest(network))
+    found = Audit(count(network, train, evaluation, path), train, evaluation)
     scored, images = evaluation.module(), made_up_images(12)
-    _refuse_unfaithful(network, train.module(), scored, path)
+    refuse_unfaithful(network, train.module(), scored, path)
     refuse_batch_dependence(scored, images, path)
     for direction in (1, -1):  # so that gates that start near zero are open in one of them
         with nudged(network, direction):
@@ -176,8 +177,13 @@ def enforce(ledger: Ledger, recipe: Recipe, budget: Budget) -> None:
         )
 
 
-def _refuse_unfaithful(network: nn.Module, train: nn.Module, evaluation: nn.Module, path: str) -> None:
-    """Refuse a network whose graphs give other outputs, gradients or buffers than the network itself."""
+def refuse_unfaithful(network: nn.Module, train: nn.Module, evaluation: nn.Module, path: str) -> None:
+    """Refuse a network whose graphs give other outputs, gradients or buffers than the network itself.
+
+    Raises:
+        AuditError: they do, or the network modifies its images.
+        ContractError: the backward pass raised.
+    """
     images = made_up_images(7)
     worst = distance(network, train, evaluation, images, path)
     if worst > TOLERANCE:

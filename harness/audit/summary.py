@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
 from torch.utils.flop_counter import FlopCounterMode
 
-from harness.audit.graph import arguments, operators, short_name
+from harness.audit.graph import arguments, layers_of, operators, short_name
 from harness.audit.network import Audit
 
 _DROPOUTS = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
@@ -47,19 +47,20 @@ class ModelSummary:
 
 
 def describe(network: nn.Module, found: Audit) -> ModelSummary:
-    """Describe an audited network; its state does not change."""
+    """Describe an audited network; its state does not change.
+
+    Args:
+        network: the network that was audited.
+        found: its audit; the operators of its graphs carry the layers that they are part of.
+    """
     was_training = network.training
     network.eval()
     images = torch.zeros(2, 1, 28, 28, device=next((p.device for p in network.parameters()), None))
-    rows: dict[str, Layer] = {}
-    hooks = [module.register_forward_hook(_note(name, rows)) for name, module in _rows_of(network)]
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network(images)
-    for hook in hooks:
-        hook.remove()
     network.train(was_training)
     return ModelSummary(
-        layers=tuple(rows.values()),
+        layers=_layers(network, found),
         uses=_uses(found),
         receptive_field=_receptive_field(found),
         multiply_adds=counter.get_total_flops() // 2 // len(images),
@@ -67,20 +68,30 @@ def describe(network: nn.Module, found: Audit) -> ModelSummary:
     )
 
 
-def _rows_of(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield modules that have no children or have parameters of their own."""
-    for name, module in network.named_modules():
-        if next(module.children(), None) is None or next(module.parameters(recurse=False), None) is not None:
-            yield name, module
+def _layers(network: nn.Module, found: Audit) -> tuple[Layer, ...]:
+    """Return a row for each module that has no children or has parameters of its own, as it first ends."""
+    own = Counter[str]()
+    for name, parameter in network.named_parameters():
+        own[name.rpartition(".")[0]] += parameter.numel()
+    within: dict[tuple[str, str], Node] = {}
+    running: set[tuple[str, str]] = set()
+    for node in operators(found.evaluation):
+        layers = {*layers_of(node)}
+        within.update({layer: node for layer in layers if layer in running or layer not in within})
+        running = layers
+    order = {node: place for place, node in enumerate(found.evaluation.graph.nodes)}
+    names = [name for name, _ in within]
+    rows = []
+    for (name, kind), last in sorted(within.items(), key=lambda row: (order[row[1]], -len(row[0][0]))):
+        has_children = any(other != name and other.startswith(f"{name}.".lstrip(".")) for other in names)
+        if own[name] or not has_children:
+            rows.append(Layer(name or "(network)", kind, _shape_text(last), own[name]))
+    return tuple(rows)
 
 
-def _note(name: str, rows: dict[str, Layer]) -> Callable[[nn.Module, Any, Any], None]:
-    def hook(module: nn.Module, _inputs: Any, output: Any) -> None:
-        shape = f"(N, {', '.join(map(str, output.shape[1:]))})" if isinstance(output, Tensor) else "?"
-        own = sum(parameter.numel() for parameter in module.parameters(recurse=False))
-        rows.setdefault(name, Layer(name or "(network)", type(module).__name__, shape, own))
-
-    return hook
+def _shape_text(node: Node) -> str:
+    value = node.meta.get("val")
+    return f"(N, {', '.join(map(str, value.shape[1:]))})" if isinstance(value, Tensor) else "?"
 
 
 def _calls(found: Audit, training: bool) -> Iterator[tuple[str, Node]]:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import NoReturn
 
-from harness import __version__
+from harness import __version__, confine
 from harness.cli.exit import in_good_order
 from harness.cli.isolate import run_isolated
 from harness.errors import UsageError, did_you_mean
@@ -33,8 +33,8 @@ COMMANDS = {
     "doctor": "report the state of data, runs, studies, MLflow and device, and offer to fix problems",
 }
 
-PLUG_IN_COMMANDS = ("run", "check", "tune", "compare", "speed", "sync")
-"""Commands that run the code of plug-ins, each in a process of its own."""
+PLUG_IN_COMMANDS = ("run", "check", "tune", "compare", "speed")
+"""Commands that train or audit networks of plug-ins, each in a process of its own: a network can crash it."""
 
 
 def main(argv: Sequence[str] | None = None, isolated: bool = False) -> int:
@@ -61,6 +61,8 @@ def _dispatch(arguments: Sequence[str], isolated: bool) -> int:
             allowed=f"Allowed: {', '.join(COMMANDS)}.",
             hint=did_you_mean(name, COMMANDS) or "python -m harness --help describes each command.",
         )
+    if name in PLUG_IN_COMMANDS:
+        confine.prepare("harness.submission.child", "harness.plugins.study")  # it imports while this process does
     module = importlib.import_module(f"harness.cli.{name}")
     parser = _Parser(
         prog=f"python -m harness {name}",

@@ -19,7 +19,6 @@ from harness.cli import options, progress, session
 from harness.cli.console import console, print_layers, print_ledger, print_model, warn_of_softmax
 from harness.cli.exit import report
 from harness.errors import HarnessError
-from harness.runs import inspect
 from harness.spec import BUDGET, Architecture, Knob, Recipe
 from harness.training import choose_compatible, compute
 
@@ -49,7 +48,8 @@ def _check(path: str, given: dict[str, str], device: str | None) -> None:
     device = device and session.choose_device(device)
     architecture = plugins.load(path)
     knobs, recipe = options.parse_settings(architecture, given)
-    found, model = inspect(architecture, knobs)
+    inspected = runs.inspect(architecture, knobs)
+    found, model = inspected.audit, inspected.model
     console.rule(f"{architecture.name}", align="left")
     console.print(architecture.summary)
     print_layers(model)

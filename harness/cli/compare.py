@@ -11,8 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import replace
 
 from harness import data, leaderboard, plugins, runs
 from harness.cli import options, progress, session
@@ -21,7 +20,7 @@ from harness.errors import UsageError
 from harness.journal import all_journals
 from harness.leaderboard import plans
 from harness.sentences import comparison_line, p_text
-from harness.spec import MOST_SEEDS, Architecture, Job, Knob, Recipe
+from harness.spec import MOST_SEEDS, Job
 from harness.statistics import FEWEST, LOOKS, compare
 from harness.tracking import Tracker
 
@@ -58,33 +57,23 @@ mark_interrupted = session.mark_interrupted
 
 def _network(name: str, dataset: data.Dataset, device: str) -> tuple[str, Job]:
     """Return the label of the network that the user named, and a job of it with a placeholder seed."""
-    label, architecture, knobs, recipe = _file(name) if name.endswith(".py") else _row(name, dataset.name)
-    return label, runs.jobs(architecture, knobs, recipe, dataset, range(1), device)[0]
+    if not name.endswith(".py"):
+        return _row(name, dataset.name, device)
+    architecture = plugins.load(name)
+    settings = plugins.apply_settings(architecture, {})
+    return architecture.name, runs.jobs(architecture, *settings, dataset, range(1), device)[0]
 
 
-_Network = tuple[str, Architecture, dict[str, Knob], Recipe]
-
-
-def _file(path: str) -> _Network:
-    architecture = plugins.load(path)
-    return architecture.name, architecture, *plugins.apply_settings(architecture, {})
-
-
-def _row(name: str, dataset: str) -> _Network:
+def _row(name: str, dataset: str, device: str) -> tuple[str, Job]:
     try:
         row = leaderboard.rank(all_journals(), dataset).find(name)
     except UsageError as error:
         by_file = f"Or name its file, such as architectures/{name}.py: that needs no run of it."
         raise UsageError(error.message, allowed=error.allowed, hint=f"{error.hint} {by_file}") from error
-    job = row.first.job
-    architecture = plugins.load(job.path) if Path(job.path).is_file() else None
-    if architecture is None or architecture.sha256 != job.sha256:
-        raise UsageError(
-            f"The file of {row.name} is not in {job.path} as it was trained.",
-            allowed="Code of an imported run is never executed.",
-            hint="Restore that file; leaderboard --html shows its text.",
-        )
-    return row.label, architecture, *plugins.apply_settings(architecture, {**job.knobs, **asdict(job.recipe)})
+    journal = row.runs[0].journal
+    return row.label, replace(
+        row.first.job, source=journal.source, submission=journal.submission, seed=0, device=device, plain=False
+    )
 
 
 def _compare(networks: Sequence[tuple[str, Job]], seeds: int, at_once: int, tracker: Tracker) -> None:

@@ -9,6 +9,7 @@ and the seed.
 
     events.jsonl      one JSON object a line, each with its event and its time in milliseconds since 1970
     architecture.py   the plug-in's text, exactly as it was trained
+    network.json      the network as data: graphs, start, layers (`harness.submission`); this is what was trained
     test.npz          logits, predictions and labels of the final test pass; the most confidently wrong images
     weights.pt        the scored weights, as a plain state dict
     checkpoint-N-SHA.pt  the state of training after epoch N, named by its SHA-256; the last two, until the run ends

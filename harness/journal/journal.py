@@ -32,6 +32,9 @@ ROOT = Path("mlruns")
 OUTCOME = "test.npz"
 """The file of the final test pass."""
 
+SUBMISSION = "network.json"
+"""The file of the network as data."""
+
 PROFILE = "profile.json.gz"
 """The file of a profile."""
 
@@ -118,14 +121,21 @@ class Journal:
         process = [events[0].get("environment", {}), *(event for event in events if event["event"] == "resumed")][-1]
         return Record(self.run_id, events[0], epochs, ended, origin, process)
 
-    def store(self, source: str) -> None:
-        """Write the plug-in's text."""
+    def store(self, source: str, submission: str) -> None:
+        """Write the plug-in's text, and the network as data."""
         self._write("architecture.py", lambda path: path.write_bytes(source.encode()))  # line endings unchanged
+        self._write(SUBMISSION, lambda path: path.write_bytes(submission.encode()))
 
     @property
     def source(self) -> str:
         """The plug-in's text."""
         return (self.folder / "architecture.py").read_bytes().decode()
+
+    @property
+    def submission(self) -> str:
+        """The network as data: the document of a submission; empty in a record from before protocol 2."""
+        file = self.folder / SUBMISSION
+        return file.read_bytes().decode() if file.exists() else ""
 
     def store_outcome(self, outcome: Outcome, logits: np.ndarray, weights: Mapping[str, Tensor]) -> None:
         """Write the final test pass and the scored weights.

@@ -215,9 +215,9 @@ class Row:
 
 
 def identity(job: Job) -> str:
-    """Return a text that is equal for runs that may be averaged: file, knobs, recipe, dataset and protocol."""
+    """Return a text that is equal for runs that may be averaged: network, knobs, recipe, dataset and protocol."""
     recipe = [getattr(job.recipe, name) for name in RECIPE_FIELDS]
-    return json.dumps([job.sha256, dict(job.knobs), recipe, job.dataset_digest, job.protocol], sort_keys=True)
+    return json.dumps([job.network or job.sha256, dict(job.knobs), recipe, job.dataset_digest, job.protocol], sort_keys=True)
 
 
 def _stretches(seeds: Sequence[int]) -> list[tuple[int, int]]:

@@ -1,8 +1,8 @@
 """The architecture contract: load an `Architecture` from a path or a text.
 
 An architecture is one self-contained Python file with a docstring, an optional ``RECIPE`` dict of `Recipe`
-overrides, and ``build(*, knob=default, ...) -> nn.Module``, whose signature declares the knobs. The file runs as
-ordinary Python on this machine: the harness does not protect against a malicious file.
+overrides, and ``build(*, knob=default, ...) -> nn.Module``, whose signature declares the knobs. The file is executed
+in a confined process of its own (`execute`); this one gets what it declares, as data (`load`).
 """
 
 from __future__ import annotations
@@ -11,16 +11,17 @@ import ast
 import contextlib
 import hashlib
 import inspect
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from harness.errors import ContractError, UsageError, device_hint, did_you_mean
-from harness.plugins.sandbox import running_plugin
+from harness.errors import ContractError, UsageError, device_hint, did_you_mean, printable
+from harness.plugins.handover import reply, run_confined
+from harness.plugins.running import running_plugin
 from harness.plugins.source import load_module, read_source, summary_of
 from harness.spec import RECIPE_FIELDS, Architecture, Knob, Recipe
 
@@ -29,18 +30,71 @@ RESERVED = ("seed", "device", "parameters", "dataset")
 
 
 def load(path: str | Path) -> Architecture:
-    """Read the architecture at `path` and check it against the contract.
+    """Read the architecture at `path`, and let a confined process check it against the contract.
 
     Raises:
         UsageError: there is no such file, or it cannot be read.
         ContractError: the file breaks the contract.
-        OutOfMemory: there is not enough memory to execute it.
+        CrashedError: its process died, hung, or was out of memory.
     """
     return from_source(read_source(path, "an architecture, such as architectures/s6_gap.py"), str(path))
 
 
 def from_source(source: str, path: str) -> Architecture:
     """Load an architecture from its text, as `load` does; `path` gives its name and is used in messages."""
+    declared = run_confined("harness.plugins.architecture:declare", {"source": source, "path": path})
+    found = declared if isinstance(declared, dict) else {}
+    knobs = found.get("knobs")
+    if not isinstance(knobs, dict) or not all(map(_is_knob, knobs.items())):
+        raise ContractError("knobs", "The file's process declares no knobs.", where=path, hint="Write them in build.")
+    return Architecture(
+        name=Path(path).stem,
+        path=path,
+        source=source,
+        sha256=hashlib.sha256(source.encode()).hexdigest(),
+        summary=printable(str(found.get("summary"))),
+        knobs=knobs,
+        recipe=_recipe(found.get("recipe"), knobs, path),
+    )
+
+
+def _is_knob(declared: tuple[str, object]) -> bool:
+    name, default = declared
+    is_plain = isinstance(default, (bool, int, float, str)) and (not isinstance(default, float) or isfinite(default))
+    return is_plain and name.isidentifier() and name not in (*RECIPE_FIELDS, *RESERVED)
+
+
+# --- in the confined process ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Executed(Architecture):
+    """An architecture whose file was executed in this process.
+
+    Attributes:
+        build: creates a new network from knobs.
+    """
+
+    build: Callable[..., nn.Module]
+
+
+def declare(request: Mapping[str, str], _ask: object) -> dict[str, Any]:
+    """Execute a file and reply what it declares: summary, knobs with their defaults, and recipe."""
+
+    def work() -> dict[str, Any]:
+        executed = execute(request["source"], request["path"])
+        return {"summary": executed.summary, "knobs": dict(executed.knobs), "recipe": asdict(executed.recipe)}
+
+    return reply(work)
+
+
+def execute(source: str, path: str) -> Executed:
+    """Execute the text of an architecture in this process, and check it against the contract.
+
+    Raises:
+        ContractError: the file breaks the contract.
+        OutOfMemory: there is not enough memory.
+    """
     module, summary = load_module(source, path, ("RECIPE", "build"))
     build = getattr(module, "build", None)
     if not callable(build):
@@ -51,7 +105,7 @@ def from_source(source: str, path: str) -> Architecture:
             hint="`python -m harness new NAME` writes a file that fulfils the contract.",
         )
     knobs = _knobs(build, path)
-    return Architecture(
+    return Executed(
         name=Path(path).stem,
         path=path,
         source=source,
@@ -92,7 +146,7 @@ def declaration(source: str) -> Declaration:
     return Declaration(summary_of(tree), knobs, recipe)
 
 
-def build_network(architecture: Architecture, knobs: Mapping[str, Knob]) -> nn.Module:
+def build_network(architecture: Executed, knobs: Mapping[str, Knob]) -> nn.Module:
     """Call `build` and return its network.
 
     Raises:
@@ -129,7 +183,7 @@ def _knobs(build: Any, path: str) -> dict[str, Knob]:
             wrong = f"build's knob '{name}' has no default."
         elif not isinstance(default, (bool, int, float, str)):
             wrong = f"build's knob '{name}' defaults to {default!r}; a knob is an int, float, bool or str."
-        elif isinstance(default, float) and not math.isfinite(default):
+        elif isinstance(default, float) and not isfinite(default):
             wrong = f"build's knob '{name}' defaults to {default}; a knob is finite."
         elif name in RECIPE_FIELDS:
             wrong = f"build's knob '{name}' is also a recipe field; a name is one or the other."

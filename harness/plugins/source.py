@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 
 from harness.errors import ContractError, UsageError, did_you_mean
-from harness.plugins.sandbox import running_plugin
+from harness.plugins.running import running_plugin
 
 
 def read_source(path: str | Path, what: str) -> str:

@@ -1,26 +1,36 @@
-"""Audits kept in memory, by file and knobs: one serves every seed."""
+"""Audits kept in memory, by submission, or by file and knobs where a network was not submitted before."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Mapping
+from dataclasses import dataclass
 
 from harness.audit import Audit, ModelSummary
-from harness.spec import Knob
+from harness.spec import Job
+from harness.submission import Submission
 
 MOST_KEPT = 100
 """Most audits kept in memory, the last used ones: each holds two graphs, one or two megabytes."""
 
-Inspected = tuple[Audit, ModelSummary]
+
+@dataclass(frozen=True, eq=False)
+class Inspected:
+    """A network that passed the audit: as data, its audit, and its description."""
+
+    submission: Submission
+    audit: Audit
+    model: ModelSummary
+
 
 _cache: OrderedDict[str, Inspected] = OrderedDict()
 
 
-def audit_key(path: str, sha256: str, knobs: Mapping[str, Knob]) -> str:
-    """Return the cache key of an audit: a digest of path, file text and knobs."""
-    return hashlib.sha256(json.dumps([path, sha256, dict(knobs)], sort_keys=True).encode()).hexdigest()
+def audit_key(job: Job) -> str:
+    """Return the cache key of a job's audit: the hash of its submission, else a digest of path, file text and knobs."""
+    content = json.dumps([job.path, job.sha256, dict(job.knobs)], sort_keys=True)
+    return job.network or hashlib.sha256(content.encode()).hexdigest()
 
 
 def cached_audit(key: str) -> Inspected | None:

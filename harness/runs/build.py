@@ -1,4 +1,4 @@
-"""Builds, audits and describes networks: one audit for a file and its knobs serves all seeds.
+"""Submits, audits, describes and builds networks: one submission and one audit of a file and its knobs serve all seeds.
 
 The trials of a study differ in their knobs, so each needs an audit of its own, during which a GPU would wait for one
 CPU core. With a GPU, other processes make the audits and leave them in a folder: see `harness.runs.shared_audits`.
@@ -8,61 +8,79 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
-from harness import audit, plugins, training
-from harness.audit import Audit, ModelSummary, describe
-from harness.errors import OutOfMemory, ran_out_of_memory
+from harness import audit, submission
+from harness.audit import Audit, ModelSummary
+from harness.errors import AuditError, OutOfMemory, ran_out_of_memory
 from harness.runs.audit_cache import Inspected, audit_key, cache_audit, cached_audit
-from harness.spec import BUDGET, Architecture, Job, Knob
+from harness.seeds import seed_everything
+from harness.spec import Architecture, Job, Knob
+from harness.submission import Submission
 
 
 @dataclass(frozen=True, eq=False)
 class Built:
-    """A job's network, on the CPU, with its audits.
+    """A job's network, on the CPU, with its audit.
 
     Attributes:
-        network: built from the job's seed.
-        audit: the audit whose graphs hold that network.
-        reference: the audit of the same network built from a fixed seed; the compute mode is chosen with it, so that
-            the mode does not depend on the job's seed.
+        network: started from the job's seed.
+        audit: its ledger and its two graphs. They hold the same network started from a fixed seed; the compute mode is
+            chosen with it, so that the mode does not depend on the job's seed.
         model: the network's description.
     """
 
     network: nn.Module
     audit: Audit
-    reference: Audit
     model: ModelSummary
 
 
 def build(job: Job) -> Built:
-    """Build a job's network from its seed, and audit it.
+    """Audit a job's network and start it from the job's seed.
 
     Raises:
         Refusal: the network breaks a rule.
-        OutOfMemory: it does not fit into memory.
+        CrashedError: the process of its file died, hung, or was out of memory.
     """
+    found = inspect_job(job)
     with _raising_out_of_memory(job.path):
-        reference, model = _reference(job.source, job.path, job.sha256, job.knobs)
-        training.seed_everything(job.seed, 0, "weights")  # before the file runs: its top level may draw random numbers
-        architecture = plugins.from_source(job.source, job.path)
-        network = plugins.build_network(architecture, job.knobs)
-        return Built(network, _compared(network, reference, architecture, job.knobs), reference, model)
+        return Built(_started(found.submission, job.seed, "weights", job.path), found.audit, found.model)
+
+
+def inspect_job(job: Job) -> Inspected:
+    """Audit and describe a job's network, once for all seeds; submit its file first if the job has no submission.
+
+    Raises:
+        Refusal, CrashedError: as `build`.
+    """
+    key = audit_key(job)
+    found = cached_audit(key)
+    if found is None:
+        found = _inspected(Submission(job.submission or submitted(job).submission), job.path)
+        cache_audit(key, found)
+    return found
 
 
 def inspect(architecture: Architecture, knobs: Mapping[str, Knob]) -> Inspected:
-    """Audit and describe the network that a file builds.
+    """Submit a file, and audit and describe its network.
 
     Raises:
-        Refusal: the network breaks a rule.
-        OutOfMemory: it does not fit into memory.
+        Refusal, CrashedError: as `build`.
     """
-    with _raising_out_of_memory(architecture.path):
-        found = _reference(architecture.source, architecture.path, architecture.sha256, knobs)
-        _compared(plugins.build_network(architecture, knobs), found[0], architecture, knobs)
-    return found
+    return _inspected(submission.submit(architecture.source, architecture.path, knobs), architecture.path)
+
+
+def submitted(job: Job) -> Job:
+    """Return a job with the submission that the process of its file hands over.
+
+    Raises:
+        Refusal: the file breaks the contract, or its network a rule.
+        CrashedError: that process died, hung, or was out of memory.
+    """
+    data = submission.submit(job.source, job.path, job.knobs)
+    return replace(job, submission=data.text, network=data.hash)
 
 
 @contextlib.contextmanager
@@ -75,29 +93,29 @@ def _raising_out_of_memory(path: str) -> Iterator[None]:
         raise
 
 
-def _reference(source: str, path: str, sha256: str, knobs: Mapping[str, Knob]) -> Inspected:
-    """Return the audit of a file's network, built from a fixed seed; made once for each file and knobs."""
-    key = audit_key(path, sha256, knobs)
-    found = cached_audit(key)
-    if found is None:
-        training.seed_everything(0, 0, "audit")
-        network = plugins.build_network(plugins.from_source(source, path), knobs)
-        with plugins.in_one_process(path):
-            audited = audit.audit(network, path)
-            found = audited, describe(network, audited)
-        cache_audit(key, found)
-    return found
+def _inspected(data: Submission, path: str) -> Inspected:
+    with _raising_out_of_memory(path):
+        network = _started(data, 0, "audit", path)
+        audited = audit.audit(network, path, submission.exporter(data))
+        audited = submission.with_numbers_of_start(audited, data, path)
+        return Inspected(data, audited, audit.describe(network, audited))
 
 
-def _compared(network: nn.Module, reference: Audit, architecture: Architecture, knobs: Mapping[str, Knob]) -> Audit:
-    """Refuse a network that differs from the audited one; return the audit whose graphs hold it."""
-    path, found = architecture.path, reference
-    if reference.serves_every_seed:
-        audit.refuse_another(reference, network, path)
-    else:
-        with plugins.in_one_process(path):
-            found = audit.audit(network, path)
-        audit.refuse_other_audit(reference, found, path)
-    if found.ledger.parameters <= BUDGET.parameters:  # else it is refused anyway, for a simpler reason
-        audit.refuse_trained_start(network, found, lambda: plugins.build_network(architecture, knobs), path)
-    return found
+def _started(data: Submission, seed: int, purpose: str, path: str) -> nn.Module:
+    """Return the network of a submission, started from a seed.
+
+    Raises:
+        AuditError: the submission is malformed, or a parameter is not finite.
+    """
+    seed_everything(seed, 0, purpose)
+    network = submission.network_of(data)
+    for name, parameter in network.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            raise AuditError(
+                "not-finite",
+                f"The network is built with a parameter {name} that is not finite.",
+                where=path,
+                allowed="Initial weights are finite for every seed.",
+                hint="Look for a division by zero or an overflow where build initialises them.",
+            )
+    return network

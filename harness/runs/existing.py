@@ -102,7 +102,7 @@ def identity_of(job: Job) -> dict[str, Any]:
     """Return the facts that identify a job, by their display names."""
     names = ("knobs", "recipe", "dataset", "dataset_digest", "seed", "device", "held_out", "plain", "protocol")
     described = asdict(job)
-    return {"plug-in": job.sha256} | {name.replace("_", " "): described[name] or None for name in names}
+    return {"network": job.network or job.sha256} | {name.replace("_", " "): described[name] or None for name in names}
 
 
 def surroundings_of(environment: Environment) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from harness import data
 from harness.errors import UsageError
+from harness.runs.build import submitted
 from harness.spec import Architecture, Group, HeldOut, Job, Knob, Recipe
 
 
@@ -21,11 +22,15 @@ def jobs(
     held_out: HeldOut = "test",
     plain: bool = False,
 ) -> list[Job]:
-    """Return one job for each seed.
+    """Return one job for each seed; those of a study have no submission yet, as each trial's process makes its own.
 
     Args:
-        held_out: the images to score on: the test set, or validation images that are held out of the training set.
+        held_out: the images to score on: the test set or, in a study, a part of the training set.
         plain: compute in the reference mode: float32, one operator at a time.
+
+    Raises:
+        Refusal: the file breaks the contract, or its network a rule.
+        CrashedError: the process of the file died, hung, or was out of memory.
     """
     first = Job(
         name=architecture.name,
@@ -42,6 +47,8 @@ def jobs(
         held_out=held_out,
         plain=plain,
     )
+    if held_out == "test":
+        first = submitted(first)
     return [replace(first, seed=seed) for seed in seeds]
 
 

@@ -94,7 +94,7 @@ def _write_events(
                 else:
                     journal = Journal.create(f"{job.name}-s{job.seed}")
                     held.enter_context(journal.lock())
-                    journal.store(job.source)
+                    journal.store(job.source, job.submission)
                     journal.append("started", **_started(job, event, group))
                 event = replace(event, run_id=journal.run_id)
                 repeats = not event.unrepeatable
@@ -181,7 +181,8 @@ def _fail(journal: Journal | None, tracker: Tracker, state: str, reason: str) ->
 
 def _started(job: Job, started: Started, group: Group | None) -> dict[str, object]:
     described = asdict(job)
-    del described["source"]  # it is kept as architecture.py
+    for name in ("source", "submission"):  # they are kept as files
+        del described[name]
     return {
         "job": described,
         "group": asdict(group) if group else None,

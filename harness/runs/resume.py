@@ -18,11 +18,11 @@ from harness.plugins import changed_settings, run_command
 from harness.runs.device import choose_device
 from harness.runs.existing import environment_here, identity_of, surroundings_of
 from harness.runs.train import Progress
-from harness.spec import BUDGET, Architecture, Job
+from harness.spec import BUDGET, Job
 
 
 def load_interrupted(run_id: str) -> tuple[Job, Journal]:
-    """Return the job of an interrupted run, with the file as it is now, and the run's journal.
+    """Return the job of an interrupted run, with its network as it was handed over, and the run's journal.
 
     Args:
         run_id: name or path of a folder in ``mlruns/journal/``.
@@ -59,33 +59,29 @@ def _load_interrupted(journal: Journal) -> tuple[Job, Journal]:
     if journal.checkpoint(len(record.epochs)) is None:
         why = "its checkpoints are damaged" if record.epochs else "it was interrupted before the end of its first epoch"
         raise UsageError(f"{run_id} cannot be resumed: {why}.", hint="The command that started it trains it again.")
-    architecture = plugins.load(record.job.path)
     job = replace(
         record.job,
-        source=architecture.source,
-        sha256=architecture.sha256,
+        source=journal.source,
+        submission=journal.submission,
         dataset_digest=data.load(record.job.dataset, record.job.held_out).digest,
         protocol=BUDGET.protocol,
     )
     then = identity_of(record.job) | surroundings_of(record.start.environment)
     now = identity_of(job) | surroundings_of(environment_here(choose_device(job.device)))
-    differing = [
-        "the file was edited" if name == "plug-in" else f"{name}: {then[name]} then, {now[name]} now"
-        for name in then
-        if then[name] != now[name]
-    ]
+    differing = [f"{name}: {then[name]} then, {now[name]} now" for name in then if then[name] != now[name]]
     if differing:
         raise UsageError(
             f"{run_id} would not resume bit for bit here.",
             allowed="; ".join(differing) + ".",
-            hint=f"Restore that, or train from the start: {_command(job, architecture)} --retrain",
+            hint=f"Restore that, or train from the start: {_command(job)} --retrain",
         )
     return job, journal
 
 
-def _command(job: Job, architecture: Architecture) -> str:
-    """Return the command that trains a job with the file as it is now."""
-    changed = changed_settings(job.knobs, job.recipe, architecture.knobs, architecture.recipe)
+def _command(job: Job) -> str:
+    """Return the command that trains a job with its file as it was."""
+    own = plugins.declaration(job.source)
+    changed = changed_settings(job.knobs, job.recipe, {**job.default_knobs, **own.knobs}, own.recipe)
     return f"{run_command(job.path, job.dataset, changed)} --seed {job.seed}{' --reference' if job.plain else ''}"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from harness.errors import HarnessError
 from harness.runs.audit_cache import Inspected, audit_key, cache_audit
-from harness.runs.build import build
+from harness.runs.build import inspect_job
 from harness.spec import Job
 
 
@@ -24,8 +24,7 @@ def expect_audit(folder: Path, job: Job) -> bool:
 def leave_audit(folder: Path, job: Job) -> None:
     """Audit a job's network and leave the audit, or the error, in `folder`."""
     try:
-        built = build(job)
-        found: Inspected | HarnessError = built.reference, built.model
+        found: Inspected | HarnessError = inspect_job(job)
     except HarnessError as error:
         found = error
     _write(folder, job, pickle.dumps(found))
@@ -58,15 +57,15 @@ def take_audit(folder: Path, job: Job) -> None:
         found = pickle.loads(contents)
         if isinstance(found, HarnessError):
             raise found
-        cache_audit(audit_key(job.path, job.sha256, job.knobs), found)
+        cache_audit(audit_key(job), found)
 
 
 def _expected(folder: Path, job: Job) -> Path:
-    return folder / f"{audit_key(job.path, job.sha256, job.knobs)}.expected"
+    return folder / f"{audit_key(job)}.expected"
 
 
 def _left(folder: Path, job: Job) -> Path:
-    return folder / f"{audit_key(job.path, job.sha256, job.knobs)}.audit"
+    return folder / f"{audit_key(job)}.audit"
 
 
 def _write(folder: Path, job: Job, contents: bytes) -> None:

@@ -113,7 +113,8 @@ def train(job: Job, progress: Progress | None = None, keep: bool = False) -> Gen
     refuse_single_image(len(dataset.train.labels), job.recipe)
     built = build(job)
     audit.enforce(built.audit.ledger, job.recipe, BUDGET)
-    graphs, reference = built.audit.graphs(built.network, device), built.reference.own_graphs(device)
+    graphs, reference = built.audit.graphs(built.network, device), built.audit.own_graphs(device)
+    counted = audit.sizes_of(tensors_by_name(graphs.train))
     images = len(dataset.train.labels) * job.recipe.epochs
     choice = Choice(progress.mode) if progress else choose_mode(job, images, reference)
     prior = progress.checkpoint if progress else None
@@ -131,7 +132,10 @@ def train(job: Job, progress: Progress | None = None, keep: bool = False) -> Gen
         unrepeatable(prepared.mode, reference.train) if job.device == "cuda" else (),
         len(epochs),
     )
-    yield from _scored_epochs(job, dataset, graphs.evaluation, prepared, epochs)
+    for event in _scored_epochs(job, dataset, graphs.evaluation, prepared, epochs):
+        if isinstance(event, Epoch):
+            audit.refuse_grown_state(tensors_by_name(graphs.train), counted, job.path)
+        yield event
 
 
 def _scored_epochs(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from harness import data
+from harness.audit import over_the_same_tensors
 from harness.events import Epoch
 from harness.runs import build, choose_mode, prepare_training, raising_crashes, refuse_single_image
 from harness.spec import ComputeMode, Job
@@ -70,14 +71,15 @@ def measure(job: Job, epochs: int, workers: int) -> Iterator[tuple[str, float] |
     refuse_single_image(count, job.recipe)
     compute.set_deterministic(job.device)
     built = build(job)
-    graphs, reference = built.audit.graphs(built.network, device), built.reference.own_graphs(device)
+    graphs, reference = built.audit.graphs(built.network, device), built.audit.own_graphs(device)
     choice = choose_mode(job, count * job.recipe.epochs, reference)
     roofline = measure_roofline(built.audit, choice.mode, device)
 
     with raising_crashes(job):
         prepared = prepare_training(job, dataset.to(device), graphs, reference, choice)
     ours = (epoch.elapsed for epoch in prepared.epochs if isinstance(epoch, Epoch))
-    theirs = reference_epochs(built.network.to(device), dataset, job.recipe, device, workers)
+    plain = over_the_same_tensors(built.audit.graphs(built.network, device).train)
+    theirs = reference_epochs(plain, dataset, job.recipe, device, workers)
     speeds: dict[str, list[float]] = {"reference": [], "harness": []}
     with contextlib.closing(ours), contextlib.closing(theirs):
         for _ in range(epochs):

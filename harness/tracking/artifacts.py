@@ -12,11 +12,12 @@ import numpy as np
 import torch
 
 from harness import journal as journals
-from harness import plots, plugins
+from harness import plots
 from harness.backprop import Problem, Trajectory, write_csv
 from harness.events import StudyRecord
-from harness.journal import FinishedRun, Journal, Record
+from harness.journal import Journal, Record
 from harness.spec import BUDGET
+from harness.submission import Submission, network_of
 from harness.training import confusion
 
 
@@ -58,13 +59,12 @@ def write_sweep(folder: Path, problem: Problem, trajectories: Sequence[Trajector
         write_csv(file, trajectories)
 
 
-def write_model(folder: Path, journal: Journal, run: FinishedRun) -> None:
-    """Save the scored network as an exported graph, which loads without running the plug-in's code."""
+def write_model(folder: Path, journal: Journal) -> None:
+    """Save the scored network, rebuilt from its record, as an exported graph."""
     import mlflow.pytorch
     from mlflow.models import infer_signature
 
-    architecture = plugins.from_source(journal.source, run.job.path)
-    network = plugins.build_network(architecture, run.job.knobs)
+    network = network_of(Submission(journal.submission))
     weights = journal.weights()
     network.eval()
     images = torch.zeros(2, 1, 28, 28)  # two, as one would fix the batch size at 1

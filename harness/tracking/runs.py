@@ -125,19 +125,18 @@ def is_run_current(client: Client, journal: Journal) -> bool:
 
 
 def add_model(client: Client, journal: Journal) -> None:
-    """Add the scored network to a finished run that lacks it; code of an imported run is never executed.
+    """Add the scored network to a finished run that lacks it; a record from before protocol 2 holds no network.
 
-    Building the network draws random numbers, which would change a training in this process: call it only when no
+    Starting the network draws random numbers, which would change a training in this process: call it only when no
     run trains.
     """
     record = journal.read()
-    if record is None or record.state != "finished" or not journal.has_weights:
+    if record is None or record.state != "finished" or not (journal.has_weights and journal.submission):
         return
     run = client.find(client.experiment(record.job.dataset, EXPERIMENT_NOTE), RUN_ID, record.run_id)
     assert run  # it was synced before
     if "model" not in client.files(run.info.run_id):
-        finished = FinishedRun.of(record)
-        client.log_files(run.info.run_id, lambda folder: write_model(folder / "model", journal, finished))
+        client.log_files(run.info.run_id, lambda folder: write_model(folder / "model", journal))
 
 
 def _is_current(run: Run, record: Record) -> bool:

@@ -6,6 +6,7 @@
 a step as a CUDA graph.
 """
 
+from harness.seeds import derive_seed, seed_everything
 from harness.training.capture import Uncapturable
 from harness.training.compatible import Choice, choose_compatible, unrepeatable
 from harness.training.evaluate import (
@@ -22,7 +23,6 @@ from harness.training.evaluate import (
 from harness.training.fit import fit
 from harness.training.memory_layout import accelerate_scoring
 from harness.training.optim import Average, learning_rates, make_optimizer
-from harness.training.seeds import derive_seed, seed_everything
 from harness.training.steps import Miscompiled, Steps
 from harness.training.trial_input import tensors_by_name
 

@@ -13,7 +13,7 @@ What is yielded in each epoch, in this order:
 3. an `Epoch`: training loss and accuracy, learning rate and times. It is not scored; its caller scores the network on
    held-out images and fills in the held-out fields.
 
-Every random number is a pure function of (seed, epoch, purpose): see `harness.training.seeds`. The purposes used here
+Every random number is a pure function of (seed, epoch, purpose): see `harness.seeds`. The purposes used here
 are ``order`` (of the images), ``augment`` and ``network`` (dropout); ``weights`` is used when the network is built. No
 state of a random generator is carried from one epoch to the next. An epoch can therefore be repeated or resumed with
 the same bits from parameters, buffers, averages and optimiser state alone, and these are what a `Checkpoint` holds. To

@@ -20,12 +20,12 @@ from harness.audit import one_step
 from harness.data import SIDE, Dataset, to_float
 from harness.errors import ran_out_of_memory
 from harness.events import Checkpoint
+from harness.seeds import derive_seed, seed_everything
 from harness.spec import REFERENCE, ComputeMode, Recipe
 from harness.training.augment import DRAWS, augment, strength
 from harness.training.capture import Lean, capture, forbidding_sync, in_any_order, own_randomness, own_stream
 from harness.training.memory_layout import accelerate, delete_torn_code, without_kernels
 from harness.training.optim import Average, make_optimizer
-from harness.training.seeds import derive_seed, seed_everything
 from harness.training.trial_input import blob_images, replace_zero_weights, tensors_by_name
 
 

@@ -12,10 +12,10 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from harness import plugins
-from harness.errors import ContractError, HarnessError
+from harness.errors import HarnessError
 from harness.events import Trial
 from harness.runs import jobs
-from harness.spec import BUDGET, Job, Knob, Study
+from harness.spec import BUDGET, Job, Knob
 from harness.training import derive_seed
 from harness.tuning.search import Search
 
@@ -125,7 +125,6 @@ def _suggest(search: Search, live: optuna.Study, number: int) -> Proposal:
     job, error = None, None
     try:
         settings = plugins.suggest(search.study, trial)
-        _refuse_choices(search.study, trial)
         fixed: dict[str, Knob] = {} if search.epochs is None else {"epochs": search.epochs}
         architecture = search.study.architecture
         knobs, recipe = plugins.apply_settings(architecture, {**fixed, **settings})
@@ -134,20 +133,6 @@ def _suggest(search: Search, live: optuna.Study, number: int) -> Proposal:
     except HarnessError as caught:
         error = caught
     return Proposal(number, trial, settings, job, error)
-
-
-def _refuse_choices(study: Study, trial: optuna.Trial) -> None:
-    """Refuse choices that are not simple values: Optuna stores a choice as JSON and compares choices by hash."""
-    for name, distribution in trial.distributions.items():
-        for choice in getattr(distribution, "choices", ()):
-            if type(choice) not in (bool, int, float, str, type(None)):
-                raise ContractError(
-                    "suggest",
-                    f"suggest_categorical('{name}') has a choice of type {type(choice).__name__}.",
-                    where=study.path,
-                    allowed="Allowed: numbers, texts, True, False and None.",
-                    hint="Offer names and look up their values: {'small': (8, 0.1)}[choice].",
-                )
 
 
 def _sampler(search: Search, number: int) -> BaseSampler:

@@ -1,0 +1,54 @@
+"""Call a function of the harness in the confined process of a plug-in, and pass its refusals on as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from harness import confine
+from harness.errors import AuditError, ContractError, HarnessError, OutOfMemory, Refusal, UsageError
+
+SECONDS = 300.0
+"""Seconds that a plug-in's process may take; the slowest network of this project takes 3."""
+
+_LONGEST = 2_000
+
+_KINDS: dict[str, type[HarnessError]] = {
+    kind.__name__: kind for kind in (ContractError, AuditError, UsageError, OutOfMemory)
+}
+"""The errors that a plug-in's process may report; it counts nothing, so no `BudgetError`."""
+
+
+def run_confined(function: str, request: Any, answer: Callable[[Any], Any] | None = None) -> Any:
+    """Run a function that ends in `reply`, in the process of a plug-in, and return its result, which is not checked.
+
+    Args:
+        function: ``package.module:name``.
+        request: its argument, as JSON values.
+        answer: answers what the process asks meanwhile.
+
+    Raises:
+        HarnessError: the function raised it; or the process died, hung, or was out of memory.
+    """
+    returned = confine.call(function, request, answer=answer, seconds=SECONDS)
+    if isinstance(returned, dict) and isinstance(refused := returned.get("refused"), dict):
+        raise _error(refused)
+    return returned.get("result") if isinstance(returned, dict) else None
+
+
+def reply(work: Callable[[], Any]) -> dict[str, Any]:
+    """Return the result of `work`, or the error that it raised, as data; runs in the process of a plug-in."""
+    try:
+        return {"result": work()}
+    except HarnessError as error:
+        names = ("message", "allowed", "hint", "rule", "where")
+        return {"refused": {"kind": type(error).__name__} | {name: getattr(error, name, "") for name in names}}
+
+
+def _error(refused: dict[str, Any]) -> HarnessError:
+    said = {name: str(refused.get(name, ""))[:_LONGEST] for name in ("message", "allowed", "hint", "rule", "where")}
+    kind = _KINDS.get(str(refused.get("kind")), ContractError)
+    shown = {"allowed": said["allowed"], "hint": said["hint"]}
+    if issubclass(kind, Refusal):
+        return kind(said["rule"], said["message"], where=said["where"], **shown)
+    return kind(said["message"], **shown)

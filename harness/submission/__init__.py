@@ -1,0 +1,68 @@
+"""Submissions: a network as data, handed over by the confined process that executed a plug-in's file.
+
+A submission is not a program that runs where scores are made. A child process, which can reach neither data nor
+records (`harness.confine`), executes the file, builds its network and hands over one JSON document:
+
+- two graphs, of training and of evaluation mode: operators of an allow-list (`operators`) with plain arguments
+  (`plain`);
+- the network's tensors, with their names and kinds;
+- the start: the operators by which `build` made each tensor (`start`), and the constants that they read, as raw bytes;
+- the plug-in's lines and layers, for messages and tables.
+
+The harness trusts none of it. It checks the document as it would a file of a stranger (`document`, `start`), rebuilds
+one module over tensors of its own (`network`), and audits, trains and scores that. It replays the start under its own
+random generator for each seed, so a weight that was not drawn there is a number of the author's and counts.
+
+`child`, `pack` and `record` run in the confined process. What they check is for an author's convenience: a file that
+defeats them has handed over another document, which is audited like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import nn
+from torch.export import ExportedProgram
+
+from harness import audit, plugins
+from harness.spec import Knob
+from harness.submission.document import Submission, TensorEntry
+from harness.submission.home import with_numbers_of_start
+from harness.submission.network import Submitted, annotate
+from harness.submission.start import check_start, replay
+
+__all__ = ["Submission", "Submitted", "TensorEntry", "exporter", "network_of", "submit", "with_numbers_of_start"]
+
+
+def submit(source: str, path: str, knobs: Mapping[str, Knob]) -> Submission:
+    """Let a confined process execute a file and hand its network over as data.
+
+    Raises:
+        Refusal: the file breaks the contract, its network a rule, or what it handed over is malformed.
+        CrashedError: the process died, hung, or was out of memory.
+    """
+    request = {"source": source, "path": path, "knobs": dict(knobs)}
+    found = Submission.of(plugins.run_confined("harness.submission.child:submit", request))
+    check_start(found.start)
+    return found
+
+
+def network_of(data: Submission) -> Submitted:
+    """Return the network of a submission, with a start drawn from torch's global random generator.
+
+    Raises:
+        AuditError: the submission is malformed.
+    """
+    started = replay(data.start)
+    return Submitted(data, [started[str(number)] for number in range(len(data.tensors))])
+
+
+def exporter(data: Submission) -> audit.Exporter:
+    """Return a function that exports the network of a submission, with the lines and layers of its plug-in."""
+
+    def exported(network: nn.Module, training: bool, path: str) -> ExportedProgram:
+        program = audit.export(network, training, path)
+        annotate(program, data, "train" if training else "evaluation", path)
+        return program
+
+    return exported

@@ -1,0 +1,49 @@
+"""Weights that come from home: how many of an author's own numbers a network may start with."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from harness.audit import Audit, Entry, Ledger
+from harness.errors import AuditError
+from harness.submission.document import Submission
+from harness.submission.patterns import authors_numbers
+
+SHARE = 0.1
+"""Largest share of the counted numbers that may be the author's own: filters, positions, a basis."""
+
+MOST_BROUGHT = 1_000
+"""Most of an author's own numbers in any network."""
+
+FEW_BROUGHT = 32
+"""Numbers that are allowed in any network, however small: three edge filters, or the settings of a few layers."""
+
+
+def with_numbers_of_start(found: Audit, data: Submission, path: str) -> Audit:
+    """Add the author's numbers that stand in the start alone to the ledger, and refuse weights that come from home.
+
+    Args:
+        found: the audit of the submission's network.
+        path: file name for messages.
+
+    Raises:
+        AuditError: more of the numbers that the network starts with are the author's own than may be.
+    """
+    patterns = authors_numbers(data.start)
+    ledger = found.ledger
+    if patterns.extra:
+        extra = Entry(path, "numbers from which build makes the start", "literal", (), patterns.extra)
+        ledger = Ledger((*ledger.entries, extra))
+    written = sum(entry.numbers for entry in found.ledger.entries if entry.kind == "literal")
+    brought = patterns.brought + written
+    most = max(FEW_BROUGHT, min(MOST_BROUGHT, int(SHARE * ledger.parameters)))
+    if brought > most:
+        raise AuditError(
+            "trained-start",
+            f"{brought:,} of the numbers that the network starts with are the file's own, not drawn.",
+            where=path,
+            allowed=f"Allowed: {most:,}, a tenth of the {ledger.parameters:,} that count, for filters, positions or a "
+            f"basis; never more than {MOST_BROUGHT:,}. Values computed in forward from sizes alone are free.",
+            hint="Draw weights with torch.nn.init or torch.randn, not with numpy or from a table; only the harness trains.",
+        )
+    return replace(found, ledger=ledger)

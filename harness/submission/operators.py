@@ -1,0 +1,140 @@
+"""The operators that a graph of a submission may call: an allow-list of torch's own, and arithmetic on sizes."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from harness.submission.plain import malformed
+
+_NAMES = """
+conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution linear bilinear
+batch_norm instance_norm group_norm layer_norm rms_norm
+lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell
+scaled_dot_product_attention embedding embedding_bag one_hot
+dropout feature_dropout alpha_dropout feature_alpha_dropout native_dropout
+relu relu6 leaky_relu elu selu celu gelu silu mish hardtanh hardswish hardsigmoid hardshrink softshrink sigmoid
+log_sigmoid softplus tanh threshold prelu rrelu glu softmax log_softmax _softmax _log_softmax
+max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d
+adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d max_pool1d_with_indices
+max_pool2d_with_indices max_unpool2d fractional_max_pool2d
+upsample_nearest1d upsample_nearest2d upsample_bilinear2d upsample_bicubic2d upsample_linear1d _upsample_nearest_exact2d
+grid_sampler grid_sampler_2d affine_grid_generator pixel_shuffle pixel_unshuffle channel_shuffle im2col col2im unfold
+unfold_copy pad constant_pad_nd reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d _pad_circular
+_pad_enum
+add sub rsub mul div true_divide floor_divide remainder fmod pow float_power square sqrt rsqrt reciprocal neg abs
+absolute sign sgn exp exp2 expm1 log log2 log10 log1p sin cos tan asin acos atan atan2 arctan2 sinh cosh asinh acosh
+atanh arcsin arccos arctan sinc erf erfc erfinv lgamma digamma logit logaddexp logsumexp xlogy hypot floor ceil round
+trunc fix frac clamp clamp_min clamp_max clip maximum minimum fmax fmin lerp addcmul addcdiv heaviside nan_to_num
+bitwise_and bitwise_or bitwise_xor bitwise_not bitwise_left_shift bitwise_right_shift __and__ __or__ __xor__
+__lshift__ __rshift__ copysign positive deg2rad rad2deg dist
+eq ne lt le gt ge equal greater greater_equal less less_equal not_equal isnan isinf isfinite isclose logical_and
+logical_or logical_not logical_xor where masked_fill masked_scatter masked_select
+sum mean prod std var std_mean var_mean amax amin aminmax max min argmax argmin all any norm linalg_norm
+linalg_vector_norm linalg_matrix_norm cumsum cumprod cummax cummin logcumsumexp diff median nanmedian nansum nanmean
+mode quantile count_nonzero topk sort argsort msort kthvalue unique_consecutive bincount histc searchsorted bucketize
+mm bmm matmul mv dot vdot addmm addmv addbmm baddbmm addr outer ger inner einsum tensordot kron chain_matmul
+linalg_multi_dot matrix_power linalg_matrix_power linalg_matrix_exp matrix_exp linalg_qr linalg_svd linalg_inv
+inverse linalg_solve linalg_cholesky linalg_det det trace cross linalg_cross cdist _cdist_forward pdist
+cosine_similarity pairwise_distance linalg_householder_product linalg_vecdot renorm cov corrcoef
+view reshape reshape_as view_as _unsafe_view flatten unflatten ravel squeeze unsqueeze transpose swapaxes swapdims
+permute movedim moveaxis t numpy_T mT adjoint matrix_H expand expand_as broadcast_to broadcast_tensors repeat
+repeat_interleave tile select slice narrow split split_with_sizes chunk tensor_split unbind hsplit vsplit dsplit stack
+cat concat concatenate hstack vstack dstack column_stack row_stack flip fliplr flipud rot90 roll diagonal diag
+diag_embed diagflat tril triu tril_indices triu_indices meshgrid cartesian_prod combinations as_strided
+as_strided_copy block_diag alias detach clone contiguous copy lift_fresh lift_fresh_copy lift to _to_copy type_as
+view_as_real view_as_complex real imag conj resolve_conj resolve_neg complex polar angle atleast_1d atleast_2d
+atleast_3d
+gather scatter scatter_add scatter_reduce index index_select index_put index_add index_copy index_fill take
+take_along_dim put select_scatter slice_scatter diagonal_scatter as_strided_scatter fill zero fill_diagonal nonzero
+argwhere
+zeros ones full zeros_like ones_like full_like new_zeros new_ones new_full scalar_tensor arange linspace logspace eye
+empty empty_like new_empty empty_strided new_empty_strided empty_permuted
+rand rand_like randn randn_like randint randint_like randperm bernoulli uniform normal exponential log_normal
+geometric cauchy random multinomial poisson
+fft_fft fft_ifft fft_rfft fft_irfft fft_fft2 fft_ifft2 fft_rfft2 fft_irfft2 fft_fftn fft_ifftn fft_fftshift
+fft_ifftshift fft_hfft stft
+sym_size sym_numel sym_stride sym_storage_offset _assert_tensor_metadata _assert_scalar
+hann_window hamming_window blackman_window bartlett_window kaiser_window vander cosine_embedding_loss
+special_erf special_expit special_logit special_i0 special_gammaln special_log1p special_softmax special_log_softmax
+special_logsumexp gru_cell native_batch_norm native_layer_norm native_group_norm _native_batch_norm_legit
+_fused_rms_norm _thnn_fused_gru_cell _transformer_encoder_layer_fwd _native_multi_head_attention _convolution
+ _reshape_alias is_floating_point result_type _weight_norm _weight_norm_interface
+"""
+
+ALLOWED = frozenset(_NAMES.split())
+"""Operators by their base names; one that ends in an underscore works in place and is allowed with its base."""
+
+ON_SIZES: dict[str, Callable[..., Any]] = {
+    **{f"operator.{name}": getattr(operator, name) for name in (
+        *("add", "sub", "mul", "floordiv", "truediv", "mod", "neg", "pow", "getitem"),
+        *("eq", "ne", "lt", "le", "gt", "ge", "and_", "or_", "not_"),
+    )},
+    **{f"math.{name}": getattr(math, name) for name in ("ceil", "floor", "trunc")},
+    **{f"torch.{name}": getattr(torch, name) for name in (
+        *("sym_sum", "sym_max", "sym_min", "sym_float", "sym_int", "sym_not", "sym_ite"),
+    )},
+}  # fmt: skip
+"""Python's arithmetic on numbers of images, by name."""
+
+_SIZE_NAMES = {function: name for name, function in ON_SIZES.items()}
+
+_LEFT_OUT = ("Generator", "Storage", "Stream", "Dimname", "__torch__")
+"""Types of arguments that no call may have: they are no plain data."""
+
+
+def name_of(target: object) -> str | None:
+    """Return the name under which an operator is handed over, or None for one that is not allowed."""
+    if isinstance(target, torch._ops.OpOverload):
+        name = str(target)
+        return name if _is_allowed(target) else None
+    return _SIZE_NAMES.get(target) if callable(target) else None  # type: ignore[call-overload, no-any-return]
+
+
+def named(name: str) -> Callable[..., Any]:
+    """Return the operator of a name that `name_of` gives.
+
+    Raises:
+        AuditError: there is no such operator, or it is not allowed.
+    """
+    if name in ON_SIZES:
+        return ON_SIZES[name]
+    parts = name.split(".")
+    if len(parts) == 3 and parts[0] == "aten" and _base(parts[1]) in ALLOWED:
+        found = getattr(getattr(torch.ops.aten, parts[1], None), parts[2], None)
+        if isinstance(found, torch._ops.OpOverload) and _is_allowed(found):
+            return found
+    raise malformed(f"the operator {name[:60]!r}")
+
+
+def _base(name: str) -> str:
+    return name.removesuffix("_") if not name.startswith("__") and name not in ALLOWED else name
+
+
+def _is_allowed(target: torch._ops.OpOverload) -> bool:
+    if target.namespace != "aten" or _base(target._schema.name.partition("::")[2]) not in ALLOWED:
+        return False
+    return not any(argument.is_out for argument in target._schema.arguments)
+
+
+def refuse_foreign_arguments(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Refuse a call with an argument of a type that is no plain data, or with a name that its operator lacks.
+
+    Raises:
+        AuditError: there is one.
+    """
+    if not isinstance(function, torch._ops.OpOverload):
+        if kwargs:
+            raise malformed("arithmetic on sizes with named arguments")
+        return
+    declared = {argument.name: str(argument.type) for argument in function._schema.arguments}
+    given = {**dict(zip(declared, args, strict=False)), **kwargs}
+    if len(args) > len(declared) or not kwargs.keys() <= declared.keys():
+        raise malformed(f"the arguments of {function}")
+    for name, value in given.items():
+        if value is not None and any(word in declared[name] for word in _LEFT_OUT):
+            raise malformed(f"the argument {name} of {function}")
