@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from harness.audit import Audit, Entry, Ledger
 from harness.errors import AuditError
+from harness.spec import BUDGET
 from harness.submission.document import Submission
 from harness.submission.patterns import authors_numbers
 
@@ -37,13 +38,13 @@ def with_numbers_of_start(found: Audit, data: Submission, path: str) -> Audit:
     written = sum(entry.numbers for entry in found.ledger.entries if entry.kind == "literal")
     brought = patterns.brought + written
     most = max(FEW_BROUGHT, min(MOST_BROUGHT, int(SHARE * ledger.parameters)))
-    if brought > most:
+    if brought > most and ledger.parameters <= BUDGET.parameters:  # else it is refused for a simpler reason
         raise AuditError(
             "trained-start",
             f"{brought:,} of the numbers that the network starts with are the file's own, not drawn.",
             where=path,
             allowed=f"Allowed: {most:,}, a tenth of the {ledger.parameters:,} that count, for filters, positions or a "
             f"basis; never more than {MOST_BROUGHT:,}. Values computed in forward from sizes alone are free.",
-            hint="Draw weights with torch.nn.init or torch.randn, not with numpy or from a table; only the harness trains.",
+            hint="Draw weights with torch.nn.init or torch.randn, not with numpy; only the harness trains.",
         )
     return replace(found, ledger=ledger)
