@@ -12,6 +12,7 @@
     └── CrashedError             8   a process crashed or hung
         ├── ClusterLost          8   the connection to the cluster is lost, or it has no workers left
         │   └── WorkerLost       8   a worker of a cluster is lost; its run is restarted on another worker
+        ├── ChildDied            8   a confined process ended without a result
         └── OutOfMemory          8   there was not enough memory
 
 An error may be raised anywhere. It is caught in one place, `harness.cli.main`, which prints its lines: the
@@ -136,6 +137,20 @@ class ClusterLost(CrashedError):
 
 class WorkerLost(ClusterLost):
     """A worker of a cluster is lost during a run. The run is restarted on another worker."""
+
+
+class ChildDied(CrashedError):
+    """A confined process that ended without a result.
+
+    Args:
+        reason: why, as the end of a sentence.
+        said: the last of what it printed, with the line it was at if it crashed or ran out of time.
+    """
+
+    def __init__(self, message: str, *, reason: str = "", said: str = "", allowed: str = "", hint: str = "") -> None:
+        super().__init__(message, allowed=allowed, hint=hint)
+        self.reason = reason
+        self.said = said
 
 
 class OutOfMemory(CrashedError):

@@ -1,0 +1,13 @@
+"""Functions called on plain data in a confined process, because they execute code that is not trusted.
+
+`call` runs a function of this package in a child, and returns its result, a JSON value. On Linux a child is a fork of
+the *nursery*, a process that has imported torch and this package and holds nothing else: no data and no environment of
+the user. Before the function is called the child gives up, for good, all files but Python's and an empty folder, the
+network, new processes and signals to others, and accepts limits on memory and time. `isolation` says what of this the
+system enforces. What comes back is parsed as JSON and believed in nothing: code in the child can send what it likes.
+"""
+
+from harness.confine.caller import call, prepare
+from harness.confine.kernel import Isolation, isolation
+
+__all__ = ["Isolation", "call", "isolation", "prepare"]

@@ -1,0 +1,125 @@
+"""What runs in a child: it gives up all that it can, calls one function on plain data, and hands back plain data."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import importlib
+import json
+import os
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn
+
+from harness.confine import kernel, places
+from harness.errors import ran_out_of_memory
+
+SIZE = 8
+"""Bytes before each message that hold its length."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a child is to call, and under which limits.
+
+    Attributes:
+        function: as "package.module:name"; its module is imported before the child confines itself.
+        seconds: of processor time, about.
+        hidden: folders that it may not read even where they lie among what it may.
+    """
+
+    function: str
+    seconds: float
+    hidden: Sequence[str]
+
+
+def run(order: Order, folder: Path, request: int, reply: int) -> NoReturn:
+    """Become the child: confine this process, call the function, send what it returned, and end.
+
+    Args:
+        folder: an empty folder of its own.
+        request: descriptor of the pipe that requests and answers come from.
+        reply: descriptor of the pipe that questions and the result go to.
+    """
+    sys.stdout, sys.stderr = (
+        open(number, "w", encoding="utf-8", errors="replace", buffering=1, closefd=False)  # noqa: SIM115
+        for number in (1, 2)
+    )
+    try:
+        with open(request, "rb") as asked, open(reply, "wb") as told:
+            send(told, _called(order, folder, asked, told))
+    except BaseException:
+        with contextlib.suppress(BaseException):
+            traceback.print_exc()
+    os._exit(0)  # whatever is left behind, a thread or a finaliser, does not run on
+
+
+def run_alone(order: dict[str, Any], folder: str) -> NoReturn:
+    """Become the child in a process that is no fork: requests come from stdin, replies go to stdout."""
+    request, reply = os.dup(0), os.dup(1)
+    os.dup2(2, 1)
+    run(Order(**order), Path(folder), request, reply)
+
+
+def _called(order: Order, folder: Path, asked: BinaryIO, told: BinaryIO) -> dict[str, Any]:
+    """Return the last message: of the result, of an exception, or that memory ran out."""
+
+    def ask(question: Any) -> Any:
+        send(told, {"ask": question})
+        return json.loads(receive(asked))
+
+    try:
+        module, _, name = order.function.partition(":")
+        function = getattr(importlib.import_module(module), name)
+        _settle(order, folder)
+        return {"result": function(json.loads(receive(asked)), ask)}
+    except BaseException as error:
+        if ran_out_of_memory(error):
+            return {"memory": str(error)}
+        traceback.print_exc()
+        return {"raised": "".join(traceback.format_exception_only(error)).strip()}
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):  # the function may have closed it
+                stream.flush()
+
+
+def _settle(order: Order, folder: Path) -> None:
+    """Leave for the folder, and give up the rest."""
+    hidden = [Path(each) for each in order.hidden]
+    path = places.python_path(hidden)
+    readable = [*places.readable(path, hidden)]
+    os.chdir(folder)
+    sys.path[:] = path
+    sys.dont_write_bytecode = True
+    os.environ.update(dict.fromkeys(("HOME", "TMPDIR"), str(folder)))
+    tempfile.tempdir = None
+    faulthandler.enable(2)  # by number: whatever a function makes of sys.stderr
+    if hasattr(faulthandler, "register"):
+        faulthandler.register(signal.SIGUSR1, 2)
+    kernel.limit(order.seconds)
+    kernel.confine(readable, folder)
+
+
+def send(file: BinaryIO, message: Any) -> None:
+    """Send a JSON value."""
+    text = json.dumps(message, ensure_ascii=False).encode("utf-8", "replace")
+    file.write(len(text).to_bytes(SIZE) + text)
+    file.flush()
+
+
+def receive(file: BinaryIO) -> bytes:
+    """Return the text of the next message.
+
+    Raises:
+        EOFError: the other end is closed.
+    """
+    text = file.read(size := int.from_bytes(file.read(SIZE)))
+    if not text or len(text) < size:
+        raise EOFError("the other process closed the pipe")
+    return text
