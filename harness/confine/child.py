@@ -38,11 +38,25 @@ class Order:
     hidden: Sequence[str]
 
 
-def run(order: Order, folder: Path, request: int, reply: int) -> NoReturn:
+@dataclass(frozen=True)
+class Place:
+    """Where a child runs.
+
+    Attributes:
+        folder: an empty folder of its own.
+        path: its `sys.path`.
+        rules: descriptors of rules about files that hold for all children alike.
+    """
+
+    folder: Path
+    path: Sequence[str]
+    rules: Sequence[int] = ()
+
+
+def run(order: Order, place: Place, request: int, reply: int) -> NoReturn:
     """Become the child: confine this process, call the function, send what it returned, and end.
 
     Args:
-        folder: an empty folder of its own.
         request: descriptor of the pipe that requests and answers come from.
         reply: descriptor of the pipe that questions and the result go to.
     """
@@ -52,63 +66,71 @@ def run(order: Order, folder: Path, request: int, reply: int) -> NoReturn:
     )
     try:
         with open(request, "rb") as asked, open(reply, "wb") as told:
-            send(told, _called(order, folder, asked, told))
-    except BaseException:
-        with contextlib.suppress(BaseException):
-            traceback.print_exc()
-    os._exit(0)  # whatever is left behind, a thread or a finaliser, does not run on
+            last = _called(order, place, asked, told)
+            for number in (1, 2):  # the caller, who reads to the end, need not wait until this process is taken apart
+                os.close(number)
+            _write(told, last)
+    finally:
+        os._exit(0)  # whatever is left behind, a thread or a finaliser, does not run on
 
 
 def run_alone(order: dict[str, Any], folder: str) -> NoReturn:
     """Become the child in a process that is no fork: requests come from stdin, replies go to stdout."""
     request, reply = os.dup(0), os.dup(1)
     os.dup2(2, 1)
-    run(Order(**order), Path(folder), request, reply)
+    hidden = [Path(each) for each in order["hidden"]]
+    run(Order(**order), Place(Path(folder), places.python_path(hidden)), request, reply)
 
 
-def _called(order: Order, folder: Path, asked: BinaryIO, told: BinaryIO) -> dict[str, Any]:
-    """Return the last message: of the result, of an exception, or that memory ran out."""
+def _called(order: Order, place: Place, asked: BinaryIO, told: BinaryIO) -> bytes:
+    """Return the text of the last message: of the result, of an exception, or that memory ran out."""
 
     def ask(question: Any) -> Any:
-        send(told, {"ask": question})
+        _write(told, text_of({"ask": question}))
         return json.loads(receive(asked))
 
     try:
         module, _, name = order.function.partition(":")
         function = getattr(importlib.import_module(module), name)
-        _settle(order, folder)
-        return {"result": function(json.loads(receive(asked)), ask)}
+        _settle(order, place)
+        return text_of({"result": function(json.loads(receive(asked)), ask)})
     except BaseException as error:
         if ran_out_of_memory(error):
-            return {"memory": str(error)}
+            return text_of({"memory": str(error)})
         traceback.print_exc()
-        return {"raised": "".join(traceback.format_exception_only(error)).strip()}
+        return text_of({"raised": "".join(traceback.format_exception_only(error)).strip()})
     finally:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):  # the function may have closed it
                 stream.flush()
 
 
-def _settle(order: Order, folder: Path) -> None:
+def _settle(order: Order, place: Place) -> None:
     """Leave for the folder, and give up the rest."""
-    hidden = [Path(each) for each in order.hidden]
-    path = places.python_path(hidden)
-    readable = [*places.readable(path, hidden)]
-    os.chdir(folder)
-    sys.path[:] = path
+    rules = kernel.file_rules([(root, True) for root in places.roots(place.path)], place.folder)
+    os.chdir(place.folder)
+    sys.path[:] = place.path
     sys.dont_write_bytecode = True
-    os.environ.update(dict.fromkeys(("HOME", "TMPDIR"), str(folder)))
+    os.environ.update(dict.fromkeys(("HOME", "TMPDIR"), str(place.folder)))
     tempfile.tempdir = None
     faulthandler.enable(2)  # by number: whatever a function makes of sys.stderr
     if hasattr(faulthandler, "register"):
         faulthandler.register(signal.SIGUSR1, 2)
     kernel.limit(order.seconds)
-    kernel.confine(readable, folder)
+    kernel.confine([*place.rules, *rules])
+
+
+def text_of(message: Any) -> bytes:
+    """Return a JSON value as text."""
+    return json.dumps(message, ensure_ascii=False).encode("utf-8", "replace")
 
 
 def send(file: BinaryIO, message: Any) -> None:
     """Send a JSON value."""
-    text = json.dumps(message, ensure_ascii=False).encode("utf-8", "replace")
+    _write(file, text_of(message))
+
+
+def _write(file: BinaryIO, text: bytes) -> None:
     file.write(len(text).to_bytes(SIZE) + text)
     file.flush()
 

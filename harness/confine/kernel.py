@@ -81,12 +81,11 @@ def _limit(name: str, most: int, then: int = 0) -> None:
     resource.setrlimit(number, (min(most, last), last))
 
 
-def confine(readable: Iterable[tuple[Path, bool]], folder: Path) -> None:
+def confine(rules: Iterable[int]) -> None:
     """Give up, for this process and for good, all that `isolation` says is enforced.
 
     Args:
-        readable: files and folders, each with whether it, or all in it, may be read and not only listed.
-        folder: where it may write.
+        rules: descriptors from `file_rules`. What one of them does not grant is out of reach.
 
     Raises:
         OSError: the kernel refuses.
@@ -96,8 +95,8 @@ def confine(readable: Iterable[tuple[Path, bool]], folder: Path) -> None:
     _prctl(_SET_DUMPABLE, 0)
     _drop_capabilities()
     _prctl(_SET_NO_NEW_PRIVS, 1)
-    if version := _landlock_version():
-        _enter_landlock(version, readable, folder)
+    for descriptor in rules:
+        _checked(_syscall(_RESTRICT_SELF, descriptor, 0), "landlock_restrict_self")
     if _has_filter():
         _enter_filter()
 
@@ -163,23 +162,30 @@ def _landlock_version() -> int:
     return max(0, _syscall(_CREATE_RULESET, None, 0, _ONLY_ITS_VERSION)) if sys.platform == "linux" else 0
 
 
-def _enter_landlock(version: int, readable: Iterable[tuple[Path, bool]], folder: Path) -> None:
+def file_rules(readable: Iterable[tuple[Path, bool]], folder: Path) -> list[int]:
+    """Return the descriptor of a set of rules that `confine` enters; none where there is no Landlock.
+
+    Args:
+        readable: files and folders, each with whether it and all below it may be read, or only listed.
+        folder: where may be written.
+    """
+    version = _landlock_version()
+    if not version:
+        return []
     files = _FILE_RIGHTS.get(version, (1 << 16) - 1)
     binding_and_connecting = 3 if version >= 4 else 0
     abstract_sockets_and_signals = 3 if version >= 6 else 0
     known = struct.pack("QQQ", files, binding_and_connecting, abstract_sockets_and_signals)
     size = 8 if version < 4 else 16 if version < 6 else 24
-    ruleset = _checked(_syscall(_CREATE_RULESET, known, size, 0), "landlock_create_ruleset")
-    try:
-        for path, whole in readable:
-            _allow(ruleset, path, _READ if whole else _READ_DIR)
-        _allow(ruleset, folder, _OWN & files)
-        _checked(_syscall(_RESTRICT_SELF, ruleset, 0), "landlock_restrict_self")
-    finally:
-        os.close(ruleset)
+    rules = _checked(_syscall(_CREATE_RULESET, known, size, 0), "landlock_create_ruleset")
+    for path, whole in readable:
+        _allow(rules, path, _READ if whole else _READ_DIR)
+    _allow(rules, folder, _OWN & files)
+    _allow(rules, Path("/dev/null"), _OWN & files)
+    return [rules]
 
 
-def _allow(ruleset: int, path: Path, rights: int) -> None:
+def _allow(rules: int, path: Path, rights: int) -> None:
     try:
         descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:  # it went since it was listed
@@ -189,8 +195,10 @@ def _allow(ruleset: int, path: Path, rights: int) -> None:
         if stat.S_ISLNK(mode):  # what it leads to is granted where it lies, or not at all
             return
         of_it = rights if stat.S_ISDIR(mode) else rights & _OF_FILES
+        if not of_it:
+            return
         rule = struct.pack("=Qi", of_it, descriptor)
-        _checked(_syscall(_ADD_RULE, ruleset, _PATH_BENEATH, rule, 0), f"landlock_add_rule({path})")
+        _checked(_syscall(_ADD_RULE, rules, _PATH_BENEATH, rule, 0), f"landlock_add_rule({path})")
     finally:
         os.close(descriptor)
 

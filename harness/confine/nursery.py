@@ -17,11 +17,12 @@ import signal
 import socket
 import tempfile
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import NoReturn
 
-from harness.confine import kernel
-from harness.confine.child import Order, run
+from harness.confine import kernel, places
+from harness.confine.child import Order, Place, run
 
 ORDER_SIZE = 1 << 16
 """Bytes in the longest order."""
@@ -50,6 +51,7 @@ def serve(descriptor: int) -> NoReturn:
     _warm_up()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # from here on it ends when all have closed, and tidies up
     home = os.getpid()
+    folders = Path(tempfile.mkdtemp(prefix="harness-"))
     children: list[Born] = []
     while True:
         poll = select.poll()
@@ -70,18 +72,22 @@ def serve(descriptor: int) -> NoReturn:
                 with contextlib.suppress(Exception):  # the child imports it again, and reports
                     importlib.import_module(module)
             if descriptors:
-                children.append(_bear(Order(**order), descriptors, home))
+                children.append(_bear(Order(**order), descriptors, home, folders))
             gc.freeze()  # what children share stays shared
     for born in children:
         os.kill(born.pid, signal.SIGKILL)
         _bury(born)
+    shutil.rmtree(folders, ignore_errors=True)
     os._exit(0)  # libraries that torch loads complain when they are taken apart
 
 
-def _bear(order: Order, descriptors: list[int], home: int) -> Born:
+def _bear(order: Order, descriptors: list[int], home: int, folders: Path) -> Born:
     """Fork a child."""
     request, reply, output, watch = descriptors
-    folder = Path(tempfile.mkdtemp(prefix="harness-"))
+    hidden = [Path(each) for each in order.hidden]
+    path = places.python_path(hidden)
+    rules = _rules(tuple(path), places.data_in(path, hidden), folders)
+    folder = Path(tempfile.mkdtemp(dir=folders))
     pid = os.fork()
     if pid == 0:
         try:
@@ -91,13 +97,22 @@ def _bear(order: Order, descriptors: list[int], home: int) -> Born:
             if os.getppid() == home:  # else it had ended before the kernel was told
                 os.dup2(output, 1)
                 os.dup2(output, 2)
-                _close_all_but({0, 1, 2, request, reply})
-                run(order, folder, request, reply)
+                _close_all_but({0, 1, 2, request, reply, *rules})
+                run(order, Place(folder, path, rules), request, reply)
         finally:
             os._exit(1)
     for each in (request, reply, output):
         os.close(each)
     return Born(pid, folder, socket.socket(fileno=watch), os.pidfd_open(pid))
+
+
+@lru_cache(1)
+def _rules(path: tuple[str, ...], away: frozenset[Path], folders: Path) -> list[int]:
+    """Return the rules about files for all children: there are hundreds, so they are made once.
+
+    Each child adds some of its own, which leave it one of the folders.
+    """
+    return kernel.file_rules(places.readable(path, away), folders)
 
 
 def _close_all_but(kept: set[int]) -> None:

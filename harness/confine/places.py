@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Set
+from functools import cache
 from pathlib import Path
 
 SYSTEM = (
@@ -33,7 +34,27 @@ def python_path(hidden: Iterable[Path]) -> list[str]:
     return kept
 
 
-def readable(path: Sequence[str], hidden: Iterable[Path]) -> Iterator[tuple[Path, bool]]:
+def roots(path: Iterable[str]) -> list[Path]:
+    """Return the files and folders below which lies all that a child may read.
+
+    Args:
+        path: its `sys.path`.
+    """
+    return [place for name in (*path, *_libraries(), *SYSTEM) if (place := Path(name).resolve()).exists()]
+
+
+def data_in(path: Iterable[str], hidden: Iterable[Path]) -> frozenset[Path]:
+    """Return the folders below the roots that a child may not read: hidden ones, datasets, packages not in its path."""
+    packages, away = {Path(entry).resolve() for entry in path}, {folder.resolve() for folder in hidden}
+    away |= {root / folder for root in packages for folder in DATA}
+    away |= {root / name for root in packages for name in ("site-packages", "dist-packages")}
+    # A second Python's packages may hold the same data.
+    away |= {folder for root in _libraries() for folder in Path(root).resolve().glob("python*")}
+    below = roots(path)
+    return frozenset(each for each in away - packages if any(each.is_relative_to(root) for root in below))
+
+
+def readable(path: Iterable[str], away: frozenset[Path]) -> Iterator[tuple[Path, bool]]:
     """Yield the files and folders that a child may read, each standing for all below it.
 
     With each comes whether files may be read. Where they may not, folders may still be listed, names being no secret:
@@ -41,35 +62,31 @@ def readable(path: Sequence[str], hidden: Iterable[Path]) -> Iterator[tuple[Path
 
     Args:
         path: its `sys.path`.
-        hidden: folders that it may not read, wherever they lie.
+        away: what `data_in` returns.
     """
-    roots = [Path(entry).resolve() for entry in path]
-    away = {folder.resolve() for folder in hidden} | {root / folder for root in roots for folder in DATA}
-    for root in roots:
-        others = {folder for name in ("site-packages", "dist-packages") if (folder := root / name) not in roots}
-        yield from _without(root, away | others)
-    for folder in {Path(place).resolve() for place in _libraries()}:
-        # A second Python's packages may hold the same data.
-        yield from _without(folder, away | {*folder.glob("python*")})
-    yield from ((place, True) for name in SYSTEM if (place := Path(name).resolve()).exists())
+    for root in roots(path):
+        yield from _without(root, away)
 
 
-def _without(folder: Path, away: set[Path]) -> Iterator[tuple[Path, bool]]:
+def _without(folder: Path, away: Set[Path]) -> Iterator[tuple[Path, bool]]:
     """Yield what covers a folder but for some folders in it: whoever may read a folder may read all below it."""
     inside = {other for other in away if other != folder and other.is_relative_to(folder) and other.exists()}
     yield folder, not inside
     if not inside:
         return
     for entry in os.scandir(folder):
-        if Path(entry) not in inside:
+        if Path(entry) not in away:
             yield from _without(Path(entry), inside)
 
 
 def _is_installed(place: Path) -> bool:
-    python = {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-    return any(place.is_relative_to(folder) for folder in python) or place.name in ("site-packages", "dist-packages")
+    return place.name in ("site-packages", "dist-packages") or any(place.is_relative_to(each) for each in _PYTHON)
 
 
+_PYTHON = {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+
+
+@cache
 def _libraries() -> list[str]:
     """Return the folders of shared libraries: Python's own and the system's for this kind of machine."""
     kind = sysconfig.get_config_var("MULTIARCH")
