@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import faulthandler
 import importlib
 import json
@@ -93,9 +94,10 @@ def _called(order: Order, place: Place, asked: BinaryIO, told: BinaryIO) -> byte
         module, _, name = order.function.partition(":")
         function = getattr(importlib.import_module(module), name)
         _settle(order, place)
+        _write(told, text_of({"begun": None}))
         return text_of({"result": function(json.loads(receive(asked)), ask)})
     except BaseException as error:
-        if ran_out_of_memory(error):
+        if ran_out_of_memory(error) or getattr(error, "errno", None) == errno.ENOMEM:
             return text_of({"memory": str(error)})
         traceback.print_exc()
         return text_of({"raised": "".join(traceback.format_exception_only(error)).strip()})

@@ -85,7 +85,7 @@ def confine(rules: Iterable[int]) -> None:
     """Give up, for this process and for good, all that `isolation` says is enforced.
 
     Args:
-        rules: descriptors from `file_rules`. What one of them does not grant is out of reach.
+        rules: descriptors from `file_rules`, which it closes. What one of them does not grant is out of reach.
 
     Raises:
         OSError: the kernel refuses.
@@ -97,6 +97,7 @@ def confine(rules: Iterable[int]) -> None:
     _prctl(_SET_NO_NEW_PRIVS, 1)
     for descriptor in rules:
         _checked(_syscall(_RESTRICT_SELF, descriptor, 0), "landlock_restrict_self")
+        os.close(descriptor)
     if _has_filter():
         _enter_filter()
 
