@@ -13,11 +13,8 @@ CLASSES = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if is
 
 
 def test_docstring_lists_every_error_and_exit_code() -> None:
-    drawn = dict(
-        re.findall(
-            r"^\W*(\w+Error|Refusal|OutOfMemory|ClusterLost|WorkerLost) +(\d)? ", errors.__doc__ or "", re.MULTILINE
-        )
-    )
+    names = r"\w+Error|Refusal|ChildDied|OutOfMemory|ClusterLost|WorkerLost"
+    drawn = dict(re.findall(rf"^\W*({names}) +(\d)? ", errors.__doc__ or "", re.MULTILINE))
     assert set(drawn) == {kind.__name__ for kind in CLASSES}
     for kind in CLASSES:
         if kind is not errors.Refusal:
@@ -35,6 +32,7 @@ def test_exit_codes_are_stable() -> None:
         "DivergedError": 6,
         "TrackerError": 7,
         "CrashedError": 8,
+        "ChildDied": 8,
         "OutOfMemory": 8,
         "ClusterLost": 8,
         "WorkerLost": 8,

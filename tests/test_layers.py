@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "harness"
 LAYERS = (
     {"errors"},
-    {"spec", "statistics", "markdown", "watchdog"},
+    {"spec", "statistics", "markdown", "watchdog", "confine"},
     {"events", "backprop", "data", "sentences"},
     {"audit", "plugins"},
     {"training"},

@@ -23,6 +23,7 @@ from typing import Any, BinaryIO
 
 import harness
 from harness.confine.child import SIZE, Order, send
+from harness.confine.kernel import MEMORY
 from harness.confine.nursery import DUMP, KILL, ORDER_SIZE
 from harness.errors import ChildDied, CrashedError, OutOfMemory, printable
 
@@ -31,6 +32,9 @@ MOST_BYTES = 32 << 20
 
 MOST_PRINTED = 4_000
 """Characters that are shown of what a child prints; of longer output the last."""
+
+START_SECONDS = 300.0
+"""Seconds that the nursery may take to import, and a child to begin, on a machine that is busy."""
 
 MOMENT = 0.3
 """Seconds in which a child that is out of time writes where it stands."""
@@ -43,6 +47,7 @@ def call(
     answer: Callable[[Any], Any] | None = None,
     seconds: float = 120.0,
     hidden: Iterable[Path | str] = (),
+    subject: str = "The confined process",
 ) -> Any:
     """Call a function of this package in a confined child, and return its result, a JSON value.
 
@@ -54,9 +59,10 @@ def call(
             `answer` and returns its answer.
         request: a JSON value.
         answer: takes a question and returns the answer, both JSON values. What it raises ends the call.
-        seconds: after which the child is killed.
+        seconds: after which the child is killed, from the moment it calls the function.
         hidden: folders that the child may not read even where they lie among Python's files. The working folder,
             `$HARNESS_DATA` and this package's checkout are hidden always.
+        subject: whose code it is, for messages.
 
     Raises:
         ChildDied: the child ended without a result, or sent none that is JSON. Its `reason` says why.
@@ -65,15 +71,22 @@ def call(
     order = Order(function, seconds, [str(Path(folder).absolute()) for folder in (*_always_hidden(), *hidden)])
     child = _Forked(order) if _has_nursery() else _Spawned(order)
     printed = _Printed(child.output)
-    clock = threading.Timer(seconds, child.time_out)
-    clock.daemon = True
-    clock.start()
     try:
-        return _conversation(child, request, answer)
+        with _Clock(child, START_SECONDS):
+            kind, value = _received(child.reply)
+        if kind != "begun":
+            raise _Died(f"does not begin: {printable(str(value))[:500]}")
+        with _Clock(child, seconds):
+            return _conversation(child, request, answer)
     except _Died as death:
-        raise _error(death.reason or child.ended(), child.out_of_time, seconds, printed) from None
+        raise _error(subject, death.reason or child.ended(), child.overdue, printed) from None
+    except MemoryError:
+        raise OutOfMemory(
+            f"{subject} ran out of memory.",
+            allowed=f"Its process may take {MEMORY >> 30} GiB.",
+            hint="Use smaller tensors.",
+        ) from None
     finally:
-        clock.cancel()
         child.close()
         printed.show()
 
@@ -114,11 +127,7 @@ def _conversation(child: _Child, request: Any, answer: Callable[[Any], Any] | No
         if kind == "result":
             return value
         if kind == "memory":
-            raise OutOfMemory(
-                "A plug-in ran out of memory.",
-                allowed="The process of a plug-in may take 6 GiB.",
-                hint="Use smaller tensors.",
-            )
+            raise MemoryError
         if kind == "raised" and isinstance(value, str):
             raise _Died(f"raised {printable(value)[:500]}")
         if kind != "ask" or answer is None:
@@ -168,27 +177,41 @@ def _finite(number: str) -> float:
     return value if math.isfinite(value) else _refuse(number)
 
 
-def _error(reason: str, out_of_time: bool, seconds: float, printed: _Printed) -> CrashedError:
+def _error(subject: str, reason: str, overdue: float | None, printed: _Printed) -> CrashedError:
     """Return the error for a child that ended without a result."""
-    if out_of_time:
-        reason = f"did not end within {seconds:g} s"
+    if overdue is not None:
+        reason = f"did not end within {overdue:g} s"
     elif reason == "SIGKILL":
         return OutOfMemory(
-            "The process of a plug-in was killed; unless that was done by hand, this machine ran out of memory.",
+            f"{subject} was killed by SIGKILL; unless that was done by hand, this machine ran out of memory.",
             allowed="Other processes on this machine use some too.",
             hint="Run one at a time.",
         )
     elif reason == "SIGXCPU":
-        reason = f"used more than {seconds:g} s of processor time"
+        reason = "used more processor time than it may"
     elif reason.startswith("SIG"):
         reason = f"was ended by {reason}"
     return ChildDied(
-        f"The process of a plug-in {reason}.",
+        f"{subject} {reason}.",
         reason=reason,
         said=printed.text(),
-        allowed="It has a process of its own, which returns a result in time.",
-        hint="What it printed is above.",
+        allowed="It is executed in a process of its own, which must return in time.",
+        hint="What it printed, with the line it was at, is above." if printed.text() else "",
     )
+
+
+class _Clock(threading.Timer):
+    """Ends a child that takes longer than this block may."""
+
+    def __init__(self, child: _Child, seconds: float) -> None:
+        super().__init__(seconds, child.time_out, [seconds])
+        self.daemon = True
+
+    def __enter__(self) -> None:
+        self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.cancel()
 
 
 class _Printed:
@@ -230,11 +253,11 @@ class _Child:
     request: BinaryIO
     reply: BinaryIO
     output: BinaryIO
-    out_of_time = False
+    overdue: float | None = None
 
-    def time_out(self) -> None:
-        """Have it write where it stands, and end it."""
-        self.out_of_time = True
+    def time_out(self, seconds: float) -> None:
+        """Have it write where it stands, and end it: it has taken all its seconds."""
+        self.overdue = seconds
         self._dump()
         time.sleep(MOMENT)
         self._kill()
@@ -310,8 +333,8 @@ class _Spawned(_Child):
 
     def __init__(self, order: Order) -> None:
         self._folder = tempfile.mkdtemp(prefix="harness-")
-        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        self._process = _python("child", "run_alone", asdict(order), self._folder, **pipes)
+        pipe = subprocess.PIPE
+        self._process = _python("child", "run_alone", asdict(order), self._folder, stdin=pipe, stdout=pipe)
         self.request, self.reply, self.output = self._process.stdin, self._process.stdout, self._process.stderr
 
     def _dump(self) -> None:
@@ -365,7 +388,7 @@ def _send_order(order: dict[str, Any], descriptors: Iterable[int] = ()) -> None:
         except ConnectionError as error:  # it was killed
             if is_last:
                 raise CrashedError(
-                    "The process that runs plug-ins does not start.", hint="Run the command again."
+                    "The process that forks confined ones does not start.", hint="Run the command again."
                 ) from error
             _forget()
 
@@ -406,15 +429,16 @@ def _last_words() -> str:
 
 def _python(module: str, name: str, *arguments: object, descriptors: Sequence[int] = (), **pipes: int) -> Any:
     """Start a Python that calls a function of this package, and that knows nothing of this process but `sys.path`."""
-    path = [os.path.abspath(entry) for entry in sys.path]
     code = f"import json, sys; sys.path[:] = json.loads(sys.argv[1]); from harness.confine.{module} import {name}; "
+    call = f"{name}(*json.loads(sys.argv[2]))"
+    given = [json.dumps([os.path.abspath(entry) for entry in sys.path]), json.dumps(arguments)]
+    streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     return subprocess.Popen(
-        [sys.executable, "-s", "-P", "-W", "ignore", "-c", f"{code}{name}(*json.loads(sys.argv[2]))"]
-        + [json.dumps(path), json.dumps(arguments)],
+        [sys.executable, "-s", "-P", "-W", "ignore", "-c", code + call, *given],
         env={name: os.environ[name] for name in _KEPT if name in os.environ} | _SET,
         pass_fds=descriptors,
         start_new_session=True,  # Ctrl-C is for this process
-        **{"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, **pipes},  # type: ignore[call-overload]
+        **streams | pipes,
     )
 
 

@@ -94,6 +94,7 @@ def _called(order: Order, place: Place, asked: BinaryIO, told: BinaryIO) -> byte
         module, _, name = order.function.partition(":")
         function = getattr(importlib.import_module(module), name)
         _settle(order, place)
+        _write(told, text_of({"begun": None}))
         return text_of({"result": function(json.loads(receive(asked)), ask)})
     except BaseException as error:
         if ran_out_of_memory(error) or getattr(error, "errno", None) == errno.ENOMEM:

@@ -145,10 +145,8 @@ def _bury(born: Born) -> None:
 
 def _warm_up() -> None:
     """Export a small network, so that all is loaded that torch loads late: it takes a child a second and a half."""
-    with contextlib.suppress(ImportError):
-        import tqdm
-
-        tqdm.tqdm.monitor_interval = 0  # torch shows a bar, whose thread would not survive a fork
+    with contextlib.suppress(ImportError):  # torch shows a bar, which has a thread that would not survive a fork
+        importlib.import_module("tqdm").tqdm.monitor_interval = 0
     import torch
     from torch import nn
 
