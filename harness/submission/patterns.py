@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import lzma
 import math
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from harness.submission.start import TRUNC_NORMAL, Program, Touched, memory_of, needed, operator_of, run
+from harness.submission.start import TRUNC_NORMAL, Program, Touched, memory_of, needed, operator_of, replay, run
 
 FORMULA = 16
 """Most numbers of the author's own from which a tensor may be made without all of it being taken for a pattern."""
@@ -29,8 +30,24 @@ FREE_INDICES = 4_096
 FREE_STRUCTURE = 256
 """Most bytes of compressed structure that are not taken for hidden numbers; every further byte counts as a number."""
 
-Source = tuple[Any, ...]
-"""One place from which numbers of the author's come: a constant, a literal of a step, or a setting."""
+FREE_PATTERN_STRUCTURE = 96
+"""The same, of the tensors that look alike for every seed; every further bit counts as a number. Sines of positions
+have 73."""
+
+PLAIN_STRUCTURE = 40
+"""Most bytes of structure of a tensor that is not examined; a layer's weight has 20 to 32."""
+
+REPLAYS = 8
+"""Starts that are compared to find the tensors that look alike for every seed."""
+
+ALIKE = 15.0
+"""Variance ratio (F) of a tensor's means over `REPLAYS` starts from which it looks alike; 1e-4 by chance for three
+values, and rarer for more."""
+
+T = TypeVar("T")
+
+Source = tuple[str, float]
+"""One origin of the author's numbers: a constant, by its number, or a literal or a setting, by its value."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +59,7 @@ class Patterns:
         indices: the same for whole numbers, truth values, and masks of zeros and infinities.
         others: 32-bit units of the constants and literals that make other tensors.
         structure: bytes of compressed structure.
+        pattern_structure: the same, of the tensors that look alike for every seed.
         extra: 32-bit units that the tensors do not hold themselves: they belong into the ledger, like literals.
     """
 
@@ -49,13 +67,15 @@ class Patterns:
     indices: Mapping[str, int]
     others: int
     structure: int
+    pattern_structure: int
     extra: int
 
     @property
     def brought(self) -> int:
         """Numbers brought from home, in all."""
         indices = max(0, sum(self.indices.values()) - FREE_INDICES)
-        return sum(self.patterns.values()) + indices + self.others + max(0, self.structure - FREE_STRUCTURE)
+        hidden = max(0, self.structure - FREE_STRUCTURE, 8 * (self.pattern_structure - FREE_PATTERN_STRUCTURE))
+        return sum(self.patterns.values()) + indices + self.others + hidden
 
 
 def authors_numbers(program: Program) -> Patterns:
@@ -69,17 +89,25 @@ def authors_numbers(program: Program) -> Patterns:
     state = {name: value["ref"] for name, value in program["state"].items()}
     memory = {name: memory_of(results[number]) for name, number in state.items()}
     cones = {name: needed(touched, [number], [memory[name]], frozenset()) for name, number in state.items()}
-    units, by_step = _sources(program, results, touched, frozenset(memory.values()))
+    units, by_step = _sources(program, results, touched)
     draws = {index for index, step in enumerate(program["steps"]) if _draws(step[0])}
-    structure = _structure(program, touched, cones, {name: results[number].shape for name, number in state.items()})
+    shapes = {name: list(results[number].shape) for name, number in state.items()}
+    examined = [
+        name
+        for name, cone in cones.items()
+        if _foreground(results[state[name]]) and _structure(program, touched, {name: cone}, shapes) > PLAIN_STRUCTURE
+    ]
+    drawn = [name for name in examined if not draws.isdisjoint(cones[name])]
+    different = set(drawn) - _alike(program, drawn)
+    alike = {name: cones[name] for name in examined if name not in different}
     patterns: dict[str, int] = {}
     indices: dict[str, int] = {}
     others: set[Source] = set()
     extra: set[Source] = set()
     for name, number in state.items():
         tensor, cone = results[number], cones[name]
-        sources = {("constant", read) for index in cone for read in (number, *touched[index].reads)}
-        sources = (sources | {("constant", number)}).union(*(by_step[index] for index in cone)) & units.keys()
+        sources: set[Source] = {("constant", read) for index in cone for read in touched[index].reads}
+        sources = sources.union([("constant", number)], *(by_step[index] for index in cone)) & units.keys()
         author = sum(units[source] for source in sources)
         own = tensor.numel() * max(1, math.ceil(tensor.element_size() / 4))
         if author > own or not draws.isdisjoint(cone):
@@ -89,7 +117,8 @@ def authors_numbers(program: Program) -> Patterns:
         else:
             (indices if _selects(tensor) else patterns)[name] = _foreground(tensor)
     counted = [sum(units[source] for source in sources) for sources in (others, extra)]
-    return Patterns(patterns, indices, counted[0], structure, counted[1])
+    every, some = (_structure(program, touched, chosen, shapes) for chosen in (cones, alike))
+    return Patterns(patterns, indices, counted[0], every, some, counted[1])
 
 
 def made_from(program: Program, constants: set[int]) -> list[str]:
@@ -109,6 +138,29 @@ def _draws(name: str) -> bool:
     return name == TRUNC_NORMAL or torch.Tag.nondeterministic_seeded in operator_of(name).tags
 
 
+def _alike(program: Program, names: Sequence[str]) -> set[str]:
+    """Return the tensors whose values, or magnitudes, differ more from each other than from seed to seed."""
+    if not names:
+        return set()
+    starts = []
+    with torch.random.fork_rng(devices=[]):
+        for _ in range(REPLAYS):
+            torch.manual_seed(secrets.randbits(63))  # a seed for which no program can be prepared
+            starts.append(replay(program))
+    found = set()
+    for name in names:
+        values = torch.stack([_reals(start[name]).double().nan_to_num() for start in starts])
+        for each in (values, values.abs()):
+            spread = REPLAYS * each.mean(0).var() if each.shape[1] > 1 else torch.zeros(())
+            if spread > ALIKE * each.var(0).mean():
+                found.add(name)
+    return found
+
+
+def _reals(tensor: Tensor) -> Tensor:
+    return (torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor).flatten()
+
+
 def _selects(tensor: Tensor) -> bool:
     """Whether a tensor can be an index or a mask: whole numbers, or nothing but zeros and infinities."""
     return (not tensor.is_floating_point() and not tensor.is_complex()) or bool(((tensor == 0) | tensor.isinf()).all())
@@ -116,18 +168,17 @@ def _selects(tensor: Tensor) -> bool:
 
 def _foreground(tensor: Tensor) -> int:
     """Return how many values differ from the most frequent one."""
-    flat = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
-    counts = flat.flatten().unique(return_counts=True)[1]
+    counts = _reals(tensor).unique(return_counts=True)[1]
     return int(counts.sum() - counts.max()) if counts.numel() else 0
 
 
 def _sources(
-    program: Program, results: Sequence[Tensor], touched: Sequence[Touched], state: frozenset[int]
+    program: Program, results: Sequence[Tensor], touched: Sequence[Touched]
 ) -> tuple[dict[Source, int], list[set[Source]]]:
     """Return the 32-bit units of each source, and the sources of each step other than constants.
 
-    A constant of one value is a setting, and so are the numbers of an operator on whole tensors of two elements or
-    more, or on a whole tensor of the state. Settings are free up to `FREE_SETTINGS`.
+    The numbers of an operator on whole tensors are settings, which are free up to `FREE_SETTINGS`; those of an operator
+    on a part of a tensor are not.
     """
     units: dict[Source, int] = {}
     settings: dict[Source, int] = {}
@@ -139,10 +190,11 @@ def _sources(
     by_step: list[set[Source]] = []
     for step, touches in zip(program["steps"], touched, strict=True):
         targets = [results[number] for number in touches.returns]
-        whole = all(_is_whole(tensor) and (tensor.numel() > 1 or memory_of(tensor) in state) for tensor in targets)
+        whole = all(map(_is_whole, targets))
         found: set[Source] = set()
         for literal in _literals(step):
-            source: Source = ("setting" if whole else "literal", literal)
+            # Bounds come in pairs, and those of a weight and of its bias may differ in the last digit.
+            source: Source = ("setting", float(f"{abs(literal):.9g}")) if whole else ("literal", literal)
             if written := _written_units(literal):
                 (settings if whole else units)[source] = written
                 found.add(source)
@@ -198,19 +250,21 @@ def _structure(
     program: Program,
     touched: Sequence[Touched],
     cones: Mapping[str, Sequence[int]],
-    shapes: Mapping[str, torch.Size],
+    shapes: Mapping[str, list[int]],
 ) -> int:
-    """Return the bytes of the compressed structure of all tensors: in indices and in an order, numbers can be hidden."""
+    """Return the bytes of the compressed structure of tensors: numbers can be hidden in indices and in an order."""
     text = _Text(program, touched)
-    written = b"".join(text.of(cone, list(shapes[name])) for name, cone in cones.items())
+    written = b"".join(text.of(cone, shapes[name]) for name, cone in cones.items())
+    if not written:
+        return 0
     return len(lzma.compress(written, lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA1, "dict_size": 2**20}]))
 
 
 class _Text:
     """Writes steps as bytes in which whatever follows from the steps before, or from the shape, looks the same.
 
-    References are distances, integers are differences from the last at the same place, and a value that is no integer
-    is how many others came since it was last seen.
+    Integers are differences from the last at the same place; a reference, or a value that is no integer, is how many
+    others were used since it was.
     """
 
     def __init__(self, program: Program, touched: Sequence[Touched]) -> None:
@@ -223,40 +277,41 @@ class _Text:
     def of(self, cone: Sequence[int], shape: list[int]) -> bytes:
         """Return the text of the steps that make a tensor of this shape, without those written before."""
         written = bytearray(b"\xff")
-        seen: dict[int, int] = {}
+        seen: list[int] = []
         for index in cone:
             step = self._program["steps"][index]
             if index not in self._written:
-                written += self._rank(step[0])
+                written += _rank(step[0], self._recent)
                 for place, (_, value) in enumerate(_arguments(step)):
                     written += self._value((step[0], place), value, shape, seen)
             for number in self._touched[index].returns:
-                seen[number] = len(seen)
+                seen.insert(0, number)
         self._written.update(cone)
         return bytes(written)
 
-    def _value(self, place: tuple[str, int], value: Any, shape: list[int], seen: dict[int, int]) -> bytes:
+    def _value(self, place: tuple[str, int], value: Any, shape: list[int], seen: list[int]) -> bytes:
         if value == shape:
             return b"\xfe"
         if isinstance(value, list):
             places = ((place[0], 64 * (place[1] + 1) + index % 64) for index in range(len(value)))
             return b"\xfd" + b"".join(self._value(*each, shape, seen) for each in zip(places, value, strict=True))
         if isinstance(value, dict) and set(value) == {"ref"}:
-            return b"\xfc" + _number(len(seen) - seen.setdefault(value["ref"], len(seen)))
+            return b"\xfc" + _rank(value["ref"], seen)
         if type(value) is not int:
-            return self._rank(repr(value))
+            return _rank(repr(value), self._recent)
         if value in shape:
             return b"\xfb" + _number(shape.index(value))
         step = value - self._last.get(place, 0)
         self._last[place] = value
         return _number(step)
 
-    def _rank(self, value: str) -> bytes:
-        rank = self._recent.index(value) if value in self._recent else len(self._recent)
-        if rank < len(self._recent):
-            del self._recent[rank]
-        self._recent.insert(0, value)
-        return _number(rank)
+
+def _rank(value: T, recent: list[T]) -> bytes:
+    """Return how many others were used since `value` was, and note its use."""
+    rank = recent.index(value) if value in recent else len(recent)
+    del recent[rank : rank + 1]
+    recent.insert(0, value)
+    return _number(rank)
 
 
 def _number(value: int) -> bytes:

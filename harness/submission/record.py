@@ -41,7 +41,11 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 _WINDS = re.compile(r"manual_seed|set_rng_state|fork_rng|\.seed\(|set_state|Generator")
 
-Layout = tuple[object, ...]
+Layout = tuple[Any, ...]
+"""Type, shape, strides and offset of a tensor in its memory, and whether it is conjugated or negated."""
+
+Plain = tuple[list[Any], dict[str, Any]]
+"""Positional and named arguments of an operator as plain values."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class _Step:
     """A recorded operator; `plain` are its arguments, or what has no plain form."""
 
     name: str
-    plain: tuple[list[Any], dict[str, Any]] | str
+    plain: Plain | str
     touched: Touched
     line: str
 
@@ -102,8 +106,8 @@ class Recorder(TorchDispatchMode):
         reshapes = torch.Tag.inplace_view in func.tags and func.overloadpacket is not torch.ops.aten.resize_
         if reshapes or not all(map(_is_plain, sources)):
             return func(*args, **kwargs)  # a change of shape in place is seen in the layout of the tensor
-        if func is torch.ops.aten.copy_.default:
-            self._make_room(args[0])
+        if func is torch.ops.aten.copy_.default and self._make_room(*args[:2]):
+            return func(*args, **kwargs)
         plain = self._plain(func, args, kwargs)
         reads = self._reads(plain, sources)
         before = torch.get_rng_state()
@@ -113,7 +117,12 @@ class Recorder(TorchDispatchMode):
         if not all(map(_is_plain, made)):
             return result
         draws = not torch.equal(before, after)
-        if not draws and not func._schema.is_mutable and made and all(self._number(tensor) is not None for tensor in made):
+        if (
+            not draws
+            and not func._schema.is_mutable
+            and made
+            and all(self._number(tensor) is not None for tensor in made)
+        ):
             return result  # the same memory in the same layout, as detach
         self._append(str(func), plain, reads, sources, changed_memory(func, args, kwargs), made)
         self._watch(before, after, kwargs.get("generator"))
@@ -128,9 +137,9 @@ class Recorder(TorchDispatchMode):
             before = torch.get_rng_state()
             draw(tensor, *args, generator=generator)
             after = torch.get_rng_state()
-        plain = ([{"ref": number}, *map(float, args)], {})
-        self._append(TRUNC_NORMAL, plain, (number,), [tensor], [tensor], [tensor])
-        self._watch(before, after, generator)
+            plain: Plain = ([{"ref": number}, *map(float, args)], {})
+            self._append(TRUNC_NORMAL, plain, (number,), [tensor], [tensor], [tensor])
+            self._watch(before, after, generator)
         return tensor
 
     def _watch(self, before: Tensor, after: Tensor, generator: torch.Generator | None) -> None:
@@ -156,7 +165,13 @@ class Recorder(TorchDispatchMode):
         )
 
     def _append(
-        self, name: str, plain: Any, reads: tuple[int, ...], sources: list[Tensor], changed: list[Tensor], made: list[Tensor]
+        self,
+        name: str,
+        plain: Any,
+        reads: tuple[int, ...],
+        sources: list[Tensor],
+        changed: list[Tensor],
+        made: list[Tensor],
     ) -> None:
         returns = tuple(range(self._results, self._results + len(made)))
         self._results += len(made)
@@ -183,13 +198,23 @@ class Recorder(TorchDispatchMode):
             return tuple(self._resolved(source) for source in sources)
         return tuple(references(list(plain)))
 
-    def _make_room(self, target: Tensor) -> None:
-        """Record the making of memory that is unknown and is now overwritten in full, as by `copy.deepcopy`."""
-        nbytes = target.untyped_storage().nbytes()
-        if memory_of(target) in self._values or target.numel() * target.element_size() != nbytes:
-            return
-        plain = ([[target.numel()]], {"dtype": {"dtype": _NAMES[target.dtype]}})
-        self._append("aten.empty.memory_format", plain, (), [], [], [target.as_strided((target.numel(),), (1,), 0)])
+    def _make_room(self, target: Tensor, source: Tensor) -> bool:
+        """Record the making of unknown memory that a copy is about to fill, and whether that records the copy itself.
+
+        `copy.deepcopy` copies memory, as bytes, into memory that it takes from below the operators.
+        """
+        if memory_of(target) in self._values or not _is_whole(target):
+            return False
+        with torch.utils._python_dispatch._disable_current_modes():
+            if source.dtype == target.dtype and _is_whole(source) and source.nbytes == target.nbytes:
+                for (dtype, shape, stride, *_), number in self._values.get(memory_of(source), {}).items():
+                    copied = torch.empty(0, dtype=dtype).set_(target.untyped_storage(), 0, shape, stride)
+                    if _is_whole(copied):
+                        self._append("aten.clone.default", ([{"ref": number}], {}), (number,), [source], [], [copied])
+                        return True
+            plain: Plain = ([[target.numel()]], {"dtype": {"dtype": _NAMES[target.dtype]}})
+            self._append("aten.empty.memory_format", plain, (), [], [], [target.view(-1)])
+        return False
 
     def _keep(self, tensor: Tensor) -> dict[Layout, int]:
         memory = memory_of(tensor)
@@ -216,7 +241,7 @@ class Recorder(TorchDispatchMode):
 
     def _as_type(self, tensor: Tensor, known: dict[Layout, int]) -> int:
         (dtype, *_), base = next(iter(known.items()))
-        flat = torch.empty(0, dtype=dtype).set_(tensor.untyped_storage())  # type: ignore[call-overload]
+        flat = torch.empty(0, dtype=dtype).set_(tensor.untyped_storage())
         number = known.get(_layout(flat))
         if number is None:
             number = self._view("aten.as_strided.default", [{"ref": base}, [flat.numel()], [1], 0], base, flat)
@@ -232,14 +257,14 @@ class Recorder(TorchDispatchMode):
         """Return the number of a new constant: the tensor, or if it is a part, the whole of its memory."""
         with torch.utils._python_dispatch._disable_current_modes(), torch.no_grad():
             plain = tensor.detach()
-            whole = plain.is_contiguous() and plain.numel() * plain.element_size() == plain.untyped_storage().nbytes()
+            whole = _is_whole(plain)
             if not whole:
-                plain = torch.empty(0, dtype=tensor.dtype).set_(tensor.untyped_storage())  # type: ignore[call-overload]
+                plain = torch.empty(0, dtype=tensor.dtype).set_(tensor.untyped_storage())
             number = self._results
             self._results += 1
             self._constants[number] = _constant(plain)
             self._keep(tensor)[_layout(plain)] = number
-            return number if whole and _layout(plain) == _layout(tensor) else self._resolved(tensor)
+            return number if whole else self._resolved(tensor)
 
     def _line(self) -> str:
         frame = sys._getframe(1)
@@ -339,6 +364,11 @@ def _is_plain(tensor: Tensor) -> bool:
     )
 
 
+def _is_whole(tensor: Tensor) -> bool:
+    """Whether a contiguous tensor fills its memory."""
+    return tensor.is_contiguous() and tensor.nbytes == tensor.untyped_storage().nbytes()
+
+
 def _layout(tensor: Tensor) -> Layout:
     place = (tuple(tensor.shape), tensor.stride(), tensor.storage_offset())
     return (tensor.dtype, *place, tensor.is_conj(), tensor.is_neg())
@@ -368,5 +398,7 @@ def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str
     same = kinds[0] == kinds[1] and first["steps"] == second["steps"] and first["state"] == second["state"]
     if not same:
         return list(first["state"])
-    changed = {n for n, pair in enumerate(zip(first["constants"], second["constants"], strict=True)) if pair[0] != pair[1]}
+    changed = {
+        n for n, pair in enumerate(zip(first["constants"], second["constants"], strict=True)) if pair[0] != pair[1]
+    }
     return made_from(first, changed)
