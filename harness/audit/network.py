@@ -27,6 +27,7 @@ from harness.audit.graph import on_device
 from harness.audit.module import refuse_odd_module
 from harness.audit.probe import (
     TOLERANCE,
+    TRAINED_TOGETHER,
     calls_digest,
     gist,
     made_up_images,
@@ -34,6 +35,7 @@ from harness.audit.probe import (
     one_step,
     quiet,
     relative_distance,
+    restored,
 )
 from harness.errors import AuditError, BudgetError, ContractError
 from harness.spec import Budget, Recipe
@@ -178,7 +180,7 @@ def enforce(ledger: Ledger, recipe: Recipe, budget: Budget) -> None:
 
 def _refuse_unfaithful(network: nn.Module, train: nn.Module, evaluation: nn.Module, path: str) -> None:
     """Refuse a network whose graphs give other outputs, gradients or buffers than the network itself."""
-    images = made_up_images(7)
+    images = made_up_images(TRAINED_TOGETHER, seed=0)  # others than before: a network may have kept those
     worst = distance(network, train, evaluation, images, path)
     if worst > TOLERANCE:
         raise AuditError(
@@ -188,7 +190,7 @@ def _refuse_unfaithful(network: nn.Module, train: nn.Module, evaluation: nn.Modu
             allowed="The graph is what trains and is scored: no Python randomness, counters or custom gradients.",
             hint="Use torch operators for randomness and detach() for gradients; keep no state in Python.",
         )
-    if not torch.equal(images, made_up_images(7)):
+    if not torch.equal(images, made_up_images(TRAINED_TOGETHER, seed=0)):
         raise AuditError(
             "writes-on-images",
             "The network modifies the images it is given.",
@@ -210,8 +212,8 @@ def distance(network: nn.Module, train: nn.Module, evaluation: nn.Module, images
     Raises:
         ContractError: the backward pass raised.
     """
-    network.eval()
-    with torch.no_grad(), quiet():
+    with torch.no_grad(), quiet(), restored(network):
+        network.eval()
         scored = relative_distance(network(images), evaluation(images))
     network.train()
     try:

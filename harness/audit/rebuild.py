@@ -9,7 +9,7 @@ from torch import nn
 from harness.audit.count import count
 from harness.audit.module import refuse_odd_module
 from harness.audit.network import Audit, distance, filled
-from harness.audit.probe import TOLERANCE, calls_digest, made_up_images
+from harness.audit.probe import TOLERANCE, TRAINED_TOGETHER, calls_digest, made_up_images
 from harness.errors import AuditError
 
 
@@ -55,7 +55,7 @@ def refuse_another(found: Audit, network: nn.Module, path: str) -> None:
             )
     numbers = dict((*network.named_parameters(remove_duplicate=False), *network.named_buffers(remove_duplicate=False)))
     train, evaluation = (filled(program.module(), numbers) for program in (found.train, found.evaluation))
-    if distance(network, train, evaluation, made_up_images(7), path) > TOLERANCE:
+    if distance(network, train, evaluation, made_up_images(TRAINED_TOGETHER, seed=0), path) > TOLERANCE:
         raise another_network(path)
 
 
