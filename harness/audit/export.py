@@ -13,6 +13,7 @@ from torch.export import Dim, ExportedProgram, default_decompositions
 from torch.fx import Node
 
 from harness.audit.graph import cause, operators, where
+from harness.audit.nested import inline_blocks
 from harness.audit.probe import gist, made_up_images, quiet
 from harness.errors import AuditError, UsageError
 
@@ -57,6 +58,7 @@ def export(network: nn.Module, training: bool, path: str) -> ExportedProgram:
             if fixes_batch
             else "Rewrite that line with tensor operations; create tensors and attributes in __init__.",
         ) from error
+    inline_blocks(program)
     _free_layout(program)
     return program
 

@@ -1,4 +1,4 @@
-"""A torch.no_grad block, which becomes a graph inside the graph."""
+"""A torch.no_grad block, which torch exports as a graph within the graph."""
 
 import torch
 from torch import Tensor, nn
