@@ -37,6 +37,7 @@ from harness.audit.probe import (
     relative_distance,
     restored,
 )
+from harness.audit.state import refuse_other_state, refuse_storage
 from harness.errors import AuditError, BudgetError, ContractError
 from harness.spec import Budget, Recipe
 
@@ -140,9 +141,12 @@ def audit(network: nn.Module, path: str) -> Audit:
     probe_forward(network, path)
     train = export(network, True, path)
     refuse_foreign_operators(train, path)
+    refuse_storage(train, path)
     evaluation = export(network, False, path)
     refuse_foreign_operators(evaluation, path)
+    refuse_storage(evaluation, path)
     refuse_change_at_evaluation(evaluation, path)
+    refuse_other_state(train, path)
     found = Audit(count(network, train, evaluation, path), train, evaluation, calls_digest(network))
     scored, images = evaluation.module(), made_up_images(12)
     _refuse_unfaithful(network, train.module(), scored, path)
