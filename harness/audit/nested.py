@@ -6,7 +6,7 @@ what its operators read. So the audit counts, and the harness computes, one flat
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from operator import getitem
 from typing import Any
 
@@ -23,10 +23,17 @@ _AUTOCAST = torch.ops.higher_order.wrap_with_autocast
 
 @dataclass(frozen=True)
 class _Context:
-    """What holds inside a block: whether operators record gradients, and the (device type, dtype) of autocast."""
+    """What holds inside a block.
+
+    Attributes:
+        records: whether operators record gradients.
+        cast: the device type and dtype of autocast.
+        weights: parameters that are cast already: autocast casts each once, which decides how gradients are rounded.
+    """
 
     records: bool = True
     cast: tuple[str, torch.dtype] | None = None
+    weights: dict[tuple[Node, torch.dtype], Node] = field(default_factory=dict)
 
 
 def inline_blocks(program: ExportedProgram) -> None:
@@ -94,7 +101,7 @@ def _copied(graph: Graph, module: GraphModule, values: list[Any], context: _Cont
         elif node.op == "call_function":
             copied = copies[node] = graph.node_copy(node, copies.__getitem__)
             if context.cast:
-                _cast(graph, copied, *context.cast)
+                _cast(graph, copied, *context.cast, context.weights)
     return []
 
 
@@ -107,16 +114,21 @@ def _with_value(graph: Graph, target: Any, value: Any, *rest: Any) -> Any:
     return added
 
 
-def _cast(graph: Graph, node: Node, device: str, dtype: torch.dtype) -> None:
+def _cast(graph: Graph, node: Node, device: str, dtype: torch.dtype, weights: dict[Any, Node]) -> None:
     """Cast what `node` reads as autocast does: torch says which by running the operator on values without data."""
     example = map_arg((node.args, node.kwargs), lambda value: value.meta["val"])
     with torch.no_grad(), torch.autocast(device, dtype, cache_enabled=False), _Casts() as casts:
         node.target(*example[0], **example[1])  # type: ignore[operator]
-    with graph.inserting_before(node):
-        cast: dict[Node, Any] = {}
-        for value in node.all_input_nodes:
-            kind = casts.found.get(id(value.meta["val"]))
-            cast[value] = _with_value(graph, torch.ops.aten.to.dtype, value, kind) if kind else value
+    cast: dict[Node, Any] = {}
+    for value in node.all_input_nodes:
+        kind = casts.found.get(id(value.meta["val"]))
+        if kind is None or (value, kind) in weights:
+            cast[value] = weights[value, kind] if kind else value
+            continue
+        with graph.inserting_before(node):
+            cast[value] = _with_value(graph, torch.ops.aten.to.dtype, value, kind)
+        if value.op == "placeholder":
+            weights[value, kind] = cast[value]
     node.args, node.kwargs = map_arg((node.args, node.kwargs), cast.__getitem__)
 
 
