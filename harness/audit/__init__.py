@@ -50,7 +50,7 @@ from harness.audit.graph import arguments, cause, operators, over_the_same_tenso
 from harness.audit.module import refuse_odd_module
 from harness.audit.network import Audit, Exporter, Graphs, audit, enforce, refuse_unfaithful
 from harness.audit.probe import calls_digest, one_step
-from harness.audit.state import refuse_grown_state, sizes_of
+from harness.audit.growth import refuse_grown_state, sizes_of
 from harness.audit.summary import Layer, ModelSummary, describe
 
 __all__ = [

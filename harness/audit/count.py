@@ -3,7 +3,7 @@
 Counted, in 32-bit units: parameters (also frozen ones), buffers, tensors a graph holds as constants
 (attributes, globals, arrays, literal tables) and numbers written into the code of `forward`. Listed
 but not counted: batch-norm running statistics, if they serve no other purpose and are at most
-`FREE_STATISTICS`.
+`FREE_STATISTICS`; tables of indices and masks of at most `FREE_BITS`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from operator import getitem
 
 import torch
 from torch import Tensor, nn
@@ -36,8 +37,18 @@ FREE_LITERALS: Mapping[str, frozenset[str]] = {
     "feature_dropout": frozenset({"p"}),
     "alpha_dropout": frozenset({"p"}),
     "feature_alpha_dropout": frozenset({"p"}),
+    "cdist": frozenset({"p"}),
+    "linalg_vector_norm": frozenset({"ord"}),
 }
 """Operator arguments that are settings of a layer and hold no knowledge of digits."""
+
+FREE_BITS = 1_024
+"""Most bits of tables of whole numbers, of true and false, and of zeros and infinities that are not counted: a
+causal mask over 32 tokens, or 128 places up to 256. If there are more, all of these tables count."""
+
+_PARTS = frozenset({"view", "reshape", "flatten", "unflatten", "select", "slice", "unbind", "split", "chunk", "detach"})
+_AVERAGES = _PARTS | {"mean", "repeat"}
+"""Operators between a buffer of statistics and its batch norm, in training and at evaluation (ghost batch norm)."""
 
 FREE_SETTINGS = 10
 """Most different values of these arguments in a network that are not counted; if there are more, each is counted."""
@@ -90,17 +101,19 @@ def count(network: nn.Module, train: ExportedProgram, evaluation: ExportedProgra
     registered = dict((*network.named_parameters(), *network.named_buffers()))
     statistics = _batch_norm_statistics(network, train, evaluation)
     free = statistics if sum(registered[name].numel() for name in statistics) <= FREE_STATISTICS else set()
+    tables = _free_tables(network, train, evaluation)
     entries: list[Entry] = []
     counted: set[object] = set()
     for name, tensor in registered.items():
         layer, _, short = name.rpartition(".")
         # Free memory is not marked as counted, so a weight in the same memory is still counted. A second tensor in
         # the memory of a first is counted again: each run trains a copy of each.
-        numbers = tensor.numel() if name in free else _units(tensor, counted) or _own_units(tensor)
+        is_free = name in free or id(tensor) in tables
+        numbers = tensor.numel() if is_free else _units(tensor, counted) or _own_units(tensor)
         kind, holder = _kind(name, tensor, statistics), layer or type(network).__name__
-        entries.append(Entry(holder, short, kind, tuple(tensor.shape), numbers, name not in free))
+        entries.append(Entry(holder, short, kind, tuple(tensor.shape), numbers, not is_free))
     for program in (train, evaluation):
-        entries.extend(_constants(program, counted, path))
+        entries.extend(_constants(program, counted, tables, path))
     return Ledger((*entries, *_literals(train, evaluation, path)))
 
 
@@ -134,40 +147,85 @@ def _units_each(tensor: Tensor) -> int:
     return max(1, math.ceil(tensor.element_size() / 4))
 
 
+def _free_tables(network: nn.Module, train: ExportedProgram, evaluation: ExportedProgram) -> set[int]:
+    """Return the ids of tables of indices and of masks, if all of them together store at most `FREE_BITS`."""
+    users = _buffer_users(train, _PARTS)
+    moved = {name for name, found in users.items() if any(_may_move(user) for user, _ in found)}
+    weights = [*network.parameters(), *(network.get_buffer(name) for name in moved)]
+    memory = {tensor.untyped_storage().data_ptr() for tensor in weights}
+    tables = [*network.buffers()]
+    for program in (train, evaluation):
+        for name in program.graph_signature.inputs_to_lifted_tensor_constants.values():
+            if isinstance(tensor := program.constants[name], Tensor) and tensor.layout == torch.strided:
+                tables.append(tensor)
+    found = {id(table): (_digest(table), bits) for table in tables if (bits := _bits(table, memory))}
+    stored = sum(bits for _, bits in set(found.values()))  # a table in both graphs is one table
+    return set(found) if stored <= FREE_BITS else set()
+
+
+def _may_move(user: Node) -> bool:
+    schema = getattr(user.target, "_schema", None)
+    return short_name(user) == "batch_norm" or (schema is not None and schema.is_mutable)
+
+
+def _bits(tensor: Tensor, moving: set[int]) -> int:
+    """Return the bits that a table of indices or a mask stores; 0 for others, for views and for `moving` memory."""
+    storage = tensor.untyped_storage()
+    if storage.data_ptr() in moving or storage.nbytes() != tensor.numel() * tensor.element_size() or not tensor.numel():
+        return 0
+    if not tensor.is_floating_point() and not tensor.is_complex():
+        low, high = int(tensor.min()), int(tensor.max())
+        return tensor.numel() * max(1, max(high, -low - 1).bit_length() + (low < 0))
+    is_mask = bool(((tensor == 0) | tensor.isinf()).all())
+    return tensor.numel() * (1 if bool((tensor <= 0).all() | (tensor >= 0).all()) else 2) if is_mask else 0
+
+
 def _batch_norm_statistics(network: nn.Module, train: ExportedProgram, evaluation: ExportedProgram) -> set[str]:
     """Return the names of genuine running statistics: used by batch norms only, and initialised with 0 and 1."""
     buffers = dict(network.named_buffers())
-    users = {mode: _buffer_users(program) for mode, program in (("train", train), ("evaluation", evaluation))}
+    users = {"train": _buffer_users(train, _PARTS), "evaluation": _buffer_users(evaluation, _AVERAGES)}
     genuine = set()
     for name, buffer in buffers.items():
         if buffer.untyped_storage().nbytes() != buffer.numel() * buffer.element_size():
             continue  # a view: its storage holds more numbers
         training, scoring = users["train"].get(name, []), users["evaluation"].get(name, [])
         for role, start in (("running_mean", 0), ("running_var", 1)):
-            moved = training and all(_serves(user, node, role, training=True) for user, node in training)
+            moved = training and all(_moves(user, node, role) for user, node in training)
             if moved and all(_serves(user, node, role) for user, node in scoring) and bool((buffer == start).all()):
                 genuine.add(name)
-        # The batch counter: it starts at 0, is incremented by one, and nothing reads it.
-        counter = training and not scoring and all(_only_counts(user) for user, _ in training)
+        # The batch counter: it starts at 0, is incremented by one if at all, and only a mean over all batches reads it.
+        counter = not scoring and all(_only_counts(user) for user, _ in training)
         if counter and buffer.ndim == 0 and buffer == 0:
             genuine.add(name)
     return genuine
 
 
 def _only_counts(user: Node) -> bool:
-    """Whether `user` adds one to a counter, and all uses of the sum do the same, as in a batch norm used twice."""
+    """Whether `user` adds one to a counter, and all uses of the sum do the same, or divide one by it for a mean."""
     raised = user.target is torch.ops.aten.add_.Tensor and user.args[1:] == (1,)
-    return raised and all(_only_counts(later) for later in user.users)
+    return raised and all(_only_counts(later) or _is_share(later) for later in user.users)
 
 
-def _buffer_users(program: ExportedProgram) -> dict[str, list[tuple[Node, Node]]]:
-    """Map each buffer's name to the (user, placeholder) pairs in the graph."""
+def _is_share(node: Node) -> bool:
+    return short_name(node) == "reciprocal" and all(short_name(user) == "lerp_" for user in node.users)
+
+
+def _buffer_users(program: ExportedProgram, through: Collection[str] = ()) -> dict[str, list[tuple[Node, Node]]]:
+    """Map each buffer's name to pairs in the graph: a user, and what it uses, the buffer or what `through` makes."""
     names = program.graph_signature.inputs_to_buffers
     found: dict[str, list[tuple[Node, Node]]] = {}
     for node in program.graph.nodes:
         if node.op == "placeholder" and node.name in names:
-            found[names[node.name]] = [(user, node) for user in node.users]
+            found[names[node.name]] = list(_users(node, through))
     return found
+
+
+def _users(node: Node, through: Collection[str]) -> Iterator[tuple[Node, Node]]:
+    for user in node.users:
+        if short_name(user) in through or (through and user.target is getitem):
+            yield from _users(user, through)
+        else:
+            yield user, node
 
 
 def _serves(user: Node, buffer: Node, role: str, training: bool | None = None) -> bool:
@@ -179,7 +237,15 @@ def _serves(user: Node, buffer: Node, role: str, training: bool | None = None) -
     return uses == [role] and training in (None, given["training"])
 
 
-def _constants(program: ExportedProgram, counted: set[object], path: str) -> Iterator[Entry]:
+def _moves(user: Node, buffer: Node, role: str) -> bool:
+    """Whether `user` is a batch norm in training, or its mean over all batches, that moves its statistic `buffer`."""
+    if user.target is torch.ops.aten.lerp_.Tensor and user.args[0] is buffer and not user.users:
+        (batch, *others) = (each for each in user.all_input_nodes if each is not buffer and not _is_share(each))
+        return not others and any(_serves(norm, batch, role, training=True) for norm in batch.users)
+    return _serves(user, buffer, role, training=True)
+
+
+def _constants(program: ExportedProgram, counted: set[object], free: set[int], path: str) -> Iterator[Entry]:
     """Yield the constant tensors of a graph. A literal table is lifted once per mode; equal bytes are counted once."""
     lifted = program.graph_signature.inputs_to_lifted_tensor_constants
     for node in program.graph.nodes:
@@ -192,7 +258,8 @@ def _constants(program: ExportedProgram, counted: set[object], path: str) -> Ite
             numbers, digest = _units(tensor, counted), _digest(tensor)
             if numbers and digest not in counted:
                 counted.add(digest)
-                yield Entry(cause(user, path), f"{name}#{digest[:8]}", "constant", tuple(tensor.shape), numbers)
+                is_free, shape = id(tensor) in free, tuple(tensor.shape)
+                yield Entry(cause(user, path), f"{name}#{digest[:8]}", "constant", shape, numbers, not is_free)
 
 
 def _digest(tensor: Tensor) -> str:
@@ -229,7 +296,7 @@ def _written(program: ExportedProgram, path: str) -> Counter[tuple[str, float]]:
                 from_data.add(node)
             if isinstance(node.target, torch._ops.OpOverload):
                 everything = node not in from_data and not is_size
-                free = frozenset() if everything else FREE_LITERALS.get(short_name(node), frozenset())
+                free = frozenset() if everything else _free_literals(node)
                 numbers = _numbers(node, everything, arguments(node).keys() - free)
                 for number in _numbers(node, everything, free):
                     settings.setdefault(number, cause(node, path))
@@ -240,6 +307,13 @@ def _written(program: ExportedProgram, path: str) -> Counter[tuple[str, float]]:
     if len(settings) > FREE_SETTINGS:
         found.update({(line, number): _written_units(number) for number, line in settings.items()})
     return found
+
+
+def _free_literals(node: Node) -> frozenset[str]:
+    name, source = short_name(node), node.args[0] if node.args else None
+    if name in ("clamp_min", "clamp_min_") and isinstance(source, Node) and short_name(source) == "linalg_vector_norm":
+        return frozenset({"min"})  # eps of F.normalize and of spectral norm
+    return FREE_LITERALS.get(name, frozenset())
 
 
 def _written_units(number: float) -> int:

@@ -12,14 +12,19 @@ from torch import nn
 from torch.export import Dim, ExportedProgram, default_decompositions
 from torch.fx import Node
 
+from harness.audit.adapt import exportable
 from harness.audit.graph import cause, operators, where
+from harness.audit.nested import inline_blocks
 from harness.audit.probe import gist, made_up_images, quiet
-from harness.errors import AuditError, UsageError
+from harness.errors import AuditError, Refusal, UsageError
 
 MOST_OPERATORS = 2_000
 """Most operators in a graph; one that takes lists counts once for each of their entries. Shapes, strides,
 indices and the order of a list are not counted, and each could hide a few bits: this limit bounds their
 number. A 30-layer network has about 400 operators."""
+
+PARTS = (1, 2, 3, 4, 6, 8, 12)
+"""Numbers of equal parts into which a batch may be split in training."""
 
 MOST_IMAGES = 65_535
 """Images in the largest batch of an exported graph: the limit of cuDNN's batch norm. A recipe has at most 60,000."""
@@ -32,12 +37,11 @@ def export(network: nn.Module, training: bool, path: str) -> ExportedProgram:
         AuditError: the module cannot be exported.
         UsageError: torch cannot write its cache.
     """
-    network.train(training)
     try:
-        with quiet():
-            # With a dynamic batch size, no branch on the number of images can hide a second network.
-            batch = Dim("batch", min=2, max=MOST_IMAGES)
-            program = torch.export.export(network, (made_up_images(3),), dynamic_shapes=({0: batch},))
+        with quiet(), exportable(network, training, path):
+            program = _exported(network, training)
+    except Refusal:
+        raise
     except OSError as error:
         raise UsageError(
             f"torch cannot write {error.filename}: {error.strerror}.",
@@ -57,8 +61,33 @@ def export(network: nn.Module, training: bool, path: str) -> ExportedProgram:
             if fixes_batch
             else "Rewrite that line with tensor operations; create tensors and attributes in __init__.",
         ) from error
+    inline_blocks(program)
     _free_layout(program)
     return program
+
+
+def _exported(network: nn.Module, training: bool) -> ExportedProgram:
+    """Export a network for a batch of any size, or of any multiple of the smallest number of parts that it needs.
+
+    With a dynamic batch size, no branch on the number of images can hide a second network. In training a batch may be
+    split into equal parts, as ghost batch norm does; a prediction that is scored depends on its own image alone.
+    """
+    refused: list[Exception] = []
+    for parts in PARTS if training else PARTS[:1]:
+        batch = parts * Dim("batch", min=2, max=MOST_IMAGES // parts)
+        try:
+            return torch.export.export(network, (made_up_images(3 * parts),), dynamic_shapes=({0: batch},))
+        except Exception as error:
+            refused.append(error)
+            if not any(sign in str(error) for sign in ("Constraints violated", "is invalid for input of size")):
+                break
+    raise refused[0]
+
+
+def parts_of_batch(program: ExportedProgram) -> int:
+    """Return how many equal parts a batch must have: the number of images is a multiple of it."""
+    images = next(node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs)
+    return int(images.meta["val"].shape[0].node.expr.as_coeff_Mul()[0])
 
 
 def _free_layout(program: ExportedProgram) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from harness.audit.graph import where
-from harness.audit.probe import made_up_images, quiet, restored
+from harness.audit.probe import TRAINED_TOGETHER, made_up_images, quiet, restored
 from harness.errors import AuditError, ContractError, device_hint
 
 
@@ -63,10 +63,10 @@ def probe_forward(network: nn.Module, path: str) -> None:
 
 
 def _predictions_of(network: nn.Module, training: bool, path: str) -> Tensor:
-    images = made_up_images(6)
-    network.train(training)
+    images = made_up_images(TRAINED_TOGETHER)
     try:
         with restored(network), quiet():
+            network.train(training)
             predictions = network(images)
     except KeyboardInterrupt:
         raise

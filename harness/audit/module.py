@@ -48,7 +48,9 @@ def _refuse_shared_memory(network: nn.Module, path: str) -> None:
                     f"{name} shares memory with the weight {weight}, but is another tensor.",
                     where=path,
                     allowed="Layers may share the same nn.Parameter: `self.b.weight = self.a.weight`.",
-                    hint="Share the nn.Parameter itself, or copy it with clone().",
+                    hint="Use torch.nn.utils.parametrizations.spectral_norm, not torch.nn.utils.spectral_norm."
+                    if weight == f"{name}_orig"
+                    else "Share the nn.Parameter itself, or copy it with clone().",
                 )
 
 

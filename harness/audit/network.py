@@ -27,13 +27,20 @@ from harness.audit.forward import probe_forward
 from harness.audit.graph import on_device
 from harness.audit.probe import (
     TOLERANCE,
+<<<<<<< HEAD
+=======
+    TRAINED_TOGETHER,
+    calls_digest,
+>>>>>>> h-d
     gist,
     made_up_images,
     nudged,
     one_step,
     quiet,
     relative_distance,
+    restored,
 )
+from harness.audit.state import refuse_other_state, refuse_storage
 from harness.errors import AuditError, BudgetError, ContractError
 from harness.spec import Budget, Recipe
 
@@ -139,10 +146,21 @@ def audit(network: nn.Module, path: str, exporter: Exporter = export) -> Audit:
     probe_forward(network, path)
     train = exporter(network, True, path)
     refuse_foreign_operators(train, path)
+<<<<<<< HEAD
     evaluation = exporter(network, False, path)
+=======
+    refuse_storage(train, path)
+    evaluation = export(network, False, path)
+>>>>>>> h-d
     refuse_foreign_operators(evaluation, path)
+    refuse_storage(evaluation, path)
     refuse_change_at_evaluation(evaluation, path)
+<<<<<<< HEAD
     found = Audit(count(network, train, evaluation, path), train, evaluation)
+=======
+    refuse_other_state(train, path)
+    found = Audit(count(network, train, evaluation, path), train, evaluation, calls_digest(network))
+>>>>>>> h-d
     scored, images = evaluation.module(), made_up_images(12)
     refuse_unfaithful(network, train.module(), scored, path)
     refuse_batch_dependence(scored, images, path)
@@ -177,6 +195,7 @@ def enforce(ledger: Ledger, recipe: Recipe, budget: Budget) -> None:
         )
 
 
+<<<<<<< HEAD
 def refuse_unfaithful(network: nn.Module, train: nn.Module, evaluation: nn.Module, path: str) -> None:
     """Refuse a network whose graphs give other outputs, gradients or buffers than the network itself.
 
@@ -185,6 +204,11 @@ def refuse_unfaithful(network: nn.Module, train: nn.Module, evaluation: nn.Modul
         ContractError: the backward pass raised.
     """
     images = made_up_images(7)
+=======
+def _refuse_unfaithful(network: nn.Module, train: nn.Module, evaluation: nn.Module, path: str) -> None:
+    """Refuse a network whose graphs give other outputs, gradients or buffers than the network itself."""
+    images = made_up_images(TRAINED_TOGETHER, seed=0)  # others than before: a network may have kept those
+>>>>>>> h-d
     worst = distance(network, train, evaluation, images, path)
     if worst > TOLERANCE:
         raise AuditError(
@@ -194,7 +218,7 @@ def refuse_unfaithful(network: nn.Module, train: nn.Module, evaluation: nn.Modul
             allowed="The graph is what trains and is scored: no Python randomness, counters or custom gradients.",
             hint="Use torch operators for randomness and detach() for gradients; keep no state in Python.",
         )
-    if not torch.equal(images, made_up_images(7)):
+    if not torch.equal(images, made_up_images(TRAINED_TOGETHER, seed=0)):
         raise AuditError(
             "writes-on-images",
             "The network modifies the images it is given.",
@@ -216,8 +240,8 @@ def distance(network: nn.Module, train: nn.Module, evaluation: nn.Module, images
     Raises:
         ContractError: the backward pass raised.
     """
-    network.eval()
-    with torch.no_grad(), quiet():
+    with torch.no_grad(), quiet(), restored(network):
+        network.eval()
         scored = relative_distance(network(images), evaluation(images))
     network.train()
     try:

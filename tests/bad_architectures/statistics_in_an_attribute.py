@@ -1,4 +1,4 @@
-"""Batch-norm running means that a plain attribute leads to besides."""
+"""Batch-norm running means that a plain attribute leads to besides, at evaluation."""
 
 from torch import Tensor, nn
 
@@ -13,7 +13,9 @@ class Network(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         assert self.mean[0] is not None
-        pixels = self.norm(images.flatten(1)) * self.mean[0]
+        pixels = self.norm(images.flatten(1))
+        if not self.training:
+            pixels = pixels * self.mean[0]
         return self.head(self.hidden(pixels).relu())
 
 

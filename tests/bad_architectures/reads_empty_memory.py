@@ -1,4 +1,4 @@
-"""A torch.no_grad block, which becomes a graph inside the graph."""
+"""It adds what an uninitialised tensor happens to hold."""
 
 import torch
 from torch import Tensor, nn
@@ -8,11 +8,11 @@ class Network(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.head = nn.Linear(784, 10)
+        self.bias = nn.Parameter(torch.zeros(10))
 
     def forward(self, images: Tensor) -> Tensor:
-        with torch.no_grad():
-            pixels = images.flatten(1) * 2
-        return self.head(pixels * self.head.bias.mean())
+        pixels = images.flatten(1)
+        return self.head(pixels) + self.bias * (torch.empty(10, dtype=torch.int64) % 2)
 
 
 def build(*, width: int = 32) -> nn.Module:
