@@ -1,0 +1,26 @@
+"""Numbers written as orders of ten axes of two, 21 bits in each operator."""
+
+import random
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+LOTS = random.Random(1)
+ORDERS = [LOTS.sample(range(10), 10) for _ in range(60)]  # stands for numbers from home
+
+
+class Network(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(784, 24)
+        self.head = nn.Linear(24, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        weights = F.pad(images.new_ones(24).cumsum(0), [0, 1000]).view([2] * 10)
+        for order in ORDERS:
+            weights = weights.permute(order).roll(1)
+        return self.head(self.hidden(images.flatten(1)).relu() * weights.flatten()[:24])
+
+
+def build(*, width: int = 16) -> nn.Module:
+    return Network(width)
