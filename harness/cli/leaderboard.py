@@ -21,7 +21,19 @@ from harness.data import NAMES
 from harness.errors import DataError, UsageError
 from harness.events import StudyRecord
 from harness.journal import all_journals, archive
-from harness.leaderboard import Board, Pair, Table, asked_table, left_out, tables, to_csv, to_html, to_json, to_markdown
+from harness.leaderboard import (
+    Board,
+    Pair,
+    Table,
+    asked_table,
+    left_out,
+    remarks,
+    tables,
+    to_csv,
+    to_html,
+    to_json,
+    to_markdown,
+)
 
 SHOWN = 50
 """Most rows of a table that the terminal shows."""
@@ -108,6 +120,8 @@ def _compared(board: Board, first: str, second: str) -> Pair:
 def _show(board: Board) -> None:
     for table in tables(board):
         _print(table)
+    for line in remarks(board):
+        console.print(line)
     for line in left_out(board):
         console.print(line, style="yellow")
     console.print("one page to hand in: python -m harness leaderboard --html board.html")

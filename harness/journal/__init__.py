@@ -17,9 +17,9 @@ and the seed.
     profile.json.gz   where the time of one epoch went, if --profile was given
     origin.json       only in an imported run: where it came from; such a run has no logits and no weights
 
-**Order of events.** ``started`` (job, environment, ledger, model), one ``epoch`` after each epoch, and one last event:
-``finished`` with the result, or ``failed`` with a state (interrupted, diverged, out of memory, failed) and a reason. An
-interrupted run may go on: ``resumed`` follows its ``failed``, then further epochs and a new last event.
+**Order of events.** ``started`` (job, author, environment, ledger, model), one ``epoch`` after each epoch, and one
+last event: ``finished`` with the result, or ``failed`` with a state (interrupted, diverged, out of memory, failed) and
+a reason. An interrupted run may go on: ``resumed`` follows its ``failed``, then further epochs and a new last event.
 
 **What a kill leaves.** An event is flushed to the disk before the next one is made. A torn last line does not count and
 is cut off before the next event is written. All other files are written beside their place and renamed, so a kill
@@ -61,12 +61,13 @@ from harness.journal.journal import (
     safe_name,
 )
 from harness.journal.outcome import Outcome
-from harness.journal.record import Environment, FinishedRun, Origin, Record, RunResult, RunStart, typed
+from harness.journal.record import MOST_AUTHOR, Environment, FinishedRun, Origin, Record, RunResult, RunStart, typed
 from harness.journal.run import Run
 from harness.journal.verify import verify_outcome, verify_run
 
 __all__ = [
     "DAMAGE",
+    "MOST_AUTHOR",
     "OUTCOME",
     "PROFILE",
     "ROOT",

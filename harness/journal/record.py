@@ -23,6 +23,10 @@ Event = dict[str, Any]
 Kind = TypeVar("Kind")
 
 
+MOST_AUTHOR = 80
+"""Most characters of an author's name."""
+
+
 class IllegalRecipe(ValueError):
     """A recorded recipe holds a value that is not allowed; the message says which."""
 
@@ -74,6 +78,7 @@ class RunStart:
         group: the seeds that were started together, if there were several.
         is_benchmark: whether the budget's target accuracy applies.
         parameters: number of stored numbers of the network.
+        author: who says to have trained it, or empty; a claim that nothing here proves.
         stored: the event as written.
     """
 
@@ -83,6 +88,7 @@ class RunStart:
     is_benchmark: bool
     parameters: int
     environment: Environment
+    author: str
     stored: Event = field(repr=False)
 
     @classmethod
@@ -110,6 +116,7 @@ class RunStart:
                 mode=ComputeMode(**how) if how else None,
                 unrepeatable=tuple(environment.get("unrepeatable", ())),
             ),
+            author=stored.get("author", ""),
             stored=stored,
         )
 

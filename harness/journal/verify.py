@@ -20,7 +20,7 @@ from harness.errors import DataError, HarnessError
 from harness.events import Epoch
 from harness.journal.journal import Journal
 from harness.journal.outcome import Outcome
-from harness.journal.record import FinishedRun, IllegalRecipe, RunStart
+from harness.journal.record import MOST_AUTHOR, FinishedRun, IllegalRecipe, RunStart
 from harness.spec import BUDGET, ComputeMode, Execution, Precision
 from harness.training import class_accuracy, confusion
 
@@ -98,7 +98,10 @@ def verify_outcome(journal: Journal, run: FinishedRun) -> Outcome:
 def _check_texts(run: FinishedRun) -> None:
     """Refuse control characters, which a terminal would obey, and names that are not valid file names."""
     job = run.job
-    shown = [job.name, job.path, run.start.device, run.origin.place if run.origin else ""]
+    author = run.start.author
+    if not isinstance(author, str) or len(author) > MOST_AUTHOR:
+        raise DataError(f"its author is not a name of at most {MOST_AUTHOR} characters")
+    shown = [job.name, job.path, author, run.start.device, run.origin.place if run.origin else ""]
     settings = [text for pair in job.knobs.items() for text in pair if isinstance(text, str)]
     if not all(text.isprintable() for text in (*shown, *settings)):
         raise DataError("its journal holds characters that cannot be printed")

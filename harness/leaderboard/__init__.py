@@ -4,6 +4,7 @@ from harness.leaderboard.compare import Pair, compare_all, compare_asked
 from harness.leaderboard.formats import facts, to_csv, to_json, to_markdown
 from harness.leaderboard.page import to_html
 from harness.leaderboard.rank import Board, correct_predictions, leaders_by_size, pareto, rank, wrong_for_all
+from harness.leaderboard.remarks import remarks, remarks_on
 from harness.leaderboard.row import identity
 from harness.leaderboard.tables import Table, asked_table, left_out, tables
 
@@ -21,6 +22,8 @@ __all__ = [
     "left_out",
     "pareto",
     "rank",
+    "remarks",
+    "remarks_on",
     "tables",
     "to_csv",
     "to_html",

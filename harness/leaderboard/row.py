@@ -174,6 +174,12 @@ class Row:
         return sum(bool(run.facts.origin) for run in self.runs)
 
     @property
+    def authors(self) -> dict[str, list[int]]:
+        """The seeds of each author that its runs name, by name."""
+        named = sorted({run.facts.start.author for run in self.runs} - {""})
+        return {author: [run.seed for run in self.runs if run.facts.start.author == author] for author in named}
+
+    @property
     def parameters(self) -> int:
         """Number of stored numbers of the network."""
         return self.first.start.parameters
@@ -202,7 +208,7 @@ class Row:
     def commands(self) -> list[str]:
         """The commands that train these runs again."""
         command = run_command(self.first.job.path, self.first.job.dataset, self.changed)
-        return [f"{command} --seed {first} --seeds {count}" for first, count in _stretches(self.seeds)]
+        return [f"{command} --seed {first} --seeds {count}" for first, count in stretches(self.seeds)]
 
     @property
     def correct(self) -> np.ndarray:
@@ -220,7 +226,7 @@ def identity(job: Job) -> str:
     return json.dumps([job.sha256, dict(job.knobs), recipe, job.dataset_digest, job.protocol], sort_keys=True)
 
 
-def _stretches(seeds: Sequence[int]) -> list[tuple[int, int]]:
+def stretches(seeds: Sequence[int]) -> list[tuple[int, int]]:
     """Return (first, count) of each stretch of consecutive numbers."""
     found: list[tuple[int, int]] = []
     for seed in seeds:

@@ -31,6 +31,7 @@ def record(
     unfinished: Journal | None = None,
     restart_if_taken: bool = True,
     trainer: Trainer | None = None,
+    author: str = "",
 ) -> Generator[Event | None]:
     """Train `job` and yield its events, each after it was written to the journal.
 
@@ -42,6 +43,7 @@ def record(
         unfinished: journal of an interrupted run of this job; the run is resumed, unless another process resumes it.
         restart_if_taken: if another process resumes it, train the job from the start.
         trainer: trains the job; by default this process does.
+        author: recorded with a run that starts now; a resumed run keeps its own.
 
     Raises:
         UsageError: another process resumes the run, and `restart_if_taken` is False.
@@ -53,7 +55,7 @@ def record(
             raise UsageError(f"Another process is resuming {unfinished.run_id}.", hint="Wait for it to finish.")
         journal = unfinished if progress else None
         trained = trainer(job) if trainer else train(job, progress, keep=True)
-        yield from _write_events(job, tracker, group, journal, progress, trained, held)
+        yield from _write_events(job, tracker, group, author, journal, progress, trained, held)
 
 
 def _take_up(journal: Journal, held: contextlib.ExitStack) -> Progress | None:
@@ -74,6 +76,7 @@ def _write_events(
     job: Job,
     tracker: Tracker,
     group: Group | None,
+    author: str,
     journal: Journal | None,
     progress: Progress | None,
     trained: Iterator[Event | Checkpoint | None],
@@ -95,7 +98,7 @@ def _write_events(
                     journal = Journal.create(f"{job.name}-s{job.seed}")
                     held.enter_context(journal.lock())
                     journal.store(job.source)
-                    journal.append("started", **_started(job, event, group))
+                    journal.append("started", **_started(job, event, group, author))
                 event = replace(event, run_id=journal.run_id)
                 repeats = not event.unrepeatable
             elif isinstance(event, Epoch) and journal:
@@ -179,12 +182,13 @@ def _fail(journal: Journal | None, tracker: Tracker, state: str, reason: str) ->
         tracker.enqueue(journal)
 
 
-def _started(job: Job, started: Started, group: Group | None) -> dict[str, object]:
+def _started(job: Job, started: Started, group: Group | None, author: str) -> dict[str, object]:
     described = asdict(job)
     del described["source"]  # it is kept as architecture.py
     return {
         "job": described,
         "group": asdict(group) if group else None,
+        "author": author,
         "is_benchmark": started.is_benchmark,
         "parameters": started.ledger.parameters,
         "ledger": [asdict(entry) for entry in started.ledger.entries],

@@ -53,6 +53,7 @@ def tags_of(start: RunStart, origin: Origin | None) -> dict[str, str]:
         "mlflow.source.git.commit": start.environment.git,
         "dataset": job.dataset,
         "verdict": "running",
+        **({"author": start.author} if start.author else {}),
         **({"imported_from": origin.place} if origin else {}),
     }
 
