@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from pathlib import Path
 
 import pytest
@@ -90,3 +91,58 @@ class TestAuthor:
         assert verify_run(journal).start.author == ""
         edit(journal, "started", author="Bob")
         assert verify_run(journal).start.author == "Bob"
+
+
+def from_elsewhere(journal: Journal, place: str = "a.zip") -> Journal:
+    """Let a run look as if it was imported."""
+    (journal.folder / "origin.json").write_text(json.dumps({"from": f"/home/me/{place}", "trials": 0}))
+    return journal
+
+
+class TestConflict:
+    def test_imported_records_that_differ_do_not_count(self) -> None:
+        for seed in range(3):
+            from_elsewhere(finished("net", seed, 50))
+        early = from_elsewhere(finished("net", 3, 10, started={"time": 1}), "a.zip")
+        late = from_elsewhere(finished("net", 3, 70, started={"time": 10**15}), "b.zip")
+        found = board()
+        said = "conflict: seed 3 from a.zip and b.zip differ, and does not count"
+        assert found.rows[0].seeds == [0, 1, 2]
+        assert remarks(found) == [f"net: {said}"]
+        assert {(entry.run_id, entry.reason) for entry in found.left_out} == {(early.run_id, said), (late.run_id, said)}
+
+    @pytest.mark.parametrize("time", [1, 10**15])
+    def test_run_of_this_machine_counts_whatever_the_clock_says(self, time: int) -> None:
+        own = finished("net", 0, 60)
+        from_elsewhere(finished("net", 0, 10, started={"time": time}))
+        found = board()
+        assert found.rows[0].scores == [0.994]
+        said = f"conflict: seed 0 of this machine and from a.zip differ; {own.run_id} counts"
+        assert remarks(found) == [f"net: {said}"]
+        assert [entry.reason for entry in found.left_out] == [said]
+
+    def test_two_contradictions_from_one_file_are_named(self) -> None:
+        for errors in (50, 60):
+            from_elsewhere(finished("net", 0, errors))
+        with pytest.raises(UsageError, match="no finished run") as raised:
+            board()
+        assert "conflict: seed 0 from a.zip and a.zip differ" in raised.value.allowed
+
+    def test_repeated_training_counts_once_with_both_authors(self) -> None:
+        from_elsewhere(finished("net", 0, 50, started={"author": "Ada"}))
+        from_elsewhere(finished("net", 0, 50, started={"author": "Bob"}), "b.zip")
+        found = board()
+        assert found.rows[0].seeds == [0]
+        assert remarks(found) == ["net: by Ada, Bob"]
+        assert len(found.left_out) == 1
+
+    def test_copy_with_fewer_trials_hides_none(self) -> None:
+        for spent in (0, 50):
+            journal = finished("net", 0, 50)
+            (journal.folder / "origin.json").write_text(json.dumps({"from": "a.zip", "trials": spent}))
+        assert board().rows[0].trials == 50
+
+    def test_copies_under_other_seeds_count_once(self) -> None:
+        for seed in range(10):
+            from_elsewhere(finished("net", 0, 50, job={"seed": seed}))
+        assert board().rows[0].n == 1

@@ -21,18 +21,10 @@ from harness.events import StudyRecord
 from harness.journal import Journal, Run
 from harness.leaderboard.compare import Pair, compare_leaders
 from harness.leaderboard.row import Row, identity
+from harness.leaderboard.sample import LeftOut, Sample, choose
 from harness.plugins import changed_settings
 from harness.spec import Job
 from harness.statistics import leader_bound
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """A run that does not count, the reason, and its job if that can be read."""
-
-    run_id: str
-    reason: str
-    job: Job | None = None
 
 
 @dataclass(frozen=True)
@@ -111,6 +103,8 @@ def rank(journals: Iterable[Journal], dataset: str = "auto", studies: Sequence[S
     if not counted:
         raise _nothing(dataset, chosen, left_out)
     rows, again = _rows(counted, studies)
+    if not rows:
+        raise _nothing(dataset, chosen, [*again, *left_out])
     left_out = [entry for entry in left_out if entry.job is None or entry.job.dataset == chosen]
     left_out = sorted([*left_out, *again], key=lambda entry: entry.run_id)
     elsewhere = tuple(name for name in names if name != chosen)
@@ -193,24 +187,17 @@ def _job(journal: Journal) -> Job | None:
 
 def _precedence(run: Run) -> tuple[bool, int, str]:
     """Return a sort key: of one seed the first run counts, and a run of this machine before an imported one."""
-    return bool(run.facts.origin), run.facts.start.time, run.facts.run_id
+    return run.is_imported, 0 if run.is_imported else run.facts.start.time, run.run_id
 
 
 def _rows(runs: Sequence[Run], studies: Sequence[StudyRecord]) -> tuple[list[Row], list[LeftOut]]:
-    """Group runs into rows and rank them; of several runs of one seed the first counts."""
-    groups: dict[str, dict[int, Run]] = defaultdict(dict)
-    curves: dict[tuple[Any, ...], Run] = {}
-    again = []
+    """Group runs into rows, choose those that count, and rank the rows."""
+    groups: dict[str, list[Run]] = defaultdict(list)
     for run in sorted(runs, key=_precedence):
-        counted = groups[identity(run.facts.job)].setdefault(run.seed, run)
-        twin = curves.setdefault((identity(run.facts.job), *run.losses), run)
-        if counted is not run:
-            again.append(LeftOut(run.facts.run_id, f"seed {run.seed} again; {counted.facts.run_id} counts"))
-        elif twin is not run:
-            del groups[identity(run.facts.job)][run.seed]
-            again.append(LeftOut(run.facts.run_id, f"its training losses are those of {twin.facts.run_id}"))
-    rows = _labelled([_row(list(group.values()), studies) for group in groups.values()])
-    return _ranked(rows), again
+        groups[identity(run.facts.job)].append(run)
+    samples = [choose(group) for group in groups.values()]
+    rows = _labelled([_row(sample, studies) for sample in samples if sample.runs])
+    return _ranked(rows), [entry for sample in samples for entry in sample.left_out]
 
 
 def _ranked(rows: Sequence[Row]) -> list[Row]:
@@ -227,12 +214,13 @@ def _ranked(rows: Sequence[Row]) -> list[Row]:
     return [replace(row, rank=1 + means.index(row.mean)) if is_ranked(row) else row for row in ordered]
 
 
-def _row(runs: list[Run], studies: Sequence[StudyRecord]) -> Row:
-    runs.sort(key=lambda run: run.seed)
+def _row(sample: Sample, studies: Sequence[StudyRecord]) -> Row:
+    runs = sample.runs
     job = runs[0].facts.job
     own = plugins.declaration(runs[0].journal.source)
     changed = changed_settings(job.knobs, job.recipe, {**job.default_knobs, **own.knobs}, own.recipe)
-    return Row(tuple(runs), changed, own.recipe.epochs, job.name, trials=_trials(runs, studies))
+    trials = _trials([*runs, *sample.copies], studies)
+    return Row(runs, changed, own.recipe.epochs, job.name, None, trials, sample.copies, sample.conflicts)
 
 
 def _labelled(rows: Sequence[Row]) -> list[Row]:

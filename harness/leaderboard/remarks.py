@@ -32,10 +32,14 @@ def _authors(row: Row) -> Iterator[str]:
         )
 
 
+def _conflicts(row: Row) -> Iterator[str]:
+    yield from (conflict.text for conflict in row.conflicts)
+
+
 def seeds_text(seeds: Sequence[int]) -> str:
     """Return ascending seeds as text: ``seeds 0 to 4, 7``."""
     parts = [str(first) if count == 1 else f"{first} to {first + count - 1}" for first, count in stretches(seeds)]
     return f"seed{'' if len(seeds) == 1 else 's'} {', '.join(parts)}"
 
 
-_REMARKS: tuple[Callable[[Row], Iterator[str]], ...] = (_authors,)
+_REMARKS: tuple[Callable[[Row], Iterator[str]], ...] = (_authors, _conflicts)

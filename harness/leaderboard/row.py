@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import statistics
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from harness.journal import FinishedRun, Run
+from harness.leaderboard.sample import Conflict
 from harness.plugins import run_command, settings_texts
 from harness.spec import BUDGET, RECIPE_FIELDS, Job
 from harness.statistics import FEWEST, LOOKS, Summary, bound_at_look, bound_on_new_images, lower_bound, summarise
@@ -33,6 +35,8 @@ class Row:
         label: the architecture, with the first digits of the id if that is ambiguous: ``s6_gap 5f3a``.
         rank: 1 for the highest mean; equal means share a rank; None if provisional or of another number of epochs.
         trials: number of study trials that were spent on its settings; 0 if none, None if unknown.
+        copies: imported records of trainings that `runs` holds already.
+        conflicts: seeds of which several records differ.
     """
 
     runs: tuple[Run, ...]
@@ -41,6 +45,8 @@ class Row:
     label: str
     rank: int | None = None
     trials: int | None = 0
+    copies: tuple[Run, ...] = ()
+    conflicts: tuple[Conflict, ...] = ()
 
     @property
     def first(self) -> FinishedRun:
@@ -171,13 +177,15 @@ class Row:
     @property
     def imported(self) -> int:
         """Number of imported runs."""
-        return sum(bool(run.facts.origin) for run in self.runs)
+        return sum(run.is_imported for run in self.runs)
 
     @property
     def authors(self) -> dict[str, list[int]]:
-        """The seeds of each author that its runs name, by name."""
-        named = sorted({run.facts.start.author for run in self.runs} - {""})
-        return {author: [run.seed for run in self.runs if run.facts.start.author == author] for author in named}
+        """The seeds of each author that its runs or their copies name, by name."""
+        found: dict[str, set[int]] = defaultdict(set)
+        for run in (*self.runs, *self.copies):
+            found[run.facts.start.author].add(run.seed)
+        return {author: sorted(seeds) for author, seeds in sorted(found.items()) if author}
 
     @property
     def parameters(self) -> int:
