@@ -13,14 +13,16 @@ import json
 import re
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from harness.errors import DataError, HarnessError, UsageError
 from harness.journal.journal import OUTCOME, Journal, journal_folder, safe_name
-from harness.journal.outcome import write_outcome
+from harness.journal.outcome import read_outcome, write_outcome
 from harness.journal.verify import verify_outcome, verify_run
 
 FORMAT = 1
@@ -28,6 +30,9 @@ FORMAT = 1
 
 LARGEST = 64 * 1024 * 1024
 """Most bytes that one entry may unpack to."""
+
+LONGEST = 120
+"""Most characters of a run's id."""
 
 _EVENTS, _SOURCE = "events.jsonl", "architecture.py"
 _FILES = (_EVENTS, _SOURCE, OUTCOME)
@@ -39,6 +44,7 @@ class Imported:
     """What became of a run in an import.
 
     Attributes:
+        run_id: its id here; not the one that it came with if another run had that.
         refused: why it was refused; empty if it is kept.
         is_new: whether this import added it; False if it was here before.
     """
@@ -143,15 +149,14 @@ def _refuse_bomb(packed: bytes) -> None:
 
 
 def _take(run_id: str, read: Callable[[str], bytes], origin: str, trials: int | None) -> Imported:
-    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,119}", run_id):
+    if not re.fullmatch(rf"[A-Za-z0-9_-][A-Za-z0-9_.-]{{0,{LONGEST - 1}}}", run_id):
         return Imported(safe_name(run_id), "its name is not a valid run id")
     try:
         files = {name: read(name) for name in _FILES}
         _refuse_bomb(files[OUTCOME])
-        there = Journal(journal_folder() / run_id)
-        if there.events_file.exists():
-            same = there.events_file.read_bytes() == files[_EVENTS]
-            return Imported(run_id, "" if same else "another run with this id is already here", is_new=False)
+        run_id, is_here = _place(run_id, files)
+        if is_here:
+            return Imported(run_id, is_new=False)
         with tempfile.TemporaryDirectory(dir=_made(journal_folder().parent)) as beside:
             arriving = Journal(Path(beside) / run_id)
             arriving.folder.mkdir()
@@ -166,6 +171,33 @@ def _take(run_id: str, read: Callable[[str], bytes], origin: str, trials: int | 
     except Exception as error:  # as in import_runs
         return Imported(run_id, f"its journal is damaged ({type(error).__name__}: {error})")
     return Imported(run_id)
+
+
+def _place(run_id: str, files: Mapping[str, bytes]) -> tuple[str, bool]:
+    """Return the id that a run gets or has here, and whether it is here already."""
+    there = (Journal(journal_folder() / name) for name in _names(run_id, files))
+    found = next(journal for journal in there if not journal.folder.exists() or _is_same(journal, files))
+    return found.run_id, found.folder.exists()
+
+
+def _names(run_id: str, files: Mapping[str, bytes]) -> Iterator[str]:
+    """Yield the id of an arriving run, and those that it may have if another run has that: with a hash of the content.
+
+    The last one has the whole hash, so only the same content can have it.
+    """
+    yield run_id
+    digest = hashlib.sha256(files[_EVENTS] + files[OUTCOME]).hexdigest()
+    yield from (f"{run_id[: LONGEST - 1 - digits]}-{digest[:digits]}" for digits in (6, 12, len(digest)))
+
+
+def _is_same(there: Journal, files: Mapping[str, bytes]) -> bool:
+    """Return whether a run that is here already has these events and predictions."""
+    try:
+        arriving = read_outcome(io.BytesIO(files[OUTCOME]))
+        known = there.events_file.read_bytes(), there.outcome().answers
+    except (OSError, DataError):
+        return False
+    return known[0] == files[_EVENTS] and np.array_equal(known[1], arriving.answers)
 
 
 def _made(folder: Path) -> Path:
