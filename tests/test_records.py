@@ -146,3 +146,32 @@ class TestConflict:
         for seed in range(10):
             from_elsewhere(finished("net", 0, 50, job={"seed": seed}))
         assert board().rows[0].n == 1
+
+
+class TestHandpickedSeeds:
+    def test_missing_seeds_are_listed(self) -> None:
+        for seed in (0, 1, 2, 4, 5, 6, 8, 9):
+            finished("net", seed, 30)
+        assert remarks(board()) == ["net: seeds 0 to 9 without 3, 7"]
+
+    def test_best_ten_of_two_hundred_have_no_certificate(self) -> None:
+        for seed in (3, 17, 21, 40, 66, 91, 120, 151, 177, 199):
+            finished("net", seed, 20)
+        found = board()
+        assert found.rows[0].looks == {}
+        assert remarks(found) == [
+            "net: seeds 0 to 199 without 0 to 2, 4 to 16, 18 to 20, 22 to 39, 41 to 65, 67 to 90, 92 to 119, "
+            "121 to 150, 152 to 176, 178 to 198; no certificate at 10 seeds without seeds 0 to 2, 4 to 9"
+        ]
+
+    def test_seed_in_conflict_withholds_the_certificate(self) -> None:
+        for seed in range(10):
+            from_elsewhere(finished("net", seed, 20 + seed))
+        from_elsewhere(finished("net", 9, 30), "b.zip")
+        row = board().rows[0]
+        assert (row.n, row.looks, row.withheld) == (9, {}, {10: [9]})
+        assert "no certificate at 10 seeds without seed 9" in remarks(board())[0]
+
+    def test_huge_seed_is_listed_at_once(self) -> None:
+        finished("net", 2**61)
+        assert "without 0 to 2,305,843,009,213,693,951" in remarks(board())[0]

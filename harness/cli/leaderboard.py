@@ -120,8 +120,9 @@ def _compared(board: Board, first: str, second: str) -> Pair:
 def _show(board: Board) -> None:
     for table in tables(board):
         _print(table)
-    for line in remarks(board):
-        console.print(line)
+    if lines := remarks(board):
+        console.rule("About the rows", align="left")
+        console.print(*lines, "", sep="\n")
     for line in left_out(board):
         console.print(line, style="yellow")
     console.print("one page to hand in: python -m harness leaderboard --html board.html")

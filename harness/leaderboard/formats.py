@@ -23,6 +23,7 @@ def facts(board: Board) -> list[dict[str, Any]]:
         {
             "id": row.id,
             "seeds": row.seeds,
+            "missing": [f"{first}-{first + count - 1}" for first, count in row.missing],
             "looks": row.looks,
             "authors": [*row.authors],
             **{column.key: column.value(row) for column in FACTS},

@@ -36,10 +36,23 @@ def _conflicts(row: Row) -> Iterator[str]:
     yield from (conflict.text for conflict in row.conflicts)
 
 
+def _missing(row: Row) -> Iterator[str]:
+    if row.missing:
+        yield f"seeds 0 to {row.seeds[-1]:,} without {_spans(row.missing)}"
+
+
+def _withheld(row: Row) -> Iterator[str]:
+    for count, lacking in row.withheld.items():
+        yield f"no certificate at {count} seeds without {seeds_text(lacking)}"
+
+
 def seeds_text(seeds: Sequence[int]) -> str:
     """Return ascending seeds as text: ``seeds 0 to 4, 7``."""
-    parts = [str(first) if count == 1 else f"{first} to {first + count - 1}" for first, count in stretches(seeds)]
-    return f"seed{'' if len(seeds) == 1 else 's'} {', '.join(parts)}"
+    return f"seed{'' if len(seeds) == 1 else 's'} {_spans(stretches(seeds))}"
 
 
-_REMARKS: tuple[Callable[[Row], Iterator[str]], ...] = (_authors, _conflicts)
+def _spans(parts: Sequence[tuple[int, int]]) -> str:
+    return ", ".join(f"{first:,}" if count == 1 else f"{first:,} to {first + count - 1:,}" for first, count in parts)
+
+
+_REMARKS: tuple[Callable[[Row], Iterator[str]], ...] = (_authors, _missing, _conflicts, _withheld)

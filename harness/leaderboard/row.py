@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import statistics
 from collections import defaultdict
@@ -117,7 +118,24 @@ class Row:
         """
         if not self.is_benchmark:
             return {}
-        return {count: bound_at_look(self.correct[:count]) for count in LOOKS if self.seeds[:count] == [*range(count)]}
+        return {count: bound_at_look(self.correct[:count]) for count in LOOKS if not self.lacking(count)}
+
+    def lacking(self, count: int) -> list[int]:
+        """Return the seeds below `count` that a look with `count` seeds needs and this row lacks."""
+        return sorted({*range(count)}.difference(self.seeds))
+
+    @property
+    def missing(self) -> list[tuple[int, int]]:
+        """The stretches of seeds below its highest one that are missing, as (first, number of seeds)."""
+        below = [-1, *self.seeds]
+        return [(left + 1, right - left - 1) for left, right in itertools.pairwise(below) if right > left + 1]
+
+    @property
+    def withheld(self) -> dict[int, list[int]]:
+        """The looks that it has enough seeds for and is not given, with the seeds that it lacks."""
+        tried = {*self.seeds, *(conflict.seed for conflict in self.conflicts)}
+        looks = {count: self.lacking(count) for count in LOOKS if len(tried) >= count and self.is_benchmark}
+        return {count: lacking for count, lacking in looks.items() if lacking}
 
     @property
     def certified_at(self) -> list[int]:
