@@ -5,17 +5,24 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_runs import edit, finished
+from matplotlib.figure import Figure
 
 import harness
-from harness import cli, data
+from harness import cli, data, plots
 from harness.errors import DataError, UsageError
-from harness.journal import MOST_AUTHOR, Journal, all_journals, verify_run
-from harness.leaderboard import Board, rank, remarks, to_csv, to_html, to_markdown
+from harness.journal import MOST_AUTHOR, Begun, Journal, Run, all_journals, archive, begun, verify_run
+from harness.leaderboard import Board, held_back, notes, rank, remarks, row_key, to_csv, to_html, to_markdown
 from harness.runs import choose_author
+from harness.spec import BUDGET
 from harness.tracking.runs import tags_of
 
 DIGITS = data.load("digits").held_out.labels.numpy()
@@ -26,6 +33,13 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HARNESS_AUTHOR", raising=False)
     return tmp_path
+
+
+@pytest.fixture
+def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the figures of the page empty: drawing takes nearly all the time that a page takes."""
+    for name in ("bands", "forest", "hardest_images", "learning_curves", "sizes_and_errors"):
+        monkeypatch.setattr(plots, name, lambda *_: Figure((1, 1)))
 
 
 def board() -> Board:
@@ -41,6 +55,7 @@ class TestAuthor:
         assert verify_run(journal).start.author == ""
         assert remarks(board()) == []
 
+    @pytest.mark.usefixtures("without_figures")
     def test_author_stands_on_every_form_of_the_board(self) -> None:
         for seed in range(3):
             self.by("Ada Lovelace", seed)
@@ -61,6 +76,7 @@ class TestAuthor:
         with pytest.raises(DataError, match=r"its author is not a name|cannot be printed"):
             verify_run(self.by(author))
 
+    @pytest.mark.usefixtures("without_figures")
     def test_author_brings_no_markup_to_life(self) -> None:
         self.by("<img src=x> [a](http://b)")
         assert "by &lt;img src=x> \\[a](http://b)" in to_markdown(board())
@@ -175,3 +191,223 @@ class TestHandpickedSeeds:
     def test_huge_seed_is_listed_at_once(self) -> None:
         finished("net", 2**61)
         assert "without 0 to 2,305,843,009,213,693,951" in remarks(board())[0]
+
+
+def trained(name: str = "net", seed: int = 0, errors: int = 60, **changes: Any) -> Journal:
+    """Write the journal of a run that the register saw, as `record` does."""
+    journal = finished(name, seed, errors, **changes)
+    record = journal.read()
+    assert record
+    start = record.start
+    job = start.job
+    begun.begin(Begun(journal.run_id, row_key(job), start.title, job.dataset, job.seed, job.protocol))
+    if record.state == "finished":
+        begun.finish(journal.run_id, Run.of(journal).digest)
+    return journal
+
+
+TODAY = time.strftime("%Y-%m-%d", time.gmtime())
+
+
+class TestRegister:
+    @pytest.mark.usefixtures("undrawn")
+    def test_run_is_in_the_register_before_its_first_step(self, workplace: Path) -> None:
+        run = harness.run("tiny.py", dataset="digits", settings={"epochs": 1}, device="cpu")[0]
+        first, second = (json.loads(line) for line in begun.register_file().read_text().splitlines())
+        assert (first["event"], first["run"], first["title"], first["seed"]) == ("begun", run.run_id, "tiny", 0)
+        assert (second["event"], second["result"]) == ("finished", run.digest)
+        assert first["time"] < second["time"]
+        found = rank(all_journals(), "digits")
+        assert remarks(found) == notes(found) == []
+        assert first["row"] == found.rows[0].key
+
+    def test_register_that_is_older_than_all_runs_is_silent(self) -> None:
+        trained()
+        found = board()
+        assert remarks(found) == notes(found) == []
+
+    def test_missing_register_is_said(self) -> None:
+        finished()
+        assert notes(board()) == [
+            "there is no register of begun runs here (mlruns/begun.jsonl): runs that were deleted cannot be seen"
+        ]
+
+    def test_runs_from_before_the_register_are_named(self) -> None:
+        finished("net", 0)
+        trained("net", 1)
+        assert remarks(board()) == ["net: seed 0 is not in the register of begun runs"]
+
+    @pytest.mark.parametrize("harm", ["folder", "events"])
+    def test_deleted_journal_leaves_a_gap(self, harm: str) -> None:
+        journals = [trained("net", seed, 30 + seed) for seed in range(11)]
+        if harm == "folder":
+            shutil.rmtree(journals[4].folder)
+        else:
+            journals[4].events_file.unlink()
+        found = board()
+        assert found.rows[0].looks == {}
+        assert remarks(found) == [
+            f"net: seeds 0 to 10 without 4; begun and gone: seed 4 ({TODAY}); no certificate at 10 seeds without seed 4"
+        ]
+
+    def test_seed_trained_again_with_more_luck_has_no_certificate(self) -> None:
+        journals = [trained("net", seed, 30 + seed) for seed in range(10)]
+        shutil.rmtree(journals[4].folder)
+        trained("net", 4, 10)
+        (row,) = board().rows
+        assert (row.n, row.looks, row.withheld) == (10, {}, {10: [4]})
+        assert f"begun and gone: seed 4 ({TODAY})" in remarks(board())[0]
+
+    def test_seed_trained_again_to_the_same_result_is_whole(self) -> None:
+        journals = [trained("net", seed, 30 + seed) for seed in range(10)]
+        shutil.rmtree(journals[4].folder)
+        trained("net", 4, 34)
+        assert remarks(board()) == []
+        assert board().rows[0].looks.keys() == {10}
+
+    def test_deleted_repetition_of_a_counted_run_is_no_gap(self) -> None:
+        trained("net", 0, 60)
+        shutil.rmtree(trained("net", 0, 50).folder)
+        assert remarks(board()) == []
+
+    def test_network_whose_runs_are_all_gone_is_named(self) -> None:
+        trained("net")
+        for seed in (1, 2, 4):
+            shutil.rmtree(trained("lost", seed, knobs={"width": 12}).folder)
+        assert notes(board()) == [f"begun and gone: lost width=12 seeds 1 to 2, 4 ({TODAY})"]
+
+    def test_interrupted_run_that_is_there_is_no_gap(self) -> None:
+        trained("net", 0)
+        trained("net", 1, end="interrupted")
+        assert remarks(board()) == []
+
+    def test_record_that_was_changed_after_its_end_does_not_count(self) -> None:
+        trained("net", 0)
+        journal = trained("net", 1)
+        edit(journal, "epoch", train_loss=0.01)
+        found = board()
+        assert [entry.reason for entry in found.left_out] == ["its record is not the one that finished here"]
+        assert remarks(found) == [f"net: finished, and its record changed or damaged since: seed 1 ({TODAY})"]
+
+    @pytest.mark.parametrize("time", [1, 10**15])
+    def test_hand_written_journal_replaces_no_run(self, time: int) -> None:
+        real = trained("net", 0, 60)
+        finished("net", 0, 1, started={"time": time})
+        found = board()
+        assert found.rows[0].scores == [0.994]
+        assert [entry.reason for entry in found.left_out] == [f"seed 0 again; {real.run_id} counts"]
+
+    def test_hand_written_journal_is_named(self) -> None:
+        trained("net", 0)
+        finished("net", 1, 1)
+        assert remarks(board()) == ["net: seed 1 is not in the register of begun runs"]
+
+    @pytest.mark.parametrize(
+        ("edited", "line"),
+        [
+            (lambda lines: [*lines[:2], *lines[4:]], 3),
+            (lambda lines: lines[1:], 1),
+            (lambda lines: [lines[1], lines[0], *lines[2:]], 1),
+            (lambda lines: [lines[0].replace('"seed": 0', '"seed": 5'), *lines[1:]], 1),
+            (lambda lines: [*lines[:3], "no JSON", *lines[3:]], 4),
+            (lambda lines: [*lines[:3], "[" * 100_000, *lines[3:]], 4),
+            (lambda lines: [*lines[:3], '{"event": "finished", "run": "x", "result": "", "chain": ""}', *lines[3:]], 4),
+        ],
+    )
+    def test_edited_register_is_said(self, edited: Callable[[list[str]], list[str]], line: int) -> None:
+        for seed in range(3):
+            trained("net", seed)
+        file = begun.register_file()
+        file.write_text("".join(f"{text}\n" for text in edited(file.read_text().splitlines())))
+        said = f"(mlruns/begun.jsonl) was changed: line {line} does not follow"
+        assert said in notes(board())[0]
+        trained("net", 3)
+        assert begun.read().broken_at == line
+
+    def test_torn_last_line_is_cut_off(self) -> None:
+        trained("net", 0)
+        file = begun.register_file()
+        whole = file.read_bytes()
+        file.write_bytes(whole + b'{"event": "begun", "ru')
+        assert begun.read().broken_at == 0
+        trained("net", 1)
+        assert begun.read().broken_at == 0
+        assert len(begun.read().runs) == 2
+
+    @pytest.mark.parametrize("title", ["\x1b[2Jnet", "a\u202eb"])
+    def test_text_of_the_register_is_printed_harmlessly(self, title: str) -> None:
+        trained("net")
+        begun.begin(Begun("gone", "row", title, "mnist", 0, BUDGET.protocol))
+        assert notes(board())[0].isprintable()
+
+    def test_concurrent_writers_make_one_chain(self) -> None:
+        def write(writer: int) -> None:
+            for seed in range(10):
+                begun.begin(Begun(f"{writer}-{seed}", "", "", "", seed, 1))
+
+        with ThreadPoolExecutor(4) as pool:
+            [*pool.map(write, range(4))]
+        register = begun.read()
+        assert (len(register.runs), register.broken_at) == (40, 0)
+
+
+class TestHandover:
+    """What an export says of the seeds that it does not hold."""
+
+    def handed_over(self, there: Path) -> Board:
+        found = rank(all_journals(), "digits")
+        runs = [(run.journal, row.trials) for row in found.rows for run in row.runs]
+        archive.export(runs, there / "a.zip", held_back(found))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(there)
+            assert not any(arrival.refused for arrival in archive.import_runs(Path("a.zip")))
+            return rank(all_journals(), "digits")
+
+    def on_digits(self, seed: int, errors: int = 6, **changes: Any) -> Journal:
+        return trained("net", seed, errors, dataset="digits", labels=DIGITS, **changes)
+
+    def test_importer_sees_what_was_not_handed_over(self, tmp_path: Path) -> None:
+        journals = [self.on_digits(seed) for seed in range(6)]
+        self.on_digits(7, end="diverged")
+        shutil.rmtree(journals[4].folder)
+        (tmp_path / "there").mkdir()
+        found = self.handed_over(tmp_path / "there")
+        assert remarks(found) == [
+            "net: seeds 0 to 5 without 4; begun there but not handed over with a.zip: "
+            f"seed 4 (gone: {TODAY}), seed 7 (diverged)"
+        ]
+        assert notes(found) == []
+        assert found.rows[0].unsettled == {4, 7}
+
+    def test_complete_export_leaves_nothing_to_say(self, tmp_path: Path) -> None:
+        for seed in range(3):
+            self.on_digits(seed)
+        (tmp_path / "there").mkdir()
+        found = self.handed_over(tmp_path / "there")
+        assert remarks(found) == notes(found) == []
+
+    def test_own_run_makes_good_what_was_not_handed_over(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        shutil.rmtree(self.on_digits(1).folder)
+        self.on_digits(0)
+        (tmp_path / "there").mkdir()
+        assert self.handed_over(tmp_path / "there").rows[0].unsettled == {1}
+        monkeypatch.chdir(tmp_path / "there")
+        self.on_digits(1)
+        assert rank(all_journals(), "digits").rows[0].unsettled == set()
+
+    def test_file_that_says_nothing_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        archive.export([(self.on_digits(0), 0)], Path("silent.zip"))
+        (tmp_path / "there").mkdir()
+        monkeypatch.chdir(tmp_path / "there")
+        archive.import_runs(Path("../silent.zip"))
+        found = rank(all_journals(), "digits")
+        assert notes(found) == ["silent.zip does not say which runs were begun where it was made"]
+        assert held_back(found) == {}
+
+    @pytest.mark.parametrize("said", [[[1]], [["a", "gone"]], [[-1, "gone"]], [[1, "a\x1b"]], [[1, 2]]])
+    def test_damaged_list_is_refused(self, said: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        journal = self.on_digits(0)
+        archive.export([(journal, 0)], Path("a.zip"), {journal.run_id: said})
+        (tmp_path / "there").mkdir()
+        monkeypatch.chdir(tmp_path / "there")
+        assert archive.import_runs(Path("../a.zip"))[0].refused

@@ -26,7 +26,9 @@ from harness.leaderboard import (
     Pair,
     Table,
     asked_table,
+    held_back,
     left_out,
+    notes,
     remarks,
     tables,
     to_csv,
@@ -90,7 +92,7 @@ def _main(args: argparse.Namespace) -> int:
         board = replace(board, asked=_compared(board, *args.compare))
     if args.export:
         runs = [(run.journal, row.trials) for row in board.rows for run in row.runs]
-        print(f"{archive.export(runs, args.export)} runs written to {args.export}", file=sys.stderr)
+        print(f"{archive.export(runs, args.export, held_back(board))} runs written to {args.export}", file=sys.stderr)
     if args.html:
         _write(args.html, to_html(board))
     elif args.markdown or args.csv or args.json:
@@ -120,7 +122,7 @@ def _compared(board: Board, first: str, second: str) -> Pair:
 def _show(board: Board) -> None:
     for table in tables(board):
         _print(table)
-    if lines := remarks(board):
+    if lines := [*remarks(board), *notes(board)]:
         console.rule("About the rows", align="left")
         console.print(*lines, "", sep="\n")
     for line in left_out(board):

@@ -34,6 +34,9 @@ trained again and must give the same numbers, or the run fails. Reading a checkp
 **Types.** `Record` is any journal as read: running, broken or finished, its events still as dicts. `FinishedRun` is a
 finished run in which every fact has a name and a type; leaderboard, MLflow and pages are made from it.
 
+**Register.** ``mlruns/begun.jsonl`` has a line for every run that was begun and for every result, each with a hash of
+the lines before it; `harness.journal.begun` describes it. It outlives the journals, so a deleted run is seen.
+
 **Verification.** `verify_run` and `verify_outcome` are the one check that a finished run passes before it counts, for
 runs of this machine and imported ones alike: types and ranges, hashes, the ledger's sum, and a score that follows from
 the stored predictions. The check does not prove training: a person can write a whole consistent journal by hand.
@@ -49,6 +52,7 @@ ranks.
 """
 
 from harness.journal.archive import Imported
+from harness.journal.begun import Begun, Register
 from harness.journal.journal import (
     DAMAGE,
     OUTCOME,
@@ -60,17 +64,29 @@ from harness.journal.journal import (
     mark_dead_runs,
     safe_name,
 )
-from harness.journal.outcome import Outcome
-from harness.journal.record import MOST_AUTHOR, Environment, FinishedRun, Origin, Record, RunResult, RunStart, typed
+from harness.journal.outcome import Outcome, result_digest
+from harness.journal.record import (
+    MOST_AUTHOR,
+    MOST_STATE,
+    Environment,
+    FinishedRun,
+    Origin,
+    Record,
+    RunResult,
+    RunStart,
+    typed,
+)
 from harness.journal.run import Run
 from harness.journal.verify import verify_outcome, verify_run
 
 __all__ = [
     "DAMAGE",
     "MOST_AUTHOR",
+    "MOST_STATE",
     "OUTCOME",
     "PROFILE",
     "ROOT",
+    "Begun",
     "Environment",
     "FinishedRun",
     "Imported",
@@ -78,12 +94,14 @@ __all__ = [
     "Origin",
     "Outcome",
     "Record",
+    "Register",
     "Run",
     "RunResult",
     "RunStart",
     "all_journals",
     "journal_folder",
     "mark_dead_runs",
+    "result_digest",
     "safe_name",
     "typed",
     "verify_outcome",

@@ -1,8 +1,9 @@
 """Finished runs exported to one file, and imported from it as journals.
 
-The file is a zip: ``manifest.json`` with the SHA-256 of all other entries, and of every run its events, its plug-in
-and its predictions for the test images. Logits and weights are not exported. An imported run is verified first and
-only ever read: no plug-in is executed, nothing is unpickled, and every board marks such a run.
+The file is a zip: ``manifest.json`` with the SHA-256 of all other entries and the seeds that were begun and are not in
+it, and of every run its events, its plug-in and its predictions for the test images. Logits and weights are not
+exported. An imported run is verified first and only ever read: no plug-in is executed, nothing is unpickled, and every
+board marks such a run.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import json
 import re
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -54,11 +55,19 @@ class Imported:
     is_new: bool = True
 
 
-def export(runs: Iterable[tuple[Journal, int | None]], place: Path) -> int:
+HeldBack = Sequence[tuple[int, str]]
+"""Seeds of a row that were begun and are not handed over, each with what became of them."""
+
+
+def export(
+    runs: Iterable[tuple[Journal, int | None]], place: Path, held_back: Mapping[str, HeldBack] | None = None
+) -> int:
     """Write finished runs to one file and return their number.
 
     Args:
         runs: each with the number of trials that were spent on its settings, None if unknown.
+        held_back: by run id, the seeds of its row that were begun and are not among `runs`; a run without an entry
+            is imported and came without one.
 
     Raises:
         UsageError: there is no run, or the file cannot be written.
@@ -76,7 +85,8 @@ def export(runs: Iterable[tuple[Journal, int | None]], place: Path) -> int:
             "There is no finished run to export.", hint="Train one: python -m harness run architectures/s6_gap.py"
         )
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    manifest = json.dumps({"format": FORMAT, "trials": trials, "sha256": hashes}, indent=1)
+    said = {"begun": {run_id: [*seeds] for run_id, seeds in held_back.items()}} if held_back else {}
+    manifest = json.dumps({"format": FORMAT, "trials": trials, **said, "sha256": hashes}, indent=1)
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in {"manifest.json": manifest.encode(), **files}.items():
@@ -106,8 +116,9 @@ def import_runs(place: Path) -> list[Imported]:
                     hint="Update the older of the two harnesses, and export again.",
                 )
             hashes, trials = dict(manifest["sha256"]), dict(manifest["trials"])
+            held_back = dict(manifest.get("begun", {}))
             return [
-                _take(run_id, partial(_unpack, archive, hashes, run_id), str(place), spent)
+                _take(run_id, partial(_unpack, archive, hashes, run_id), str(place), spent, held_back.get(run_id))
                 for run_id, spent in trials.items()
             ]
     except HarnessError:
@@ -148,7 +159,9 @@ def _refuse_bomb(packed: bytes) -> None:
             _read(archive, entry)
 
 
-def _take(run_id: str, read: Callable[[str], bytes], origin: str, trials: int | None) -> Imported:
+def _take(
+    run_id: str, read: Callable[[str], bytes], origin: str, trials: int | None, held_back: HeldBack | None = None
+) -> Imported:
     if not re.fullmatch(rf"[A-Za-z0-9_-][A-Za-z0-9_.-]{{0,{LONGEST - 1}}}", run_id):
         return Imported(safe_name(run_id), "its name is not a valid run id")
     try:
@@ -162,7 +175,7 @@ def _take(run_id: str, read: Callable[[str], bytes], origin: str, trials: int | 
             arriving.folder.mkdir()
             for name, content in files.items():
                 (arriving.folder / name).write_bytes(content)
-            note = json.dumps({"from": origin, "trials": trials})
+            note = json.dumps({"from": origin, "trials": trials, "held_back": held_back})
             (arriving.folder / "origin.json").write_text(note, encoding="utf-8")
             verify_outcome(arriving, verify_run(arriving))
             arriving.folder.rename(_made(journal_folder()) / run_id)

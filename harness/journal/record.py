@@ -27,6 +27,10 @@ MOST_AUTHOR = 80
 """Most characters of an author's name."""
 
 
+MOST_STATE = 200
+"""Most characters of what is said of a seed that was not handed over."""
+
+
 class IllegalRecipe(ValueError):
     """A recorded recipe holds a value that is not allowed; the message says which."""
 
@@ -162,10 +166,13 @@ class Origin:
     Attributes:
         place: the file or the server.
         trials: number of trials that were spent on its settings there, or None if unknown.
+        held_back: seeds of its row that were begun there and not handed over, each with what became of them; None if
+            the file does not say.
     """
 
     place: str
     trials: int | None
+    held_back: tuple[tuple[int, str], ...] | None = None
 
 
 @dataclass(frozen=True)

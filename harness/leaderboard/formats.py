@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.leaderboard.compare import Pair
 from harness.leaderboard.rank import Board, leaders_by_size
-from harness.leaderboard.remarks import remarks, remarks_on
+from harness.leaderboard.remarks import notes, remarks, remarks_on
 from harness.leaderboard.tables import CLASSES, HONESTY, PARTS, RANKING, commands, left_out, tables
 from harness.markdown import markdown_list, markdown_table
 from harness.spec import BUDGET
@@ -46,6 +46,7 @@ def to_json(board: Board) -> str:
         "asked": board.asked and _pair(board.asked),
         "pairs": [*map(_pair, board.pairs)],
         "left_out": dropped,
+        "notes": notes(board),
     }
     return json.dumps(whole, indent=1)
 
@@ -90,7 +91,7 @@ def to_markdown(board: Board) -> str:
         if table.note:
             parts.append(table.note)
         parts.append(markdown_table(table.headings, table.rows, table.right))
-    if lines := remarks(board):
+    if lines := [*remarks(board), *notes(board)]:
         parts.append("## About the rows\n\n" + markdown_list(lines))
     parts.append("## To get these runs again\n\n```\n" + "\n".join(commands(board)) + "\n```")
     if lines := [*left_out(board)]:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from harness.journal import FinishedRun, Run
+from harness.leaderboard.gaps import Gap
 from harness.leaderboard.sample import Conflict
 from harness.plugins import run_command, settings_texts
 from harness.spec import BUDGET, RECIPE_FIELDS, Job
@@ -38,6 +39,8 @@ class Row:
         trials: number of study trials that were spent on its settings; 0 if none, None if unknown.
         copies: imported records of trainings that `runs` holds already.
         conflicts: seeds of which several records differ.
+        gaps: seeds that were begun and of which no record counts, or not the one that was begun first.
+        unregistered: seeds of this machine's runs that its register of begun runs does not have.
     """
 
     runs: tuple[Run, ...]
@@ -48,6 +51,8 @@ class Row:
     trials: int | None = 0
     copies: tuple[Run, ...] = ()
     conflicts: tuple[Conflict, ...] = ()
+    gaps: tuple[Gap, ...] = ()
+    unregistered: tuple[int, ...] = ()
 
     @property
     def first(self) -> FinishedRun:
@@ -65,9 +70,14 @@ class Row:
         return " ".join([self.label, *settings_texts(self.changed)])
 
     @property
+    def key(self) -> str:
+        """The hash of `identity`, by which the register knows the row."""
+        return row_key(self.first.job)
+
+    @property
     def id(self) -> str:
         """Eight hexadecimal digits, a hash of `identity`."""
-        return hashlib.sha256(identity(self.first.job).encode()).hexdigest()[:8]
+        return self.key[:8]
 
     @property
     def n(self) -> int:
@@ -122,7 +132,16 @@ class Row:
 
     def lacking(self, count: int) -> list[int]:
         """Return the seeds below `count` that a look with `count` seeds needs and this row lacks."""
-        return sorted({*range(count)}.difference(self.seeds))
+        return sorted({*range(count)} - {*self.seeds} | {*range(count)} & self.unsettled)
+
+    @cached_property
+    def unsettled(self) -> set[int]:
+        """The seeds that a certificate cannot rest on: begun, and gone, changed or withdrawn, whatever came later.
+
+        What another machine did not hand over is made good by a run of this machine.
+        """
+        trained_here = {run.seed for run in self.runs if not run.is_imported}
+        return {gap.seed for gap in self.gaps if not gap.place or gap.seed not in trained_here}
 
     @property
     def missing(self) -> list[tuple[int, int]]:
@@ -133,7 +152,7 @@ class Row:
     @property
     def withheld(self) -> dict[int, list[int]]:
         """The looks that it has enough seeds for and is not given, with the seeds that it lacks."""
-        tried = {*self.seeds, *(conflict.seed for conflict in self.conflicts)}
+        tried = {*self.seeds, *self.unsettled, *(conflict.seed for conflict in self.conflicts)}
         looks = {count: self.lacking(count) for count in LOOKS if len(tried) >= count and self.is_benchmark}
         return {count: lacking for count, lacking in looks.items() if lacking}
 
@@ -244,6 +263,11 @@ class Row:
             DataError: the predictions of a run cannot be read.
         """
         return np.stack([run.correct for run in self.runs])
+
+
+def row_key(job: Job) -> str:
+    """Return a hash of `identity`."""
+    return hashlib.sha256(identity(job).encode()).hexdigest()
 
 
 def identity(job: Job) -> str:

@@ -113,6 +113,11 @@ def _twins(runs: Sequence[Run]) -> Iterator[tuple[Run, Run]]:
             yield run, first
 
 
+def says_what_was_begun(run: Run) -> bool:
+    """Return whether the file of an imported run says which seeds of its row were begun and not handed over."""
+    return run.facts.origin is not None and run.facts.origin.held_back is not None
+
+
 def place_name(run: Run) -> str:
     """Return the name of the file or server that an imported run comes from, without its folder."""
     return Path(run.facts.origin.place).name if run.facts.origin else ""

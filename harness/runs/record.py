@@ -12,7 +12,8 @@ import numpy as np
 from harness import watchdog
 from harness.errors import ClusterLost, CrashedError, DivergedError, HarnessError, OutOfMemory, UsageError
 from harness.events import Checkpoint, Epoch, Result
-from harness.journal import DAMAGE, Journal, Outcome
+from harness.journal import DAMAGE, Begun, Journal, Outcome, begun, result_digest
+from harness.leaderboard import row_key
 from harness.runs.environment import describe_process
 from harness.runs.resume import progress_of
 from harness.runs.train import Event, Progress, Started, crash_of, train
@@ -94,11 +95,14 @@ def _write_events(
             if isinstance(event, Started):
                 if journal:
                     journal.append("resumed", epoch=event.epochs_before, **describe_process())
+                    if journal.run_id not in begun.read().runs:
+                        begun.begin(_begun(job, journal))
                 else:
                     journal = Journal.create(f"{job.name}-s{job.seed}")
                     held.enter_context(journal.lock())
                     journal.store(job.source)
                     journal.append("started", **_started(job, event, group, author))
+                    begun.begin(_begun(job, journal))
                 event = replace(event, run_id=journal.run_id)
                 repeats = not event.unrepeatable
             elif isinstance(event, Epoch) and journal:
@@ -157,6 +161,12 @@ def _refuse_other_bits(again: Epoch, known: Epoch) -> None:
         )
 
 
+def _begun(job: Job, journal: Journal) -> Begun:
+    record = journal.read()
+    assert record
+    return Begun(journal.run_id, row_key(job), record.start.title, job.dataset, job.seed, job.protocol)
+
+
 def _finish(journal: Journal, result: Result) -> None:
     outcome = Outcome(
         answers=result.logits.argmax(1).astype(np.uint8),
@@ -169,6 +179,10 @@ def _finish(journal: Journal, result: Result) -> None:
     arrays = ("logits", "labels", "images", "hardest", "weights")
     names = [declared.name for declared in fields(Result) if declared.name not in arrays]
     journal.append("finished", **{name: getattr(result, name) for name in names})
+    record = journal.read()
+    assert record
+    losses = [epoch.train_loss for epoch in record.typed_epochs()]
+    begun.finish(journal.run_id, result_digest(losses, outcome.answers == outcome.labels))
     journal.drop_checkpoints()
 
 
