@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from fake_runs import edit, finished
 from matplotlib.figure import Figure
+from mlflow import MlflowClient
 
 import harness
 from harness import cli, data, plots
@@ -23,6 +24,7 @@ from harness.journal import MOST_AUTHOR, Begun, Journal, Run, all_journals, arch
 from harness.leaderboard import Board, held_back, notes, rank, remarks, row_key, to_csv, to_html, to_markdown
 from harness.runs import choose_author
 from harness.spec import BUDGET
+from harness.tracking import tracking_uri
 from harness.tracking.runs import tags_of
 
 DIGITS = data.load("digits").held_out.labels.numpy()
@@ -411,3 +413,87 @@ class TestHandover:
         (tmp_path / "there").mkdir()
         monkeypatch.chdir(tmp_path / "there")
         assert archive.import_runs(Path("../a.zip"))[0].refused
+
+
+class TestWithdrawal:
+    def withdraw(self, run: str, because: str = "the memory of that machine is bad") -> int:
+        return cli.main(["leaderboard", "--withdraw", run, "--because", because])
+
+    def test_withdrawn_run_stays_visible_and_does_not_count(self) -> None:
+        journals = [trained("net", seed, 30 + seed) for seed in range(10)]
+        assert board().rows[0].looks.keys() == {10}
+        assert self.withdraw(str(journals[4].folder)) == 0
+        found = board()
+        assert remarks(found) == [
+            "net: seeds 0 to 9 without 4; withdrawn: seed 4 (the memory of that machine is bad); "
+            "no certificate at 10 seeds without seed 4"
+        ]
+        assert [(entry.run_id, entry.reason) for entry in found.left_out] == [
+            (journals[4].run_id, "withdrawn: the memory of that machine is bad")
+        ]
+
+    @pytest.mark.parametrize("errors", [34, 10])
+    def test_later_run_of_its_seed_gives_no_certificate(self, errors: int) -> None:
+        journals = [trained("net", seed, 30 + seed) for seed in range(10)]
+        self.withdraw(journals[4].run_id)
+        trained("net", 4, errors)
+        (row,) = board().rows
+        assert (row.n, row.looks, row.withheld) == (10, {}, {10: [4]})
+        assert "withdrawn: seed 4" in remarks(board())[0]
+
+    def test_withdrawal_outlives_journal_and_editor(self) -> None:
+        trained("net", 0)
+        journal = trained("net", 1)
+        before = journal.events_file.read_bytes()
+        self.withdraw(journal.run_id)
+        journal.events_file.write_bytes(before)
+        assert [entry.reason for entry in board().left_out] == ["withdrawn: the memory of that machine is bad"]
+        shutil.rmtree(journal.folder)
+        assert remarks(board()) == ["net: withdrawn: seed 1 (the memory of that machine is bad)"]
+
+    def test_withdrawn_repetition_leaves_the_first_run_whole(self) -> None:
+        trained("net", 0, 60)
+        self.withdraw(trained("net", 0, 50).run_id)
+        assert remarks(board()) == []
+
+    def test_withdrawn_import_is_recognised_again(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        for seed in range(2):
+            finished("net", seed, 6, dataset="digits", labels=DIGITS)
+        archive.export([(journal, 0) for journal in all_journals()], Path("a.zip"))
+        (tmp_path / "there").mkdir()
+        monkeypatch.chdir(tmp_path / "there")
+        first, _ = archive.import_runs(Path("../a.zip"))
+        self.withdraw(first.run_id)
+        assert not any(arrival.is_new for arrival in archive.import_runs(Path("../a.zip")))
+        assert rank(all_journals(), "digits").rows[0].n == 1
+
+    @pytest.mark.parametrize("because", ["", "  ", "a\nb", "a\x1b[2J", "a" * 121])
+    def test_reason_is_one_printable_line(self, because: str) -> None:
+        assert self.withdraw(trained().run_id, because) == UsageError.exit_code
+        assert board().rows[0].n == 1
+
+    def test_only_a_finished_run_that_is_here_is_withdrawn(self) -> None:
+        assert self.withdraw("nothing") == UsageError.exit_code
+        assert self.withdraw(trained(end="interrupted").run_id) == UsageError.exit_code
+        once = trained().run_id
+        assert self.withdraw(once) == 0
+        assert self.withdraw(once) == UsageError.exit_code
+
+    def test_options_of_a_withdrawal_go_together(self) -> None:
+        trained()
+        for options in (["--because", "x"], ["--withdraw", "y", "--because", "x", "--csv"]):
+            assert cli.main(["leaderboard", *options]) == UsageError.exit_code
+
+    @pytest.mark.usefixtures("undrawn")
+    def test_mlflow_is_told(self, workplace: Path) -> None:
+        run = harness.run("tiny.py", dataset="digits", settings={"epochs": 1}, device="cpu")[0]
+        self.withdraw(run.run_id, "a slip")
+        assert cli.main(["sync"]) == 0
+        (known,) = MlflowClient(tracking_uri()).search_runs(["1"])
+        assert (known.info.status, known.data.tags["verdict"], known.data.tags["reason"]) == (
+            "FAILED",
+            "withdrawn",
+            "a slip",
+        )
+        again = harness.run("tiny.py", dataset="digits", settings={"epochs": 1}, device="cpu")[0]
+        assert again.run_id != run.run_id

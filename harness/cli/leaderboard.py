@@ -58,6 +58,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--import", type=Path, metavar="FILE", dest="arriving", help="first import the runs of an exported file"
     )
+    parser.add_argument(
+        "--withdraw",
+        metavar="RUN",
+        help="withdraw a finished run (a folder of mlruns/journal/): it stays visible, no longer counts, and its seed "
+        "counts as missing for certificates; this cannot be undone",
+    )
+    parser.add_argument("--because", metavar="REASON", help="the reason of --withdraw, which boards show")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -80,6 +87,8 @@ def _no_collection() -> Iterator[None]:
 def _main(args: argparse.Namespace) -> int:
     if args.compare and args.csv:
         raise UsageError("--compare has no CSV form.", hint="Use --json.")
+    if args.withdraw is not None or args.because is not None:
+        return _withdraw(args)
     code = report_imports(archive.import_runs(args.arriving), str(args.arriving)) if args.arriving else 0
     try:
         board = leaderboard.rank(all_journals(), args.dataset, [*_studies()])
@@ -103,6 +112,15 @@ def _main(args: argparse.Namespace) -> int:
     elif not args.export:
         _show(board)
     return code
+
+
+def _withdraw(args: argparse.Namespace) -> int:
+    if args.withdraw is None or args.typed - {"--withdraw", "--because"}:
+        raise UsageError("--withdraw RUN and --because REASON go together, and with nothing else.")
+    run_id = leaderboard.withdraw(args.withdraw, args.because or "")
+    console.print(f"{run_id} is withdrawn: the board shows it with its reason, and its seed counts as missing")
+    console.print("to tell MLflow as well: python -m harness sync")
+    return 0
 
 
 def _studies() -> Iterator[StudyRecord]:

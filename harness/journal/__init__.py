@@ -20,6 +20,7 @@ and the seed.
 **Order of events.** ``started`` (job, author, environment, ledger, model), one ``epoch`` after each epoch, and one
 last event: ``finished`` with the result, or ``failed`` with a state (interrupted, diverged, out of memory, failed) and
 a reason. An interrupted run may go on: ``resumed`` follows its ``failed``, then further epochs and a new last event.
+After a user withdrew a finished run, a ``failed`` with the state ``withdrawn`` follows its ``finished``.
 
 **What a kill leaves.** An event is flushed to the disk before the next one is made. A torn last line does not count and
 is cut off before the next event is written. All other files are written beside their place and renamed, so a kill

@@ -204,13 +204,13 @@ def _names(run_id: str, files: Mapping[str, bytes]) -> Iterator[str]:
 
 
 def _is_same(there: Journal, files: Mapping[str, bytes]) -> bool:
-    """Return whether a run that is here already has these events and predictions."""
+    """Return whether a run that is here already has these events and predictions; it may have been withdrawn since."""
     try:
         arriving = read_outcome(io.BytesIO(files[OUTCOME]))
         known = there.events_file.read_bytes(), there.outcome().answers
     except (OSError, DataError):
         return False
-    return known[0] == files[_EVENTS] and np.array_equal(known[1], arriving.answers)
+    return known[0].startswith(files[_EVENTS]) and np.array_equal(known[1], arriving.answers)
 
 
 def _made(folder: Path) -> Path:

@@ -208,14 +208,14 @@ class Record:
 
     @property
     def state(self) -> str:
-        """One of running, finished, failed, diverged, out of memory, interrupted."""
+        """One of running, finished, failed, diverged, out of memory, interrupted, withdrawn."""
         if self.ended is None:
             return "running"
         return str(self.ended.get("state", "finished"))
 
     @property
     def reason(self) -> str:
-        """Why the run failed; empty if it did not."""
+        """Why the run failed or was withdrawn; empty if neither."""
         return str((self.ended or {}).get("reason", ""))
 
     @property

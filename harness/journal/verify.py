@@ -49,7 +49,8 @@ def verify_run(journal: Journal) -> FinishedRun:
         if record is None:
             raise DataError("nothing is recorded")
         if record.state != "finished":
-            raise DataError("not finished" if record.state == "running" else record.state)
+            said = {"running": "not finished", "withdrawn": f"withdrawn: {record.reason}"}
+            raise DataError(said.get(record.state, record.state))
         if (protocol := record.started["job"]["protocol"]) != BUDGET.protocol:
             raise DataError(f"protocol {_int(protocol)}; the rules are now {BUDGET.protocol}")
         run = FinishedRun.of(record)

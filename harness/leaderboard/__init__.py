@@ -8,6 +8,7 @@ from harness.leaderboard.rank import Board, correct_predictions, leaders_by_size
 from harness.leaderboard.remarks import notes, remarks, remarks_on
 from harness.leaderboard.row import identity, row_key
 from harness.leaderboard.tables import Table, asked_table, left_out, tables
+from harness.leaderboard.withdrawal import withdraw
 
 __all__ = [
     "Board",
@@ -33,5 +34,6 @@ __all__ = [
     "to_html",
     "to_json",
     "to_markdown",
+    "withdraw",
     "wrong_for_all",
 ]

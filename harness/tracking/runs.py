@@ -25,6 +25,7 @@ _STATUS = {
     "failed": "FAILED",
     "diverged": "FAILED",
     "out of memory": "FAILED",
+    "withdrawn": "FAILED",
 }
 _EPOCH_METRICS = {
     "train_loss": "train/loss",
