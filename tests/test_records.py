@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from harness import cli, data, plots
 from harness.errors import DataError, UsageError
 from harness.journal import MOST_AUTHOR, Begun, Journal, Run, all_journals, archive, begun, verify_run
 from harness.leaderboard import Board, held_back, notes, rank, remarks, row_key, to_csv, to_html, to_markdown
+from harness.leaderboard.row import with_one_text
 from harness.runs import choose_author
 from harness.spec import BUDGET
 from harness.tracking import tracking_uri
@@ -497,3 +499,39 @@ class TestWithdrawal:
         )
         again = harness.run("tiny.py", dataset="digits", settings={"epochs": 1}, device="cpu")[0]
         assert again.run_id != run.run_id
+
+
+class TestNames:
+    """Rows that were trained under several names, and texts that build several networks."""
+
+    def test_most_frequent_name_is_the_label(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for seed, name in enumerate(("rare", "often", "often")):
+            trained("net", seed, job={"name": name})
+        (row,) = board().rows
+        assert (row.label, row.architecture, row.names) == ("often", "often", ["often", "rare"])
+        assert remarks(board()) == ["often: also trained as rare"]
+        assert board().find("rare").id == row.id
+
+    def test_first_name_is_the_label_of_a_tie(self) -> None:
+        for seed, name in enumerate(("b", "a")):
+            trained("net", seed, job={"name": name})
+        assert board().rows[0].names == ["b", "a"]
+
+    def test_text_that_builds_several_networks_is_said(self) -> None:
+        for seed in range(4):
+            trained("net", seed)
+        trained("other", 0)
+        found = board()
+        first, second = (row for row in found.rows)
+        halves = [
+            replace(first, runs=first.runs[:2], label="net 1"),
+            replace(first, runs=first.runs[2:], label="net 2"),
+        ]
+        assert with_one_text([*halves, second]) == [halves]
+        assert notes(replace(found, rows=(*halves, second))) == ["one text, several networks: net 1, net 2"]
+        assert notes(found) == []
+
+    def test_same_text_with_other_settings_is_no_second_network(self) -> None:
+        trained("net", 0)
+        trained("net", 0, knobs={"width": 12})
+        assert notes(board()) == []

@@ -25,6 +25,7 @@ def facts(board: Board) -> list[dict[str, Any]]:
             "seeds": row.seeds,
             "missing": [f"{first}-{first + count - 1}" for first, count in row.missing],
             "looks": row.looks,
+            "names": row.names,
             "authors": [*row.authors],
             **{column.key: column.value(row) for column in FACTS},
             "remarks": remarks_on(row),

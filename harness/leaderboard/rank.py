@@ -22,7 +22,7 @@ from harness.events import StudyRecord
 from harness.journal import Journal, Register, Run, begun
 from harness.leaderboard.compare import Pair, compare_leaders
 from harness.leaderboard.gaps import Gap, contradicted, find_gaps, gaps_elsewhere
-from harness.leaderboard.row import Row, identity, row_key
+from harness.leaderboard.row import Row, identity, names_of, row_key
 from harness.leaderboard.sample import LeftOut, Sample, choose
 from harness.plugins import changed_settings
 from harness.spec import Job
@@ -75,7 +75,7 @@ class Board:
         """
         found = (
             [row for row in self.rows if name in (row.name, row.label)]
-            or [row for row in self.rows if name in (row.architecture, str(row.rank or ""))]
+            or [row for row in self.rows if name in (*row.names, str(row.rank or ""))]
             or [row for row in self.rows if len(name) >= 4 and row.id.startswith(name)]
         )
         if len(found) != 1:
@@ -237,6 +237,8 @@ def _row(sample: Sample, studies: Sequence[StudyRecord], gaps: Sequence[Gap], re
     runs = sample.runs
     job = runs[0].facts.job
     own = plugins.declaration(runs[0].journal.source)
+    texts = {run.facts.job.sha256: run.journal for run in reversed(runs)}
+    full_epochs = max(plugins.declaration(journal.source).recipe.epochs for journal in texts.values())
     changed = changed_settings(job.knobs, job.recipe, {**job.default_knobs, **own.knobs}, own.recipe)
     trials = _trials([*runs, *sample.copies], studies)
     unregistered = [run.seed for run in runs if register.exists and not run.is_imported and not _is_in(register, run)]
@@ -244,8 +246,8 @@ def _row(sample: Sample, studies: Sequence[StudyRecord], gaps: Sequence[Gap], re
     return Row(
         runs,
         changed,
-        own.recipe.epochs,
-        job.name,
+        full_epochs,
+        names_of(runs)[0],
         trials=trials,
         copies=sample.copies,
         conflicts=sample.conflicts,

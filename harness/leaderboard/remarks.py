@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from harness.errors import printable
 from harness.leaderboard.gaps import Gap, State
 from harness.leaderboard.rank import Board
-from harness.leaderboard.row import Row, stretches
+from harness.leaderboard.row import Row, stretches, with_one_text
 from harness.leaderboard.sample import place_name, says_what_was_begun
 
 
@@ -22,8 +22,8 @@ def remarks(board: Board) -> list[str]:
 
 
 def notes(board: Board) -> list[str]:
-    """Return a line for each thing to know of the board as a whole: what the registers of begun runs can tell."""
-    return [*_register(board), *_lost(board), *_silent(board)]
+    """Return a line for each thing to know of the board as a whole, such as what a register tells of deleted runs."""
+    return [*_texts(board), *_register(board), *_lost(board), *_silent(board)]
 
 
 def remarks_on(row: Row) -> list[str]:
@@ -43,6 +43,11 @@ def _authors(row: Row) -> Iterator[str]:
 
 def _conflicts(row: Row) -> Iterator[str]:
     yield from (conflict.text for conflict in row.conflicts)
+
+
+def _names(row: Row) -> Iterator[str]:
+    if others := row.names[1:]:
+        yield f"also trained as {', '.join(others)}"
 
 
 def _missing(row: Row) -> Iterator[str]:
@@ -79,6 +84,11 @@ def _by_state(gaps: Iterable[Gap]) -> dict[tuple[State, str], list[Gap]]:
 def _withheld(row: Row) -> Iterator[str]:
     for count, lacking in row.withheld.items():
         yield f"no certificate at {count} seeds without {seeds_text(lacking)}"
+
+
+def _texts(board: Board) -> Iterator[str]:
+    for rows in with_one_text(board.rows):
+        yield f"one text, several networks: {', '.join(row.label for row in rows)}"
 
 
 def _register(board: Board) -> Iterator[str]:
@@ -123,6 +133,7 @@ _STATES: dict[State, str] = {
 }
 
 _REMARKS: tuple[Callable[[Row], Iterator[str]], ...] = (
+    _names,
     _authors,
     _missing,
     _conflicts,

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,7 +33,7 @@ class Row:
     Attributes:
         runs: the finished runs that count, one for each seed, by seed.
         changed: knobs and recipe fields that differ from the file's own.
-        full_epochs: the number of epochs that the file declares.
+        full_epochs: the number of epochs that the file declares; the largest one if it has several texts.
         label: the architecture, with the first digits of the id if that is ambiguous: ``s6_gap 5f3a``.
         rank: 1 for the highest mean; equal means share a rank; None if provisional or of another number of epochs.
         trials: number of study trials that were spent on its settings; 0 if none, None if unknown.
@@ -60,9 +60,20 @@ class Row:
         return self.runs[0].facts
 
     @property
+    def names(self) -> list[str]:
+        """The names of its files, the most frequent one first; of equally frequent ones that of the lowest seed."""
+        return names_of(self.runs)
+
+    @property
     def architecture(self) -> str:
-        """The name of its file."""
-        return self.first.job.name
+        """The most frequent name of its file."""
+        return self.names[0]
+
+    @property
+    def texts(self) -> set[str]:
+        """What its runs were built from: each source text's SHA-256, with knobs, recipe, dataset and protocol."""
+        jobs = {run.facts.job.sha256: run.facts.job for run in self.runs}
+        return {_with_settings(sha256, job) for sha256, job in jobs.items()}
 
     @property
     def name(self) -> str:
@@ -265,6 +276,20 @@ class Row:
         return np.stack([run.correct for run in self.runs])
 
 
+def names_of(runs: Sequence[Run]) -> list[str]:
+    """Return the names of the files of runs, the most frequent one first; of equally frequent ones the first."""
+    return [name for name, _ in Counter(run.facts.job.name for run in runs).most_common()]
+
+
+def with_one_text(rows: Sequence[Row]) -> list[list[Row]]:
+    """Return the rows that share a source text with its settings: the text builds several networks."""
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        for text in row.texts:
+            groups[text].append(row)
+    return [group for group in groups.values() if len(group) > 1]
+
+
 def row_key(job: Job) -> str:
     """Return a hash of `identity`."""
     return hashlib.sha256(identity(job).encode()).hexdigest()
@@ -272,8 +297,12 @@ def row_key(job: Job) -> str:
 
 def identity(job: Job) -> str:
     """Return a text that is equal for runs that may be averaged: file, knobs, recipe, dataset and protocol."""
+    return _with_settings(job.sha256, job)
+
+
+def _with_settings(what: str, job: Job) -> str:
     recipe = [getattr(job.recipe, name) for name in RECIPE_FIELDS]
-    return json.dumps([job.sha256, dict(job.knobs), recipe, job.dataset_digest, job.protocol], sort_keys=True)
+    return json.dumps([what, dict(job.knobs), recipe, job.dataset_digest, job.protocol], sort_keys=True)
 
 
 def stretches(seeds: Sequence[int]) -> list[tuple[int, int]]:
