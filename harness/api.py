@@ -44,6 +44,7 @@ def run(
     device: str = "auto",
     reference: bool = False,
     retrain: bool = False,
+    author: str | None = None,
 ) -> list[Run]:
     """Train the architecture at `path` from each seed, record it, and return the finished runs in the seeds' order.
 
@@ -57,11 +58,12 @@ def run(
         device: ``cpu``, ``cuda``, or ``auto``.
         reference: train in float32, one operator after the other.
         retrain: train all of them from the start.
+        author: recorded with new runs and shown on the board; by default the variable ``HARNESS_AUTHOR``.
 
     Raises:
         HarnessError: the file is refused, the data are missing, or a training fails; its subclass says which.
     """
-    chosen = _chosen(seeds)
+    chosen, author = _chosen(seeds), runs.choose_author(author)
     with _ONE_AT_A_TIME:
         architecture = plugins.load(path)
         knobs, recipe = plugins.apply_settings(architecture, settings or {})
@@ -77,7 +79,7 @@ def run(
             for dead in journal.mark_dead_runs({}):
                 tracker.enqueue(dead)
             for job in plan.missing:
-                for event in runs.record(job, tracker, plan.group, plan.unfinished.get(job.seed)):
+                for event in runs.record(job, tracker, plan.group, plan.unfinished.get(job.seed), author=author):
                     if isinstance(event, runs.Started):
                         ids[job.seed] = event.run_id
         finally:

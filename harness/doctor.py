@@ -1,4 +1,4 @@
-"""Examines device, data, journals, studies, plans and MLflow, and offers to fix what is damaged.
+"""Examines device, data, journals, their register, studies, plans and MLflow, and offers to fix what is damaged.
 
 Nothing is deleted: damaged files are moved to ``mlruns/damaged/``, and rebuilt from intact ones if possible.
 """
@@ -20,7 +20,7 @@ import torch
 
 from harness import data, runs, tracking, tuning
 from harness.errors import DataError, HarnessError, TrackerError
-from harness.journal import ROOT, Journal, all_journals, mark_dead_runs, verify_outcome, verify_run
+from harness.journal import ROOT, Journal, all_journals, begun, mark_dead_runs, verify_outcome, verify_run
 from harness.leaderboard import plans
 from harness.tracking import Source
 from harness.training import compute
@@ -53,6 +53,7 @@ def examine() -> Iterator[Finding]:
     yield from _device()
     yield from _data()
     yield from _journals()
+    yield from _register()
     yield from _studies()
     yield from _plans()
     yield from _store()
@@ -123,6 +124,25 @@ def _journals() -> Iterator[Finding]:
             DataError.exit_code,
             "move it away, so that the command that made it trains it again",
             partial(_move_away, journal.folder),
+        )
+
+
+def _register() -> Iterator[Finding]:
+    """Report the register of begun runs. It is never repaired: a mended chain would say that all is well."""
+    register = begun.read()
+    if not register.exists:
+        return
+    count = len(register.runs)
+    yield Finding("register", f"{count:,} begun run{'' if count == 1 else 's'}")
+    present = {journal.run_id for journal in all_journals()}
+    if gone := [run_id for run_id, entry in register.runs.items() if run_id not in present and not entry.withdrawn]:
+        yield Finding("register", f"begun and gone, as the board says: {_first(gone)}")
+    if register.broken_at:
+        yield Finding(
+            "register",
+            f"line {register.broken_at} of {begun.register_file()} does not follow from the one before it: restore the "
+            "file from a copy; it is left as it is",
+            DataError.exit_code,
         )
 
 

@@ -13,6 +13,11 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], right: 
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def markdown_list(lines: Iterable[str]) -> str:
+    """Return a Markdown list of plain text: no tag, link or image in it comes to life."""
+    return "\n".join("- " + line.replace("<", "&lt;").replace("[", "\\[") for line in lines)
+
+
 def _cell(text: str) -> str:
     """Escape what would end a cell or start an HTML tag."""
     return text.replace("|", "\\|").replace("<", "&lt;")

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_runs import edit, finished
+from fake_runs import answers_with, edit, finished
 
 from harness import cli, data
 from harness.errors import DataError, UsageError
@@ -79,9 +79,36 @@ class TestRoundTrip:
         journal = on_digits()
         place = sent(journal)
         assert archive.import_runs(place) == [Imported(journal.run_id, is_new=False)]
+
+    def test_taken_id_is_renamed_and_recognised_again(self) -> None:
+        journal = on_digits()
+        place = sent(journal)
         edit(journal, "epoch", lr=0.5)
-        (arrival,) = archive.import_runs(place)
-        assert "another run with this id" in arrival.refused
+        (renamed,) = archive.import_runs(place)
+        assert renamed.is_new
+        assert not renamed.refused
+        assert renamed.run_id.startswith(f"{journal.run_id}-")
+        assert archive.import_runs(place) == [Imported(renamed.run_id, is_new=False)]
+        assert len(all_journals()) == 2
+
+    def test_longest_id_is_renamed_within_the_limit(self) -> None:
+        journal = on_digits()
+        long = journal.folder.with_name("x" * archive.LONGEST)
+        journal.folder.rename(long)
+        place = sent(Journal(long))
+        edit(Journal(long), "epoch", lr=0.5)
+        (renamed,) = archive.import_runs(place)
+        assert len(renamed.run_id) == archive.LONGEST
+        assert archive.import_runs(place) == [Imported(renamed.run_id, is_new=False)]
+
+    def test_same_events_with_other_predictions_are_another_run(self) -> None:
+        journal = on_digits()
+        place = sent(journal)
+        other = on_digits(answers=answers_with(np.arange(len(DIGITS)) < 6, DIGITS))
+        shutil.copy(other.folder / "test.npz", journal.folder)
+        (renamed,) = archive.import_runs(place)
+        assert renamed.is_new
+        assert renamed.run_id != journal.run_id
 
     def test_refused_run_does_not_affect_others(self, elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         bad, good = on_digits(0), on_digits(1)

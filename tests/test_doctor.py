@@ -18,7 +18,7 @@ from harness import cli, data, tracking, tuning
 from harness.cli import tune as tune_command
 from harness.doctor import Finding, examine
 from harness.errors import DataError, TrackerError
-from harness.journal import Journal, all_journals
+from harness.journal import Begun, Journal, all_journals, begun
 from harness.tracking import tracking_uri
 from harness.tracking.client import Client
 
@@ -134,6 +134,21 @@ def test_changed_answers_mark_run_damaged(workplace: Path) -> None:
     journal = finished()
     (journal.folder / "test.npz").write_bytes(b"")
     assert ("journal", DataError.exit_code) in wrong()
+
+
+def test_gone_run_and_broken_register_are_said_and_left(workplace: Path) -> None:
+    for seed in range(3):
+        begun.begin(Begun(f"run-{seed}", "row", "net", "mnist", seed, 1))
+    assert [finding.said for finding in about("register")] == [
+        "3 begun runs",
+        "begun and gone, as the board says: run-0, run-1, run-2",
+    ]
+    file = begun.register_file()
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[1:]))
+    edited = file.read_bytes()
+    assert ("register", DataError.exit_code) in wrong()
+    assert doctor("--yes") == DataError.exit_code
+    assert file.read_bytes() == edited
 
 
 def test_dead_run_is_marked_interrupted(workplace: Path) -> None:

@@ -19,7 +19,7 @@ from harness.errors import UsageError
 from harness.events import StudyRecord, Trial
 from harness.journal import Journal, all_journals
 from harness.leaderboard import Board, rank
-from harness.leaderboard.row import _stretches
+from harness.leaderboard.row import stretches
 from harness.plugins import from_source
 from harness.spec import BUDGET
 
@@ -408,9 +408,9 @@ class TestComparison:
 @given(seeds=st.sets(st.integers(0, 40), min_size=1))
 @settings(max_examples=60)
 def test_stretches_cover_exactly_the_seeds(seeds: set[int]) -> None:
-    stretches = _stretches(sorted(seeds))
-    assert [seed for first, count in stretches for seed in range(first, first + count)] == sorted(seeds)
-    assert all(left[0] + left[1] < right[0] for left, right in itertools.pairwise(stretches))
+    found = stretches(sorted(seeds))
+    assert [seed for first, count in found for seed in range(first, first + count)] == sorted(seeds)
+    assert all(left[0] + left[1] < right[0] for left, right in itertools.pairwise(found))
 
 
 def test_row_commands_reproduce_the_row() -> None:

@@ -27,11 +27,7 @@ from harness.audit.forward import probe_forward
 from harness.audit.graph import on_device
 from harness.audit.probe import (
     TOLERANCE,
-<<<<<<< HEAD
-=======
     TRAINED_TOGETHER,
-    calls_digest,
->>>>>>> h-d
     gist,
     made_up_images,
     nudged,
@@ -146,21 +142,13 @@ def audit(network: nn.Module, path: str, exporter: Exporter = export) -> Audit:
     probe_forward(network, path)
     train = exporter(network, True, path)
     refuse_foreign_operators(train, path)
-<<<<<<< HEAD
-    evaluation = exporter(network, False, path)
-=======
     refuse_storage(train, path)
-    evaluation = export(network, False, path)
->>>>>>> h-d
+    evaluation = exporter(network, False, path)
     refuse_foreign_operators(evaluation, path)
     refuse_storage(evaluation, path)
     refuse_change_at_evaluation(evaluation, path)
-<<<<<<< HEAD
-    found = Audit(count(network, train, evaluation, path), train, evaluation)
-=======
     refuse_other_state(train, path)
-    found = Audit(count(network, train, evaluation, path), train, evaluation, calls_digest(network))
->>>>>>> h-d
+    found = Audit(count(network, train, evaluation, path), train, evaluation)
     scored, images = evaluation.module(), made_up_images(12)
     refuse_unfaithful(network, train.module(), scored, path)
     refuse_batch_dependence(scored, images, path)
@@ -195,7 +183,6 @@ def enforce(ledger: Ledger, recipe: Recipe, budget: Budget) -> None:
         )
 
 
-<<<<<<< HEAD
 def refuse_unfaithful(network: nn.Module, train: nn.Module, evaluation: nn.Module, path: str) -> None:
     """Refuse a network whose graphs give other outputs, gradients or buffers than the network itself.
 
@@ -203,12 +190,7 @@ def refuse_unfaithful(network: nn.Module, train: nn.Module, evaluation: nn.Modul
         AuditError: they do, or the network modifies its images.
         ContractError: the backward pass raised.
     """
-    images = made_up_images(7)
-=======
-def _refuse_unfaithful(network: nn.Module, train: nn.Module, evaluation: nn.Module, path: str) -> None:
-    """Refuse a network whose graphs give other outputs, gradients or buffers than the network itself."""
     images = made_up_images(TRAINED_TOGETHER, seed=0)  # others than before: a network may have kept those
->>>>>>> h-d
     worst = distance(network, train, evaluation, images, path)
     if worst > TOLERANCE:
         raise AuditError(

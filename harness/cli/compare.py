@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_dataset(parser)
     options.add_device(parser)
     options.add_jobs(parser)
+    options.add_author(parser)
     options.add_hang_timeout(parser)
 
 
@@ -43,13 +44,14 @@ def main(args: argparse.Namespace) -> int:
             f"--seeds {args.seeds} is out of range.",
             allowed=f"Allowed: {FEWEST} to {MOST_SEEDS:,}; fewer seeds than {FEWEST} give no verdict.",
         )
+    author = runs.choose_author(args.author)
     device = session.choose_device(args.device)
     options.refuse_jobs(args.jobs, device)
     dataset = data.load(session.choose_dataset(args.dataset))
     networks = [_network(name, dataset, device) for name in (args.a, args.b)]
     if len({leaderboard.identity(job) for _, job in networks}) == 1:
         raise UsageError("Both are the same network with the same settings.", hint="Name two different ones.")
-    return session.recorded(lambda tracker: _compare(networks, args.seeds, args.jobs, tracker))
+    return session.recorded(lambda tracker: _compare(networks, args.seeds, args.jobs, author, tracker))
 
 
 mark_interrupted = session.mark_interrupted
@@ -76,7 +78,7 @@ def _row(name: str, dataset: str, device: str) -> tuple[str, Job]:
     )
 
 
-def _compare(networks: Sequence[tuple[str, Job]], seeds: int, at_once: int, tracker: Tracker) -> None:
+def _compare(networks: Sequence[tuple[str, Job]], seeds: int, at_once: int, author: str, tracker: Tracker) -> None:
     session.mark_dead_runs(tracker)
     (first, a), (second, b) = networks
     plan = plans.write_down(a, b, seeds, all_journals())
@@ -96,7 +98,7 @@ def _compare(networks: Sequence[tuple[str, Job]], seeds: int, at_once: int, trac
         console.print(f"p will be multiplied by {2**plan.earlier}: {plan.earlier} earlier plan{plural} of these two")
     jobs = [replace(job, seed=seed) for _, job in networks for seed in plan.seeds]
     for of_one in (jobs[: plan.count], jobs[plan.count :]):
-        progress.train_all(of_one, tracker, at_once)
+        progress.train_all(of_one, tracker, at_once, author=author)
     right = leaderboard.correct_predictions(all_journals(), jobs)
     both = right[: plan.count], right[plan.count :]
     found = compare(*both)

@@ -21,7 +21,21 @@ from harness.data import NAMES
 from harness.errors import DataError, UsageError
 from harness.events import StudyRecord
 from harness.journal import all_journals, archive
-from harness.leaderboard import Board, Pair, Table, asked_table, left_out, tables, to_csv, to_html, to_json, to_markdown
+from harness.leaderboard import (
+    Board,
+    Pair,
+    Table,
+    asked_table,
+    held_back,
+    left_out,
+    notes,
+    remarks,
+    tables,
+    to_csv,
+    to_html,
+    to_json,
+    to_markdown,
+)
 
 SHOWN = 50
 """Most rows of a table that the terminal shows."""
@@ -44,6 +58,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--import", type=Path, metavar="FILE", dest="arriving", help="first import the runs of an exported file"
     )
+    parser.add_argument(
+        "--withdraw",
+        metavar="RUN",
+        help="withdraw a finished run (a folder of mlruns/journal/): it stays visible, no longer counts, and its seed "
+        "counts as missing for certificates; this cannot be undone",
+    )
+    parser.add_argument("--because", metavar="REASON", help="the reason of --withdraw, which boards show")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -66,6 +87,8 @@ def _no_collection() -> Iterator[None]:
 def _main(args: argparse.Namespace) -> int:
     if args.compare and args.csv:
         raise UsageError("--compare has no CSV form.", hint="Use --json.")
+    if args.withdraw is not None or args.because is not None:
+        return _withdraw(args)
     code = report_imports(archive.import_runs(args.arriving), str(args.arriving)) if args.arriving else 0
     try:
         board = leaderboard.rank(all_journals(), args.dataset, [*_studies()])
@@ -78,7 +101,7 @@ def _main(args: argparse.Namespace) -> int:
         board = replace(board, asked=_compared(board, *args.compare))
     if args.export:
         runs = [(run.journal, row.trials) for row in board.rows for run in row.runs]
-        print(f"{archive.export(runs, args.export)} runs written to {args.export}", file=sys.stderr)
+        print(f"{archive.export(runs, args.export, held_back(board))} runs written to {args.export}", file=sys.stderr)
     if args.html:
         _write(args.html, to_html(board))
     elif args.markdown or args.csv or args.json:
@@ -89,6 +112,15 @@ def _main(args: argparse.Namespace) -> int:
     elif not args.export:
         _show(board)
     return code
+
+
+def _withdraw(args: argparse.Namespace) -> int:
+    if args.withdraw is None or args.typed - {"--withdraw", "--because"}:
+        raise UsageError("--withdraw RUN and --because REASON go together, and with nothing else.")
+    run_id = leaderboard.withdraw(args.withdraw, args.because or "")
+    console.print(f"{run_id} is withdrawn: the board shows it with its reason, and its seed counts as missing")
+    console.print("to tell MLflow as well: python -m harness sync")
+    return 0
 
 
 def _studies() -> Iterator[StudyRecord]:
@@ -108,6 +140,9 @@ def _compared(board: Board, first: str, second: str) -> Pair:
 def _show(board: Board) -> None:
     for table in tables(board):
         _print(table)
+    if lines := [*remarks(board), *notes(board)]:
+        console.rule("About the rows", align="left")
+        console.print(*lines, "", sep="\n")
     for line in left_out(board):
         console.print(line, style="yellow")
     console.print("one page to hand in: python -m harness leaderboard --html board.html")

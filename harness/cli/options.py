@@ -55,6 +55,15 @@ def _device(text: str) -> str:
     return text
 
 
+def add_author(parser: argparse.ArgumentParser) -> None:
+    """Add ``--author``."""
+    parser.add_argument(
+        "--author",
+        metavar="NAME",
+        help="who trains: recorded with new runs, exported with them and shown on the board (default: $HARNESS_AUTHOR)",
+    )
+
+
 def add_hang_timeout(parser: argparse.ArgumentParser) -> None:
     """Add ``--hang-timeout``, in seconds."""
     parser.add_argument(

@@ -36,6 +36,7 @@ def train_all(
     profile: bool = False,
     retrain: bool = False,
     cluster: Cluster | None = None,
+    author: str = "",
 ) -> list[float]:
     """Train and record jobs that differ by their seed, and return their scores.
 
@@ -46,6 +47,7 @@ def train_all(
         profile: profile the first job, if the jobs do not take turns.
         retrain: train all jobs from the start.
         cluster: trains the jobs, as many at once as it can, instead of this machine.
+        author: recorded with the runs that start now.
     """
     if len(jobs) > 1:
         importlib.import_module("scipy")  # for the interval of the mean: fail now rather than after training
@@ -54,10 +56,12 @@ def train_all(
     missing, group = plan.missing, plan.group
 
     def here(job: Job) -> Events:
-        return runs.record(job, tracker, group, plan.unfinished.get(job.seed))
+        return runs.record(job, tracker, group, plan.unfinished.get(job.seed), author=author)
 
     if cluster and missing:
-        trained = _train_in_turns(missing, [_there(job, tracker, group, cluster) for job in missing], len(missing))
+        trained = _train_in_turns(
+            missing, [_there(job, tracker, group, cluster, author) for job in missing], len(missing)
+        )
     elif at_once > 1 and len(missing) > 1:
         trained = _train_in_turns(missing, [*map(here, missing)], at_once, missing[0].device)
     else:
@@ -73,11 +77,11 @@ def train_all(
     return scores
 
 
-def _there(job: Job, tracker: Tracker, group: Group | None, cluster: Cluster) -> Events:
+def _there(job: Job, tracker: Tracker, group: Group | None, cluster: Cluster, author: str) -> Events:
     """Record a job that the cluster trains; if its worker disconnects, end that record and start another."""
     while True:
         try:
-            return (yield from runs.record(job, tracker, group, trainer=cluster.train))
+            return (yield from runs.record(job, tracker, group, trainer=cluster.train, author=author))
         except WorkerLost as lost:
             console.print(lost.message)
 

@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_cluster(parser)
     options.add_hang_timeout(parser)
     options.add_jobs(parser)
+    options.add_author(parser)
     parser.add_argument(
         "--reference",
         action="store_true",
@@ -54,6 +55,7 @@ def main(args: argparse.Namespace) -> int:
     if not args.files:
         raise UsageError("No FILE to train.", hint="Example: python -m harness run architectures/s6_gap.py")
     given = _settings(args)
+    author = runs.choose_author(args.author)
     on_cluster = options.uses_cluster(args)
     _refuse_combinations(args, on_cluster)
     if not on_cluster:
@@ -67,7 +69,7 @@ def main(args: argparse.Namespace) -> int:
     def train(tracker: Tracker, device: str, cluster: Cluster | None = None) -> None:
         session.mark_dead_runs(tracker)
         jobs = _jobs(path, given, name, seeds, device, args.reference)
-        progress.train_all(jobs, tracker, args.jobs, args.profile, args.retrain or args.profile, cluster)
+        progress.train_all(jobs, tracker, args.jobs, args.profile, args.retrain or args.profile, cluster, author)
 
     if not on_cluster:
         return session.recorded(lambda tracker: train(tracker, device))

@@ -64,11 +64,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     options.add_device(parser)
     options.add_cluster(parser)
+    options.add_author(parser)
     options.add_hang_timeout(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     _refuse_numbers(args)
+    author = runs.choose_author(args.author)
     importlib.import_module("scipy")  # for the summary: fail now rather than after the study
     study = plugins.load_study(_path(args.study))
     name = session.choose_dataset(args.dataset)
@@ -97,7 +99,7 @@ def main(args: argparse.Namespace) -> int:
         if record and record.state == "finished":
             _conclude(search, record, " and without --cluster" if on_cluster else "", bool(args.confirm))
             if args.confirm:
-                _confirm(search, record, args.confirm, tracker)
+                _confirm(search, record, args.confirm, author, tracker)
 
     return session.recorded(work)
 
@@ -336,7 +338,7 @@ def _conclude(search: Search, record: StudyRecord, here: str, is_confirmed: bool
     console.print(f"look at it: python -m harness ui, experiment tune/{search.dataset.name}/{search.study.name}")
 
 
-def _confirm(search: Search, record: StudyRecord, seeds: int, tracker: Tracker) -> None:
+def _confirm(search: Search, record: StudyRecord, seeds: int, author: str, tracker: Tracker) -> None:
     """Train winner and default recipe with the same seeds on all training images, and compare them."""
     best = tuning.winner(record.trials)
     if best is None:
@@ -353,7 +355,7 @@ def _confirm(search: Search, record: StudyRecord, seeds: int, tracker: Tracker) 
         return
     for jobs, title in zip(both, (f"winner: {settings_text(best.settings)}", "default recipe"), strict=True):
         console.rule(title, align="left")
-        progress.train_all(jobs, tracker)
+        progress.train_all(jobs, tracker, author=author)
     right = leaderboard.correct_predictions(all_journals(), [*both[0], *both[1]])
     winner, default = right[:seeds], right[seeds:]
     compared = compare(winner, default)

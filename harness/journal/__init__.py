@@ -18,9 +18,10 @@ and the seed.
     profile.json.gz   where the time of one epoch went, if --profile was given
     origin.json       only in an imported run: where it came from; such a run has no logits and no weights
 
-**Order of events.** ``started`` (job, environment, ledger, model), one ``epoch`` after each epoch, and one last event:
-``finished`` with the result, or ``failed`` with a state (interrupted, diverged, out of memory, failed) and a reason. An
-interrupted run may go on: ``resumed`` follows its ``failed``, then further epochs and a new last event.
+**Order of events.** ``started`` (job, author, environment, ledger, model), one ``epoch`` after each epoch, and one
+last event: ``finished`` with the result, or ``failed`` with a state (interrupted, diverged, out of memory, failed) and
+a reason. An interrupted run may go on: ``resumed`` follows its ``failed``, then further epochs and a new last event.
+After a user withdrew a finished run, a ``failed`` with the state ``withdrawn`` follows its ``finished``.
 
 **What a kill leaves.** An event is flushed to the disk before the next one is made. A torn last line does not count and
 is cut off before the next event is written. All other files are written beside their place and renamed, so a kill
@@ -34,6 +35,9 @@ trained again and must give the same numbers, or the run fails. Reading a checkp
 
 **Types.** `Record` is any journal as read: running, broken or finished, its events still as dicts. `FinishedRun` is a
 finished run in which every fact has a name and a type; leaderboard, MLflow and pages are made from it.
+
+**Register.** ``mlruns/begun.jsonl`` has a line for every run that was begun and for every result, each with a hash of
+the lines before it; `harness.journal.begun` describes it. It outlives the journals, so a deleted run is seen.
 
 **Verification.** `verify_run` and `verify_outcome` are the one check that a finished run passes before it counts, for
 runs of this machine and imported ones alike: types and ranges, hashes, the ledger's sum, and a score that follows from
@@ -50,6 +54,7 @@ ranks.
 """
 
 from harness.journal.archive import Imported
+from harness.journal.begun import Begun, Register
 from harness.journal.journal import (
     DAMAGE,
     OUTCOME,
@@ -61,16 +66,29 @@ from harness.journal.journal import (
     mark_dead_runs,
     safe_name,
 )
-from harness.journal.outcome import Outcome
-from harness.journal.record import Environment, FinishedRun, Origin, Record, RunResult, RunStart, typed
+from harness.journal.outcome import Outcome, result_digest
+from harness.journal.record import (
+    MOST_AUTHOR,
+    MOST_STATE,
+    Environment,
+    FinishedRun,
+    Origin,
+    Record,
+    RunResult,
+    RunStart,
+    typed,
+)
 from harness.journal.run import Run
 from harness.journal.verify import verify_outcome, verify_run
 
 __all__ = [
     "DAMAGE",
+    "MOST_AUTHOR",
+    "MOST_STATE",
     "OUTCOME",
     "PROFILE",
     "ROOT",
+    "Begun",
     "Environment",
     "FinishedRun",
     "Imported",
@@ -78,12 +96,14 @@ __all__ = [
     "Origin",
     "Outcome",
     "Record",
+    "Register",
     "Run",
     "RunResult",
     "RunStart",
     "all_journals",
     "journal_folder",
     "mark_dead_runs",
+    "result_digest",
     "safe_name",
     "typed",
     "verify_outcome",

@@ -1,8 +1,9 @@
 """Finished runs exported to one file, and imported from it as journals.
 
-The file is a zip: ``manifest.json`` with the SHA-256 of all other entries, and of every run its events, its plug-in
-and its predictions for the test images. Logits and weights are not exported. An imported run is verified first and
-only ever read: no plug-in is executed, nothing is unpickled, and every board marks such a run.
+The file is a zip: ``manifest.json`` with the SHA-256 of all other entries and the seeds that were begun and are not in
+it, and of every run its events, its plug-in and its predictions for the test images. Logits and weights are not
+exported. An imported run is verified first and only ever read: no plug-in is executed, nothing is unpickled, and every
+board marks such a run.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ import json
 import re
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from harness.errors import DataError, HarnessError, UsageError
 from harness.journal.journal import OUTCOME, Journal, journal_folder, safe_name
-from harness.journal.outcome import write_outcome
+from harness.journal.outcome import read_outcome, write_outcome
 from harness.journal.verify import verify_outcome, verify_run
 
 FORMAT = 1
@@ -28,6 +31,9 @@ FORMAT = 1
 
 LARGEST = 64 * 1024 * 1024
 """Most bytes that one entry may unpack to."""
+
+LONGEST = 120
+"""Most characters of a run's id."""
 
 _EVENTS, _SOURCE = "events.jsonl", "architecture.py"
 _FILES = (_EVENTS, _SOURCE, OUTCOME)
@@ -39,6 +45,7 @@ class Imported:
     """What became of a run in an import.
 
     Attributes:
+        run_id: its id here; not the one that it came with if another run had that.
         refused: why it was refused; empty if it is kept.
         is_new: whether this import added it; False if it was here before.
     """
@@ -48,11 +55,19 @@ class Imported:
     is_new: bool = True
 
 
-def export(runs: Iterable[tuple[Journal, int | None]], place: Path) -> int:
+HeldBack = Sequence[tuple[int, str]]
+"""Seeds of a row that were begun and are not handed over, each with what became of them."""
+
+
+def export(
+    runs: Iterable[tuple[Journal, int | None]], place: Path, held_back: Mapping[str, HeldBack] | None = None
+) -> int:
     """Write finished runs to one file and return their number.
 
     Args:
         runs: each with the number of trials that were spent on its settings, None if unknown.
+        held_back: by run id, the seeds of its row that were begun and are not among `runs`; a run without an entry
+            is imported and came without one.
 
     Raises:
         UsageError: there is no run, or the file cannot be written.
@@ -70,7 +85,8 @@ def export(runs: Iterable[tuple[Journal, int | None]], place: Path) -> int:
             "There is no finished run to export.", hint="Train one: python -m harness run architectures/s6_gap.py"
         )
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    manifest = json.dumps({"format": FORMAT, "trials": trials, "sha256": hashes}, indent=1)
+    said = {"begun": {run_id: [*seeds] for run_id, seeds in held_back.items()}} if held_back else {}
+    manifest = json.dumps({"format": FORMAT, "trials": trials, **said, "sha256": hashes}, indent=1)
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in {"manifest.json": manifest.encode(), **files}.items():
@@ -100,8 +116,9 @@ def import_runs(place: Path) -> list[Imported]:
                     hint="Update the older of the two harnesses, and export again.",
                 )
             hashes, trials = dict(manifest["sha256"]), dict(manifest["trials"])
+            held_back = dict(manifest.get("begun", {}))
             return [
-                _take(run_id, partial(_unpack, archive, hashes, run_id), str(place), spent)
+                _take(run_id, partial(_unpack, archive, hashes, run_id), str(place), spent, held_back.get(run_id))
                 for run_id, spent in trials.items()
             ]
     except HarnessError:
@@ -142,22 +159,23 @@ def _refuse_bomb(packed: bytes) -> None:
             _read(archive, entry)
 
 
-def _take(run_id: str, read: Callable[[str], bytes], origin: str, trials: int | None) -> Imported:
-    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,119}", run_id):
+def _take(
+    run_id: str, read: Callable[[str], bytes], origin: str, trials: int | None, held_back: HeldBack | None = None
+) -> Imported:
+    if not re.fullmatch(rf"[A-Za-z0-9_-][A-Za-z0-9_.-]{{0,{LONGEST - 1}}}", run_id):
         return Imported(safe_name(run_id), "its name is not a valid run id")
     try:
         files = {name: read(name) for name in _FILES}
         _refuse_bomb(files[OUTCOME])
-        there = Journal(journal_folder() / run_id)
-        if there.events_file.exists():
-            same = there.events_file.read_bytes() == files[_EVENTS]
-            return Imported(run_id, "" if same else "another run with this id is already here", is_new=False)
+        run_id, is_here = _place(run_id, files)
+        if is_here:
+            return Imported(run_id, is_new=False)
         with tempfile.TemporaryDirectory(dir=_made(journal_folder().parent)) as beside:
             arriving = Journal(Path(beside) / run_id)
             arriving.folder.mkdir()
             for name, content in files.items():
                 (arriving.folder / name).write_bytes(content)
-            note = json.dumps({"from": origin, "trials": trials})
+            note = json.dumps({"from": origin, "trials": trials, "held_back": held_back})
             (arriving.folder / "origin.json").write_text(note, encoding="utf-8")
             verify_outcome(arriving, verify_run(arriving))
             arriving.folder.rename(_made(journal_folder()) / run_id)
@@ -166,6 +184,33 @@ def _take(run_id: str, read: Callable[[str], bytes], origin: str, trials: int | 
     except Exception as error:  # as in import_runs
         return Imported(run_id, f"its journal is damaged ({type(error).__name__}: {error})")
     return Imported(run_id)
+
+
+def _place(run_id: str, files: Mapping[str, bytes]) -> tuple[str, bool]:
+    """Return the id that a run gets or has here, and whether it is here already."""
+    there = (Journal(journal_folder() / name) for name in _names(run_id, files))
+    found = next(journal for journal in there if not journal.folder.exists() or _is_same(journal, files))
+    return found.run_id, found.folder.exists()
+
+
+def _names(run_id: str, files: Mapping[str, bytes]) -> Iterator[str]:
+    """Yield the id of an arriving run, and those that it may have if another run has that: with a hash of the content.
+
+    The last one has the whole hash, so only the same content can have it.
+    """
+    yield run_id
+    digest = hashlib.sha256(files[_EVENTS] + files[OUTCOME]).hexdigest()
+    yield from (f"{run_id[: LONGEST - 1 - digits]}-{digest[:digits]}" for digits in (6, 12, len(digest)))
+
+
+def _is_same(there: Journal, files: Mapping[str, bytes]) -> bool:
+    """Return whether a run that is here already has these events and predictions; it may have been withdrawn since."""
+    try:
+        arriving = read_outcome(io.BytesIO(files[OUTCOME]))
+        known = there.events_file.read_bytes(), there.outcome().answers
+    except (OSError, DataError):
+        return False
+    return known[0].startswith(files[_EVENTS]) and np.array_equal(known[1], arriving.answers)
 
 
 def _made(folder: Path) -> Path:

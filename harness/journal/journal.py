@@ -64,7 +64,7 @@ class Journal:
             run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{safe_name(title)}-{secrets.token_hex(3)}"
             folder = journal_folder() / run_id
             try:
-                with _writing(folder):
+                with writing(folder):
                     folder.mkdir(parents=True)
             except FileExistsError:
                 continue
@@ -86,15 +86,8 @@ class Journal:
             UsageError: the file cannot be written; no part of the event is left in it.
         """
         line = json.dumps({"event": event, "time": round(time.time() * 1000), **content}, allow_nan=False)
-        with _writing(self.events_file), open(self.events_file, "ab", buffering=0) as file:
-            before, left = file.tell(), f"{line}\n".encode()
-            try:
-                while left:
-                    left = left[file.write(left) :]
-                os.fsync(file.fileno())
-            except OSError:  # a full disk may have taken half of the line
-                file.truncate(before)
-                raise
+        with writing(self.events_file):
+            append_line(self.events_file, line)
 
     @property
     def events_file(self) -> Path:
@@ -196,7 +189,7 @@ class Journal:
             UsageError: the folder cannot be written.
         """
         lock = filelock.FileLock(self.folder / "lock", timeout=0)
-        with _writing(self.folder):
+        with writing(self.folder):
             lock.acquire()
         try:
             yield
@@ -255,8 +248,7 @@ class Journal:
 
     def cut_torn_line(self) -> None:
         """Cut off a torn last line, so that the next event begins on a line of its own."""
-        contents = self.events_file.read_bytes()
-        os.truncate(self.events_file, contents.rfind(b"\n") + 1)
+        cut_torn_line(self.events_file)
 
     def _has_ended(self) -> bool:
         """Read the last line only: of a thousand journals all but a few have ended."""
@@ -270,7 +262,7 @@ class Journal:
     def _write(self, name: str, write: Callable[[Path], object]) -> None:
         """Write a file beside its place and rename it, so that a kill leaves the old file or the new one."""
         beside = self.folder / f"{name}.part"
-        with _writing(self.folder / name):
+        with writing(self.folder / name):
             try:
                 write(beside)
                 with open(beside, "rb+") as file:
@@ -282,6 +274,33 @@ class Journal:
                 raise
 
 
+def append_line(file: Path, line: str) -> None:
+    """Append a line and flush it to the disk.
+
+    Raises:
+        OSError: the file cannot be written; no part of the line is left in it.
+    """
+    with open(file, "ab", buffering=0) as stream:
+        before, left = stream.tell(), f"{line}\n".encode()
+        try:
+            while left:
+                left = left[stream.write(left) :]
+            os.fsync(stream.fileno())
+        except OSError:  # a full disk may have taken half of the line
+            stream.truncate(before)
+            raise
+
+
+def cut_torn_line(file: Path) -> None:
+    """Cut off a torn last line, so that the next one begins on a line of its own."""
+    with open(file, "rb+") as stream:
+        end = stream.seek(0, os.SEEK_END)
+        stream.seek(max(end - 1, 0))
+        if stream.read() not in (b"", b"\n"):
+            stream.seek(0)
+            stream.truncate(stream.read().rfind(b"\n") + 1)
+
+
 def safe_name(title: str) -> str:
     """Return the last 60 characters of `title`, in letters that are safe in any file name and query."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", title)[-60:]
@@ -289,11 +308,17 @@ def safe_name(title: str) -> str:
 
 def _origin(file: Path) -> Origin:
     stored = json.loads(file.read_text(encoding="utf-8"))
-    return Origin(stored["from"], stored["trials"])
+    held_back = stored.get("held_back")
+    return Origin(
+        stored["from"],
+        stored["trials"],
+        None if held_back is None else tuple((seed, state) for seed, state in held_back),
+    )
 
 
 @contextlib.contextmanager
-def _writing(place: Path) -> Iterator[None]:
+def writing(place: Path) -> Iterator[None]:
+    """Raise a `UsageError` with advice if `place` cannot be written."""
     try:
         yield
     except (FileExistsError, filelock.Timeout):

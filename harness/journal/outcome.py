@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import BinaryIO
@@ -28,6 +31,16 @@ class Outcome:
     hardest: np.ndarray
     confidence: np.ndarray
     images: np.ndarray
+
+
+def result_digest(losses: Sequence[float], correct: np.ndarray) -> str:
+    """Return a SHA-256 of what a training came to.
+
+    Args:
+        losses: the training loss of each epoch.
+        correct: (N,) bool, which test images it classifies correctly.
+    """
+    return hashlib.sha256(json.dumps([*losses]).encode() + np.packbits(correct).tobytes()).hexdigest()
 
 
 def write_outcome(file: BinaryIO, outcome: Outcome, **more: np.ndarray) -> None:

@@ -23,6 +23,14 @@ Event = dict[str, Any]
 Kind = TypeVar("Kind")
 
 
+MOST_AUTHOR = 80
+"""Most characters of an author's name."""
+
+
+MOST_STATE = 200
+"""Most characters of what is said of a seed that was not handed over."""
+
+
 class IllegalRecipe(ValueError):
     """A recorded recipe holds a value that is not allowed; the message says which."""
 
@@ -74,6 +82,7 @@ class RunStart:
         group: the seeds that were started together, if there were several.
         is_benchmark: whether the budget's target accuracy applies.
         parameters: number of stored numbers of the network.
+        author: who says to have trained it, or empty; a claim that nothing here proves.
         stored: the event as written.
     """
 
@@ -83,6 +92,7 @@ class RunStart:
     is_benchmark: bool
     parameters: int
     environment: Environment
+    author: str
     stored: Event = field(repr=False)
 
     @classmethod
@@ -110,6 +120,7 @@ class RunStart:
                 mode=ComputeMode(**how) if how else None,
                 unrepeatable=tuple(environment.get("unrepeatable", ())),
             ),
+            author=stored.get("author", ""),
             stored=stored,
         )
 
@@ -155,10 +166,13 @@ class Origin:
     Attributes:
         place: the file or the server.
         trials: number of trials that were spent on its settings there, or None if unknown.
+        held_back: seeds of its row that were begun there and not handed over, each with what became of them; None if
+            the file does not say.
     """
 
     place: str
     trials: int | None
+    held_back: tuple[tuple[int, str], ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -194,14 +208,14 @@ class Record:
 
     @property
     def state(self) -> str:
-        """One of running, finished, failed, diverged, out of memory, interrupted."""
+        """One of running, finished, failed, diverged, out of memory, interrupted, withdrawn."""
         if self.ended is None:
             return "running"
         return str(self.ended.get("state", "finished"))
 
     @property
     def reason(self) -> str:
-        """Why the run failed; empty if it did not."""
+        """Why the run failed or was withdrawn; empty if neither."""
         return str((self.ended or {}).get("reason", ""))
 
     @property

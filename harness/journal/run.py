@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.journal.journal import Journal
-from harness.journal.outcome import Outcome
+from harness.journal.outcome import Outcome, result_digest
 from harness.journal.record import FinishedRun, RunResult
 from harness.journal.verify import verify_outcome, verify_run
 
@@ -94,6 +94,16 @@ class Run:
         return [epoch.train_loss for epoch in self.facts.epochs]
 
     @property
+    def is_imported(self) -> bool:
+        """Whether it was trained elsewhere."""
+        return self.facts.origin is not None
+
+    @property
+    def run_id(self) -> str:
+        """Its id."""
+        return self.facts.run_id
+
+    @property
     def test(self) -> Outcome:
         """The final test pass, read at each access: those of ten thousand runs would not fit into memory.
 
@@ -112,3 +122,12 @@ class Run:
         test = self.test
         right: np.ndarray = test.answers == test.labels
         return right
+
+    @cached_property
+    def digest(self) -> str:
+        """Its `result_digest`: equal for runs that are one training, or one repeated bit for bit.
+
+        Raises:
+            DataError: its predictions cannot be read, or are not consistent with the run.
+        """
+        return result_digest(self.losses, self.correct)

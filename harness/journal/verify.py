@@ -20,8 +20,8 @@ from harness.errors import DataError, HarnessError
 from harness.events import Epoch
 from harness.journal.journal import Journal
 from harness.journal.outcome import Outcome
-from harness.journal.record import FinishedRun, IllegalRecipe, RunStart
-from harness.spec import BUDGET, ComputeMode, Execution, Precision
+from harness.journal.record import MOST_AUTHOR, MOST_STATE, FinishedRun, IllegalRecipe, Origin, RunStart
+from harness.spec import BUDGET, MOST_SEEDS, ComputeMode, Execution, Precision
 from harness.training import class_accuracy, confusion
 
 _NUMBERS = ("train_loss", "held_out_loss", "lr", "seconds", "images_per_second")
@@ -49,7 +49,8 @@ def verify_run(journal: Journal) -> FinishedRun:
         if record is None:
             raise DataError("nothing is recorded")
         if record.state != "finished":
-            raise DataError("not finished" if record.state == "running" else record.state)
+            said = {"running": "not finished", "withdrawn": f"withdrawn: {record.reason}"}
+            raise DataError(said.get(record.state, record.state))
         if (protocol := record.started["job"]["protocol"]) != BUDGET.protocol:
             raise DataError(f"protocol {_int(protocol)}; the rules are now {BUDGET.protocol}")
         run = FinishedRun.of(record)
@@ -57,8 +58,8 @@ def verify_run(journal: Journal) -> FinishedRun:
         _check_job(run.start, journal.source)
         _check_network(run.start)
         _check_course(run)
-        if run.origin and run.origin.trials is not None and _int(run.origin.trials) < 0:
-            raise DataError("its number of trials is negative")
+        if run.origin:
+            _check_origin(run.origin)
     except HarnessError as error:
         raise DataError(error.message) from error
     except IllegalRecipe as error:
@@ -98,12 +99,25 @@ def verify_outcome(journal: Journal, run: FinishedRun) -> Outcome:
 def _check_texts(run: FinishedRun) -> None:
     """Refuse control characters, which a terminal would obey, and names that are not valid file names."""
     job = run.job
-    shown = [job.name, job.path, run.start.device, run.origin.place if run.origin else ""]
+    author = run.start.author
+    if not isinstance(author, str) or len(author) > MOST_AUTHOR:
+        raise DataError(f"its author is not a name of at most {MOST_AUTHOR} characters")
+    shown = [job.name, job.path, author, run.start.device, run.origin.place if run.origin else ""]
     settings = [text for pair in job.knobs.items() for text in pair if isinstance(text, str)]
     if not all(text.isprintable() for text in (*shown, *settings)):
         raise DataError("its journal holds characters that cannot be printed")
     if not job.name or job.name.startswith(".") or set(job.name) & set("/\\"):
         raise DataError("its name is not a valid file name")
+
+
+def _check_origin(origin: Origin) -> None:
+    if origin.trials is not None and _int(origin.trials) < 0:
+        raise DataError("its number of trials is negative")
+    if len(origin.held_back or ()) > MOST_SEEDS:
+        raise DataError("its list of seeds that were begun and not handed over is too long")
+    for seed, state in origin.held_back or ():
+        if _int(seed) < 0 or not state.isprintable() or len(state) > MOST_STATE:
+            raise DataError("its list of seeds that were begun and not handed over is damaged")
 
 
 def _check_job(start: RunStart, source: str) -> None:

@@ -2,10 +2,13 @@
 
 from harness.leaderboard.compare import Pair, compare_all, compare_asked
 from harness.leaderboard.formats import facts, to_csv, to_json, to_markdown
+from harness.leaderboard.handover import held_back
 from harness.leaderboard.page import to_html
 from harness.leaderboard.rank import Board, correct_predictions, leaders_by_size, pareto, rank, wrong_for_all
-from harness.leaderboard.row import identity
+from harness.leaderboard.remarks import notes, remarks, remarks_on
+from harness.leaderboard.row import identity, row_key
 from harness.leaderboard.tables import Table, asked_table, left_out, tables
+from harness.leaderboard.withdrawal import withdraw
 
 __all__ = [
     "Board",
@@ -16,15 +19,21 @@ __all__ = [
     "compare_asked",
     "correct_predictions",
     "facts",
+    "held_back",
     "identity",
     "leaders_by_size",
     "left_out",
+    "notes",
     "pareto",
     "rank",
+    "remarks",
+    "remarks_on",
+    "row_key",
     "tables",
     "to_csv",
     "to_html",
     "to_json",
     "to_markdown",
+    "withdraw",
     "wrong_for_all",
 ]

@@ -9,8 +9,9 @@ from typing import Any
 
 from harness.leaderboard.compare import Pair
 from harness.leaderboard.rank import Board, leaders_by_size
+from harness.leaderboard.remarks import notes, remarks, remarks_on
 from harness.leaderboard.tables import CLASSES, HONESTY, PARTS, RANKING, commands, left_out, tables
-from harness.markdown import markdown_table
+from harness.markdown import markdown_list, markdown_table
 from harness.spec import BUDGET
 
 FACTS = tuple({column.key: column for column in (*RANKING, *HONESTY, *PARTS)}.values())
@@ -19,7 +20,16 @@ FACTS = tuple({column.key: column for column in (*RANKING, *HONESTY, *PARTS)}.va
 def facts(board: Board) -> list[dict[str, Any]]:
     """Return all facts about each row, by key; accuracies are fractions of 1."""
     return [
-        {"id": row.id, "seeds": row.seeds, "looks": row.looks, **{column.key: column.value(row) for column in FACTS}}
+        {
+            "id": row.id,
+            "seeds": row.seeds,
+            "missing": [f"{first}-{first + count - 1}" for first, count in row.missing],
+            "looks": row.looks,
+            "names": row.names,
+            "authors": [*row.authors],
+            **{column.key: column.value(row) for column in FACTS},
+            "remarks": remarks_on(row),
+        }
         for row in board.rows
     ]
 
@@ -37,6 +47,7 @@ def to_json(board: Board) -> str:
         "asked": board.asked and _pair(board.asked),
         "pairs": [*map(_pair, board.pairs)],
         "left_out": dropped,
+        "notes": notes(board),
     }
     return json.dumps(whole, indent=1)
 
@@ -81,7 +92,9 @@ def to_markdown(board: Board) -> str:
         if table.note:
             parts.append(table.note)
         parts.append(markdown_table(table.headings, table.rows, table.right))
+    if lines := [*remarks(board), *notes(board)]:
+        parts.append("## About the rows\n\n" + markdown_list(lines))
     parts.append("## To get these runs again\n\n```\n" + "\n".join(commands(board)) + "\n```")
     if lines := [*left_out(board)]:
-        parts.append("## What does not count\n\n" + "\n".join(f"- {line}" for line in lines))
+        parts.append("## What does not count\n\n" + markdown_list(lines))
     return "\n\n".join(parts) + "\n"

@@ -17,6 +17,7 @@ import numpy as np
 from harness import plots, plugins
 from harness.leaderboard.compare import LEADERS
 from harness.leaderboard.rank import Board, pareto, wrong_for_all
+from harness.leaderboard.remarks import notes, remarks, remarks_on
 from harness.leaderboard.row import Row
 from harness.leaderboard.tables import THIS_SET, Table, commands, interval_text, left_out, percent, tables
 from harness.spec import BUDGET
@@ -51,6 +52,7 @@ def to_html(board: Board) -> str:
     return environment.get_template("report.html").render(
         board=board,
         tables=tables(board),
+        remarks=[*remarks(board), *notes(board)],
         pictures=[*_pictures(board)],
         errors=_class_errors(board.rows[:DRAWN]),
         sections=[_section(row) for row in _firsts(board.rows)],
@@ -121,6 +123,7 @@ class Section:
 
     row: Row
     summary: str
+    remarks: Sequence[str]
     source: str
     ledger: Table
     curves: Picture
@@ -143,6 +146,7 @@ def _section(row: Row) -> Section:
     return Section(
         row=row,
         summary=plugins.declaration(run.journal.source).summary,
+        remarks=remarks_on(row),
         source=run.journal.source,
         ledger=_ledger(row),
         curves=_picture(f"{title}: learning curves", "", plots.learning_curves(run.facts.epochs, title, target)),

@@ -26,8 +26,8 @@ import filelock
 
 from harness import journal
 from harness.errors import DataError
-from harness.journal import DAMAGE, Journal, Record
-from harness.leaderboard.row import identity
+from harness.journal import DAMAGE, Journal, Record, begun
+from harness.leaderboard.row import identity, row_key
 from harness.spec import MOST_SEEDS, Job
 from harness.statistics import FEWEST
 
@@ -85,6 +85,8 @@ def write_down(a: Job, b: Job, count: int, journals: Iterable[Journal]) -> Plan:
         if found is None:
             started = [*_started(journals)]
             taken = {run.job.seed for network, run in started if network in both}
+            rows = {row_key(a), row_key(b)}
+            taken.update(entry.begun.seed for entry in begun.read().runs.values() if entry.begun.row in rows)
             taken.update(seed for plan in known for seed in range(plan["first"], plan["first"] + plan["count"]))
             scored = {network for network, run in started if run.epochs and _is_beside(run, a)}
             found = {

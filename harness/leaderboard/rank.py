@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,21 +19,14 @@ import numpy as np
 from harness import plugins
 from harness.errors import DataError, UsageError, did_you_mean, printable
 from harness.events import StudyRecord
-from harness.journal import Journal, Run
+from harness.journal import Journal, Register, Run, begun
 from harness.leaderboard.compare import Pair, compare_leaders
-from harness.leaderboard.row import Row, identity
+from harness.leaderboard.gaps import Gap, contradicted, find_gaps, gaps_elsewhere
+from harness.leaderboard.row import Row, identity, names_of, row_key
+from harness.leaderboard.sample import LeftOut, Sample, choose
 from harness.plugins import changed_settings
 from harness.spec import Job
 from harness.statistics import leader_bound
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """A run that does not count, the reason, and its job if that can be read."""
-
-    run_id: str
-    reason: str
-    job: Job | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +53,8 @@ class Board:
         left_out: the runs that do not count, finished or not.
         pairs: the comparisons of the leaders.
         elsewhere: other datasets with runs; they never share a ranking.
+        lost: seeds that were begun on this machine, of networks that have no row.
+        register: the register of begun runs of this machine.
         asked: the pair that the user asked for, if any.
     """
 
@@ -67,6 +63,8 @@ class Board:
     left_out: tuple[LeftOut, ...]
     pairs: tuple[Pair, ...]
     elsewhere: tuple[str, ...]
+    lost: tuple[Gap, ...]
+    register: Register
     asked: Pair | None = None
 
     def find(self, name: str) -> Row:
@@ -77,7 +75,7 @@ class Board:
         """
         found = (
             [row for row in self.rows if name in (row.name, row.label)]
-            or [row for row in self.rows if name in (row.architecture, str(row.rank or ""))]
+            or [row for row in self.rows if name in (*row.names, str(row.rank or ""))]
             or [row for row in self.rows if len(name) >= 4 and row.id.startswith(name)]
         )
         if len(found) != 1:
@@ -100,21 +98,28 @@ def rank(journals: Iterable[Journal], dataset: str = "auto", studies: Sequence[S
     Raises:
         UsageError: there is no finished run on `dataset`.
     """
+    journals, register = [*journals], begun.read()
+    present = {journal.run_id for journal in journals}
     runs, left_out = _read(journals)
     names = sorted({run.facts.job.dataset for run in runs}, key=lambda name: (name != "mnist", name))
     chosen = (names or ["mnist"])[0] if dataset == "auto" else dataset
     counted = [run for run in runs if run.facts.job.dataset == chosen]
-    damaged = [*_unreadable(counted)]
-    left_out += damaged
-    gone = {entry.run_id for entry in damaged}
-    counted = [run for run in counted if run.facts.run_id not in gone]
-    if not counted:
+    for find in (_unreadable, partial(contradicted, register)):
+        refused = {entry.run_id: entry for entry in find(counted)}
+        counted = [run for run in counted if run.run_id not in refused]
+        left_out += refused.values()
+    samples = [choose(group) for group in _groups(counted, register).values()]
+    left_out += [entry for sample in samples for entry in sample.left_out]
+    gaps = [gap for gap in find_gaps(register, counted, present) if gap.dataset == chosen]
+    rows = _ranked(_labelled([_row(sample, studies, gaps, register) for sample in samples if sample.runs]))
+    if not rows:
         raise _nothing(dataset, chosen, left_out)
-    rows, again = _rows(counted, studies)
     left_out = [entry for entry in left_out if entry.job is None or entry.job.dataset == chosen]
-    left_out = sorted([*left_out, *again], key=lambda entry: entry.run_id)
+    left_out = sorted(left_out, key=lambda entry: entry.run_id)
     elsewhere = tuple(name for name in names if name != chosen)
-    return Board(chosen, tuple(rows), tuple(left_out), tuple(compare_leaders(rows)), elsewhere)
+    known = {row.key for row in rows}
+    lost = tuple(gap for gap in gaps if gap.row not in known)
+    return Board(chosen, tuple(rows), tuple(left_out), tuple(compare_leaders(rows)), elsewhere, lost, register)
 
 
 def _nothing(asked: str, dataset: str, left_out: Sequence[LeftOut]) -> UsageError:
@@ -135,7 +140,7 @@ def correct_predictions(journals: Iterable[Journal], jobs: Sequence[Job]) -> np.
     wanted = {(identity(job), job.seed): place for place, job in enumerate(jobs)}
     found: dict[int, Run] = {}
     runs, _ = _read(journals)
-    for run in sorted(runs, key=_precedence):
+    for run in _in_order(runs, begun.read()):
         place = wanted.get((identity(run.facts.job), run.seed))
         if place is not None:
             found.setdefault(place, run)
@@ -191,26 +196,27 @@ def _job(journal: Journal) -> Job | None:
         return None
 
 
-def _precedence(run: Run) -> tuple[bool, int, str]:
-    """Return a sort key: of one seed the first run counts, and a run of this machine before an imported one."""
-    return bool(run.facts.origin), run.facts.start.time, run.facts.run_id
+def _in_order(runs: Iterable[Run], register: Register) -> list[Run]:
+    """Return runs of this machine before imported ones, in the order of the register.
+
+    Runs that are not in the register follow in the order of the times that they state: no such time puts a run before
+    one that was seen to begin.
+    """
+    places = {run_id: place for place, run_id in enumerate(register.runs)}
+
+    def place(run: Run) -> tuple[bool, int, int, str]:
+        time = 0 if run.is_imported else run.facts.start.time
+        return run.is_imported, places.get(run.run_id, len(places)), time, run.run_id
+
+    return sorted(runs, key=place)
 
 
-def _rows(runs: Sequence[Run], studies: Sequence[StudyRecord]) -> tuple[list[Row], list[LeftOut]]:
-    """Group runs into rows and rank them; of several runs of one seed the first counts."""
-    groups: dict[str, dict[int, Run]] = defaultdict(dict)
-    curves: dict[tuple[Any, ...], Run] = {}
-    again = []
-    for run in sorted(runs, key=_precedence):
-        counted = groups[identity(run.facts.job)].setdefault(run.seed, run)
-        twin = curves.setdefault((identity(run.facts.job), *run.losses), run)
-        if counted is not run:
-            again.append(LeftOut(run.facts.run_id, f"seed {run.seed} again; {counted.facts.run_id} counts"))
-        elif twin is not run:
-            del groups[identity(run.facts.job)][run.seed]
-            again.append(LeftOut(run.facts.run_id, f"its training losses are those of {twin.facts.run_id}"))
-    rows = _labelled([_row(list(group.values()), studies) for group in groups.values()])
-    return _ranked(rows), again
+def _groups(runs: Iterable[Run], register: Register) -> dict[str, list[Run]]:
+    """Return the runs of each row, in the order of `_in_order`."""
+    groups: dict[str, list[Run]] = defaultdict(list)
+    for run in _in_order(runs, register):
+        groups[identity(run.facts.job)].append(run)
+    return groups
 
 
 def _ranked(rows: Sequence[Row]) -> list[Row]:
@@ -227,12 +233,31 @@ def _ranked(rows: Sequence[Row]) -> list[Row]:
     return [replace(row, rank=1 + means.index(row.mean)) if is_ranked(row) else row for row in ordered]
 
 
-def _row(runs: list[Run], studies: Sequence[StudyRecord]) -> Row:
-    runs.sort(key=lambda run: run.seed)
+def _row(sample: Sample, studies: Sequence[StudyRecord], gaps: Sequence[Gap], register: Register) -> Row:
+    runs = sample.runs
     job = runs[0].facts.job
     own = plugins.declaration(runs[0].journal.source)
+    texts = {run.facts.job.sha256: run.journal for run in reversed(runs)}
+    full_epochs = max(plugins.declaration(journal.source).recipe.epochs for journal in texts.values())
     changed = changed_settings(job.knobs, job.recipe, {**job.default_knobs, **own.knobs}, own.recipe)
-    return Row(tuple(runs), changed, own.recipe.epochs, job.name, trials=_trials(runs, studies))
+    trials = _trials([*runs, *sample.copies], studies)
+    unregistered = [run.seed for run in runs if register.exists and not run.is_imported and not _is_in(register, run)]
+    own_gaps = [gap for gap in gaps if gap.row == row_key(job)]
+    return Row(
+        runs,
+        changed,
+        full_epochs,
+        names_of(runs)[0],
+        trials=trials,
+        copies=sample.copies,
+        conflicts=sample.conflicts,
+        gaps=(*own_gaps, *gaps_elsewhere(runs)),
+        unregistered=tuple(unregistered),
+    )
+
+
+def _is_in(register: Register, run: Run) -> bool:
+    return run.run_id in register.runs
 
 
 def _labelled(rows: Sequence[Row]) -> list[Row]:

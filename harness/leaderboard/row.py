@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import statistics
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +15,8 @@ from typing import Any
 import numpy as np
 
 from harness.journal import FinishedRun, Run
+from harness.leaderboard.gaps import Gap
+from harness.leaderboard.sample import Conflict
 from harness.plugins import run_command, settings_texts
 from harness.spec import BUDGET, RECIPE_FIELDS, Job
 from harness.statistics import FEWEST, LOOKS, Summary, bound_at_look, bound_on_new_images, lower_bound, summarise
@@ -29,10 +33,14 @@ class Row:
     Attributes:
         runs: the finished runs that count, one for each seed, by seed.
         changed: knobs and recipe fields that differ from the file's own.
-        full_epochs: the number of epochs that the file declares.
+        full_epochs: the number of epochs that the file declares; the largest one if it has several texts.
         label: the architecture, with the first digits of the id if that is ambiguous: ``s6_gap 5f3a``.
         rank: 1 for the highest mean; equal means share a rank; None if provisional or of another number of epochs.
         trials: number of study trials that were spent on its settings; 0 if none, None if unknown.
+        copies: imported records of trainings that `runs` holds already.
+        conflicts: seeds of which several records differ.
+        gaps: seeds that were begun and of which no record counts, or not the one that was begun first.
+        unregistered: seeds of this machine's runs that its register of begun runs does not have.
     """
 
     runs: tuple[Run, ...]
@@ -41,6 +49,10 @@ class Row:
     label: str
     rank: int | None = None
     trials: int | None = 0
+    copies: tuple[Run, ...] = ()
+    conflicts: tuple[Conflict, ...] = ()
+    gaps: tuple[Gap, ...] = ()
+    unregistered: tuple[int, ...] = ()
 
     @property
     def first(self) -> FinishedRun:
@@ -48,9 +60,20 @@ class Row:
         return self.runs[0].facts
 
     @property
+    def names(self) -> list[str]:
+        """The names of its files, the most frequent one first; of equally frequent ones that of the lowest seed."""
+        return names_of(self.runs)
+
+    @property
     def architecture(self) -> str:
-        """The name of its file."""
-        return self.first.job.name
+        """The most frequent name of its file."""
+        return self.names[0]
+
+    @property
+    def texts(self) -> set[str]:
+        """What its runs were built from: each source text's SHA-256, with knobs, recipe, dataset and protocol."""
+        jobs = {run.facts.job.sha256: run.facts.job for run in self.runs}
+        return {_with_settings(sha256, job) for sha256, job in jobs.items()}
 
     @property
     def name(self) -> str:
@@ -58,9 +81,14 @@ class Row:
         return " ".join([self.label, *settings_texts(self.changed)])
 
     @property
+    def key(self) -> str:
+        """The hash of `identity`, by which the register knows the row."""
+        return row_key(self.first.job)
+
+    @property
     def id(self) -> str:
         """Eight hexadecimal digits, a hash of `identity`."""
-        return hashlib.sha256(identity(self.first.job).encode()).hexdigest()[:8]
+        return self.key[:8]
 
     @property
     def n(self) -> int:
@@ -111,7 +139,33 @@ class Row:
         """
         if not self.is_benchmark:
             return {}
-        return {count: bound_at_look(self.correct[:count]) for count in LOOKS if self.seeds[:count] == [*range(count)]}
+        return {count: bound_at_look(self.correct[:count]) for count in LOOKS if not self.lacking(count)}
+
+    def lacking(self, count: int) -> list[int]:
+        """Return the seeds below `count` that a look with `count` seeds needs and this row lacks."""
+        return sorted({*range(count)} - {*self.seeds} | {*range(count)} & self.unsettled)
+
+    @cached_property
+    def unsettled(self) -> set[int]:
+        """The seeds that a certificate cannot rest on: begun, and gone, changed or withdrawn, whatever came later.
+
+        What another machine did not hand over is made good by a run of this machine.
+        """
+        trained_here = {run.seed for run in self.runs if not run.is_imported}
+        return {gap.seed for gap in self.gaps if not gap.place or gap.seed not in trained_here}
+
+    @property
+    def missing(self) -> list[tuple[int, int]]:
+        """The stretches of seeds below its highest one that are missing, as (first, number of seeds)."""
+        below = [-1, *self.seeds]
+        return [(left + 1, right - left - 1) for left, right in itertools.pairwise(below) if right > left + 1]
+
+    @property
+    def withheld(self) -> dict[int, list[int]]:
+        """The looks that it has enough seeds for and is not given, with the seeds that it lacks."""
+        tried = {*self.seeds, *self.unsettled, *(conflict.seed for conflict in self.conflicts)}
+        looks = {count: self.lacking(count) for count in LOOKS if len(tried) >= count and self.is_benchmark}
+        return {count: lacking for count, lacking in looks.items() if lacking}
 
     @property
     def certified_at(self) -> list[int]:
@@ -171,7 +225,15 @@ class Row:
     @property
     def imported(self) -> int:
         """Number of imported runs."""
-        return sum(bool(run.facts.origin) for run in self.runs)
+        return sum(run.is_imported for run in self.runs)
+
+    @property
+    def authors(self) -> dict[str, list[int]]:
+        """The seeds of each author that its runs or their copies name, by name."""
+        found: dict[str, set[int]] = defaultdict(set)
+        for run in (*self.runs, *self.copies):
+            found[run.facts.start.author].add(run.seed)
+        return {author: sorted(seeds) for author, seeds in sorted(found.items()) if author}
 
     @property
     def parameters(self) -> int:
@@ -202,7 +264,7 @@ class Row:
     def commands(self) -> list[str]:
         """The commands that train these runs again."""
         command = run_command(self.first.job.path, self.first.job.dataset, self.changed)
-        return [f"{command} --seed {first} --seeds {count}" for first, count in _stretches(self.seeds)]
+        return [f"{command} --seed {first} --seeds {count}" for first, count in stretches(self.seeds)]
 
     @property
     def correct(self) -> np.ndarray:
@@ -214,13 +276,36 @@ class Row:
         return np.stack([run.correct for run in self.runs])
 
 
+def names_of(runs: Sequence[Run]) -> list[str]:
+    """Return the names of the files of runs, the most frequent one first; of equally frequent ones the first."""
+    return [name for name, _ in Counter(run.facts.job.name for run in runs).most_common()]
+
+
+def with_one_text(rows: Sequence[Row]) -> list[list[Row]]:
+    """Return the rows that share a source text with its settings: the text builds several networks."""
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        for text in row.texts:
+            groups[text].append(row)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def row_key(job: Job) -> str:
+    """Return a hash of `identity`."""
+    return hashlib.sha256(identity(job).encode()).hexdigest()
+
+
 def identity(job: Job) -> str:
     """Return a text that is equal for runs that may be averaged: network, knobs, recipe, dataset and protocol."""
+    return _with_settings(job.network or job.sha256, job)
+
+
+def _with_settings(what: str, job: Job) -> str:
     recipe = [getattr(job.recipe, name) for name in RECIPE_FIELDS]
-    return json.dumps([job.network or job.sha256, dict(job.knobs), recipe, job.dataset_digest, job.protocol], sort_keys=True)
+    return json.dumps([what, dict(job.knobs), recipe, job.dataset_digest, job.protocol], sort_keys=True)
 
 
-def _stretches(seeds: Sequence[int]) -> list[tuple[int, int]]:
+def stretches(seeds: Sequence[int]) -> list[tuple[int, int]]:
     """Return (first, count) of each stretch of consecutive numbers."""
     found: list[tuple[int, int]] = []
     for seed in seeds:

@@ -2,6 +2,7 @@
 
 from harness.runs.build import build, inspect
 from harness.runs.device import choose_device, device_name, gpu_without_code
+from harness.runs.environment import choose_author
 from harness.runs.existing import find_existing_runs, plan_training
 from harness.runs.interleave import interleave
 from harness.runs.job import jobs, new_group, refuse_single_image
@@ -20,6 +21,7 @@ __all__ = [
     "Started",
     "TrialRequest",
     "build",
+    "choose_author",
     "choose_device",
     "choose_mode",
     "device_name",

@@ -12,7 +12,8 @@ import numpy as np
 from harness import watchdog
 from harness.errors import ClusterLost, CrashedError, DivergedError, HarnessError, OutOfMemory, UsageError
 from harness.events import Checkpoint, Epoch, Result
-from harness.journal import DAMAGE, Journal, Outcome
+from harness.journal import DAMAGE, Begun, Journal, Outcome, begun, result_digest
+from harness.leaderboard import row_key
 from harness.runs.environment import describe_process
 from harness.runs.resume import progress_of
 from harness.runs.train import Event, Progress, Started, crash_of, train
@@ -31,6 +32,7 @@ def record(
     unfinished: Journal | None = None,
     restart_if_taken: bool = True,
     trainer: Trainer | None = None,
+    author: str = "",
 ) -> Generator[Event | None]:
     """Train `job` and yield its events, each after it was written to the journal.
 
@@ -42,6 +44,7 @@ def record(
         unfinished: journal of an interrupted run of this job; the run is resumed, unless another process resumes it.
         restart_if_taken: if another process resumes it, train the job from the start.
         trainer: trains the job; by default this process does.
+        author: recorded with a run that starts now; a resumed run keeps its own.
 
     Raises:
         UsageError: another process resumes the run, and `restart_if_taken` is False.
@@ -53,7 +56,7 @@ def record(
             raise UsageError(f"Another process is resuming {unfinished.run_id}.", hint="Wait for it to finish.")
         journal = unfinished if progress else None
         trained = trainer(job) if trainer else train(job, progress, keep=True)
-        yield from _write_events(job, tracker, group, journal, progress, trained, held)
+        yield from _write_events(job, tracker, group, author, journal, progress, trained, held)
 
 
 def _take_up(journal: Journal, held: contextlib.ExitStack) -> Progress | None:
@@ -74,6 +77,7 @@ def _write_events(
     job: Job,
     tracker: Tracker,
     group: Group | None,
+    author: str,
     journal: Journal | None,
     progress: Progress | None,
     trained: Iterator[Event | Checkpoint | None],
@@ -91,11 +95,14 @@ def _write_events(
             if isinstance(event, Started):
                 if journal:
                     journal.append("resumed", epoch=event.epochs_before, **describe_process())
+                    if journal.run_id not in begun.read().runs:
+                        begun.begin(_begun(job, journal))
                 else:
                     journal = Journal.create(f"{job.name}-s{job.seed}")
                     held.enter_context(journal.lock())
                     journal.store(job.source, job.submission)
-                    journal.append("started", **_started(job, event, group))
+                    journal.append("started", **_started(job, event, group, author))
+                    begun.begin(_begun(job, journal))
                 event = replace(event, run_id=journal.run_id)
                 repeats = not event.unrepeatable
             elif isinstance(event, Epoch) and journal:
@@ -154,6 +161,12 @@ def _refuse_other_bits(again: Epoch, known: Epoch) -> None:
         )
 
 
+def _begun(job: Job, journal: Journal) -> Begun:
+    record = journal.read()
+    assert record
+    return Begun(journal.run_id, row_key(job), record.start.title, job.dataset, job.seed, job.protocol)
+
+
 def _finish(journal: Journal, result: Result) -> None:
     outcome = Outcome(
         answers=result.logits.argmax(1).astype(np.uint8),
@@ -166,6 +179,10 @@ def _finish(journal: Journal, result: Result) -> None:
     arrays = ("logits", "labels", "images", "hardest", "weights")
     names = [declared.name for declared in fields(Result) if declared.name not in arrays]
     journal.append("finished", **{name: getattr(result, name) for name in names})
+    record = journal.read()
+    assert record
+    losses = [epoch.train_loss for epoch in record.typed_epochs()]
+    begun.finish(journal.run_id, result_digest(losses, outcome.answers == outcome.labels))
     journal.drop_checkpoints()
 
 
@@ -179,13 +196,14 @@ def _fail(journal: Journal | None, tracker: Tracker, state: str, reason: str) ->
         tracker.enqueue(journal)
 
 
-def _started(job: Job, started: Started, group: Group | None) -> dict[str, object]:
+def _started(job: Job, started: Started, group: Group | None, author: str) -> dict[str, object]:
     described = asdict(job)
     for name in ("source", "submission"):  # they are kept as files
         del described[name]
     return {
         "job": described,
         "group": asdict(group) if group else None,
+        "author": author,
         "is_benchmark": started.is_benchmark,
         "parameters": started.ledger.parameters,
         "ledger": [asdict(entry) for entry in started.ledger.entries],

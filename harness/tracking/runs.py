@@ -25,6 +25,7 @@ _STATUS = {
     "failed": "FAILED",
     "diverged": "FAILED",
     "out of memory": "FAILED",
+    "withdrawn": "FAILED",
 }
 _EPOCH_METRICS = {
     "train_loss": "train/loss",
@@ -53,6 +54,7 @@ def tags_of(start: RunStart, origin: Origin | None) -> dict[str, str]:
         "mlflow.source.git.commit": start.environment.git,
         "dataset": job.dataset,
         "verdict": "running",
+        **({"author": start.author} if start.author else {}),
         **({"imported_from": origin.place} if origin else {}),
     }
 

@@ -1,0 +1,34 @@
+"""What an export says of the seeds that it does not hold."""
+
+from __future__ import annotations
+
+from harness.errors import printable
+from harness.journal import MOST_STATE
+from harness.leaderboard.rank import Board
+from harness.leaderboard.row import Row, row_key
+from harness.leaderboard.sample import says_what_was_begun
+
+
+def held_back(board: Board) -> dict[str, list[tuple[int, str]]]:
+    """Return, by run id, the seeds of its row that were begun and do not count, each with what became of them.
+
+    An imported run that came without such a list leaves without one.
+    """
+    found: dict[str, list[tuple[int, str]]] = {}
+    for row in board.rows:
+        seeds = _of_row(board, row)
+        found |= {run.run_id: seeds for run in row.runs if not run.is_imported or says_what_was_begun(run)}
+    return found
+
+
+def _of_row(board: Board, row: Row) -> list[tuple[int, str]]:
+    counted = {*row.seeds}
+    unfinished = {
+        entry.job.seed: entry.reason
+        for entry in board.left_out
+        if entry.job and entry.job.seed not in counted and row_key(entry.job) == row.key
+    }
+    disputed = {conflict.seed: "in conflict" for conflict in row.conflicts if conflict.seed not in counted}
+    lost = {gap.seed: gap.note if gap.place else f"{gap.state}: {gap.note}" for gap in row.gaps}
+    states = {**unfinished, **disputed, **lost}
+    return [(seed, printable(state)[:MOST_STATE]) for seed, state in sorted(states.items())]

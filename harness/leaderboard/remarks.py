@@ -1,0 +1,143 @@
+"""What to know of the rows besides their numbers, as sentences under the tables: who trained them, and what is amiss.
+
+A remark is made by a function of one row; `_REMARKS` lists these functions in the order in which a reader meets them.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from harness.errors import printable
+from harness.leaderboard.gaps import Gap, State
+from harness.leaderboard.rank import Board
+from harness.leaderboard.row import Row, stretches, with_one_text
+from harness.leaderboard.sample import place_name, says_what_was_begun
+
+
+def remarks(board: Board) -> list[str]:
+    """Return a line for each row of which there is something to say."""
+    said = ((row.label, remarks_on(row)) for row in board.rows)
+    return [f"{label}: {'; '.join(parts)}" for label, parts in said if parts]
+
+
+def notes(board: Board) -> list[str]:
+    """Return a line for each thing to know of the board as a whole, such as what a register tells of deleted runs."""
+    return [*_texts(board), *_register(board), *_lost(board), *_silent(board)]
+
+
+def remarks_on(row: Row) -> list[str]:
+    """Return what there is to say of a row."""
+    return [remark for make in _REMARKS for remark in make(row)]
+
+
+def _authors(row: Row) -> Iterator[str]:
+    """Yield the authors; each with the seeds where they are not all of the row's."""
+    authors = row.authors
+    if authors:
+        whole = all(seeds == row.seeds for seeds in authors.values())
+        yield "by " + ", ".join(
+            author if whole else f"{author} ({seeds_text(seeds)})" for author, seeds in authors.items()
+        )
+
+
+def _conflicts(row: Row) -> Iterator[str]:
+    yield from (conflict.text for conflict in row.conflicts)
+
+
+def _names(row: Row) -> Iterator[str]:
+    if others := row.names[1:]:
+        yield f"also trained as {', '.join(others)}"
+
+
+def _missing(row: Row) -> Iterator[str]:
+    if row.missing:
+        yield f"seeds 0 to {row.seeds[-1]:,} without {_spans(row.missing)}"
+
+
+def _unregistered(row: Row) -> Iterator[str]:
+    if row.unregistered:
+        verb = "is" if len(row.unregistered) == 1 else "are"
+        yield f"{seeds_text(row.unregistered)} {verb} not in the register of begun runs"
+
+
+def _gaps(row: Row) -> Iterator[str]:
+    for (state, place), gaps in _by_state(row.gaps).items():
+        yield f"{_STATES[state]}{f' with {place}' if place else ''}: {_noted(gaps)}"
+
+
+def _noted(gaps: Sequence[Gap]) -> str:
+    """Return seeds with what is noted of them: ``seeds 4 to 6 (2026-11-27), seed 9 (2026-11-28)``."""
+    by_note: dict[str, set[int]] = defaultdict(set)
+    for gap in gaps:
+        by_note[gap.note].add(gap.seed)
+    return ", ".join(f"{seeds_text(sorted(seeds))} ({printable(note)})" for note, seeds in by_note.items())
+
+
+def _by_state(gaps: Iterable[Gap]) -> dict[tuple[State, str], list[Gap]]:
+    found: dict[tuple[State, str], list[Gap]] = defaultdict(list)
+    for gap in gaps:
+        found[gap.state, gap.place].append(gap)
+    return {key: sorted(some, key=lambda gap: gap.seed) for key, some in found.items()}
+
+
+def _withheld(row: Row) -> Iterator[str]:
+    for count, lacking in row.withheld.items():
+        yield f"no certificate at {count} seeds without {seeds_text(lacking)}"
+
+
+def _texts(board: Board) -> Iterator[str]:
+    for rows in with_one_text(board.rows):
+        yield f"one text, several networks: {', '.join(row.label for row in rows)}"
+
+
+def _register(board: Board) -> Iterator[str]:
+    register = board.register
+    file = "mlruns/begun.jsonl"
+    if register.broken_at:
+        yield (
+            f"the register of begun runs ({file}) was changed: line {register.broken_at} does not follow from the one "
+            "before it; runs may be missing from it"
+        )
+    if not register.exists and any(not run.is_imported for row in board.rows for run in row.runs):
+        yield f"there is no register of begun runs here ({file}): runs that were deleted cannot be seen"
+
+
+def _lost(board: Board) -> Iterator[str]:
+    for (state, _), gaps in _by_state(board.lost).items():
+        titles = dict.fromkeys(gap.title for gap in gaps)
+        parts = [f"{printable(title)} {_noted([gap for gap in gaps if gap.title == title])}" for title in titles]
+        yield f"{_STATES[state]}: {', '.join(parts)}"
+
+
+def _silent(board: Board) -> Iterator[str]:
+    imported = [run for row in board.rows for run in row.runs if run.is_imported]
+    for place in sorted({place_name(run) for run in imported if not says_what_was_begun(run)}):
+        yield f"{place} does not say which runs were begun where it was made"
+
+
+def seeds_text(seeds: Sequence[int]) -> str:
+    """Return ascending seeds as text: ``seeds 0 to 4, 7``."""
+    return f"seed{'' if len(seeds) == 1 else 's'} {_spans(stretches(seeds))}"
+
+
+def _spans(parts: Sequence[tuple[int, int]]) -> str:
+    return ", ".join(f"{first:,}" if count == 1 else f"{first:,} to {first + count - 1:,}" for first, count in parts)
+
+
+_STATES: dict[State, str] = {
+    "gone": "begun and gone",
+    "changed": "finished, and its record changed or damaged since",
+    "withdrawn": "withdrawn",
+    "held back": "begun there but not handed over",
+}
+
+_REMARKS: tuple[Callable[[Row], Iterator[str]], ...] = (
+    _names,
+    _authors,
+    _missing,
+    _conflicts,
+    _gaps,
+    _unregistered,
+    _withheld,
+)

@@ -1,0 +1,123 @@
+"""Which runs of a row count: one a seed, none where imported records contradict each other, and no training twice.
+
+Nothing here is decided by a time that stands in a record, because its author may have written it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.journal import Run
+from harness.spec import Job
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A run that does not count, the reason, and its job if that can be read."""
+
+    run_id: str
+    reason: str
+    job: Job | None = None
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """Records of one seed that differ in their losses or predictions.
+
+    Attributes:
+        places: where they come from, each once.
+        counted: the run of this machine, which counts; None if all are imported, and none of them does.
+    """
+
+    seed: int
+    places: tuple[str, ...]
+    counted: Run | None
+
+    @property
+    def text(self) -> str:
+        """The conflict in words."""
+        both = " and ".join(self.places)
+        if self.counted:
+            return f"conflict: seed {self.seed} of this machine and from {both} differ; {self.counted.run_id} counts"
+        if len(self.places) == 1:
+            both = f"{both} and {both}"
+        return f"conflict: seed {self.seed} from {both} differ, and does not count"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The runs of one row.
+
+    Attributes:
+        runs: those that count, one a seed, by seed.
+        copies: imported records of the same trainings, such as those of an author who trained a row again.
+        conflicts: seeds with records that differ.
+        left_out: the runs that do not count, with the reason.
+    """
+
+    runs: tuple[Run, ...]
+    copies: tuple[Run, ...]
+    conflicts: tuple[Conflict, ...]
+    left_out: tuple[LeftOut, ...]
+
+
+def choose(runs: Sequence[Run]) -> Sample:
+    """Choose the runs of a row that count.
+
+    Args:
+        runs: all of them, those of this machine before imported ones, in the order in which they were recorded.
+    """
+    by_seed: dict[int, list[Run]] = defaultdict(list)
+    for run in runs:
+        by_seed[run.seed].append(run)
+    conflicts = [conflict for found in by_seed.values() for conflict in _conflict(found)]
+    disputed = {conflict.seed for conflict in conflicts if not conflict.counted}
+    counted = {found[0].run_id: found[0] for seed, found in by_seed.items() if seed not in disputed}
+    twins = {run.run_id: twin for run, twin in _twins([*counted.values()])}
+    chosen = sorted((run for run in counted.values() if run.run_id not in twins), key=lambda run: run.seed)
+    said = {conflict.seed: conflict.text for conflict in conflicts}
+    left_out, copies = [], []
+    for seed, (first, *others) in by_seed.items():
+        again = f"seed {seed} again; {first.run_id} counts"
+        if seed in disputed:
+            left_out += [LeftOut(run.run_id, said[seed]) for run in (first, *others)]
+            continue
+        if first.run_id in twins:
+            left_out.append(LeftOut(first.run_id, f"its training losses are those of {twins[first.run_id].run_id}"))
+        for run in others:
+            differs = run.is_imported and run.digest != first.digest
+            left_out.append(LeftOut(run.run_id, said[seed] if differs else again))
+            copies += [] if differs or not run.is_imported else [run]
+    return Sample(tuple(chosen), tuple(copies), tuple(conflicts), tuple(left_out))
+
+
+def _conflict(runs: Sequence[Run]) -> Iterator[Conflict]:
+    """Yield the conflict between the runs of one seed, if there is one; of local runs the first counts, without any."""
+    first, *others = runs
+    differing = [run for run in others if run.is_imported and run.digest != first.digest]
+    if differing:
+        involved = [*differing, *([first] if first.is_imported else [])]
+        places = sorted({place_name(run) for run in involved})
+        yield Conflict(first.seed, tuple(places), None if first.is_imported else first)
+
+
+def _twins(runs: Sequence[Run]) -> Iterator[tuple[Run, Run]]:
+    """Yield each run with an earlier one that has all of its training losses: a copy under another seed."""
+    known: dict[tuple[float, ...], Run] = {}
+    for run in runs:
+        first = known.setdefault(tuple(run.losses), run)
+        if first is not run:
+            yield run, first
+
+
+def says_what_was_begun(run: Run) -> bool:
+    """Return whether the file of an imported run says which seeds of its row were begun and not handed over."""
+    return run.facts.origin is not None and run.facts.origin.held_back is not None
+
+
+def place_name(run: Run) -> str:
+    """Return the name of the file or server that an imported run comes from, without its folder."""
+    return Path(run.facts.origin.place).name if run.facts.origin else ""
