@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.training.seeds import seed_everything
 from torch import Tensor, nn
 
 from harness import plugins
@@ -15,7 +16,6 @@ from harness.errors import AuditError
 from harness.submission.patterns import Patterns, authors_numbers
 from harness.submission.record import Recorder, differences, same_program
 from harness.submission.start import check_start, refuse_uninitialised, replay, same_bits
-from harness.training.seeds import seed_everything
 
 ROOT = Path(__file__).parent.parent
 EIGHT = sorted((ROOT / "architectures").glob("*.py"))

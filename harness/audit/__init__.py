@@ -44,13 +44,13 @@ An `Audit` is then used for
 
 from harness.audit.batch import refuse_batch_dependence, refuse_changed_classes
 from harness.audit.count import Entry, Ledger
-from harness.audit.export import export
+from harness.audit.export import export, refuse_foreign_operators
 from harness.audit.forward import probe_forward
 from harness.audit.graph import arguments, cause, operators, over_the_same_tensors, short_name
+from harness.audit.growth import refuse_grown_state, sizes_of
 from harness.audit.module import refuse_odd_module
 from harness.audit.network import Audit, Exporter, Graphs, audit, enforce, refuse_unfaithful
 from harness.audit.probe import calls_digest, one_step
-from harness.audit.growth import refuse_grown_state, sizes_of
 from harness.audit.summary import Layer, ModelSummary, describe
 
 __all__ = [
@@ -74,6 +74,7 @@ __all__ = [
     "probe_forward",
     "refuse_batch_dependence",
     "refuse_changed_classes",
+    "refuse_foreign_operators",
     "refuse_grown_state",
     "refuse_odd_module",
     "refuse_unfaithful",

@@ -8,7 +8,7 @@ hold the two contracts; the lower half of each runs in the confined process. `so
 """
 
 from harness.plugins.architecture import Executed, build_network, declaration, execute, from_source, load
-from harness.plugins.handover import reply, run_confined
+from harness.plugins.handover import as_data, error_of, reply, run_confined
 from harness.plugins.settings import (
     apply_settings,
     changed_settings,
@@ -25,9 +25,11 @@ __all__ = [
     "SAMPLERS",
     "Executed",
     "apply_settings",
+    "as_data",
     "build_network",
     "changed_settings",
     "declaration",
+    "error_of",
     "execute",
     "from_source",
     "load",

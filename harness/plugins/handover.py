@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from harness import confine
@@ -32,7 +32,7 @@ def run_confined(function: str, request: Any, answer: Callable[[Any], Any] | Non
     """
     returned = confine.call(function, request, answer=answer, seconds=SECONDS)
     if isinstance(returned, dict) and isinstance(refused := returned.get("refused"), dict):
-        raise _error(refused)
+        raise error_of(refused)
     return returned.get("result") if isinstance(returned, dict) else None
 
 
@@ -41,11 +41,17 @@ def reply(work: Callable[[], Any]) -> dict[str, Any]:
     try:
         return {"result": work()}
     except HarnessError as error:
-        names = ("message", "allowed", "hint", "rule", "where")
-        return {"refused": {"kind": type(error).__name__} | {name: getattr(error, name, "") for name in names}}
+        return {"refused": as_data(error)}
 
 
-def _error(refused: dict[str, Any]) -> HarnessError:
+def as_data(error: HarnessError) -> dict[str, str]:
+    """Return an error as JSON values."""
+    names = ("message", "allowed", "hint", "rule", "where")
+    return {"kind": type(error).__name__} | {name: getattr(error, name, "") for name in names}
+
+
+def error_of(refused: Mapping[str, Any]) -> HarnessError:
+    """Return the error that `as_data` wrote, or another one if the process of a plug-in made it up."""
     said = {name: str(refused.get(name, ""))[:_LONGEST] for name in ("message", "allowed", "hint", "rule", "where")}
     kind = _KINDS.get(str(refused.get("kind")), ContractError)
     shown = {"allowed": said["allowed"], "hint": said["hint"]}

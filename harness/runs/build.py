@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from harness import audit, submission
+from harness import audit, plugins, submission
 from harness.audit import Audit, ModelSummary
 from harness.errors import AuditError, OutOfMemory, ran_out_of_memory
 from harness.runs.audit_cache import Inspected, audit_key, cache_audit, cached_audit
@@ -98,6 +98,8 @@ def _inspected(data: Submission, path: str) -> Inspected:
         network = _started(data, 0, "audit", path)
         audited = audit.audit(network, path, submission.exporter(data))
         audited = submission.with_numbers_of_start(audited, data, path)
+        if data.doubt:
+            raise plugins.error_of(data.doubt)
         return Inspected(data, audited, audit.describe(network, audited))
 
 

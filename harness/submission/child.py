@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from harness import audit, plugins
-from harness.errors import AuditError
+from harness.errors import AuditError, Refusal
 from harness.seeds import seed_everything
 from harness.submission.document import MODES, VERSION
 from harness.submission.on_cpu import OnCPU
@@ -38,19 +38,27 @@ def submission_of(source: str, path: str, knobs: Mapping[str, Any]) -> dict[str,
         audit.refuse_odd_module(network, path)
         audit.probe_forward(network, path)
         programs = {mode: audit.export(network, mode == "train", path) for mode in MODES}
-        audit.refuse_unfaithful(network, programs["train"].module(), programs["evaluation"].module(), path)
+    for program in programs.values():
+        audit.refuse_foreign_operators(program, path)
     packed = Packed()
     packed.add_registered(network)
     graphs, shown = {}, {}
     for mode, program in programs.items():
         graphs[mode], shown[mode] = packed.graph(program, mode, path)
-    _refuse_another(network, recorder, *_built(source, path, knobs, seed=1), packed, path)
+    doubt: dict[str, str] = {}
+    try:
+        with OnCPU():
+            audit.refuse_unfaithful(network, programs["train"].module(), programs["evaluation"].module(), path)
+            _refuse_another(network, recorder, *_built(source, path, knobs, seed=1), packed, path)
+    except Refusal as error:
+        doubt = plugins.as_data(error)
     return {
         "version": VERSION,
         "graphs": graphs,
         "shown": shown,
         "tensors": packed.entries,
         "layers": [[*layer] for layer in packed.layers],
+        "doubt": doubt,
         "start": recorder.program(packed.numbered(), lambda: _seed(0)),
     }
 

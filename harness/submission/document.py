@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -137,6 +137,17 @@ class Submission:
         if not isinstance(found, list):
             raise malformed("the list of layers")
         return tuple((_shown(name), _shown(kind)) for name, kind in map(_pair, found))
+
+    @property
+    def doubt(self) -> Mapping[str, Any]:
+        """The refusal of a network whose module and graphs differ, as data; empty if they do not.
+
+        It comes with the network, because the audit often finds a reason that helps its author more.
+        """
+        found = self._content.get("doubt")
+        if not isinstance(found, dict):
+            raise malformed("the doubt")
+        return found
 
     def calls(self, mode: str) -> tuple[Call, ...]:
         """Return what a reader is shown of each operator of a graph."""

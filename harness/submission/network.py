@@ -109,7 +109,7 @@ def _read(nodes: Sequence[Sequence[Any]], tensors: int) -> _Graph:
             case "call", [str(name), list(args), dict(kwargs)]:
                 function = named(name)
                 from_plain([args, *kwargs.values()], _before(len(found)))
-                refuse_foreign_arguments(function, args, kwargs)
+                refuse_foreign_arguments(function, tuple(args), kwargs)
                 found.append(_Node(function, args, tuple(kwargs.items())))
             case _:
                 raise malformed(f"the node {str(kind)[:60]!r}")

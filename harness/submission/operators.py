@@ -92,7 +92,7 @@ def name_of(target: object) -> str | None:
     if isinstance(target, torch._ops.OpOverload):
         name = str(target)
         return name if _is_allowed(target) else None
-    return _SIZE_NAMES.get(target) if callable(target) else None  # type: ignore[call-overload, no-any-return]
+    return _SIZE_NAMES.get(target) if callable(target) else None
 
 
 def named(name: str) -> Callable[..., Any]:

@@ -19,7 +19,8 @@ from torch import Tensor
 from harness.submission.start import TRUNC_NORMAL, Program, Touched, memory_of, needed, operator_of, replay, run
 
 FORMULA = 16
-"""Most numbers of the author's own from which a tensor may be made without all of it being taken for a pattern."""
+"""Most numbers of the author's own from which a drawn tensor may be made without all of it being taken for a pattern.
+One that is not drawn is a pattern if it is made from any, rather than from sizes alone."""
 
 FREE_SETTINGS = 60
 """Most different settings of draws, fills and scales of whole tensors that are not counted: two for each fan-in."""
@@ -107,12 +108,17 @@ def authors_numbers(program: Program) -> Patterns:
     for name, number in state.items():
         tensor, cone = results[number], cones[name]
         sources: set[Source] = {("constant", read) for index in cone for read in touched[index].reads}
-        sources = sources.union([("constant", number)], *(by_step[index] for index in cone)) & units.keys()
+        sources = sources.union([("constant", number)], *(by_step[index] for index in cone))
+        is_drawn, has_numbers = (
+            not draws.isdisjoint(cone),
+            any(kind != "constant" or (kind, each) in units for kind, each in sources),
+        )
+        sources &= units.keys()
         author = sum(units[source] for source in sources)
         own = tensor.numel() * max(1, math.ceil(tensor.element_size() / 4))
-        if author > own or not draws.isdisjoint(cone):
+        if author > own or is_drawn:
             extra |= sources
-        if author <= FORMULA:
+        if author <= FORMULA if is_drawn else not has_numbers:
             others |= sources
         else:
             (indices if _selects(tensor) else patterns)[name] = _foreground(tensor)
