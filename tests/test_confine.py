@@ -376,12 +376,14 @@ class TestNursery:
         nursery = executed("import os; result = os.getppid()")
         assert len(os.listdir(f"/proc/{nursery}/task")) == 1
 
+    @pytest.mark.thorough
     def test_killed_nursery_is_replaced(self) -> None:
         first = executed("import os; result = os.getppid()")
         os.kill(first, signal.SIGKILL)
         until(lambda: not is_alive(first))
         assert executed("import os; result = os.getppid()") != first
 
+    @pytest.mark.thorough
     def test_death_of_nursery_is_reported(self) -> None:
         nursery = executed("import os; result = os.getppid()")
         children = []
@@ -420,6 +422,7 @@ class TestIsolation:
         assert isolation.level == "process"
         assert ["files" in isolation.missing[0], "network" in isolation.missing[1]] == [True, True]
 
+    @pytest.mark.thorough
     def test_child_without_nursery_answers(
         self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
     ) -> None:
