@@ -146,6 +146,15 @@ class TestFiles:
     def test_code_of_packages_is_imported(self, module: str) -> None:
         assert attempted(f"import {module}") == "done"
 
+    def test_network_is_exported(self) -> None:
+        code = """
+import torch
+batch = {0: torch.export.Dim("batch", min=2, max=9)}
+program = torch.export.export(torch.nn.Linear(4, 2), (torch.zeros(3, 4),), dynamic_shapes=(batch,))
+result = [node.name for node in program.run_decompositions().graph.nodes]
+"""
+        assert executed(code)[-1] == "output"
+
     def test_only_scratch_folder_is_written(self, tmp_path: Path) -> None:
         code = (
             "import os; open('c', 'w').write('abc'); os.mkdir('a'); os.rename('c', 'a/b'); result = open('a/b').read()"
@@ -367,12 +376,14 @@ class TestNursery:
         nursery = executed("import os; result = os.getppid()")
         assert len(os.listdir(f"/proc/{nursery}/task")) == 1
 
+    @pytest.mark.thorough
     def test_killed_nursery_is_replaced(self) -> None:
         first = executed("import os; result = os.getppid()")
         os.kill(first, signal.SIGKILL)
         until(lambda: not is_alive(first))
         assert executed("import os; result = os.getppid()") != first
 
+    @pytest.mark.thorough
     def test_death_of_nursery_is_reported(self) -> None:
         nursery = executed("import os; result = os.getppid()")
         children = []
@@ -411,6 +422,7 @@ class TestIsolation:
         assert isolation.level == "process"
         assert ["files" in isolation.missing[0], "network" in isolation.missing[1]] == [True, True]
 
+    @pytest.mark.thorough
     def test_child_without_nursery_answers(
         self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
     ) -> None:
@@ -418,6 +430,53 @@ class TestIsolation:
         assert executed("print('a'); result = ask(2)", answer=lambda n: n + 1) == 3
         assert capfd.readouterr().err == "a\n"
         assert died("import time; time.sleep(50)", seconds=3.0).reason == "did not end within 3 s"
+
+
+class Filter:
+    """Runs the filter of system calls as the kernel does."""
+
+    def __init__(self, machine: str, pid: int) -> None:
+        self._steps = [*kernel._program(machine, pid)]
+
+    def answer(self, architecture: int, number: int, *arguments: int) -> int:
+        """Return what happens to a call: kernel._ALLOW, kernel._PERMISSION, ..."""
+        words = {0: number, 4: architecture} | {16 + 8 * place: word for place, word in enumerate(arguments)}
+        at = word = 0
+        while True:
+            operation, if_so, if_not, operand = self._steps[at]
+            if operation == kernel._RETURN:
+                return operand
+            if operation == kernel._LOAD:
+                word = words[operand]
+            elif operation == kernel._AND:
+                word &= operand
+            else:
+                holds = word >= operand if operation == kernel._AT_LEAST else word == operand
+                at += if_so if holds else if_not
+            at += 1
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_filter_answers_alike_on_both_machines(machine: str) -> None:
+    here = Filter(machine, 77)
+    architecture = kernel._ARCHITECTURES[machine]
+    numbers = kernel._numbers(f"{kernel._DENIED},{kernel._ARGUMENT}", machine)
+    plain = kernel._numbers("read 0 63, mmap 9 222, futex 202 98, exit_group 231 94", machine)
+
+    def answer(name: str, *arguments: int) -> int:
+        return here.answer(architecture, (numbers | plain)[name], *arguments)
+
+    assert {answer(name) for name in kernel._numbers(kernel._DENIED, machine)} == {kernel._PERMISSION}
+    assert {answer(name) for name in plain} == {kernel._ALLOW}
+    assert {here.answer(architecture, number) for number in kernel._LATE} == {kernel._ALLOW}
+    assert {here.answer(architecture, number) for number in (425, 434, 435, 437, 999, 1 << 30)} == {kernel._UNKNOWN}
+    assert here.answer(0x40000003, 0) == kernel._KILL  # 32-bit x86
+    assert answer("clone", 0x11) == answer("clone", 0x100) == answer("tgkill", 78) == kernel._PERMISSION
+    assert answer("clone", 0x3D0F00) == answer("tgkill", 77) == answer("prlimit64", 0) == kernel._ALLOW
+    assert answer("prctl", 1) == answer("prlimit64", 78) == answer("fcntl", 0, 8) == kernel._PERMISSION
+    assert answer("prctl", 15) == answer("fcntl", 0, 1) == answer("ioctl", 0, 0x5401) == kernel._ALLOW
+    truncating = [answer("openat", 0, 0, os.O_TRUNC | way) for way in (os.O_RDONLY, os.O_WRONLY, os.O_RDWR)]
+    assert truncating == [kernel._PERMISSION, kernel._ALLOW, kernel._ALLOW]
 
 
 def test_packages_outside_path_are_not_readable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,6 +39,9 @@ START_SECONDS = 300.0
 MOMENT = 0.3
 """Seconds in which a child that is out of time writes where it stands."""
 
+END_SECONDS = 10.0
+"""Seconds that a child which was killed may take to be gone, on a machine that is busy."""
+
 
 def call(
     function: str,
@@ -79,7 +82,9 @@ def call(
         with _Clock(child, seconds):
             return _conversation(child, request, answer)
     except _Died as death:
-        raise _error(subject, death.reason or child.ended(), child.overdue, printed) from None
+        reason = death.reason or child.ended()
+        child.close()
+        raise _error(subject, reason, child.overdue, printed) from None
     except MemoryError:
         raise OutOfMemory(
             f"{subject} ran out of memory.",
@@ -231,7 +236,7 @@ class _Printed:
 
     def text(self) -> str:
         """Return it, when the child has ended, without what a terminal could act on."""
-        self._thread.join(MOMENT)
+        self._thread.join(END_SECONDS)
         text = self._kept.decode("utf-8", "replace")
         if self._left_out or len(text) > MOST_PRINTED:
             text = f"(the end of what was printed)\n{text[-MOST_PRINTED:]}"
@@ -273,7 +278,7 @@ class _Child:
         return known.get(-code, f"signal {-code}")
 
     def close(self) -> None:
-        """End it, if it has not ended."""
+        """End it, if it has not ended; a second time this does nothing."""
         self._kill()
         for file in (self.request, self.reply):
             with contextlib.suppress(OSError):  # what the pipe could not take is not sent
@@ -390,7 +395,7 @@ def _send_order(order: dict[str, Any], descriptors: Iterable[int] = ()) -> None:
                 raise CrashedError(
                     "The process that forks confined ones does not start.", hint="Run the command again."
                 ) from error
-            _forget()
+            _forget(orders)
 
 
 def _nursery() -> socket.socket:
@@ -404,12 +409,13 @@ def _nursery() -> socket.socket:
     return _orders
 
 
-def _forget() -> None:
+def _forget(orders: socket.socket) -> None:
+    """Have the next order start a nursery, unless a thread has started one since."""
     global _orders
     with _starting:
-        if _orders is not None:
-            _orders.close()
-        _orders = None
+        if _orders is orders:
+            _orders = None
+    orders.close()
 
 
 def _end(nursery: subprocess.Popen[bytes], starter: int) -> None:

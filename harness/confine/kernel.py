@@ -55,8 +55,10 @@ def isolation() -> Isolation:
         missing.append("which files it reads and writes (Landlock: Linux 5.13 or later)")
     if not _has_filter():
         missing.append("network, new processes and signals to others (seccomp: Linux on x86_64 or aarch64)")
+    if sys.platform != "linux":
+        missing.append("how much memory it takes (Linux)")
     if resource is None:
-        return Isolation("none", (*missing, "memory"))
+        return Isolation("none", tuple(missing))
     return Isolation("process" if missing else "full", tuple(missing))
 
 

@@ -86,7 +86,8 @@ def _bear(order: Order, descriptors: list[int], home: int, folders: Path) -> Bor
     request, reply, output, watch = descriptors
     hidden = [Path(each) for each in order.hidden]
     path = places.python_path(hidden)
-    rules = _rules(tuple(path), places.data_in(path, hidden), folders)
+    changed = tuple(os.stat(entry).st_mtime_ns for entry in path)  # a package may have been installed since
+    rules = _rules(tuple(path), changed, places.data_in(path, hidden), folders)
     folder = Path(tempfile.mkdtemp(dir=folders))
     pid = os.fork()
     if pid == 0:
@@ -107,7 +108,7 @@ def _bear(order: Order, descriptors: list[int], home: int, folders: Path) -> Bor
 
 
 @lru_cache(1)
-def _rules(path: tuple[str, ...], away: frozenset[Path], folders: Path) -> list[int]:
+def _rules(path: tuple[str, ...], changed: tuple[int, ...], away: frozenset[Path], folders: Path) -> list[int]:
     """Return the rules about files for all children: there are hundreds, so they are made once.
 
     Each child adds some of its own, which leave it one of the folders.
