@@ -465,7 +465,7 @@ def _refuse_growth(
     sources = list(tensors_in([args, kwargs]))
     if base in _NORMS and any(each.shape != sources[0].shape[1:2] for each in sources[1:]):
         raise malformed(f"the sizes of {name}")
-    if base.startswith(("linalg", "_linalg", "cholesky", "geqrf")) and sources and sources[0].numel() > 2**22:
+    if base.startswith(("linalg", "_linalg", "geqrf")) and sources and sources[0].numel() > 2**22:
         raise _too_large(name)
     if base in _SIZED_BY_VALUES and (base not in ("index", "_unsafe_index") or _has_mask(args)):
         _refuse_large_sources(name, sources)
