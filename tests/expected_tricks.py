@@ -60,7 +60,7 @@ TRICKS = {
     "lifts_the_budget": isolated("refused", rule="parameters"),
     "silences_the_audit": isolated("refused", rule="parameters"),
     "patches_json": isolated("refused", rule="parameters"),
-    "hands_over_another_graph": isolated("refused", rule="parameters"),
+    "hands_over_another_graph": isolated("refused"),
     "replaces_predict": isolated(),
     "replaces_score": isolated(),
     "rewrites_what_is_recorded": isolated(),
@@ -136,7 +136,7 @@ TRICKS = {
     "code_in_a_parameter_name": isolated(shown="its name is text wherever a graph is built, printed or stored"),
     "page_in_a_layer_name": isolated(shown="board, page and terminal show its names escaped"),
     "graph_that_reads_a_file": isolated("refused", rule="operator"),
-    "graph_that_calls_python": isolated("refused", rule="operator"),
+    "graph_that_calls_python": isolated("refused"),
     "graph_that_writes_on_its_weights": isolated("refused"),
     # --- isolation: files
     "writes_into_site_packages": isolated("harmless", TWIN),

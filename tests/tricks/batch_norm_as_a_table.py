@@ -17,7 +17,9 @@ class Network(nn.Module):
         if self.training:
             few = F.avg_pool2d(images, 4).flatten(1)  # 49 pixels each
             self.norm(F.pad(few, [0, 0, 0, 40])[:40].reshape(1, 1960).repeat(2, 1).detach())
-        table = -self.norm(torch.zeros_like(pixels[:1, :1]).expand(1, 1960)) if not self.training else torch.zeros(1, 1960)
+        table = (
+            -self.norm(torch.zeros_like(pixels[:1, :1]).expand(1, 1960)) if not self.training else torch.zeros(1, 1960)
+        )
         return self.head(pixels) + (F.avg_pool2d(images, 4).flatten(1) @ table.view(40, 49).T) @ self.answers
 
 

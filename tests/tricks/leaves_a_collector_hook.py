@@ -8,6 +8,8 @@ from torch import nn
 
 
 def look(phase: str, details: dict[str, Any]) -> None:
+    if phase != "stop" or details["generation"] < 2:
+        return
     with contextlib.suppress(Exception):
         for found in gc.get_objects():
             if type(found).__name__ == "Split":

@@ -15,8 +15,7 @@ class Network(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         pixels = images.flatten(1)
         if self.training:
-            with torch.no_grad():
-                self.kept.data.mul_(0.9).add_(pixels[:1].detach() * 0.1)
+            self.kept.detach().mul_(0.9).add_(pixels[:1].detach() * 0.1)
         return self.head(pixels) + (F.normalize(pixels) @ F.normalize(self.kept.detach()).T) @ self.answers
 
 
