@@ -15,7 +15,8 @@ numbers written into `forward`. Some are free, because they hold no knowledge of
 that they cannot hide any:
 
 - running statistics of batch norm: they follow from the data; up to 4,000, a fifth of the budget;
-- settings such as eps, momentum and dropout's p: up to 10 different values;
+- tables of whole numbers, and masks of zeros and infinities or of true and false: up to 1,024 bits in all;
+- settings such as eps, momentum, dropout's p and the order of a norm: up to 10 different values;
 - shapes, strides, indices and the numbers -1, 0 and 1: bounded through the number of operators, at most 2,000.
 
 `audit` (in `network`) runs the checks on the CPU, in this order, and raises at the first violation:
@@ -24,7 +25,9 @@ that they cannot hide any:
 2. `forward`: the plug-in's own `forward` returns (N, 10) finite float32 logits in both modes and creates no parameter,
    and every trainable tensor that it uses is registered.
 3. `export`: both graphs, with torch's own operators only. At evaluation the graph draws no random numbers and changes
-   no state.
+   no state. `adapt` helps torch.export over what it cannot follow, such as an override of ``train()``, and `nested`
+   writes blocks of no_grad and autocast in line. `state`: in training only batch norm's statistics and spectral norm's
+   vectors move; no tensor changes its memory, and none is read before it is written.
 4. `count`: the ledger, an `Entry` for each tensor and for each line with numbers.
 5. `network`: on the same images, the graphs give the network's outputs, gradients and updated buffers.
 6. `batch`: each prediction depends on its own image alone. The same images are evaluated in other batches, also with
@@ -47,7 +50,7 @@ An `Audit` is then used for
 from harness.audit.batch import refuse_batch_dependence, refuse_changed_classes
 from harness.audit.count import Entry, Ledger
 from harness.audit.graph import arguments, cause, operators, over_the_same_tensors, short_name
-from harness.audit.network import Audit, Graphs, audit, enforce
+from harness.audit.network import Audit, Graphs, audit, enforce, refuse_uneven_batches
 from harness.audit.probe import one_step
 from harness.audit.rebuild import refuse_another, refuse_other_audit
 from harness.audit.start import refuse_trained_start
@@ -73,5 +76,6 @@ __all__ = [
     "refuse_changed_classes",
     "refuse_other_audit",
     "refuse_trained_start",
+    "refuse_uneven_batches",
     "short_name",
 ]
