@@ -15,6 +15,7 @@ from harness.audit import Audit, Ledger, audit, enforce, refuse_batch_dependence
 from harness.audit.batch import LARGEST_BATCH
 from harness.audit.count import FREE_STATISTICS
 from harness.audit.export import MOST_IMAGES
+from harness.audit.probe import made_up_images
 from harness.errors import AuditError, BudgetError, ContractError, Refusal
 from harness.runs import inspect
 from harness.spec import BUDGET, Recipe
@@ -449,3 +450,52 @@ def test_half_precision_and_frozen_networks_are_refused() -> None:
         audit(linear().half(), "here.py")
     with pytest.raises(AuditError, match="would learn"):
         audit(linear().requires_grad_(False), "here.py")
+
+
+# --- networks that torch.export does not follow -----------------------------------------------------------
+
+
+def trained_a_step(name: str) -> tuple[nn.Module, nn.Module]:
+    """Return a valid network and the evaluation graph of its twin, after both have seen the same batch in training."""
+    torch.manual_seed(0)
+    network, twin = plugins.load(VALID / f"{name}.py").build(), plugins.load(VALID / f"{name}.py").build()
+    twin.load_state_dict(network.state_dict())
+    graphs = audit(twin, f"{name}.py").graphs(twin, CPU)
+    for _ in range(3):
+        images = torch.randn(8, 1, 28, 28) * torch.arange(1, 9).view(8, 1, 1, 1)
+        torch.testing.assert_close(graphs.train(images), network.train()(images))
+    return network.eval(), graphs.evaluation
+
+
+@pytest.mark.parametrize(
+    "name", ["autocast_inside", "cumulative_batch_norm", "ghost_batch_norm", "ghost_norm_in_forward", "spectral_norm"]
+)
+def test_state_moves_as_in_the_network(name: str) -> None:
+    network, graph = trained_a_step(name)
+    images = torch.rand(5, 1, 28, 28)
+    with torch.no_grad():
+        torch.testing.assert_close(graph(images), network(images))
+
+
+def test_uneven_batches_are_refused_for_split_norms() -> None:
+    found = examine(VALID / "ghost_batch_norm.py")
+    refuse_uneven_batches(found, images=50_000, batch_size=128, path="here.py")
+    for images, batch_size in ((50_001, 128), (50_000, 125)):
+        with pytest.raises(AuditError, match="2 equal parts"):
+            refuse_uneven_batches(found, images, batch_size, "here.py")
+    refuse_uneven_batches(audit(linear(), "here.py"), images=3, batch_size=2, path="here.py")
+
+
+def test_old_spectral_norm_hint_names_the_new_one() -> None:
+    error, _ = refusal("spectral_norm_by_a_hook")
+    assert error is not None
+    assert "parametrizations.spectral_norm" in error.hint
+
+
+def test_made_up_images_reach_black_and_white() -> None:
+    black, white = ((torch.tensor(byte / 255) - 0.1307) / 0.3081 for byte in (0, 255))
+    images = made_up_images(12)
+    torch.testing.assert_close(torch.stack([images.min(), images.max()]), torch.stack([black, white]))
+    assert 0.3 < (images == images.min()).float().mean() < 0.5
+    assert (images == images.max()).any()
+    assert torch.equal(images, made_up_images(12))

@@ -15,7 +15,8 @@ numbers written into `forward`. Some are free, because they hold no knowledge of
 that they cannot hide any:
 
 - running statistics of batch norm: they follow from the data; up to 4,000, a fifth of the budget;
-- settings such as eps, momentum and dropout's p: up to 10 different values;
+- tables of whole numbers, and masks of zeros and infinities or of true and false: up to 1,024 bits in all;
+- settings such as eps, momentum, dropout's p and the order of a norm: up to 10 different values;
 - shapes, strides, indices and the numbers -1, 0 and 1: bounded through the number of operators, at most 2,000.
 
 `audit` (in `network`) runs the checks on the CPU, in this order, and raises at the first violation:

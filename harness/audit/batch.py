@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from harness.audit.probe import TOLERANCE, relative_distance
+from harness.audit.probe import BLACK, TOLERANCE, WHITE, relative_distance
 from harness.errors import AuditError
 
 MOST_CHANGED = 2
@@ -59,7 +59,7 @@ def refuse_batch_dependence(
     Raises:
         AuditError: a prediction depends on more than its own image.
     """
-    dark, bright = torch.zeros_like(images), torch.full_like(images, 2.8)
+    dark, bright = torch.full_like(images, BLACK), torch.full_like(images, WHITE)
     many = torch.cat([images, dark.repeat(math.ceil(largest_batch / len(images)), 1, 1, 1)])[:largest_batch]
     with torch.no_grad():
         together = scored(images)

@@ -22,7 +22,12 @@ from torch.fx import GraphModule
 
 from harness.audit.batch import refuse_batch_dependence
 from harness.audit.count import Ledger, count
-from harness.audit.export import export, refuse_change_at_evaluation, refuse_foreign_operators
+from harness.audit.export import (
+    export,
+    parts_of_batch,
+    refuse_change_at_evaluation,
+    refuse_foreign_operators,
+)
 from harness.audit.forward import probe_forward
 from harness.audit.graph import on_device
 from harness.audit.probe import (
