@@ -126,7 +126,7 @@ class TestConflict:
         early = from_elsewhere(finished("net", 3, 10, started={"time": 1}), "a.zip")
         late = from_elsewhere(finished("net", 3, 70, started={"time": 10**15}), "b.zip")
         found = board()
-        said = "conflict: seed 3 from a.zip and b.zip differ, and does not count"
+        said = "conflict: seed 3 from a.zip and b.zip differ; none counts"
         assert found.rows[0].seeds == [0, 1, 2]
         assert remarks(found) == [f"net: {said}"]
         assert {(entry.run_id, entry.reason) for entry in found.left_out} == {(early.run_id, said), (late.run_id, said)}

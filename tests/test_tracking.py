@@ -716,6 +716,20 @@ def test_pull_imports_shared_runs_once(
     assert len(runs_in_store()) == 3  # two seeds and their parent: nothing was doubled on the way back
 
 
+def test_pull_renames_a_run_whose_id_is_taken(
+    trained: Run, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workplace / 'mlruns' / 'mlflow.db'}")
+    (there,) = all_journals()
+    (workplace / "colleague").mkdir()
+    monkeypatch.chdir(workplace / "colleague")
+    own = finished(seed=5, dataset="digits")
+    own.folder.rename(own.folder.with_name(there.run_id))
+    assert cli.main(["sync", "--pull"]) == 0
+    assert "1 runs imported" in capsys.readouterr().err
+    assert {len(journal.run_id) - len(there.run_id) for journal in all_journals()} == {0, 7}
+
+
 def test_pull_refuses_and_names_invalid_runs(
     trained: Run, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -44,7 +44,7 @@ class Conflict:
             return f"conflict: seed {self.seed} of this machine and from {both} differ; {self.counted.run_id} counts"
         if len(self.places) == 1:
             both = f"{both} and {both}"
-        return f"conflict: seed {self.seed} from {both} differ, and does not count"
+        return f"conflict: seed {self.seed} from {both} differ; none counts"
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,26 @@ if TYPE_CHECKING:
 
 
 def pull_runs(client: Client) -> Iterator[Imported]:
-    """Import every finished run that the store has and this machine lacks."""
+    """Import every finished run that the store has and this machine lacks; a run with a taken id is renamed."""
     for name, experiment in client.experiments().items():
         if name in data.NAMES:
             for run in client.search(experiment, f"attributes.status = 'FINISHED' and tags.`{COMPLETE}` = 'true'"):
                 run_id = run.data.tags.get(RUN_ID, "")
-                if run_id and not Journal(journals.journal_folder() / run_id).events_file.exists():
+                if run_id and not _is_here(run, run_id):
                     yield _fetch(client, run, run_id)
+
+
+def _is_here(run: Run, run_id: str) -> bool:
+    """Return whether the run with this id is here; another run with its id does not hide it."""
+    try:
+        record = Journal(journals.journal_folder() / run_id).read()
+        if record is None:
+            return False
+        here = record.job.sha256, str(record.job.seed), record.typed_epochs()[-1].held_out_accuracy
+    except (*journals.DAMAGE, IndexError):
+        return False
+    known = run.data
+    return here == (known.tags.get("source_sha256"), known.params.get("seed"), known.metrics.get("test/final_accuracy"))
 
 
 def _fetch(client: Client, run: Run, run_id: str) -> Imported:
