@@ -199,7 +199,7 @@ def test_random_number_without_visible_effect_is_refused(audits: list[str], form
 
 def test_unsaved_buffers_may_be_random(audits: list[str]) -> None:
     source = TABLE.replace("self.added = torch.randn(10)", "self.register_buffer('added', DRAWN, persistent=False)")
-    source = source.replace("self.added\n", "self.added[:10]\n").replace("DRAWN", f"torch.randn({FREE_START + 2})")
+    source = source.replace("self.added\n", "self.added[:10]\n").replace("DRAWN", "torch.randn(1_002)")
     build(job(source))
 
 

@@ -19,8 +19,9 @@ from torch import Tensor
 from harness.submission.start import TRUNC_NORMAL, Program, Touched, memory_of, needed, operator_of, replay, run
 
 FORMULA = 16
-"""Most numbers of the author's own from which a drawn tensor may be made without all of it being taken for a pattern.
-One that is not drawn is a pattern if it is made from any, rather than from sizes alone."""
+"""Most numbers of the author's own from which a tensor may be made without all of it being taken for a pattern, as long
+as its values depend on the seed. One that looks alike for every seed is a pattern if it is made from any of the
+author's numbers, rather than from sizes alone."""
 
 FREE_SETTINGS = 60
 """Most different settings of draws, fills and scales of whole tensors that are not counted: two for each fan-in."""
@@ -101,6 +102,7 @@ def authors_numbers(program: Program) -> Patterns:
     drawn = [name for name in examined if not draws.isdisjoint(cones[name])]
     different = set(drawn) - _alike(program, drawn)
     alike = {name: cones[name] for name in examined if name not in different}
+    two = _starts(program, 2)
     patterns: dict[str, int] = {}
     indices: dict[str, int] = {}
     others: set[Source] = set()
@@ -109,19 +111,16 @@ def authors_numbers(program: Program) -> Patterns:
         tensor, cone = results[number], cones[name]
         sources: set[Source] = {("constant", read) for index in cone for read in touched[index].reads}
         sources = sources.union([("constant", number)], *(by_step[index] for index in cone))
-        is_drawn, has_numbers = (
-            not draws.isdisjoint(cone),
-            any(kind != "constant" or (kind, each) in units for kind, each in sources),
-        )
+        has_numbers = any(source[0] != "constant" or source in units for source in sources)
         sources &= units.keys()
         author = sum(units[source] for source in sources)
         own = tensor.numel() * max(1, math.ceil(tensor.element_size() / 4))
-        if author > own or is_drawn:
+        if author > own or not draws.isdisjoint(cone):
             extra |= sources
-        if author <= FORMULA if is_drawn else not has_numbers:
-            others |= sources
-        else:
+        if author > FORMULA or (has_numbers and _is_ranked_alike(*(start[name] for start in two))):
             (indices if _selects(tensor) else patterns)[name] = _foreground(tensor)
+        else:
+            others |= sources
     counted = [sum(units[source] for source in sources) for sources in (others, extra)]
     every, some = (_structure(program, touched, chosen, shapes) for chosen in (cones, alike))
     return Patterns(patterns, indices, counted[0], every, some, counted[1])
@@ -148,11 +147,7 @@ def _alike(program: Program, names: Sequence[str]) -> set[str]:
     """Return the tensors whose values, or magnitudes, differ more from each other than from seed to seed."""
     if not names:
         return set()
-    starts = []
-    with torch.random.fork_rng(devices=[]):
-        for _ in range(REPLAYS):
-            torch.manual_seed(secrets.randbits(63))  # a seed for which no program can be prepared
-            starts.append(replay(program))
+    starts = _starts(program, REPLAYS)
     found = set()
     for name in names:
         values = torch.stack([_reals(start[name]).double().nan_to_num() for start in starts])
@@ -161,6 +156,28 @@ def _alike(program: Program, names: Sequence[str]) -> set[str]:
             if spread > ALIKE * each.var(0).mean():
                 found.add(name)
     return found
+
+
+def _starts(program: Program, count: int) -> list[dict[str, Tensor]]:
+    starts = []
+    with torch.random.fork_rng(devices=[]):
+        for _ in range(count):
+            torch.manual_seed(secrets.randbits(63))  # a seed for which no program can be prepared
+            starts.append(replay(program))
+    return starts
+
+
+def _is_ranked_alike(first: Tensor, second: Tensor) -> bool:
+    """Whether the values of a tensor rank alike in two starts, leaving out the most frequent value.
+
+    The criterion is Spearman's rank correlation (Spearman 1904), which a few large values do not dominate.
+    """
+    first, second = (_reals(each).double().nan_to_num() for each in (first, second))
+    foreground = first != first.mode().values if first.numel() else first.bool()
+    if foreground.sum() < 2:
+        return False
+    ranks = [values[foreground].argsort().argsort().double() for values in (first, second)]
+    return bool(torch.corrcoef(torch.stack(ranks))[0, 1].abs() > 0.3)
 
 
 def _reals(tensor: Tensor) -> Tensor:
