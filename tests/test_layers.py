@@ -11,9 +11,10 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "harness"
 LAYERS = (
     {"errors"},
-    {"spec", "statistics", "markdown", "watchdog", "confine"},
+    {"spec", "statistics", "markdown", "watchdog", "confine", "seeds"},
     {"events", "backprop", "data", "sentences"},
     {"audit", "plugins"},
+    {"submission"},
     {"training"},
     {"journal"},
     {"plots"},

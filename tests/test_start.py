@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.training.seeds import seed_everything
+from harness.seeds import seed_everything
 from torch import Tensor, nn
 
 from harness import plugins

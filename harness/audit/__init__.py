@@ -50,7 +50,15 @@ from harness.audit.forward import probe_forward
 from harness.audit.graph import arguments, cause, operators, over_the_same_tensors, short_name
 from harness.audit.growth import refuse_grown_state, sizes_of
 from harness.audit.module import refuse_odd_module
-from harness.audit.network import Audit, Exporter, Graphs, audit, enforce, refuse_unfaithful
+from harness.audit.network import (
+    Audit,
+    Exporter,
+    Graphs,
+    audit,
+    enforce,
+    refuse_uneven_batches,
+    refuse_unfaithful,
+)
 from harness.audit.probe import calls_digest, one_step
 from harness.audit.summary import Layer, ModelSummary, describe
 
@@ -78,6 +86,7 @@ __all__ = [
     "refuse_foreign_operators",
     "refuse_grown_state",
     "refuse_odd_module",
+    "refuse_uneven_batches",
     "refuse_unfaithful",
     "short_name",
     "sizes_of",

@@ -187,6 +187,30 @@ def enforce(ledger: Ledger, recipe: Recipe, budget: Budget) -> None:
         )
 
 
+def refuse_uneven_batches(found: Audit, images: int, batch_size: int, path: str) -> None:
+    """Refuse a training whose batches cannot be split into the equal parts that the network needs (ghost batch norm).
+
+    Args:
+        found: the audit of the network.
+        images: images of an epoch; the last, short batch holds what remains of them.
+        batch_size: images of a step.
+        path: file name for messages.
+
+    Raises:
+        AuditError: the number of images of a step is no multiple of the number of parts.
+    """
+    parts = parts_of_batch(found.train)
+    uneven = [size for size in (batch_size, images % batch_size) if size % parts]
+    if uneven:
+        raise AuditError(
+            "uneven-batch",
+            f"In training the network splits a batch into {parts} equal parts, but a batch has {uneven[0]} images.",
+            where=path,
+            allowed=f"Each batch is a multiple of {parts} images, also the last of the {images:,} of an epoch.",
+            hint="Set another batch_size, or another number of parts.",
+        )
+
+
 def refuse_unfaithful(network: nn.Module, train: nn.Module, evaluation: nn.Module, path: str) -> None:
     """Refuse a network whose graphs give other outputs, gradients or buffers than the network itself.
 

@@ -113,6 +113,7 @@ def train(job: Job, progress: Progress | None = None, keep: bool = False) -> Gen
     refuse_single_image(len(dataset.train.labels), job.recipe)
     built = build(job)
     audit.enforce(built.audit.ledger, job.recipe, BUDGET)
+    audit.refuse_uneven_batches(built.audit, len(dataset.train.labels), job.recipe.batch_size, job.path)
     graphs, reference = built.audit.graphs(built.network, device), built.audit.own_graphs(device)
     counted = audit.sizes_of(tensors_by_name(graphs.train))
     images = len(dataset.train.labels) * job.recipe.epochs
