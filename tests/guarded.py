@@ -45,9 +45,10 @@ def report(file: Path) -> dict[str, Any]:
 def main() -> None:
     """Fork, load the file in the child and write its report; the parent waits."""
     file, folder = Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve()
-    (folder / "tricks").mkdir()
-    copied = shutil.copy(file, folder / "tricks")
-    os.chdir(folder)
+    work = folder / "work"  # a file that writes beside its folder stays inside the caller's
+    (work / "tricks").mkdir(parents=True)
+    copied = shutil.copy(file, work / "tricks")
+    os.chdir(work)
     for limit, value in LIMITS.items():
         resource.setrlimit(limit, (value, value))
     child = os.fork()

@@ -91,6 +91,7 @@ OPEN = {
     "slices_of_what_comes_from_images",
     "spectral_norm_of_images",
     "statistics_in_double",
+    "table_named_ghost_norm",
     "table_of_images",
     "trains_on_digits_it_draws",
     "white_opens_the_batch",

@@ -1,4 +1,4 @@
-"""A table of bits written as which of two operators comes next, a hundred times."""
+"""A table of bits written as which of two operators comes next, 900 times."""
 
 from torch import Tensor, nn
 

@@ -1,4 +1,4 @@
-"""It draws each layer two hundred times, and keeps the draw that is closest to one from home."""
+"""It draws each four weights 2,000 times, and keeps the draw that is closest to one from home."""
 
 import base64
 
