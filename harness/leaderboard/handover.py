@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -19,8 +20,9 @@ def held_back(board: Board) -> dict[str, list[tuple[int, str]]]:
     """
     left_out: dict[str, list[LeftOut]] = defaultdict(list)
     for entry in board.left_out:
-        if entry.job:
-            left_out[row_key(entry.job)].append(entry)
+        if entry.job and type(entry.job.seed) is int:
+            with contextlib.suppress(TypeError, ValueError):  # a damaged job belongs to no row
+                left_out[row_key(entry.job)].append(entry)
     found: dict[str, list[tuple[int, str]]] = {}
     for row in board.rows:
         seeds = _of_row(row, left_out[row.key])
