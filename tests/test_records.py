@@ -383,6 +383,13 @@ class TestHandover:
         assert notes(found) == []
         assert found.rows[0].unsettled == {4, 7}
 
+    @pytest.mark.parametrize("harm", [{"knobs": 7}, {"seed": "zero"}])
+    def test_damaged_journal_stops_no_export(self, harm: dict[str, Any], tmp_path: Path) -> None:
+        self.on_digits(0)
+        finished("net", 1, 6, dataset="digits", labels=DIGITS, job={"default_knobs": {"width": 8}, **harm})
+        (tmp_path / "there").mkdir()
+        assert self.handed_over(tmp_path / "there").rows[0].n == 1
+
     def test_complete_export_leaves_nothing_to_say(self, tmp_path: Path) -> None:
         for seed in range(3):
             self.on_digits(seed)

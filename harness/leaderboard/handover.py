@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections import defaultdict
+from collections.abc import Sequence
+
 from harness.errors import printable
 from harness.journal import MOST_STATE
 from harness.leaderboard.rank import Board
 from harness.leaderboard.row import Row, row_key
-from harness.leaderboard.sample import says_what_was_begun
+from harness.leaderboard.sample import LeftOut, says_what_was_begun
 
 
 def held_back(board: Board) -> dict[str, list[tuple[int, str]]]:
@@ -14,20 +18,22 @@ def held_back(board: Board) -> dict[str, list[tuple[int, str]]]:
 
     An imported run that came without such a list leaves without one.
     """
+    left_out: dict[str, list[LeftOut]] = defaultdict(list)
+    for entry in board.left_out:
+        if entry.job and type(entry.job.seed) is int:
+            with contextlib.suppress(TypeError, ValueError):  # a damaged job belongs to no row
+                left_out[row_key(entry.job)].append(entry)
     found: dict[str, list[tuple[int, str]]] = {}
     for row in board.rows:
-        seeds = _of_row(board, row)
+        seeds = _of_row(row, left_out[row.key])
         found |= {run.run_id: seeds for run in row.runs if not run.is_imported or says_what_was_begun(run)}
     return found
 
 
-def _of_row(board: Board, row: Row) -> list[tuple[int, str]]:
+def _of_row(row: Row, left_out: Sequence[LeftOut]) -> list[tuple[int, str]]:
     counted = {*row.seeds}
-    unfinished = {
-        entry.job.seed: entry.reason
-        for entry in board.left_out
-        if entry.job and entry.job.seed not in counted and row_key(entry.job) == row.key
-    }
+    jobs = ((entry.job, entry.reason) for entry in left_out)
+    unfinished = {job.seed: reason for job, reason in jobs if job and job.seed not in counted}
     disputed = {conflict.seed: "in conflict" for conflict in row.conflicts if conflict.seed not in counted}
     lost = {gap.seed: gap.note if gap.place else f"{gap.state}: {gap.note}" for gap in row.gaps}
     states = {**unfinished, **disputed, **lost}

@@ -242,7 +242,8 @@ def _row(sample: Sample, studies: Sequence[StudyRecord], gaps: Sequence[Gap], re
     changed = changed_settings(job.knobs, job.recipe, {**job.default_knobs, **own.knobs}, own.recipe)
     trials = _trials([*runs, *sample.copies], studies)
     unregistered = [run.seed for run in runs if register.exists and not run.is_imported and not _is_in(register, run)]
-    own_gaps = [gap for gap in gaps if gap.row == row_key(job)]
+    key = row_key(job)
+    own_gaps = [gap for gap in gaps if gap.row == key]
     return Row(
         runs,
         changed,
