@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from harness import plugins
-from harness.audit import Audit, Ledger, audit, enforce, refuse_batch_dependence
+from harness.audit import Audit, Ledger, audit, enforce, refuse_batch_dependence, refuse_uneven_batches
 from harness.audit.batch import LARGEST_BATCH
 from harness.audit.count import FREE_STATISTICS
 from harness.audit.export import MOST_IMAGES

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.seeds import seed_everything
 from torch import Tensor, nn
 
 from harness import plugins
 from harness.errors import AuditError
+from harness.seeds import seed_everything
 from harness.submission.patterns import Patterns, authors_numbers
 from harness.submission.record import Recorder, differences, same_program
 from harness.submission.start import check_start, refuse_uninitialised, replay, same_bits
