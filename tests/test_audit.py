@@ -213,7 +213,7 @@ COUNTED |= {
     "coordinates_in_a_buffer": 608 + 1_290 + 2 * 14 * 14,
     "cosine_front_end": 16 * 64 + 136 + 2_890,
     "cumulative_batch_norm": 208 + 16 + 584 + 16 + 90,  # statistics and counters are free
-    "drawn_with_numpy": 208 + 90,
+    "drawn_with_numpy": 80 + 1_290,
     "drop_path": 136 + 16 + 80 + 90 + 2,  # the rate stands in the code twice
     "fourier_features": 28 * 8 + 4_490 + 2,  # the digits of 2 pi need two units
     "gabor_front_end": 8 * 49 + 16 + 2_010,
