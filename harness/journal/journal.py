@@ -114,10 +114,11 @@ class Journal:
         process = [events[0].get("environment", {}), *(event for event in events if event["event"] == "resumed")][-1]
         return Record(self.run_id, events[0], epochs, ended, origin, process)
 
-    def store(self, source: str, submission: str) -> None:
-        """Write the plug-in's text, and the network as data."""
+    def store(self, source: str, submission: str = "") -> None:
+        """Write the plug-in's text, and the network as data, which a record from before protocol 2 has not."""
         self._write("architecture.py", lambda path: path.write_bytes(source.encode()))  # line endings unchanged
-        self._write(SUBMISSION, lambda path: path.write_bytes(submission.encode()))
+        if submission:
+            self._write(SUBMISSION, lambda path: path.write_bytes(submission.encode()))
 
     @property
     def source(self) -> str:
