@@ -31,7 +31,7 @@ def tensors(network: nn.Module) -> dict[str, Tensor]:
 def fresh(source: str, path: str, seed: int) -> dict[str, Tensor]:
     """Build as a run does today."""
     seed_everything(seed, 0, "weights")
-    architecture = plugins.from_source(source, path)
+    architecture = plugins.execute(source, path)
     return tensors(plugins.build_network(architecture, architecture.knobs))
 
 
@@ -39,7 +39,7 @@ def record(source: str, path: str, seed: int = 0) -> dict[str, Any]:
     reseed = functools.partial(seed_everything, seed, 0, "weights")
     reseed()
     with Recorder(path) as recorder:
-        architecture = plugins.from_source(source, path)
+        architecture = plugins.execute(source, path)
         network = plugins.build_network(architecture, architecture.knobs)
     return json.loads(json.dumps(recorder.program(tensors(network), reseed)))
 

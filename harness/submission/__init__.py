@@ -33,6 +33,7 @@ __all__ = [
     "Submitted",
     "TensorEntry",
     "audited",
+    "digest_of_build",
     "digest_of_start",
     "network_of",
     "started",
@@ -51,3 +52,13 @@ def submit(source: str, path: str, knobs: Mapping[str, Knob]) -> Submission:
     found = Submission.of(plugins.run_confined("harness.submission.child:submit", request))
     check_start(found.start)
     return found
+
+
+def digest_of_build(source: str, path: str, knobs: Mapping[str, Knob], seed: int) -> str:
+    """Let a confined process build a file's network from a seed, without a replay; return `digest_of_start` of it.
+
+    Raises:
+        Refusal, CrashedError: as `submit`.
+    """
+    request = {"source": source, "path": path, "knobs": dict(knobs), "seed": seed}
+    return str(plugins.run_confined("harness.submission.child:digest", request))

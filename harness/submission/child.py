@@ -15,6 +15,7 @@ from torch import nn
 from harness import audit, plugins
 from harness.errors import AuditError, Refusal
 from harness.seeds import seed_everything
+from harness.submission.counted import digest_of_start
 from harness.submission.document import MODES, VERSION
 from harness.submission.on_cpu import OnCPU
 from harness.submission.pack import Packed
@@ -24,6 +25,11 @@ from harness.submission.record import Recorder
 def submit(request: Mapping[str, Any], _ask: object) -> dict[str, Any]:
     """Execute a file, build its network with the knobs of the request, and reply the content of a submission."""
     return plugins.reply(lambda: submission_of(request["source"], request["path"], request["knobs"]))
+
+
+def digest(request: Mapping[str, Any], _ask: object) -> dict[str, Any]:
+    """Execute a file and build its network from the seed of the request, as protocol 1 did; reply the start's digest."""
+    return plugins.reply(lambda: digest_of_start(_network(**request)))
 
 
 def submission_of(source: str, path: str, knobs: Mapping[str, Any]) -> dict[str, Any]:
@@ -40,6 +46,7 @@ def submission_of(source: str, path: str, knobs: Mapping[str, Any]) -> dict[str,
         programs = {mode: audit.export(network, mode == "train", path) for mode in MODES}
     for program in programs.values():
         audit.refuse_foreign_operators(program, path)
+        audit.refuse_storage(program, path)
     packed = Packed()
     packed.add_registered(network)
     graphs, shown = {}, {}
@@ -65,10 +72,15 @@ def submission_of(source: str, path: str, knobs: Mapping[str, Any]) -> dict[str,
 
 def _built(source: str, path: str, knobs: Mapping[str, Any], seed: int) -> tuple[nn.Module, Recorder]:
     """Execute the file and build its network from a seed, as each run of that seed is started; and record how."""
-    _seed(seed)
-    with OnCPU(), Recorder(path) as recorder:
-        network = plugins.build_network(plugins.execute(source, path), knobs)
+    with Recorder(path) as recorder:
+        network = _network(source, path, knobs, seed)
     return network, recorder
+
+
+def _network(source: str, path: str, knobs: Mapping[str, Any], seed: int) -> nn.Module:
+    _seed(seed)
+    with OnCPU():
+        return plugins.build_network(plugins.execute(source, path), knobs)
 
 
 def _seed(seed: int) -> None:

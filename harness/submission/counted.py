@@ -57,10 +57,15 @@ def audited(data: Submission, path: str) -> tuple[Submitted, Audit]:
         Refusal: the submission is malformed, or its network breaks a rule.
     """
     network = started(data, 0, "audit", path)
-    found = with_numbers_of_start(audit.audit(network, path, exporter(data)), data, path)
+    try:
+        found = audit.audit(network, path, exporter(data))
+    except AuditError as error:
+        if data.doubt and error.rule == "batch":  # the doubt says why
+            raise plugins.error_of(data.doubt) from error
+        raise
     if data.doubt:
         raise plugins.error_of(data.doubt)
-    return network, found
+    return network, with_numbers_of_start(found, data, path)
 
 
 def exporter(data: Submission) -> Exporter:
