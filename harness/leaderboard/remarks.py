@@ -61,6 +61,21 @@ def _unregistered(row: Row) -> Iterator[str]:
         yield f"{seeds_text(row.unregistered)} {verb} not in the register of begun runs"
 
 
+def _without_graph(row: Row) -> Iterator[str]:
+    if seeds := [run.seed for run in row.runs if not run.facts.job.network]:
+        yield f"{seeds_text(seeds)}: no graph is stored with the record"
+
+
+def _carried(row: Row) -> Iterator[str]:
+    """Yield which seeds were carried over, for each older protocol."""
+    found: dict[int, list[int]] = defaultdict(list)
+    for run in row.runs:
+        if carried := run.facts.start.carried:
+            found[carried.before].append(run.seed)
+    for before, seeds in sorted(found.items()):
+        yield f"{seeds_text(seeds)}: carried over from protocol {before}: graph, count and start are equal"
+
+
 def _gaps(row: Row) -> Iterator[str]:
     for (state, place), gaps in _by_state(row.gaps).items():
         yield f"{_STATES[state]}{f' with {place}' if place else ''}: {_noted(gaps)}"
@@ -140,4 +155,6 @@ _REMARKS: tuple[Callable[[Row], Iterator[str]], ...] = (
     _gaps,
     _unregistered,
     _withheld,
+    _without_graph,
+    _carried,
 )

@@ -1,6 +1,7 @@
 """Runs: trains, records and resumes jobs."""
 
 from harness.runs.build import build, inspect
+from harness.runs.carry import carry_over, runs_to_carry
 from harness.runs.device import choose_device, device_name, gpu_without_code
 from harness.runs.environment import choose_author
 from harness.runs.existing import find_existing_runs, plan_training
@@ -21,6 +22,7 @@ __all__ = [
     "Started",
     "TrialRequest",
     "build",
+    "carry_over",
     "choose_author",
     "choose_device",
     "choose_mode",
@@ -43,6 +45,7 @@ __all__ = [
     "record",
     "refuse_single_image",
     "result_of",
+    "runs_to_carry",
     "scored_epoch",
     "train",
     "train_trials",

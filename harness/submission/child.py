@@ -28,8 +28,8 @@ def submit(request: Mapping[str, Any], _ask: object) -> dict[str, Any]:
 
 
 def digest(request: Mapping[str, Any], _ask: object) -> dict[str, Any]:
-    """Execute a file and build its network from the seed of the request, as protocol 1 did; reply the start's digest."""
-    return plugins.reply(lambda: digest_of_start(_network(**request)))
+    """Execute a file and build its network from a seed, unrecorded as in protocol 1; reply the digest of its start."""
+    return plugins.reply(lambda: digest_of_start(_unrecorded(**request)))
 
 
 def submission_of(source: str, path: str, knobs: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,12 +72,13 @@ def submission_of(source: str, path: str, knobs: Mapping[str, Any]) -> dict[str,
 
 def _built(source: str, path: str, knobs: Mapping[str, Any], seed: int) -> tuple[nn.Module, Recorder]:
     """Execute the file and build its network from a seed, as each run of that seed is started; and record how."""
-    with Recorder(path) as recorder:
-        network = _network(source, path, knobs, seed)
+    _seed(seed)
+    with OnCPU(), Recorder(path) as recorder:
+        network = plugins.build_network(plugins.execute(source, path), knobs)
     return network, recorder
 
 
-def _network(source: str, path: str, knobs: Mapping[str, Any], seed: int) -> nn.Module:
+def _unrecorded(source: str, path: str, knobs: Mapping[str, Any], seed: int) -> nn.Module:
     _seed(seed)
     with OnCPU():
         return plugins.build_network(plugins.execute(source, path), knobs)
