@@ -44,6 +44,9 @@ the lines before it; `harness.journal.begun` describes it. It outlives the journ
 runs of this machine and imported ones alike: types and ranges, hashes, the ledger's sum, and a score that follows from
 the stored predictions. The check does not prove training: a person can write a whole consistent journal by hand.
 
+**Verifications.** ``mlruns/verifications/`` has a record of every row that was trained again (``verify``); such a
+training is no run. `harness.journal.verifications` describes it.
+
 **Archive.** `archive` packs finished runs into one zip with a SHA-256 for each entry, and imports such a file. An
 imported run is only ever read: no plug-in of it is executed, nothing of it is unpickled, and the board marks it. On
 arrival `recount` rebuilds its network from ``network.json``, audits it, and compares ledger and hash with the record.
@@ -81,7 +84,7 @@ from harness.journal.record import (
     RunStart,
     typed,
 )
-from harness.journal.recount import Counted, counted, refuse_other_ledger
+from harness.journal.recount import Counted, counted, recount, refuse_other_ledger
 from harness.journal.run import Run
 from harness.journal.verify import verify_outcome, verify_run
 
@@ -110,6 +113,7 @@ __all__ = [
     "counted",
     "journal_folder",
     "mark_dead_runs",
+    "recount",
     "refuse_other_ledger",
     "result_digest",
     "safe_name",

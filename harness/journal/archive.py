@@ -4,7 +4,7 @@ The file is a zip: ``manifest.json`` with the SHA-256 of all other entries and t
 it, and of every run its events, its plug-in, its network as data and its predictions for the test images. Logits and
 weights are not exported. An imported run is verified first, and its ledger is counted again from its network. No
 plug-in is executed, nothing is unpickled, and every board marks such a run. A run of a protocol from which runs can be
-carried over is kept, and counts once that is done.
+carried over is kept, and counts once that is done. Verifications of the rows travel in ``manifest.json``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import re
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +26,8 @@ from harness.errors import DataError, HarnessError, UsageError
 from harness.journal.journal import CARRIED, OUTCOME, SUBMISSION, Journal, journal_folder, safe_name
 from harness.journal.outcome import read_outcome, write_outcome
 from harness.journal.recount import recount
+from harness.journal.verifications import Verification
+from harness.journal.verifications import receive as receive_verifications
 from harness.journal.verify import verify_outcome, verify_run
 from harness.spec import CARRIED_FROM
 
@@ -66,7 +68,10 @@ HeldBack = Sequence[tuple[int, str]]
 
 
 def export(
-    runs: Iterable[tuple[Journal, int | None]], place: Path, held_back: Mapping[str, HeldBack] | None = None
+    runs: Iterable[tuple[Journal, int | None]],
+    place: Path,
+    held_back: Mapping[str, HeldBack] | None = None,
+    verified: Iterable[Verification] = (),
 ) -> int:
     """Write finished runs to one file and return their number.
 
@@ -74,6 +79,7 @@ def export(
         runs: each with the number of trials that were spent on its settings, None if unknown.
         held_back: by run id, the seeds of its row that were begun and are not among `runs`; a run without an entry
             is imported and came without one.
+        verified: the verifications of their rows.
 
     Raises:
         UsageError: there is no run, or the file cannot be written.
@@ -92,7 +98,9 @@ def export(
             "There is no finished run to export.", hint="Train one: python -m harness run architectures/s6_gap.py"
         )
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    said = {"begun": {run_id: [*seeds] for run_id, seeds in held_back.items()}} if held_back else {}
+    said: dict[str, object] = {"begun": {run_id: [*seeds] for run_id, seeds in held_back.items()}} if held_back else {}
+    if found := [replace(each, origin="").stored for each in verified]:
+        said["verifications"] = found
     manifest = json.dumps({"format": FORMAT, "trials": trials, **said, "sha256": hashes}, indent=1)
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -124,10 +132,12 @@ def import_runs(place: Path) -> list[Imported]:
                 )
             hashes, trials = dict(manifest["sha256"]), dict(manifest["trials"])
             held_back = dict(manifest.get("begun", {}))
-            return [
+            arrived = [
                 _take(run_id, partial(_unpacked, archive, hashes, run_id), str(place), spent, held_back.get(run_id))
                 for run_id, spent in trials.items()
             ]
+            receive_verifications(list(manifest.get("verifications", [])), str(place))
+            return arrived
     except HarnessError:
         raise
     except Exception as error:  # a damaged or forged file can raise anything
