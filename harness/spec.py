@@ -33,10 +33,13 @@ class Budget:
     parameters: int = 20_000
     epochs: int = 19
     accuracy: float = 0.994
-    protocol: int = 1
+    protocol: int = 2
 
 
 BUDGET = Budget()
+
+CARRIED_FROM = (1,)
+"""Older protocols whose runs can be carried over, where graph, count and start are equal (docs/protocol.md)."""
 
 LONGEST = 100_000
 """Largest number of epochs that a setting may name, whatever the budget; a larger one is taken for a typing error."""
