@@ -67,11 +67,7 @@ class Submitted(nn.Module):
         *layers, short = name.split(".")
         holder: nn.Module = self
         for layer in layers:
-            if hasattr(nn.Module, layer):
-                raise malformed(f"the name {name!r} of a tensor")
             holder = holder._modules.setdefault(layer, nn.Module())  # type: ignore[assignment]
-        if hasattr(holder, short):
-            raise malformed(f"the name {name!r} of a tensor")
         if kind == "buffer":
             holder.register_buffer(short, tensor)
         else:
