@@ -24,6 +24,7 @@ from harness.audit.batch import refuse_batch_dependence
 from harness.audit.count import Ledger, count
 from harness.audit.export import (
     export,
+    parts_of_batch,
     refuse_change_at_evaluation,
     refuse_foreign_operators,
 )
