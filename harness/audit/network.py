@@ -30,6 +30,7 @@ from harness.audit.export import (
 )
 from harness.audit.forward import probe_forward
 from harness.audit.graph import on_device
+from harness.audit.mailbox import refuse_mailboxes
 from harness.audit.probe import (
     TOLERANCE,
     TRAINED_TOGETHER,
@@ -153,6 +154,7 @@ def audit(network: nn.Module, path: str, exporter: Exporter = export) -> Audit:
     refuse_storage(evaluation, path)
     refuse_change_at_evaluation(evaluation, path)
     refuse_other_state(train, path)
+    refuse_mailboxes(network, train, path)
     found = Audit(count(network, train, evaluation, path), train, evaluation)
     scored, images = evaluation.module(), made_up_images(12)
     refuse_unfaithful(network, train.module(), scored, path)
