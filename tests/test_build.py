@@ -17,7 +17,8 @@ from harness.errors import AuditError, ContractError
 from harness.events import Trial
 from harness.runs import audit_cache, build, expect_audit, leave_audit, leave_no_audit
 from harness.runs.shared_audits import is_awaited, take_audit
-from harness.spec import Job
+from harness.seeds import seed_everything
+from harness.spec import HeldOut, Job, Knob
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -43,16 +44,16 @@ def build():
     return Network()
 '''
 
-SOME_SEEDS_DIVERGE = '''"""A linear layer whose first weight is infinite in seeds that draw so."""
+SOME_SEEDS_DIVERGE = '''"""A linear layer whose weights are infinite in seeds that draw so."""
 import torch
 from torch import nn
 
 
 def build():
+    drawn = torch.rand(1)
     linear = nn.Linear(784, 10)
-    if torch.initial_seed() == SEED:
-        with torch.no_grad():
-            linear.weight[0, 0] = torch.inf
+    with torch.no_grad():
+        linear.weight /= (drawn < LIMIT).float()
     return nn.Sequential(nn.Flatten(), linear)
 '''
 
@@ -78,10 +79,16 @@ def build():
 '''
 
 
-def job(source: str = TINY, seed: int = 0, **settings: bool | int | float | str) -> Job:
+def job(source: str = TINY, seed: int = 0, held_out: HeldOut = "test", **settings: Knob) -> Job:
     architecture = plugins.from_source(source, "tiny.py")
     knobs, recipe = plugins.apply_settings(architecture, settings)
-    return runs.jobs(architecture, knobs, recipe, data.load("digits"), range(seed, seed + 1), "cpu")[0]
+    images = data.load("digits", held_out)
+    return runs.jobs(architecture, knobs, recipe, images, range(seed, seed + 1), "cpu", held_out)[0]
+
+
+def trial(source: str = TINY, seed: int = 0, **settings: Knob) -> Job:
+    """Return the job of a trial: its process submits its file."""
+    return job(source, seed, "validation", **settings)
 
 
 @pytest.fixture
@@ -129,12 +136,12 @@ class Half(nn.Module):
     assert audits == ["tiny.py", "copy.py"]
 
 
-def test_network_with_table_is_audited_per_seed(audits: list[str]) -> None:
+def test_table_is_drawn_for_each_seed(audits: list[str]) -> None:
     built = [build(job(TABLE, seed)) for seed in range(2)]
-    assert len(audits) == 3  # and once with a table of no seed's
-    tables = [next(iter(each.audit.evaluation.constants.values())) for each in built]
-    assert not torch.equal(*tables)
-    assert built[0].reference is built[1].reference
+    assert len(audits) == 1
+    graphs = [each.audit.graphs(each.network, torch.device("cpu")).train for each in built]
+    assert not torch.equal(*(graph.added for graph in graphs))
+    assert built[0].audit is built[1].audit
 
 
 def test_table_of_random_size_is_refused(audits: list[str]) -> None:
@@ -145,13 +152,13 @@ def test_table_of_random_size_is_refused(audits: list[str]) -> None:
 
 def test_reference_weights_do_not_depend_on_seed(audits: list[str]) -> None:
     built = [build(job(seed=seed)) for seed in range(2)]
-    references = [each.reference.own_graphs(torch.device("cpu")).train.state_dict() for each in built]
+    references = [each.audit.own_graphs(torch.device("cpu")).train.state_dict() for each in built]
     assert all(map(torch.equal, *(reference.values() for reference in references)))
     own = built[0].audit.graphs(built[0].network, torch.device("cpu")).train
     assert not torch.equal(own.state_dict()["4.weight"], references[0]["4.weight"])
     own(torch.rand(4, 1, 28, 28)).sum().backward()
     audit_cache._cache.clear()
-    again = build(job()).reference.own_graphs(torch.device("cpu")).train.state_dict()
+    again = build(job()).audit.own_graphs(torch.device("cpu")).train.state_dict()
     assert all(map(torch.equal, again.values(), references[0].values()))
 
 
@@ -163,12 +170,16 @@ def test_weights_do_not_depend_on_audited_seed(audits: list[str]) -> None:
 
 
 def test_nonfinite_weight_of_later_seed_is_refused(audits: list[str]) -> None:
-    from harness.training import derive_seed
-
-    source = SOME_SEEDS_DIVERGE.replace("SEED", str(derive_seed(1, 0, "weights")))
+    drawn = {}
+    for seed in range(50):
+        seed_everything(seed, 0, "weights")
+        drawn[seed] = float(torch.rand(1))
+    largest = max(drawn, key=drawn.__getitem__)
+    assert largest > 1
+    source = SOME_SEEDS_DIVERGE.replace("LIMIT", str(drawn[largest]))
     build(job(source, 0))
     with pytest.raises(AuditError, match="not finite"):
-        build(job(source, 1))
+        build(job(source, largest))
 
 
 @pytest.mark.parametrize(
@@ -214,7 +225,7 @@ def test_only_recently_used_audits_are_cached(audits: list[str], monkeypatch: py
 
 
 def test_shared_audit_is_not_repeated(tmp_path: Path, audits: list[str]) -> None:
-    one = job(seed=3)
+    one = trial(seed=3)
     assert expect_audit(tmp_path, one)
     assert not expect_audit(tmp_path, replace(one, seed=4))  # the same file and knobs
     assert is_awaited(tmp_path, one)
@@ -228,7 +239,7 @@ def test_shared_audit_is_not_repeated(tmp_path: Path, audits: list[str]) -> None
 
 
 def test_shared_refusal_is_raised_again(tmp_path: Path, audits: list[str]) -> None:
-    eleven = job(TINY.replace("width * width, 10", "width * width, 11"))
+    eleven = trial(TINY.replace("width * width, 10", "width * width, 11"))
     expect_audit(tmp_path, eleven)
     leave_audit(tmp_path, eleven)
     with pytest.raises(ContractError, match="shape"):
@@ -236,7 +247,7 @@ def test_shared_refusal_is_raised_again(tmp_path: Path, audits: list[str]) -> No
 
 
 def test_trainer_audits_if_auditor_died(tmp_path: Path, audits: list[str]) -> None:
-    one = job()
+    one = trial()
     expect_audit(tmp_path, one)
     leave_no_audit(tmp_path, one)
     assert not is_awaited(tmp_path, one)
@@ -246,7 +257,7 @@ def test_trainer_audits_if_auditor_died(tmp_path: Path, audits: list[str]) -> No
 
 
 def test_shared_audit_outlives_its_auditor(tmp_path: Path, audits: list[str]) -> None:
-    one = job()
+    one = trial()
     expect_audit(tmp_path, one)
     leave_audit(tmp_path, one)
     leave_no_audit(tmp_path, one)
@@ -256,7 +267,7 @@ def test_shared_audit_outlives_its_auditor(tmp_path: Path, audits: list[str]) ->
 
 
 def test_trials_train_while_others_are_audited(tmp_path: Path, audits: list[str]) -> None:
-    late, ready = job(dropout=0.2, epochs=1), job(epochs=1)
+    late, ready = trial(dropout=0.2, epochs=1), trial(epochs=1)
     expect_audit(tmp_path, late)
     finished: list[int] = []
 
@@ -271,19 +282,19 @@ def test_trials_train_while_others_are_audited(tmp_path: Path, audits: list[str]
 
 
 def test_audit_marks_trial_over_budget_infeasible(tmp_path: Path, audits: list[str]) -> None:
-    wide = job(TINY.replace("width * width, 10)", "width * width, 60), nn.Linear(60, 10)"), width=28)
+    wide = trial(TINY.replace("width * width, 10)", "width * width, 60), nn.Linear(60, 10)"), width=28)
     expect_audit(tmp_path, wide)
     leave_audit(tmp_path, wide)
-    (trial,) = runs.train_trials([(0, {}, wide)], {}, lambda *_: None, tmp_path)
-    assert trial.state == "infeasible"
-    assert trial.parameters is not None
-    assert trial.parameters > 20_000
+    (ended,) = runs.train_trials([(0, {}, wide)], {}, lambda *_: None, tmp_path)
+    assert ended.state == "infeasible"
+    assert ended.parameters is not None
+    assert ended.parameters > 20_000
 
 
 @pytest.mark.thorough
 def test_auditor_processes_audit_gpu_trials() -> None:
     hired = workers.Processes(2, "cuda", 60.0, auditors=2)  # its jobs are for the CPU: there need be no GPU
-    asked = [(number, {}, job(dropout=0.1 * (number + 1), epochs=1)) for number in range(2)]
+    asked = [(number, {}, trial(dropout=0.1 * (number + 1), epochs=1)) for number in range(2)]
     with hired:
         trials: list[Trial] = hired.submit(asked, {}).result()
         assert [trial.state for trial in trials] == ["complete", "complete"]

@@ -60,6 +60,7 @@ from harness.audit.network import (
     refuse_unfaithful,
 )
 from harness.audit.probe import calls_digest, one_step
+from harness.audit.state import refuse_storage
 from harness.audit.summary import Layer, ModelSummary, describe
 
 __all__ = [
@@ -88,6 +89,7 @@ __all__ = [
     "refuse_foreign_operators",
     "refuse_grown_state",
     "refuse_odd_module",
+    "refuse_storage",
     "refuse_uneven_batches",
     "refuse_unfaithful",
     "short_name",

@@ -28,9 +28,9 @@ _cache: OrderedDict[str, Inspected] = OrderedDict()
 
 
 def audit_key(job: Job) -> str:
-    """Return the cache key of a job's audit: the hash of its submission, else a digest of path, file text and knobs."""
-    content = json.dumps([job.path, job.sha256, dict(job.knobs)], sort_keys=True)
-    return job.network or hashlib.sha256(content.encode()).hexdigest()
+    """Return the cache key of a job's audit: a digest of the path, and of its submission or of file text and knobs."""
+    content = json.dumps([job.path, job.network or [job.sha256, dict(job.knobs)]], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def cached_audit(key: str) -> Inspected | None:

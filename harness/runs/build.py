@@ -96,10 +96,15 @@ def _raising_out_of_memory(path: str) -> Iterator[None]:
 def _inspected(data: Submission, path: str) -> Inspected:
     with _raising_out_of_memory(path):
         network = _started(data, 0, "audit", path)
-        audited = audit.audit(network, path, submission.exporter(data))
-        audited = submission.with_numbers_of_start(audited, data, path)
+        try:
+            audited = audit.audit(network, path, submission.exporter(data))
+        except AuditError as error:
+            if data.doubt and error.rule == "batch":  # the doubt says why
+                raise plugins.error_of(data.doubt) from error
+            raise
         if data.doubt:
             raise plugins.error_of(data.doubt)
+        audited = submission.with_numbers_of_start(audited, data, path)
         return Inspected(data, audited, audit.describe(network, audited))
 
 

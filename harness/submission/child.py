@@ -43,6 +43,7 @@ def submission_of(source: str, path: str, knobs: Mapping[str, Any]) -> dict[str,
         programs = {mode: audit.export(network, mode == "train", path) for mode in MODES}
     for program in programs.values():
         audit.refuse_foreign_operators(program, path)
+        audit.refuse_storage(program, path)
     packed = Packed()
     packed.add_registered(network)
     graphs, shown = {}, {}

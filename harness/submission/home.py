@@ -10,11 +10,11 @@ from harness.spec import BUDGET
 from harness.submission.document import Submission
 from harness.submission.patterns import authors_numbers
 
-SHARE = 0.1
+SHARE = 0.15
 """Largest share of the counted numbers that may be the author's own: filters, positions, a basis."""
 
 MOST_BROUGHT = 1_000
-"""Most of an author's own numbers in any network."""
+"""Most of an author's own numbers in any network, with the values that follow from a formula."""
 
 FEW_BROUGHT = 32
 """Numbers that are allowed in any network, however small: three edge filters, or the settings of a few layers."""
@@ -38,13 +38,15 @@ def with_numbers_of_start(found: Audit, data: Submission, path: str) -> Audit:
     written = sum(entry.numbers for entry in found.ledger.entries if entry.kind == "literal")
     brought = patterns.brought + written
     most = max(FEW_BROUGHT, min(MOST_BROUGHT, int(SHARE * ledger.parameters)))
+    if brought <= most < brought + patterns.formulas:
+        brought, most = brought + patterns.formulas, MOST_BROUGHT
     if brought > most and ledger.parameters <= BUDGET.parameters:  # else it is refused for a simpler reason
         raise AuditError(
             "trained-start",
             f"{brought:,} of the numbers that the network starts with are the file's own, not drawn.",
             where=path,
-            allowed=f"Allowed: {most:,}, a tenth of the {ledger.parameters:,} that count, for filters, positions or a "
-            f"basis; never more than {MOST_BROUGHT:,}. Values computed in forward from sizes alone are free.",
+            allowed=f"Allowed: {most:,} of {ledger.parameters:,}: {SHARE:.0%}, for filters, positions or a basis; with "
+            f"values of a formula {MOST_BROUGHT:,}. Those that forward computes from sizes alone are free.",
             hint="Draw weights with torch.nn.init or torch.randn, not with numpy; only the harness trains.",
         )
     return replace(found, ledger=ledger)

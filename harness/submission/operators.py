@@ -116,9 +116,7 @@ def _base(name: str) -> str:
 
 
 def _is_allowed(target: torch._ops.OpOverload) -> bool:
-    if target.namespace != "aten" or _base(target._schema.name.partition("::")[2]) not in ALLOWED:
-        return False
-    return not any(argument.is_out for argument in target._schema.arguments)
+    return target.namespace == "aten" and _base(target._schema.name.partition("::")[2]) in ALLOWED
 
 
 def refuse_foreign_arguments(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -84,9 +84,8 @@ class Packed:
         for node in program.graph.nodes:
             if node.op == "placeholder":
                 if node.name in lifted:
-                    nodes.append(
-                        ["tensor", self._constant(program.constants[lifted[node.name]], mode, lifted[node.name])]
-                    )
+                    name, where = lifted[node.name], cause(next(iter(node.users), node), path)
+                    nodes.append(["tensor", self._constant(program.constants[name], mode, name, where)])
                 elif node.name in named:
                     nodes.append(["tensor", self._numbers[named[node.name]]])
                 else:
@@ -122,8 +121,22 @@ class Packed:
                 hint="Leave out random generators; the harness seeds torch's own.",
             ) from error
 
-    def _constant(self, tensor: Tensor, mode: str, name: str) -> int:
-        """Number a constant of a graph; the same tensor in both graphs is one, and so are equal literal tables."""
+    def _constant(self, tensor: Tensor, mode: str, name: str, where: str) -> int:
+        """Number a constant of a graph; the same tensor in both graphs is one, and so are equal literal tables.
+
+        Raises:
+            AuditError: it shares memory with a parameter or buffer; once copied, the two would differ.
+        """
+        for (names, kind), registered in zip(self.entries, self.values, strict=True):
+            memory = registered.untyped_storage().data_ptr(), tensor.untyped_storage().data_ptr()
+            if kind != "constant" and tensor.numel() and memory[0] == memory[1]:
+                raise AuditError(
+                    "shared-memory",
+                    f"forward uses a tensor that shares memory with {names[0]}, but is another tensor.",
+                    where=where,
+                    allowed="Each tensor of a network is handed over by itself; it may be used in several places.",
+                    hint="Use the registered tensor itself, or copy it with clone().",
+                )
         for number, (entry, known) in enumerate(zip(self.entries, self.values, strict=True)):
             if entry[1] == "constant" and (known is tensor or _equal(known, tensor)):
                 return number

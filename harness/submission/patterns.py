@@ -20,9 +20,11 @@ from harness.audit import FREE_BITS, bits_of_table
 from harness.submission.start import TRUNC_NORMAL, Program, Touched, memory_of, needed, operator_of, replay, run
 
 FORMULA = 16
-"""Most numbers of the author's own from which a tensor may be made without all of it being taken for a pattern, as long
-as its values depend on the seed. One that looks alike for every seed is a pattern if it is made from any of the
-author's numbers, rather than from sizes alone."""
+"""Most numbers of the author's own from which a tensor may be made without all of it being taken for a pattern: from no
+more, it follows from a formula."""
+
+LARGEST_SIZE = 784
+"""Largest whole number that is taken for a size where a whole tensor is scaled or shifted by it: that of an image."""
 
 FREE_SETTINGS = 60
 """Most different settings of draws, fills and scales of whole tensors that are not counted: two for each fan-in."""
@@ -56,6 +58,7 @@ class Patterns:
 
     Attributes:
         patterns: values of each tensor that follow a pattern from home, without its most frequent value.
+        formulas: such values of all tensors that follow from a few numbers of the author's, such as sines of positions.
         indices: the same for whole numbers, truth values, and masks of zeros and infinities.
         index_bits: bits of all those tables; up to `FREE_BITS` they are free, here as in the ledger.
         others: 32-bit units of the constants and literals that make other tensors.
@@ -65,6 +68,7 @@ class Patterns:
     """
 
     patterns: Mapping[str, int]
+    formulas: int
     indices: Mapping[str, int]
     index_bits: int
     others: int
@@ -103,6 +107,7 @@ def authors_numbers(program: Program) -> Patterns:
     different = set(drawn) - _alike(program, drawn)
     alike = {name: cones[name] for name in examined if name not in different}
     two = _starts(program, 2)
+    formulas = 0
     patterns: dict[str, int] = {}
     indices: dict[str, int] = {}
     index_bits = 0
@@ -112,23 +117,23 @@ def authors_numbers(program: Program) -> Patterns:
         tensor, cone = results[number], cones[name]
         sources: set[Source] = {("constant", read) for index in cone for read in touched[index].reads}
         sources = sources.union([("constant", number)], *(by_step[index] for index in cone))
-        has_numbers = any(source[0] != "constant" or source in units for source in sources)
+        has_numbers = any(source[0] not in ("constant", "scale") or source in units for source in sources)
         sources &= units.keys()
         author = sum(units[source] for source in sources)
         own = tensor.numel() * max(1, math.ceil(tensor.element_size() / 4))
         if author > own or not draws.isdisjoint(cone):
             extra |= sources
         table_bits = bits_of_table(tensor)
-        if author > FORMULA or (
-            has_numbers and not table_bits and _is_ranked_alike(*(start[name] for start in two))
-        ):
+        if author > FORMULA:
             (indices if table_bits else patterns)[name] = _foreground(tensor)
             index_bits += table_bits
-        else:
-            others |= sources
+            continue
+        others |= sources
+        if has_numbers and not table_bits and _is_ranked_alike(*(start[name] for start in two)):
+            formulas += _foreground(tensor)
     counted = [sum(units[source] for source in sources) for sources in (others, extra)]
     every, some = (_structure(program, touched, chosen, shapes) for chosen in (cones, alike))
-    return Patterns(patterns, indices, index_bits, counted[0], every, some, counted[1])
+    return Patterns(patterns, formulas, indices, index_bits, counted[0], every, some, counted[1])
 
 
 def made_from(program: Program, constants: set[int]) -> list[str]:
@@ -217,7 +222,9 @@ def _sources(
         found: set[Source] = set()
         for literal in _literals(step):
             # Bounds come in pairs, and those of a weight and of its bias may differ in the last digit.
-            source: Source = ("setting", float(f"{abs(literal):.9g}")) if whole else ("literal", literal)
+            source: Source = (
+                (_whole_kind(step[0], literal), float(f"{abs(literal):.9g}")) if whole else ("literal", literal)
+            )
             if written := _written_units(literal):
                 (settings if whole else units)[source] = written
                 found.add(source)
@@ -225,6 +232,12 @@ def _sources(
     if len(settings) > FREE_SETTINGS:
         units.update(settings)
     return units, by_step
+
+
+def _whole_kind(name: str, literal: float) -> str:
+    """Return what a number is in an operator on whole tensors: a scale, which can follow from sizes, or a setting."""
+    scales = name.split(".")[1].removesuffix("_") in ("add", "sub", "rsub", "mul", "div")
+    return "scale" if scales and float(literal).is_integer() and abs(literal) <= LARGEST_SIZE else "setting"
 
 
 def _is_whole(tensor: Tensor) -> bool:
