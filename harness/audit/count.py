@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import Node
 
-from harness.audit.fixed import fixed_nodes, places
+from harness.audit.fixed import fixed_nodes, places, still_norms
 from harness.audit.graph import arguments, cause, short_name
 from harness.errors import AuditError
 
@@ -108,7 +108,8 @@ def count(network: nn.Module, train: ExportedProgram, evaluation: ExportedProgra
     """
     registered = dict((*network.named_parameters(), *network.named_buffers()))
     statistics = _batch_norm_statistics(network, train, evaluation)
-    free = statistics if sum(registered[name].numel() for name in statistics) <= FREE_STATISTICS else set()
+    stored = sum(_statistic_units(registered[name]) for name in statistics)
+    free = statistics if stored <= FREE_STATISTICS else set()
     tables = _free_tables(network, train, evaluation)
     entries: list[Entry] = []
     counted: set[object] = set()
@@ -149,6 +150,10 @@ def _units(tensor: Tensor, counted: set[object]) -> int:
 
 def _own_units(tensor: Tensor) -> int:
     return tensor.numel() * _units_each(tensor)
+
+
+def _statistic_units(tensor: Tensor) -> int:
+    return _own_units(tensor) if tensor.is_floating_point() else tensor.numel()  # a counter is one number
 
 
 def _units_each(tensor: Tensor) -> int:
@@ -196,17 +201,22 @@ def bits_of_table(tensor: Tensor) -> int:
 
 
 def _batch_norm_statistics(network: nn.Module, train: ExportedProgram, evaluation: ExportedProgram) -> set[str]:
-    """Return the names of genuine running statistics: used by batch norms only, and initialised with 0 and 1."""
+    """Return the names of genuine running statistics: used by batch norms only, and initialised with 0 and 1.
+
+    Those of a batch norm that normalises nothing, as its input is the same for all images, are a table that is read.
+    """
     buffers = dict(network.named_buffers())
     users = {"train": _buffer_users(train, _PARTS), "evaluation": _buffer_users(evaluation, _AVERAGES)}
     genuine = set()
+    tables = still_norms(evaluation, network)
     for name, buffer in buffers.items():
         if buffer.untyped_storage().nbytes() != buffer.numel() * buffer.element_size():
             continue  # a view: its storage holds more numbers
         training, scoring = users["train"].get(name, []), users["evaluation"].get(name, [])
         for role, start in (("running_mean", 0), ("running_var", 1)):
             moved = training and all(_moves(user, node, role) for user, node in training)
-            if moved and all(_serves(user, node, role) for user, node in scoring) and bool((buffer == start).all()):
+            serves = all(_serves(user, node, role) and user not in tables for user, node in scoring)
+            if moved and serves and bool((buffer == start).all()):
                 genuine.add(name)
         # The batch counter: it starts at 0, is incremented by one if at all, and only a mean over all batches reads it.
         counter = not scoring and all(_only_counts(user) for user, _ in training)

@@ -23,6 +23,9 @@ from harness.audit.probe import TRAINED_TOGETHER, made_up_images, nudged, quiet
 ALIKE = 0.8
 """Correlation of a tensor's values in the two runs from which it is fixed; some noise would not hide a table."""
 
+STILL = 0.1
+"""Standard deviation of a channel up to which it stays about the same; a batch norm's statistics start at 0 and 1."""
+
 _SHAPES = frozenset({"view", "reshape", "_unsafe_view", "expand", "expand_as", "unflatten", "flatten"})
 """Operators whose whole numbers only give the same values another shape."""
 
@@ -79,6 +82,31 @@ def fixed_nodes(program: ExportedProgram, network: nn.Module, asked_for: Callabl
     return {outer for inner, outer in asked.items() if _alike(runs[0].get(inner), runs[1].get(inner))}
 
 
+def still_norms(evaluation: ExportedProgram, network: nn.Module) -> set[Node]:
+    """Return the batch norms whose channels stay about the same for all images: what comes out is their statistics.
+
+    Args:
+        evaluation: the graph of evaluation mode.
+        network: its parameters and buffers are as before at the end.
+    """
+    graph = evaluation.module()
+    assert isinstance(graph, GraphModule)
+    called = [node for node in graph.graph.nodes if node.op == "call_function"]
+    pairs = zip(called, operators(evaluation), strict=True)
+    norms = {inner: outer for inner, outer in pairs if short_name(outer) == "batch_norm"}
+    still = {*norms.values()}
+    for direction in (1, -1) if norms else ():
+        with quiet(), torch.no_grad(), nudged(network, direction):
+            run = _Run(graph, {inner.args[0] for inner in norms})
+            run.run(made_up_images(TRAINED_TOGETHER, seed=2))
+            for inner, outer in norms.items():
+                values = run.shaped[inner.args[0]]
+                spread = values.transpose(0, 1).flatten(1).std(1)
+                if bool((spread > STILL).float().mean() > 0.5):
+                    still.discard(outer)
+    return still
+
+
 class _Run(Interpreter):
     """Runs a graph and keeps the values of some of its operators."""
 
@@ -86,10 +114,12 @@ class _Run(Interpreter):
         super().__init__(graph)
         self._kept = kept
         self.seen: dict[Node, Tensor] = {}
+        self.shaped: dict[Node, Tensor] = {}
 
     def run_node(self, node: Node) -> Any:
         result = super().run_node(node)
         if node in self._kept and (found := [*_tensors(result)]):
+            self.shaped[node] = found[0].detach().clone()
             self.seen[node] = torch.cat([each.detach().flatten().double() for each in found])
         return result
 
