@@ -20,14 +20,14 @@ from harness.audit.graph import short_name
 from harness.audit.probe import TRAINED_TOGETHER, made_up_images, nudged, quiet, restored
 from harness.errors import AuditError
 
-LEAST_COSINE = 0.15
+LEAST_COSINE = 0.1
 """Least mean cosine between what happens and what a gradient foresees; for unrelated changes of 240 logits it is 0.05."""
 
 LEAST_SHARE = 0.05
 """Least share of what a gradient foresees that happens."""
 
-STEPS = (0.05, 1.0)
-"""Sizes of the moves: small ones for what is smooth, large ones for what is rounded."""
+STEPS = (0.05, 1.0, 5.0)
+"""Sizes of the moves: small ones for what is smooth, large ones for what is rounded, or signs of it."""
 
 MOVES = 4
 """Directions in which each parameter is moved."""
