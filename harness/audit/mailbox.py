@@ -21,7 +21,7 @@ from harness.audit.probe import TRAINED_TOGETHER, made_up_images, nudged, quiet,
 from harness.errors import AuditError
 
 LEAST_COSINE = 0.1
-"""Least mean cosine between what happens and what a gradient foresees; for unrelated changes of 240 logits it is 0.05."""
+"""Least mean cosine between what happens and what a gradient foresees; it is 0.05 for unrelated changes."""
 
 LEAST_SHARE = 0.05
 """Least share of what a gradient foresees that happens."""
