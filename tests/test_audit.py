@@ -229,6 +229,7 @@ COUNTED |= {
     "sinusoidal_positions_by_numpy": 180 + 936 + 130 + 14 * 12 + 1,
     "spectral_norm": 208 + 11_530 + (8 + 25) + (10 + 1_152),  # both vectors of both layers
     "spectrum": 28 * 15 * 2 + 4_210 + 1,
+    "straight_through": 208 + 16 + 576 + 90 + 1,  # the 9 stands in the code
     "unfolds_patches": 784 + 1_970,
     "weight_standardisation": 416 + 80 + 72 + 90 + 2,
 }

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from harness import confine
-from harness.errors import AuditError, ContractError, HarnessError, OutOfMemory, Refusal, UsageError
+from harness.errors import AuditError, ContractError, HarnessError, OutOfMemory, Refusal, UsageError, printable
 
 SECONDS = 300.0
 """Seconds that a plug-in's process may take; the slowest network of this project takes 3."""
@@ -64,7 +64,8 @@ def as_data(error: HarnessError) -> dict[str, str]:
 
 def error_of(refused: Mapping[str, Any]) -> HarnessError:
     """Return the error that `as_data` wrote, or another one if the process of a plug-in made it up."""
-    said = {name: str(refused.get(name, ""))[:_LONGEST] for name in ("message", "allowed", "hint", "rule", "where")}
+    given = {name: refused.get(name) for name in ("message", "allowed", "hint", "rule", "where")}
+    said = {name: printable(text[:_LONGEST]) if isinstance(text, str) else "" for name, text in given.items()}
     kind = _KINDS.get(str(refused.get("kind")), ContractError)
     shown = {"allowed": said["allowed"], "hint": said["hint"]}
     if issubclass(kind, Refusal):
