@@ -266,6 +266,7 @@ class Job:
         source: text of the plug-in, and `sha256` its hash.
         submission: the network as a document, which is what is trained; empty for a trial, whose process makes it.
         network: hash of the submission's graphs and start; empty without one.
+        isolation: how the process that executed the file was confined: ``full``, ``process`` or ``none``.
     """
 
     name: str
@@ -284,6 +285,7 @@ class Job:
     protocol: int = BUDGET.protocol
     submission: str = ""
     network: str = ""
+    isolation: str = "none"
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ FILES = {
 
 JOURNAL = {
     Job: """name path source sha256 knobs default_knobs recipe dataset dataset_digest seed device
-        held_out plain protocol submission network""",
+        held_out plain protocol submission network isolation""",
     Carried: "network before protocol time",
     Epoch: "number lr train_loss train_accuracy seconds images_per_second held_out_loss held_out_accuracy wall_seconds",
     Entry: "layer name kind shape numbers counted",

@@ -16,6 +16,7 @@ from typing import Any, get_args
 import numpy as np
 
 from harness import data
+from harness.confine import LEVELS
 from harness.data import SIDE
 from harness.errors import DataError, HarnessError
 from harness.events import Epoch
@@ -151,6 +152,8 @@ def _check_job(start: RunStart, source: str) -> None:
         raise DataError("its seed is negative")
     if start.mode not in _MODES:
         raise DataError("its compute mode is unknown here")
+    if job.isolation not in LEVELS:
+        raise DataError("the isolation of its file is unknown here")
     plain = all(isinstance(value, (bool, int, float, str)) for value in job.knobs.values())
     if not plain or set(job.default_knobs) != set(job.knobs):
         raise DataError("its knobs are not plain values")

@@ -95,6 +95,16 @@ def _carried(row: Row) -> Iterator[str]:
         yield f"{seeds_text(seeds)}: carried over from protocol {before}: graph, count and start are equal"
 
 
+def _isolation(row: Row) -> Iterator[str]:
+    """Yield which seeds were trained from a file whose process was not confined in full, for each level."""
+    found: dict[str, list[int]] = defaultdict(list)
+    for run in row.runs:
+        if not run.facts.start.carried and run.facts.job.isolation != "full":
+            found[run.facts.job.isolation].append(run.seed)
+    for level, seeds in sorted(found.items()):
+        yield f"{seeds_text(seeds)}: isolation of the file: {level}"
+
+
 def _gaps(row: Row) -> Iterator[str]:
     for (state, place), gaps in _by_state(row.gaps).items():
         yield f"{_STATES[state]}{f' with {place}' if place else ''}: {_noted(gaps)}"
@@ -184,4 +194,5 @@ _REMARKS: tuple[Callable[[Row], Iterator[str]], ...] = (
     _withheld,
     _without_graph,
     _carried,
+    _isolation,
 )

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from harness import audit, submission
+from harness import audit, confine, submission
 from harness.audit import Audit, ModelSummary
 from harness.errors import OutOfMemory, ran_out_of_memory
 from harness.runs.audit_cache import Inspected, audit_key, cache_audit, cached_audit
@@ -79,7 +79,7 @@ def submitted(job: Job) -> Job:
         CrashedError: that process died, hung, or was out of memory.
     """
     data = submission.submit(job.source, job.path, job.knobs)
-    return replace(job, submission=data.text, network=data.hash)
+    return replace(job, submission=data.text, network=data.hash, isolation=confine.isolation().level)
 
 
 @contextlib.contextmanager
