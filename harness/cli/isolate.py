@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from harness import watchdog
+from harness import confine, watchdog
 from harness.cli.exit import WORDS, Terminated, exit_code, in_good_order, name_file, report, signal_of
 from harness.errors import CrashedError, HarnessError
 
@@ -181,6 +181,8 @@ class _Child:
 
 def _run(work: Callable[[Any], int], argument: Any, log: Path, sender: Connection) -> None:
     watchdog.watch(log)
+    if hang_timeout := getattr(argument, "hang_timeout", None):
+        confine.limit_time(0.8 * hang_timeout)  # so that a file that hangs is named with its line
     if getattr(argument, "is_one_of_several", False):
         name_file(*argument.files)
     returned = []

@@ -7,7 +7,7 @@ network, new processes and signals to others, and accepts limits on memory and t
 system enforces. What comes back is parsed as JSON and believed in nothing: code in the child can send what it likes.
 """
 
-from harness.confine.caller import call, prepare
+from harness.confine.caller import call, limit_time, prepare
 from harness.confine.kernel import LEVELS, Isolation, isolation
 
-__all__ = ["LEVELS", "Isolation", "call", "isolation", "prepare"]
+__all__ = ["LEVELS", "Isolation", "call", "isolation", "limit_time", "prepare"]

@@ -43,12 +43,24 @@ END_SECONDS = 10.0
 """Seconds that a child which was killed may take to be gone, on a machine that is busy."""
 
 
+LONGEST = 300.0
+"""Seconds that a child may take; the slowest network of this project takes 3."""
+
+_limit = math.inf
+
+
+def limit_time(seconds: float) -> None:
+    """Let no later call of this process take longer than so many seconds."""
+    global _limit
+    _limit = seconds
+
+
 def call(
     function: str,
     request: Any,
     *,
     answer: Callable[[Any], Any] | None = None,
-    seconds: float = 120.0,
+    seconds: float = LONGEST,
     hidden: Iterable[Path | str] = (),
     subject: str = "The confined process",
 ) -> Any:
@@ -62,7 +74,7 @@ def call(
             `answer` and returns its answer.
         request: a JSON value.
         answer: takes a question and returns the answer, both JSON values. What it raises ends the call.
-        seconds: after which the child is killed, from the moment it calls the function.
+        seconds: after which the child is killed, from the moment it calls the function; see also `limit_time`.
         hidden: folders that the child may not read even where they lie among Python's files. The working folder,
             `$HARNESS_DATA` and this package's checkout are hidden always.
         subject: whose code it is, for messages.
@@ -71,6 +83,7 @@ def call(
         ChildDied: the child ended without a result, or sent none that is JSON. Its `reason` says why.
         OutOfMemory: it needed more memory than it may have, or than there is.
     """
+    seconds = min(seconds, _limit)
     order = Order(function, seconds, [str(Path(folder).absolute()) for folder in (*_always_hidden(), *hidden)])
     child = _Forked(order) if _has_nursery() else _Spawned(order)
     printed = _Printed(child.output)
@@ -196,13 +209,19 @@ def _error(subject: str, reason: str, overdue: float | None, printed: _Printed) 
         reason = "used more processor time than it may"
     elif reason.startswith("SIG"):
         reason = f"was ended by {reason}"
+    said = printed.text()
+    line = re.search(rf'File "{re.escape(subject)}", line (\d+)', _STACK.split(said, 1)[-1])
     return ChildDied(
-        f"{subject} {reason}.",
+        f"{subject} {reason}{f' at {subject}:{line[1]}' if line else ''}.",
         reason=reason,
-        said=printed.text(),
+        said=said,
         allowed="It is executed in a process of its own, which must return in time.",
-        hint="What it printed, with the line it was at, is above." if printed.text() else "",
+        hint="Fix that line." if line else "",
     )
+
+
+_STACK = re.compile(r"^(?=Fatal Python error: |(?:Current t|T)hread 0x)", re.MULTILINE)
+"""Where the stack begins that Python writes at a crash, or when the time is over."""
 
 
 class _Clock(threading.Timer):
@@ -243,8 +262,8 @@ class _Printed:
         return "\n".join(printable(line.expandtabs()) for line in text.splitlines())
 
     def show(self) -> None:
-        """Print it."""
-        if text := self.text():
+        """Print it, without the stack of a crash."""
+        if text := _STACK.split(self.text(), 1)[0].rstrip():
             with contextlib.suppress(OSError):  # the reader may be gone
                 print(text, file=sys.stderr, flush=True)
 

@@ -10,9 +10,6 @@ from typing import Any
 from harness import confine
 from harness.errors import AuditError, ContractError, HarnessError, OutOfMemory, Refusal, UsageError, printable
 
-SECONDS = 300.0
-"""Seconds that a plug-in's process may take; the slowest network of this project takes 3."""
-
 _LONGEST = 2_000
 
 _KINDS: dict[str, type[HarnessError]] = {
@@ -33,7 +30,7 @@ def run_confined(function: str, request: Any, answer: Callable[[Any], Any] | Non
         HarnessError: the function raised it; or the process died, hung, or was out of memory.
     """
     if answer:
-        returned = confine.call(function, request, answer=answer, seconds=SECONDS, subject=request["path"])
+        returned = confine.call(function, request, answer=answer, subject=request["path"])
     else:
         returned = _remembered(function, json.dumps(request))
     if isinstance(returned, dict) and isinstance(refused := returned.get("refused"), dict):
@@ -45,7 +42,7 @@ def run_confined(function: str, request: Any, answer: Callable[[Any], Any] | Non
 def _remembered(function: str, request: str) -> Any:
     """Call a function whose result follows from the request: a file that is asked again need not be executed again."""
     asked = json.loads(request)
-    return confine.call(function, asked, seconds=SECONDS, subject=asked["path"])
+    return confine.call(function, asked, subject=asked["path"])
 
 
 def reply(work: Callable[[], Any]) -> dict[str, Any]:
