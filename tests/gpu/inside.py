@@ -69,7 +69,7 @@ def ready(path: str, dataset: str, device: str, *, seed: int = 0, one_batch: boo
     compute.set_deterministic(device)
     built, there = build(job), torch.device(device)
     images = len(whole.train.labels) * recipe.epochs
-    chosen = runs.choose_mode(job, images, built.reference.own_graphs(there)).mode
+    chosen = runs.choose_mode(job, images, built.audit.own_graphs(there)).mode
     return Ready(job, whole.to(there), built.network, built.audit.graphs(built.network, there), chosen)
 
 

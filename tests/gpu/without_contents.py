@@ -117,9 +117,8 @@ def of_architectures() -> Iterator[dict[str, object]]:
     """Take the steps of every file with two optimisers, of all six, with averaging and without, in turn."""
     turns = cycle(product(OPTIMISERS, (0.0, 0.99)))
     for file in sorted(Path("architectures").glob("*.py")):
-        architecture = plugins.load(file)
-        found, _ = inspect(architecture, architecture.knobs)
-        network = architecture.build()
+        architecture = plugins.execute(file.read_text(), str(file))
+        found, network = inspect(architecture, architecture.knobs).audit, architecture.build()
         for optimiser, ema in islice(turns, 2):
             recipe = replace(architecture.recipe, **{"batch_size": 32, "ema": ema, **optimiser})
             about = {"network": file.stem, "optimizer": recipe.optimizer, "nesterov": recipe.nesterov, "ema": ema}
