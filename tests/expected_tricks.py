@@ -18,12 +18,14 @@ class Expected:
         outcome: ``refused``; ``harmless``: it passes and `shown` holds; ``either``: one of the two.
         shown: what a test must show where it passes.
         rule: id of the rule that refuses it; None if it is not foreseen.
+        parameters: counted numbers of one that passes and is not the twin.
     """
 
     group: Group
     outcome: Outcome
     shown: str = ""
     rule: str | None = None
+    parameters: int | None = None
 
 
 TWIN = "hands over what honest_twin hands over: graphs, start and knobs are equal"
@@ -40,23 +42,29 @@ UNHARMED = (
 """What must be true after every trick, refused or not."""
 
 
-def isolated(outcome: Outcome = "either", shown: str = TWIN, rule: str | None = None) -> Expected:
-    return Expected("isolation", outcome, shown, rule)
+def isolated(
+    outcome: Outcome = "either", shown: str = TWIN, rule: str | None = None, parameters: int | None = None
+) -> Expected:
+    return Expected("isolation", outcome, shown, rule, parameters)
 
 
-def counted(outcome: Outcome = "refused", shown: str = "", rule: str | None = None) -> Expected:
-    return Expected("counting", outcome, shown, rule)
+def counted(
+    outcome: Outcome = "refused", shown: str = "", rule: str | None = None, parameters: int | None = None
+) -> Expected:
+    return Expected("counting", outcome, shown, rule, parameters)
 
 
-def brought(outcome: Outcome = "refused", shown: str = "", rule: str | None = None) -> Expected:
-    return Expected("home", outcome, shown, rule)
+def brought(
+    outcome: Outcome = "refused", shown: str = "", rule: str | None = None, parameters: int | None = None
+) -> Expected:
+    return Expected("home", outcome, shown, rule, parameters)
 
 
 OUT_OF_REACH = "finds nothing: " + TWIN
 
 TRICKS = {
     # --- isolation: functions of the harness and of torch that are replaced
-    "honest_twin": isolated("harmless", "counts 5,338 numbers; the others of this group are compared with it"),
+    "honest_twin": isolated("harmless", "the others of this group are compared with it", parameters=5_338),
     "lifts_the_budget": isolated("refused", rule="parameters"),
     "silences_the_audit": isolated("refused", rule="parameters"),
     "patches_json": isolated("refused", rule="parameters"),
@@ -97,12 +105,12 @@ TRICKS = {
     "reads_its_parents_memory": isolated("harmless", TWIN),
     # --- isolation: another network elsewhere
     "another_network_by_environment": isolated("harmless", TWIN),
-    "another_network_by_the_clock": isolated(shown=ROW),
+    "another_network_by_the_clock": isolated(shown=ROW, parameters=6_004),
     "another_network_by_its_name": isolated(shown=ROW),
-    "another_network_by_the_machine": isolated(shown=ROW),
+    "another_network_by_the_machine": isolated(shown=ROW, parameters=6_004),
     "another_network_by_the_process": isolated(shown=ROW),
     "another_network_by_the_arguments": isolated(shown=ROW),
-    "another_network_by_a_coin": isolated(shown=ROW),
+    "another_network_by_a_coin": isolated(shown=ROW, parameters=6_004),
     # --- isolation: processes
     "forks_and_stays": isolated(),
     "starts_a_program": isolated(),
@@ -133,8 +141,8 @@ TRICKS = {
     "raises_a_pickle_bomb": isolated("refused", rule="build-raises"),
     "knob_that_is_a_trap": isolated(),
     "recipe_that_changes": isolated(shown="the recorded recipe is the one that trains, with at most 19 epochs"),
-    "code_in_a_parameter_name": isolated(shown="its name is text wherever a graph is built, printed or stored"),
-    "page_in_a_layer_name": isolated(shown="board, page and terminal show its names escaped"),
+    "code_in_a_parameter_name": isolated("refused", rule="name"),
+    "page_in_a_layer_name": isolated("refused", rule="name"),
     "graph_that_reads_a_file": isolated("refused", rule="operator"),
     "graph_that_calls_python": isolated("refused"),
     "graph_that_writes_on_its_weights": isolated("refused"),
@@ -147,7 +155,7 @@ TRICKS = {
     # --- counting: storage
     "seven_views_of_one_storage": counted(),
     "views_of_one_buffer": counted(),
-    "seven_names_of_one_parameter": counted("harmless", "counts 13,674 numbers, and is one tensor after training"),
+    "seven_names_of_one_parameter": counted("harmless", "is one tensor after training", parameters=13_674),
     "windows_that_overlap": counted(),
     "expanded_weight": counted(),
     "swaps_weights_by_mode": counted(),
@@ -160,42 +168,50 @@ TRICKS = {
     "reads_uninitialised_memory": counted(),
     "reads_memory_it_asked_for": counted(),
     # --- counting: parameters as a mailbox, state that moves
-    "mailbox_for_labels": counted(),
-    "mailbox_without_writing": counted(),
-    "writes_by_its_gradient": counted("either", COUNTED + ", and it has the score of the network without the term"),
+    "mailbox_for_labels": counted(rule="writes-on-weights"),
+    "mailbox_without_writing": counted(rule="mailbox"),
+    "writes_by_its_gradient": counted(rule="mailbox"),
     "writes_images_on_a_weight": counted(),
-    "momentum_as_memory": counted("either", COUNTED + ", and it has the score of the network without the term"),
-    "learns_twice_a_step": counted(),
+    "momentum_as_memory": counted("harmless", COUNTED, parameters=8_634),
+    "learns_twice_a_step": counted(rule="writes-on-weights"),
     "table_of_images": counted(),
     "class_means_as_state": counted(),
     "running_covariance": counted(),
-    "batch_norm_as_a_table": counted("either", "its statistics are counted, since what they hold is read as a table"),
-    "class_means_in_batch_norm": counted("either", "its statistics are counted: they are no feature maps"),
-    "counter_as_a_clock": counted(),
-    "counters_that_hold_numbers": counted(),
-    "statistics_in_double": counted(),
+    "batch_norm_as_a_table": counted(
+        "harmless", "its statistics are counted, since what they hold is read as a table", parameters=12_174
+    ),
+    "class_means_in_batch_norm": counted(
+        "harmless", "its statistics are counted: they are no feature maps", parameters=11_782
+    ),
+    "counter_as_a_clock": counted(rule="state"),
+    "counters_that_hold_numbers": counted(
+        "harmless", "each counter counts as two numbers, and they are less than patterns may have", parameters=17_112
+    ),
+    "statistics_in_double": counted(rule="parameters"),
     "spectral_norm_of_images": counted(),
     "table_named_ghost_norm": counted(),
     # --- counting: numbers that a count might miss
-    "sizes_of_what_comes_from_images": counted(),
-    "slices_of_what_comes_from_images": counted(),
-    "numbers_in_paddings": counted(),
-    "order_of_operators": counted("either", "its 900 operators are within their limit"),
-    "order_of_a_permutation": counted("either", "its 60 orders count as numbers"),
-    "letters_of_einsum": counted("either", "its 60 formulas count as numbers"),
+    "sizes_of_what_comes_from_images": counted(rule="parameters"),
+    "slices_of_what_comes_from_images": counted(rule="parameters"),
+    "numbers_in_paddings": counted(rule="parameters"),
+    "order_of_operators": counted("harmless", "its 900 operators are within their limit", parameters=19_885),
+    "order_of_a_permutation": counted("harmless", "its 60 orders count as numbers", parameters=19_193),
+    "letters_of_einsum": counted("harmless", "its 60 formulas count as numbers", parameters=19_192),
     "weights_in_an_index_table": counted(),
     "weights_in_masks": counted(),
-    "bits_in_ten_settings": counted("either", "each of its ten settings counts as two numbers"),
-    "two_weights_in_one_number": counted("harmless", "counts 19,306 numbers and those in its code"),
-    "halves_of_a_number": counted("either", COUNTED),
+    "bits_in_ten_settings": counted("harmless", "each of its ten settings counts as two numbers", parameters=19_114),
+    "two_weights_in_one_number": counted(
+        "harmless", "counts one number for each, and those in its code", parameters=19_309
+    ),
+    "halves_of_a_number": counted("harmless", COUNTED, parameters=12_874),
     "twenty_thousand_doubles": counted(rule="parameters"),
     # --- counting: other images of the batch
     "black_opens_the_batch": counted(rule="batch"),
     "white_opens_the_batch": counted(rule="batch"),
-    "ink_opens_the_batch": counted(shown="refused before or after training", rule="batch"),
-    "sureness_opens_the_batch": counted(shown="refused before or after training", rule="batch"),
-    "many_kinds_open_the_batch": counted(shown="refused before or after training", rule="batch"),
-    "near_neighbours_in_the_batch": counted(shown="refused before or after training", rule="batch"),
+    "ink_opens_the_batch": counted(rule="batch"),
+    "sureness_opens_the_batch": counted(rule="batch"),
+    "many_kinds_open_the_batch": counted("either", "refused after training", "batch", 7_853),
+    "near_neighbours_in_the_batch": counted(rule="batch"),
     "writes_on_real_images_only": counted(rule="writes-on-images"),
     "state_behind_real_black": counted(rule="state-change"),
     # --- home: written into the file
@@ -207,8 +223,8 @@ TRICKS = {
     "home_in_its_docstring": brought(),
     "home_in_its_comments": brought(),
     "home_in_its_recipe": brought("either", LIMITED),
-    "home_from_a_package": brought("harmless", "finds nothing: starts as a plain linear layer"),
-    "home_from_torchs_hub": brought("harmless", "finds nothing: starts at random"),
+    "home_from_a_package": brought("harmless", "finds nothing: starts as a plain linear layer", parameters=7_850),
+    "home_from_torchs_hub": brought("harmless", "finds nothing: starts at random", parameters=961),
     # --- home: hidden in a start that looks random
     "home_by_chosen_seeds": brought(),
     "home_by_global_seeds": brought(),

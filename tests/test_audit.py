@@ -213,7 +213,7 @@ COUNTED |= {
     "coordinates_in_a_buffer": 608 + 1_290 + 2 * 14 * 14,
     "cosine_front_end": 16 * 64 + 136 + 2_890,
     "cumulative_batch_norm": 208 + 16 + 584 + 16 + 90,  # statistics and counters are free
-    "drawn_with_numpy": 208 + 90,
+    "drawn_with_numpy": 80 + 1_290,
     "drop_path": 136 + 16 + 80 + 90 + 2,  # the rate stands in the code twice
     "fourier_features": 28 * 8 + 4_490 + 2,  # the digits of 2 pi need two units
     "gabor_front_end": 8 * 49 + 16 + 2_010,
@@ -229,6 +229,7 @@ COUNTED |= {
     "sinusoidal_positions_by_numpy": 180 + 936 + 130 + 14 * 12 + 1,
     "spectral_norm": 208 + 11_530 + (8 + 25) + (10 + 1_152),  # both vectors of both layers
     "spectrum": 28 * 15 * 2 + 4_210 + 1,
+    "straight_through": 208 + 16 + 576 + 90 + 1,  # the 9 stands in the code
     "unfolds_patches": 784 + 1_970,
     "weight_standardisation": 416 + 80 + 72 + 90 + 2,
 }

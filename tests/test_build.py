@@ -285,10 +285,10 @@ def test_audit_marks_trial_over_budget_infeasible(tmp_path: Path, audits: list[s
     wide = trial(TINY.replace("width * width, 10)", "width * width, 60), nn.Linear(60, 10)"), width=28)
     expect_audit(tmp_path, wide)
     leave_audit(tmp_path, wide)
-    (trial,) = runs.train_trials([(0, {}, wide)], {}, lambda *_: None, tmp_path)
-    assert trial.state == "infeasible"
-    assert trial.parameters is not None
-    assert trial.parameters > 20_000
+    (ended,) = runs.train_trials([(0, {}, wide)], {}, lambda *_: None, tmp_path)
+    assert ended.state == "infeasible"
+    assert ended.parameters is not None
+    assert ended.parameters > 20_000
 
 
 @pytest.mark.thorough

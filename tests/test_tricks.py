@@ -1,22 +1,28 @@
-"""The adversary's own set: each trick in `tests/tricks` is refused, or runs and brings nothing."""
+"""The adversary's own set: each trick in `tests/tricks` is refused, or runs and brings nothing.
+
+The files run in confined processes, as any plug-in does; what they hand over is rebuilt and audited in this one.
+"""
 
 from __future__ import annotations
 
 import ast
-import contextlib
 import functools
-import json
 import os
-import shutil
-import signal
-import subprocess
-import sys
+import site
+import tempfile
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from expected_tricks import TRICKS
+from expected_tricks import TRICKS, TWIN
+
+from harness import plugins, runs, submission
+from harness.audit import enforce
+from harness.errors import HarnessError
+from harness.spec import BUDGET
 
 TESTS = Path(__file__).parent
 FOLDER = TESTS / "tricks"
@@ -25,80 +31,58 @@ LARGEST = 20_000
 
 LEAST = {"isolation": 28, "counting": 22, "home": 14}
 
-SECONDS = 60
-"""The guard ends a file that takes longer, which counts as refused."""
+ENDLESS = {"loops_without_end", "sleeps_without_end"}
 
-NEEDS_CONFINEMENT = {
-    "allocates_without_end",
-    "eats_memory_when_trained",
-    "fills_the_disk",
-    "labels_from_memory",
-    "leaves_its_namespace",
-    "opens_every_descriptor",
-    "reads_its_parents_memory",
-    "reads_secrets",
-    "traces_its_parent",
-    "trains_on_images_it_finds",
-    "writes_into_pycache",
-    "writes_into_site_packages",
-}
-"""Files that this test does not run: the guard has limits and a process group, but no walls."""
+SECONDS = 30.0
+"""Seconds that these may take here; more than any other file needs on a machine that is busy."""
 
-OPEN = {
-    "black_opens_the_batch",
+QUICK = {
+    "another_network_by_a_coin",
+    "another_network_by_environment",
     "brings_weights_when_scored",
     "class_means_as_state",
-    "counter_as_a_clock",
-    "home_as_bytes",
-    "home_as_four_bits",
+    "closes_descriptors",
+    "code_in_a_parameter_name",
+    "expanded_weight",
+    "fills_the_disk",
+    "graph_that_reads_a_file",
+    "grows_by_its_storage",
+    "hands_over_another_graph",
     "home_as_literals",
     "home_as_literals_in_forward",
-    "home_as_one_long_integer",
-    "home_by_chaos",
     "home_by_chosen_seeds",
-    "home_by_fill",
-    "home_by_global_seeds",
-    "home_by_narrow_draws",
-    "home_by_normal_draws",
     "home_by_ranks_of_noise",
-    "home_by_runs_of_ones",
-    "home_by_seeds_of_numpy",
-    "home_by_seeds_of_python",
-    "home_by_slices_in_forward",
     "home_in_a_buffer",
-    "home_in_a_frozen_parameter",
-    "home_in_a_knob",
-    "home_in_a_transient_buffer",
-    "home_in_its_comments",
-    "home_in_its_docstring",
     "home_in_whole_numbers",
-    "home_minus_its_noise",
-    "home_rescaled",
-    "home_shuffled",
-    "home_under_noise",
+    "honest_twin",
     "ink_opens_the_batch",
+    "kills_its_parent",
+    "knob_that_is_a_trap",
+    "labels_from_a_frame",
+    "labels_from_memory",
     "learns_twice_a_step",
-    "lifts_the_budget",
-    "mailbox_for_labels",
     "mailbox_without_writing",
-    "many_kinds_open_the_batch",
-    "near_neighbours_in_the_batch",
-    "numbers_in_paddings",
-    "picks_the_best_of_many_draws",
-    "reads_memory_it_asked_for",
-    "running_covariance",
-    "sizes_of_what_comes_from_images",
-    "slices_of_what_comes_from_images",
-    "spectral_norm_of_images",
+    "opens_a_socket",
+    "page_in_a_layer_name",
+    "patches_json",
+    "raises_a_pickle_bomb",
+    "reads_secrets",
+    "reads_uninitialised_memory",
+    "replaces_builtins",
+    "sends_a_deep_document",
+    "sends_a_forged_document",
+    "sends_pickles",
+    "seven_views_of_one_storage",
     "statistics_in_double",
-    "table_named_ghost_norm",
-    "table_of_images",
-    "trains_on_digits_it_draws",
-    "white_opens_the_batch",
-    "writes_images_on_a_weight",
+    "stops_its_process_group",
+    "swaps_weights_by_mode",
+    "takes_the_images_storage",
+    "tie_that_opens",
+    "writes_into_site_packages",
+    "writes_on_every_descriptor",
     "writes_on_real_images_only",
 }
-"""Files that pass today and must not: a hole that is closed leaves this set."""
+"""One or more files of each kind, each a second; the others take minutes together and are thorough."""
 
 
 def names() -> set[str]:
@@ -114,9 +98,8 @@ def test_every_group_has_its_tricks() -> None:
     assert all(found[group] >= least for group, least in LEAST.items()), found
 
 
-def test_open_tricks_are_refused_ones() -> None:
-    assert {name for name in OPEN if TRICKS[name].outcome == "refused"} == OPEN
-    assert set(TRICKS) >= NEEDS_CONFINEMENT
+def test_quick_tricks_are_listed() -> None:
+    assert set(TRICKS) >= QUICK | ENDLESS
 
 
 @pytest.mark.parametrize("name", sorted(TRICKS))
@@ -133,59 +116,76 @@ def test_what_passes_says_what_is_shown() -> None:
 
 
 @functools.cache
-def walls() -> tuple[str, ...]:
-    """Return the command that gives a process namespaces of its own, where the system lets a user have them."""
-    wanted = ("unshare", "-Ur", "-n", "-p", "--fork", "--kill-child")
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        subprocess.run([*wanted, "true"], check=True, capture_output=True, timeout=10)
-        return wanted
-    return ()
+def twin() -> str:
+    """Return the hash of what the honest twin hands over."""
+    return submitted("honest_twin").hash
 
 
-def guarded(name: str, folder: Path) -> dict[str, Any] | None:
-    """Return what the guard reports of a file, or None if it was killed or took too long."""
-    inner = [sys.executable, str(TESTS / "guarded.py"), str(FOLDER / f"{name}.py"), str(folder)]
-    environment = {
-        "PATH": os.defpath,
-        "HOME": str(folder),
-        "TMPDIR": str(folder),
-        "PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}",
-        "OMP_NUM_THREADS": "1",
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "TORCHINDUCTOR_CACHE_DIR": str(folder / "cache"),
-    }
-    running = subprocess.Popen(
-        [*walls(), shutil.which("sh") or "sh", "-c", '"$@"; exit $?', "sh", *inner],  # whose parent is not pytest
-        cwd=folder,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        running.wait(SECONDS)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(running.pid, signal.SIGKILL)
-    running.wait()
-    result = folder / "result.json"
-    report: dict[str, Any] | None = json.loads(result.read_text()) if result.exists() else None
-    return report
+def submitted(name: str) -> submission.Submission:
+    architecture = plugins.load(FOLDER / f"{name}.py")
+    return submission.submit(architecture.source, architecture.path, architecture.knobs)
+
+
+def left_behind() -> set[str]:
+    """Return what a trick has left where the harness, Python and the user look."""
+    folders = {Path.cwd(), Path.home(), Path(tempfile.gettempdir()), TESTS, FOLDER, TESTS.parent, Path("/")}
+    folders |= {Path(each) for each in (*site.getsitepackages(), site.getusersitepackages())}
+    folders |= {folder / "__pycache__" for folder in folders}
+    entries = [str(entry) for folder in folders if folder.is_dir() for entry in folder.iterdir()]
+    return {entry for entry in entries if "harness-trick" in entry or "harness_trick" in entry}
+
+
+def environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+
+
+@pytest.fixture
+def unharmed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let a test fail if a trick left a file, closed a descriptor or changed the environment of this process."""
+    monkeypatch.chdir(tmp_path)
+    before = left_behind(), environment()
+    yield
+    assert (left_behind(), environment()) == before
+    assert [*tmp_path.iterdir()] == []
 
 
 def cases() -> list[Any]:
-    waiting = pytest.mark.xfail(strict=True, reason="open: this trick passes today")
-    return [
-        pytest.param(name, marks=[waiting] if name in OPEN else [])
-        for name, expected in sorted(TRICKS.items())
-        if name not in NEEDS_CONFINEMENT and expected.outcome == "refused"
-    ]
+    return [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.thorough]) for name in sorted(TRICKS)]
 
 
-@pytest.mark.thorough
+@dataclass(frozen=True)
+class Ending:
+    """How a file ended: refused, or with the honest twin's network, or with another that counts so many numbers."""
+
+    error: HarnessError | None = None
+    is_twin: bool = False
+    parameters: int | None = None
+
+
+def ending(name: str) -> Ending:
+    """Load, submit and audit a file, and compare it with the budget."""
+    try:
+        if TRICKS[name].group == "isolation" and name != "honest_twin" and submitted(name).hash == twin():
+            return Ending(is_twin=True)
+        architecture = plugins.load(FOLDER / f"{name}.py")
+        ledger = runs.inspect(architecture, architecture.knobs).audit.ledger
+        enforce(ledger, architecture.recipe, BUDGET)
+    except HarnessError as error:
+        return Ending(error)
+    return Ending(parameters=ledger.parameters)
+
+
+@pytest.mark.usefixtures("unharmed")
 @pytest.mark.parametrize("name", cases())
-def test_trick_is_refused(name: str, tmp_path: Path) -> None:
-    report = guarded(name, tmp_path)
-    if report is not None:
-        assert report["rule"], f"{name} passes with {report['parameters']} numbers"
-        assert TRICKS[name].rule in (None, report["rule"]), report
+def test_trick_brings_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name in ENDLESS:
+        monkeypatch.setattr("harness.plugins.handover.SECONDS", SECONDS)
+    expected, found = TRICKS[name], ending(name)
+    if found.error:
+        assert expected.outcome != "harmless", found.error.lines
+        assert expected.rule in (None, getattr(found.error, "rule", None)), found.error.lines
+        assert all(line.isprintable() for line in found.error.lines)
+    else:
+        assert expected.outcome != "refused", found
+        assert found.is_twin or expected.shown != TWIN, found
+        assert found.is_twin or found.parameters == expected.parameters

@@ -44,7 +44,7 @@ An `Audit` is then used for
 """
 
 from harness.audit.batch import refuse_batch_dependence, refuse_changed_classes
-from harness.audit.count import Entry, Ledger
+from harness.audit.count import FREE_BITS, Entry, Ledger, bits_of_table
 from harness.audit.export import export, refuse_foreign_operators
 from harness.audit.forward import probe_forward
 from harness.audit.graph import arguments, cause, operators, over_the_same_tensors, short_name
@@ -64,6 +64,7 @@ from harness.audit.state import refuse_storage
 from harness.audit.summary import Layer, ModelSummary, describe
 
 __all__ = [
+    "FREE_BITS",
     "Audit",
     "Entry",
     "Exporter",
@@ -73,6 +74,7 @@ __all__ = [
     "ModelSummary",
     "arguments",
     "audit",
+    "bits_of_table",
     "calls_digest",
     "cause",
     "describe",

@@ -61,6 +61,7 @@ def refuse_batch_dependence(
     """
     dark, bright = torch.full_like(images, BLACK), torch.full_like(images, WHITE)
     many = torch.cat([images, dark.repeat(math.ceil(largest_batch / len(images)), 1, 1, 1)])[:largest_batch]
+    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0)).mul(0.05).to(images)
     with torch.no_grad():
         together = scored(images)
         if not together.isfinite().all():
@@ -68,6 +69,7 @@ def refuse_batch_dependence(
         other_predictions = {
             "reversed": scored(images.flip(0)).flip(0),
             "beside other images": scored(torch.cat([images, bright, dark]))[: len(images)],
+            "beside images like them": scored(torch.cat([images, images + noise]))[: len(images)],
             "in a large batch": scored(many)[: len(images)],
             "two at a time": torch.cat([scored(pair) for pair in images.split(2)]),
             "beside a broken image": _beside_a_broken_image(scored, images, together),

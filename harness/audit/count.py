@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import Node
 
+from harness.audit.fixed import fixed_nodes, places, still_norms
 from harness.audit.graph import arguments, cause, short_name
 from harness.errors import AuditError
 
@@ -52,6 +53,13 @@ _AVERAGES = _PARTS | {"mean", "repeat"}
 
 FREE_SETTINGS = 10
 """Most different values of these arguments in a network that are not counted; if there are more, each is counted."""
+
+FREE_PLACES = 10
+"""Most different whole numbers that choose among fixed values (`fixed`) and are not counted; if there are more, each is
+counted as often as it stands."""
+
+Numbers = Counter[tuple[str, float]]
+"""How many 32-bit units each number of each line takes."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +108,8 @@ def count(network: nn.Module, train: ExportedProgram, evaluation: ExportedProgra
     """
     registered = dict((*network.named_parameters(), *network.named_buffers()))
     statistics = _batch_norm_statistics(network, train, evaluation)
-    free = statistics if sum(registered[name].numel() for name in statistics) <= FREE_STATISTICS else set()
+    stored = sum(_statistic_units(registered[name]) for name in statistics)
+    free = statistics if stored <= FREE_STATISTICS else set()
     tables = _free_tables(network, train, evaluation)
     entries: list[Entry] = []
     counted: set[object] = set()
@@ -114,7 +123,7 @@ def count(network: nn.Module, train: ExportedProgram, evaluation: ExportedProgra
         entries.append(Entry(holder, short, kind, tuple(tensor.shape), numbers, not is_free))
     for program in (train, evaluation):
         entries.extend(_constants(program, counted, tables, path))
-    return Ledger((*entries, *_literals(train, evaluation, path)))
+    return Ledger((*entries, *_literals(network, train, evaluation, path)))
 
 
 def _kind(name: str, tensor: Tensor, statistics: set[str]) -> str:
@@ -141,6 +150,10 @@ def _units(tensor: Tensor, counted: set[object]) -> int:
 
 def _own_units(tensor: Tensor) -> int:
     return tensor.numel() * _units_each(tensor)
+
+
+def _statistic_units(tensor: Tensor) -> int:
+    return _own_units(tensor) if tensor.is_floating_point() else tensor.numel()  # a counter is one number
 
 
 def _units_each(tensor: Tensor) -> int:
@@ -171,7 +184,14 @@ def _may_move(user: Node) -> bool:
 def _bits(tensor: Tensor, moving: set[int]) -> int:
     """Return the bits that a table of indices or a mask stores; 0 for others, for views and for `moving` memory."""
     storage = tensor.untyped_storage()
-    if storage.data_ptr() in moving or storage.nbytes() != tensor.numel() * tensor.element_size() or not tensor.numel():
+    if storage.data_ptr() in moving or storage.nbytes() != tensor.numel() * tensor.element_size():
+        return 0
+    return bits_of_table(tensor)
+
+
+def bits_of_table(tensor: Tensor) -> int:
+    """Return the bits that a table of whole numbers, or a mask of zeros and infinities, stores; 0 for others."""
+    if not tensor.numel():
         return 0
     if not tensor.is_floating_point() and not tensor.is_complex():
         low, high = int(tensor.min()), int(tensor.max())
@@ -181,17 +201,22 @@ def _bits(tensor: Tensor, moving: set[int]) -> int:
 
 
 def _batch_norm_statistics(network: nn.Module, train: ExportedProgram, evaluation: ExportedProgram) -> set[str]:
-    """Return the names of genuine running statistics: used by batch norms only, and initialised with 0 and 1."""
+    """Return the names of genuine running statistics: used by batch norms only, and initialised with 0 and 1.
+
+    Those of a batch norm that normalises nothing, as its input is the same for all images, are a table that is read.
+    """
     buffers = dict(network.named_buffers())
     users = {"train": _buffer_users(train, _PARTS), "evaluation": _buffer_users(evaluation, _AVERAGES)}
     genuine = set()
+    tables = still_norms(evaluation, network)
     for name, buffer in buffers.items():
         if buffer.untyped_storage().nbytes() != buffer.numel() * buffer.element_size():
             continue  # a view: its storage holds more numbers
         training, scoring = users["train"].get(name, []), users["evaluation"].get(name, [])
         for role, start in (("running_mean", 0), ("running_var", 1)):
             moved = training and all(_moves(user, node, role) for user, node in training)
-            if moved and all(_serves(user, node, role) for user, node in scoring) and bool((buffer == start).all()):
+            serves = all(_serves(user, node, role) and user not in tables for user, node in scoring)
+            if moved and serves and bool((buffer == start).all()):
                 genuine.add(name)
         # The batch counter: it starts at 0, is incremented by one if at all, and only a mean over all batches reads it.
         counter = not scoring and all(_only_counts(user) for user, _ in training)
@@ -268,9 +293,13 @@ def _digest(tensor: Tensor) -> str:
     return hashlib.sha256(stored.numpy().tobytes()).hexdigest()
 
 
-def _literals(train: ExportedProgram, evaluation: ExportedProgram, path: str) -> Iterator[Entry]:
+def _literals(network: nn.Module, train: ExportedProgram, evaluation: ExportedProgram, path: str) -> Iterator[Entry]:
     """Yield the numbers written into `forward`, one entry per line; of the two modes the larger count is taken."""
-    found = _written(train, path) | _written(evaluation, path)
+    written, chosen = zip(*(_written(program, network, path) for program in (train, evaluation)), strict=True)
+    found = written[0] | written[1]
+    places = chosen[0] | chosen[1]
+    if len({number for _, number in places}) > FREE_PLACES:
+        found += places
     lines = Counter[str]()
     for (line, _number), times in found.items():
         lines[line] += times
@@ -278,13 +307,14 @@ def _literals(train: ExportedProgram, evaluation: ExportedProgram, path: str) ->
         yield Entry(line, "numbers in the code", "literal", (), numbers)
 
 
-def _written(program: ExportedProgram, path: str) -> Counter[tuple[str, float]]:
-    """Count pairs of line and number over a graph.
+def _written(program: ExportedProgram, network: nn.Module, path: str) -> tuple[Numbers, Numbers]:
+    """Count pairs of line and number over a graph; return those that count, and those that choose fixed values.
 
     An operator on input data or weights may have structural integers, such as sizes; these are not counted. An
     operator on constants only builds a table, so all of its numbers are.
     """
-    found = Counter[tuple[str, float]]()
+    found, chosen = Numbers(), Numbers()
+    fixed = fixed_nodes(program, network, lambda node: bool(places(node) or _free_literals(node)))
     settings: dict[float, str] = {}
     from_data: set[Node] = set()
     for node in program.graph.nodes:
@@ -296,8 +326,10 @@ def _written(program: ExportedProgram, path: str) -> Counter[tuple[str, float]]:
                 from_data.add(node)
             if isinstance(node.target, torch._ops.OpOverload):
                 everything = node not in from_data and not is_size
-                free = frozenset() if everything else _free_literals(node)
+                free = frozenset() if everything or node in fixed else _free_literals(node)
                 numbers = _numbers(node, everything, arguments(node).keys() - free)
+                for place in places(node) if node in fixed and not everything else ():
+                    chosen[cause(node, path), place] += _written_units(place)
                 for number in _numbers(node, everything, free):
                     settings.setdefault(number, cause(node, path))
             else:  # arithmetic on the number of images: rare, so none of its numbers are free
@@ -306,7 +338,7 @@ def _written(program: ExportedProgram, path: str) -> Counter[tuple[str, float]]:
                 found[cause(node, path), number] += _written_units(number)
     if len(settings) > FREE_SETTINGS:
         found.update({(line, number): _written_units(number) for number, line in settings.items()})
-    return found
+    return found, chosen
 
 
 def _free_literals(node: Node) -> frozenset[str]:

@@ -131,7 +131,7 @@ def refuse_foreign_operators(program: ExportedProgram, path: str) -> None:
 
 def _size(node: Node) -> int:
     values = (*node.args, *node.kwargs.values())
-    return max(1, sum(len(value) for value in values if isinstance(value, (list, tuple))))
+    return max(1, sum(len(value) for value in values if isinstance(value, (list, str, tuple))))
 
 
 @functools.cache

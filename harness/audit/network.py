@@ -30,9 +30,11 @@ from harness.audit.export import (
 )
 from harness.audit.forward import probe_forward
 from harness.audit.graph import on_device
+from harness.audit.mailbox import refuse_mailboxes
 from harness.audit.probe import (
     TOLERANCE,
     TRAINED_TOGETHER,
+    digit_like_images,
     gist,
     made_up_images,
     nudged,
@@ -153,13 +155,16 @@ def audit(network: nn.Module, path: str, exporter: Exporter = export) -> Audit:
     refuse_storage(evaluation, path)
     refuse_change_at_evaluation(evaluation, path)
     refuse_other_state(train, path)
+    refuse_mailboxes(network, train, path)
     found = Audit(count(network, train, evaluation, path), train, evaluation)
-    scored, images = evaluation.module(), made_up_images(12)
+    scored, images, digits = evaluation.module(), made_up_images(12), digit_like_images(12)
     refuse_unfaithful(network, train.module(), scored, path)
     refuse_batch_dependence(scored, images, path)
+    refuse_batch_dependence(scored, digits, path, largest_batch=100)
     for direction in (1, -1):  # so that gates that start near zero are open in one of them
         with nudged(network, direction):
-            refuse_batch_dependence(scored, images, path, largest_batch=100)
+            for probes in (images, digits):
+                refuse_batch_dependence(scored, probes, path, largest_batch=100)
     return found
 
 

@@ -37,6 +37,14 @@ def made_up_images(count: int, seed: int | None = None) -> Tensor:
     return torch.where(shades > 1, WHITE, shades.clamp(min=0).mul(WHITE - BLACK).add(BLACK))
 
 
+def digit_like_images(count: int) -> Tensor:
+    """Return synthetic images (count, 1, 28, 28) that are black but for strokes in the middle; the same each time."""
+    generator = torch.Generator().manual_seed(count)
+    coarse = torch.rand(count, 1, 6, 6, generator=generator)
+    strokes = nn.functional.interpolate(coarse, size=(20, 20), mode="bicubic").sub(0.55).mul(5).clamp(0, 1)
+    return nn.functional.pad(strokes, [4] * 4).mul(WHITE - BLACK).add(BLACK)
+
+
 class _CallRecorder(TorchDispatchMode):
     """Records each operator that is called, with the numbers and strings among its arguments."""
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from harness import confine
-from harness.errors import AuditError, ContractError, HarnessError, OutOfMemory, Refusal, UsageError
+from harness.errors import AuditError, ContractError, HarnessError, OutOfMemory, Refusal, UsageError, printable
 
 SECONDS = 300.0
 """Seconds that a plug-in's process may take; the slowest network of this project takes 3."""
@@ -30,10 +32,20 @@ def run_confined(function: str, request: Any, answer: Callable[[Any], Any] | Non
     Raises:
         HarnessError: the function raised it; or the process died, hung, or was out of memory.
     """
-    returned = confine.call(function, request, answer=answer, seconds=SECONDS)
+    if answer:
+        returned = confine.call(function, request, answer=answer, seconds=SECONDS, subject=request["path"])
+    else:
+        returned = _remembered(function, json.dumps(request))
     if isinstance(returned, dict) and isinstance(refused := returned.get("refused"), dict):
         raise error_of(refused)
     return returned.get("result") if isinstance(returned, dict) else None
+
+
+@functools.lru_cache(maxsize=100)
+def _remembered(function: str, request: str) -> Any:
+    """Call a function whose result follows from the request: a file that is asked again need not be executed again."""
+    asked = json.loads(request)
+    return confine.call(function, asked, seconds=SECONDS, subject=asked["path"])
 
 
 def reply(work: Callable[[], Any]) -> dict[str, Any]:
@@ -52,7 +64,8 @@ def as_data(error: HarnessError) -> dict[str, str]:
 
 def error_of(refused: Mapping[str, Any]) -> HarnessError:
     """Return the error that `as_data` wrote, or another one if the process of a plug-in made it up."""
-    said = {name: str(refused.get(name, ""))[:_LONGEST] for name in ("message", "allowed", "hint", "rule", "where")}
+    given = {name: refused.get(name) for name in ("message", "allowed", "hint", "rule", "where")}
+    said = {name: printable(text[:_LONGEST]) if isinstance(text, str) else "" for name, text in given.items()}
     kind = _KINDS.get(str(refused.get("kind")), ContractError)
     shown = {"allowed": said["allowed"], "hint": said["hint"]}
     if issubclass(kind, Refusal):

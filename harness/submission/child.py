@@ -17,6 +17,7 @@ from harness.errors import AuditError, Refusal
 from harness.seeds import seed_everything
 from harness.submission.counted import digest_of_start
 from harness.submission.document import MODES, VERSION
+from harness.submission.names import refuse_odd_name
 from harness.submission.on_cpu import OnCPU
 from harness.submission.pack import Packed
 from harness.submission.record import Recorder
@@ -40,6 +41,8 @@ def submission_of(source: str, path: str, knobs: Mapping[str, Any]) -> dict[str,
         OutOfMemory: there is not enough memory.
     """
     network, recorder = _built(source, path, knobs, seed=0)
+    for name, _ in (*network.named_parameters(remove_duplicate=False), *network.named_buffers(remove_duplicate=False)):
+        refuse_odd_name(name, path)
     with OnCPU():
         audit.refuse_odd_module(network, path)
         audit.probe_forward(network, path)

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from harness.errors import printable
+from harness.submission.names import refuse_odd_name
 from harness.submission.plain import malformed
 
 VERSION = 1
@@ -25,6 +26,9 @@ LONGEST = 32 * 1024 * 1024
 
 MOST_TENSORS = 5_000
 """Most tensors of a network: one of 20,000 numbers in scalars would be refused for its operators anyway."""
+
+DEEPEST = 32
+"""Most lists and dicts within each other in a document; a network of its own needs 10."""
 
 MODES = ("train", "evaluation")
 
@@ -90,6 +94,8 @@ class Submission:
             content = json.loads(self.text)
         except (ValueError, RecursionError) as error:
             raise malformed("the document") from error
+        if not _is_flat(content, DEEPEST):
+            raise malformed("the depth of the document")
         if not isinstance(content, dict) or content.get("version") != VERSION:
             raise malformed("the version of the document")
         return content
@@ -169,9 +175,18 @@ def _tensor_entry(entry: Any) -> TensorEntry:
     if not isinstance(names, list) or not names or len(names) > 1_000 or kind not in KINDS:
         raise malformed("a tensor")
     for name in names:
-        if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) < 300 or "" in name.split("."):
+        if not isinstance(name, str):
             raise malformed("the name of a tensor")
+        refuse_odd_name(name)
     return TensorEntry(tuple(names), kind)
+
+
+def _is_flat(content: Any, depth: int) -> bool:
+    """Whether no more than `depth` lists and dicts are within each other."""
+    if not isinstance(content, (list, dict)):
+        return True
+    inner = content.values() if isinstance(content, dict) else content
+    return depth > 0 and all(_is_flat(each, depth - 1) for each in inner)
 
 
 def _pair(found: Any) -> Sequence[Any]:
@@ -183,4 +198,4 @@ def _pair(found: Any) -> Sequence[Any]:
 def _shown(text: Any) -> str:
     if not isinstance(text, str):
         raise malformed("a name of a layer")
-    return printable(text[:200])
+    return re.sub(r"[^\w.@-]", "?", text[:200])

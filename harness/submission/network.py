@@ -11,7 +11,7 @@ from torch.export import ExportedProgram
 
 from harness.errors import AuditError
 from harness.submission.document import MODES, Submission
-from harness.submission.operators import named, refuse_foreign_arguments
+from harness.submission.operators import apply, named, refuse_foreign_arguments
 from harness.submission.plain import from_plain, malformed
 
 MOST_NODES = 20_000
@@ -67,11 +67,7 @@ class Submitted(nn.Module):
         *layers, short = name.split(".")
         holder: nn.Module = self
         for layer in layers:
-            if hasattr(nn.Module, layer):
-                raise malformed(f"the name {name!r} of a tensor")
             holder = holder._modules.setdefault(layer, nn.Module())  # type: ignore[assignment]
-        if hasattr(holder, short):
-            raise malformed(f"the name {name!r} of a tensor")
         if kind == "buffer":
             holder.register_buffer(short, tensor)
         else:
@@ -86,7 +82,7 @@ class Submitted(nn.Module):
             if node.function:
                 args = from_plain(node.args, results.__getitem__)
                 kwargs = {name: from_plain(value, results.__getitem__) for name, value in node.kwargs}
-                results.append(node.function(*args, **kwargs))
+                results.append(apply(node.function, args, kwargs))
             elif node.number is None:
                 results.append(images)
             else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -81,10 +81,32 @@ ON_SIZES: dict[str, Callable[..., Any]] = {
 }  # fmt: skip
 """Python's arithmetic on numbers of images, by name."""
 
+_LARGEST_SIZE = 2**62
+
+_SIZES = (bool, int, float, torch.SymBool, torch.SymInt, torch.SymFloat)
+
 _SIZE_NAMES = {function: name for name, function in ON_SIZES.items()}
 
 _LEFT_OUT = ("Generator", "Storage", "Stream", "Dimname", "__torch__")
 """Types of arguments that no call may have: they are no plain data."""
+
+
+def apply(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Call an operator, or Python's arithmetic: with numbers of moderate size, as products of others never end.
+
+    Raises:
+        AuditError: arithmetic on what is no number, or with too large a one.
+    """
+    if isinstance(function, torch._ops.OpOverload) or function is operator.getitem:
+        return function(*args, **kwargs)
+    numbers = args[0] if function is torch.sym_sum and args else args
+    largest = 16 if function is operator.pow else _LARGEST_SIZE
+    if not all(isinstance(each, _SIZES) for each in numbers) or any(
+        type(each) is int and abs(each) > limit
+        for each, limit in zip(numbers, (_LARGEST_SIZE, *[largest] * len(numbers)), strict=False)
+    ):
+        raise malformed(f"the numbers of {_SIZE_NAMES[function]}")
+    return function(*args, **kwargs)
 
 
 def name_of(target: object) -> str | None:

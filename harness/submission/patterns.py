@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from harness.audit import FREE_BITS, bits_of_table
 from harness.submission.start import TRUNC_NORMAL, Program, Touched, memory_of, needed, operator_of, replay, run
 
 FORMULA = 16
@@ -27,9 +28,6 @@ LARGEST_SIZE = 784
 
 FREE_SETTINGS = 60
 """Most different settings of draws, fills and scales of whole tensors that are not counted: two for each fan-in."""
-
-FREE_INDICES = 4_096
-"""Most whole numbers, and entries of masks of zeros and infinities, that are not counted as brought from home."""
 
 FREE_STRUCTURE = 256
 """Most bytes of compressed structure that are not taken for hidden numbers; every further byte counts as a number."""
@@ -62,6 +60,7 @@ class Patterns:
         patterns: values of each tensor that follow a pattern from home, without its most frequent value.
         formulas: such values of all tensors that follow from a few numbers of the author's, such as sines of positions.
         indices: the same for whole numbers, truth values, and masks of zeros and infinities.
+        index_bits: bits of all those tables; up to `FREE_BITS` they are free, here as in the ledger.
         others: 32-bit units of the constants and literals that make other tensors.
         structure: bytes of compressed structure.
         pattern_structure: the same, of the tensors that look alike for every seed.
@@ -71,6 +70,7 @@ class Patterns:
     patterns: Mapping[str, int]
     formulas: int
     indices: Mapping[str, int]
+    index_bits: int
     others: int
     structure: int
     pattern_structure: int
@@ -79,7 +79,7 @@ class Patterns:
     @property
     def brought(self) -> int:
         """Numbers brought from home, in all."""
-        indices = max(0, sum(self.indices.values()) - FREE_INDICES)
+        indices = sum(self.indices.values()) if self.index_bits > FREE_BITS else 0
         hidden = max(0, self.structure - FREE_STRUCTURE, 8 * (self.pattern_structure - FREE_PATTERN_STRUCTURE))
         return sum(self.patterns.values()) + indices + self.others + hidden
 
@@ -110,6 +110,7 @@ def authors_numbers(program: Program) -> Patterns:
     formulas = 0
     patterns: dict[str, int] = {}
     indices: dict[str, int] = {}
+    index_bits = 0
     others: set[Source] = set()
     extra: set[Source] = set()
     for name, number in state.items():
@@ -122,15 +123,17 @@ def authors_numbers(program: Program) -> Patterns:
         own = tensor.numel() * max(1, math.ceil(tensor.element_size() / 4))
         if author > own or not draws.isdisjoint(cone):
             extra |= sources
+        table_bits = bits_of_table(tensor)
         if author > FORMULA:
-            (indices if _selects(tensor) else patterns)[name] = _foreground(tensor)
+            (indices if table_bits else patterns)[name] = _foreground(tensor)
+            index_bits += table_bits
             continue
         others |= sources
-        if has_numbers and not _selects(tensor) and _is_ranked_alike(*(start[name] for start in two)):
+        if has_numbers and not table_bits and _is_ranked_alike(*(start[name] for start in two)):
             formulas += _foreground(tensor)
     counted = [sum(units[source] for source in sources) for sources in (others, extra)]
     every, some = (_structure(program, touched, chosen, shapes) for chosen in (cones, alike))
-    return Patterns(patterns, formulas, indices, counted[0], every, some, counted[1])
+    return Patterns(patterns, formulas, indices, index_bits, counted[0], every, some, counted[1])
 
 
 def made_from(program: Program, constants: set[int]) -> list[str]:
@@ -189,11 +192,6 @@ def _is_ranked_alike(first: Tensor, second: Tensor) -> bool:
 
 def _reals(tensor: Tensor) -> Tensor:
     return (torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor).flatten()
-
-
-def _selects(tensor: Tensor) -> bool:
-    """Whether a tensor can be an index or a mask: whole numbers, or nothing but zeros and infinities."""
-    return (not tensor.is_floating_point() and not tensor.is_complex()) or bool(((tensor == 0) | tensor.isinf()).all())
 
 
 def _foreground(tensor: Tensor) -> int:

@@ -30,7 +30,10 @@ MOST_ELEMENTS = 2**24
 """Most elements of one result."""
 
 MOST_WORK = 2**29
-"""Most elements of all results together."""
+"""Most elements of all results together, with what matrix products take on top."""
+
+MOST_MEMORY = 2**29
+"""Most bytes of all results together: a replay keeps them, as later steps may read them."""
 
 MOST_BYTES = 2**22
 """Most bytes of all constants together: two hundred for each number of the budget."""
@@ -111,6 +114,8 @@ _GROUPS = {
 OPERATORS = frozenset(name for names in _GROUPS.values() for name in names.split())
 """Base names of the operators that a start may use. None of them reads a file, takes foreign memory, changes the size
 of memory that exists, or makes sparse or quantised tensors."""
+
+_COSTLY = frozenset((*_GROUPS["matrices"].split(), "convolution"))
 
 _EMPTY = frozenset(("empty", "empty_like", "empty_permuted", "empty_strided", "new_empty", "new_empty_strided"))
 
@@ -400,7 +405,8 @@ def run(program: Program, empty: float = 0.0) -> tuple[list[Tensor], list[Touche
     check_start(program)
     results = [_constant(constant) for constant in program["constants"]]
     touched: list[Touched] = []
-    work = 0
+    work = memory = 0
+    held = {memory_of(tensor) for tensor in results}
     with torch.no_grad():
         for name, plain_args, plain_kwargs, outs in program["steps"]:
             reads = tuple(references([plain_args, plain_kwargs]))
@@ -414,8 +420,11 @@ def run(program: Program, empty: float = 0.0) -> tuple[list[Tensor], list[Touche
                 raise malformed(f"{name} raised {type(error).__name__}") from error
             if len(made) != outs:
                 raise malformed(f"the number of results of {name}")
-            work += sum(tensor.numel() for tensor in made)
-            if work > MOST_WORK or any(tensor.numel() > MOST_ELEMENTS for tensor in made):
+            work += sum(tensor.numel() for tensor in made) + _further_work(name, sources, made)
+            new = {memory_of(each): each.untyped_storage().nbytes() for each in made if memory_of(each) not in held}
+            held |= new.keys()
+            memory += sum(new.values())
+            if work > MOST_WORK or memory > MOST_MEMORY or any(tensor.numel() > MOST_ELEMENTS for tensor in made):
                 raise _too_large(name)
             touched.append(
                 Touched(
@@ -427,6 +436,14 @@ def run(program: Program, empty: float = 0.0) -> tuple[list[Tensor], list[Touche
             )
             results.extend(made)
     return results, touched
+
+
+def _further_work(name: str, sources: Sequence[Tensor], made: Sequence[Tensor]) -> int:
+    """Return what a product or decomposition of matrices takes, in elements of a plain operator: 64 products each."""
+    if name.split(".")[1] not in _COSTLY or not sources or not made:
+        return 0
+    sizes = [sources[0].numel(), sources[-1].numel(), max(each.numel() for each in made)]
+    return math.isqrt(math.prod(sizes)) // 64
 
 
 def from_plain_arguments(plain: Any, results: Sequence[Tensor]) -> Any:
@@ -505,8 +522,8 @@ def _replaced(value: Any, tensors: Mapping[int, Tensor]) -> Any:
 def _too_large(name: str) -> AuditError:
     return AuditError(
         "start",
-        f"build makes first values with {name} on too large a tensor.",
-        allowed=f"Allowed: {MOST_ELEMENTS:,} numbers in one tensor.",
+        f"build makes first values with {name} on too large a tensor, or after too many large ones.",
+        allowed=f"Allowed: {MOST_ELEMENTS:,} numbers in one tensor, {MOST_MEMORY >> 20} MiB in all.",
         hint="Make only what the network stores.",
     )
 
