@@ -210,7 +210,7 @@ TRICKS = {
     "white_opens_the_batch": counted(rule="batch"),
     "ink_opens_the_batch": counted(rule="batch"),
     "sureness_opens_the_batch": counted(rule="batch"),
-    "many_kinds_open_the_batch": counted("either", "refused after training", "batch", 7_853),
+    "many_kinds_open_the_batch": counted("harmless", "refused after training", "batch", 7_853),
     "near_neighbours_in_the_batch": counted(rule="batch"),
     "writes_on_real_images_only": counted(rule="writes-on-images"),
     "state_behind_real_black": counted(rule="state-change"),

@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 from expected_tricks import TRICKS, TWIN
 
-from harness import plugins, runs, submission
+from harness import data, plugins, runs, submission
 from harness.audit import enforce
-from harness.errors import HarnessError
+from harness.errors import AuditError, HarnessError
 from harness.spec import BUDGET
 
 TESTS = Path(__file__).parent
@@ -189,3 +189,12 @@ def test_trick_brings_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
         assert expected.outcome != "refused", found
         assert found.is_twin or expected.shown != TWIN, found
         assert found.is_twin or found.parameters == expected.parameters
+
+
+@pytest.mark.thorough
+def test_gate_that_training_opens_is_refused_after_it() -> None:
+    architecture = plugins.load(FOLDER / "many_kinds_open_the_batch.py")
+    knobs, recipe = plugins.apply_settings(architecture, {"epochs": 8, "lr": 0.05, "batch_size": 64})
+    (job,) = runs.jobs(architecture, knobs, recipe, data.load("digits"), range(1), "cpu")
+    with pytest.raises(AuditError, match="beside other images"):
+        list(runs.train(job))
