@@ -1,4 +1,4 @@
-"""Examines device, data, journals, their register, studies, plans and MLflow, and offers to fix what is damaged.
+"""Examines device, data, journals, protocol, register, studies, plans and MLflow, and offers to fix what is damaged.
 
 Nothing is deleted: damaged files are moved to ``mlruns/damaged/``, and rebuilt from intact ones if possible.
 """
@@ -22,6 +22,7 @@ from harness import data, runs, tracking, tuning
 from harness.errors import DataError, HarnessError, TrackerError
 from harness.journal import ROOT, Journal, all_journals, begun, mark_dead_runs, verify_outcome, verify_run
 from harness.leaderboard import plans
+from harness.spec import BUDGET, CARRIED_FROM
 from harness.tracking import Source
 from harness.training import compute
 
@@ -37,7 +38,7 @@ class Finding:
         subject: the part it is about, such as ``journal``.
         said: its state, in one line.
         exit_code: exit code of the error that it would lead to; 0 if there is no problem.
-        offer: what `fix` would do, in the imperative; empty if the doctor cannot fix it.
+        offer: what `fix` would do, in the imperative; empty if the doctor cannot do anything about it.
         fix: fixes it and returns what was done.
     """
 
@@ -53,6 +54,7 @@ def examine() -> Iterator[Finding]:
     yield from _device()
     yield from _data()
     yield from _journals()
+    yield from _older()
     yield from _register()
     yield from _studies()
     yield from _plans()
@@ -106,7 +108,7 @@ def _journals() -> Iterator[Finding]:
             record = journal.read()
             states[record.state if record else "empty"] += 1
             if record and record.state == "finished":
-                verify_outcome(journal, verify_run(journal))
+                verify_outcome(journal, verify_run(journal, CARRIED_FROM))
             if record and record.state == "interrupted" and journal.checkpoint(len(record.epochs)):
                 resumable.append(journal.run_id)
         except DataError as error:
@@ -125,6 +127,26 @@ def _journals() -> Iterator[Finding]:
             "move it away, so that the command that made it trains it again",
             partial(_move_away, journal.folder),
         )
+
+
+def _older() -> Iterator[Finding]:
+    """Offer to carry over the runs of an older protocol; they are no problem, and do not count until then."""
+    if older := runs.runs_to_carry():
+        count = len(older)
+        yield Finding(
+            "protocol",
+            f"{count:,} run{' was' if count == 1 else 's were'} trained under an older protocol, and no longer count"
+            f"{'s' if count == 1 else ''}",
+            offer="execute their recorded files in confinement, and carry over those whose graph, count and start are "
+            f"equal under protocol {BUDGET.protocol}",
+            fix=partial(_carry_over, older),
+        )
+
+
+def _carry_over(older: Sequence[Journal]) -> str:
+    found = [*runs.carry_over(older)]
+    left = [f"{journal.run_id} is left as it is: {reason}" for journal, reason in found if reason]
+    return "\n".join([f"{len(found) - len(left):,} carried over", *left])
 
 
 def _register() -> Iterator[Finding]:

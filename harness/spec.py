@@ -33,10 +33,13 @@ class Budget:
     parameters: int = 20_000
     epochs: int = 19
     accuracy: float = 0.994
-    protocol: int = 1
+    protocol: int = 2
 
 
 BUDGET = Budget()
+
+CARRIED_FROM = (1,)
+"""Older protocols whose runs can be carried over, where graph, count and start are equal (docs/protocol.md)."""
 
 LONGEST = 100_000
 """Largest number of epochs that a setting may name, whatever the budget; a larger one is taken for a typing error."""
@@ -263,6 +266,7 @@ class Job:
         source: text of the plug-in, and `sha256` its hash.
         submission: the network as a document, which is what is trained; empty for a trial, whose process makes it.
         network: hash of the submission's graphs and start; empty without one.
+        isolation: how the process that executed the file was confined: ``full``, ``process`` or ``none``.
     """
 
     name: str
@@ -281,6 +285,7 @@ class Job:
     protocol: int = BUDGET.protocol
     submission: str = ""
     network: str = ""
+    isolation: str = "none"
 
 
 @dataclass(frozen=True)

@@ -244,6 +244,46 @@ def bound_on_new_images(right: np.ndarray) -> float | None:
     return max(min(bound, lower_bound(scores) or bound), 0.0)
 
 
+@dataclass(frozen=True)
+class Agreement:
+    """A test whether two samples of scores can be of one distribution, on this test set.
+
+    Attributes:
+        p: two-sided p-value.
+        difference: mean of the second sample minus that of the first.
+        detectable: the smallest difference that would have a p-value below 0.01.
+    """
+
+    p: float
+    difference: float
+    detectable: float
+
+
+def agreement(a: np.ndarray, b: np.ndarray) -> Agreement | None:
+    """Test whether the scores of two samples of seeds can be of one distribution; None for two single seeds.
+
+    Student's t test with one variance for both, as the hypothesis says; so one of the samples may be a single seed. The
+    variance is at least the one that the seeds' disagreement on single images implies: scores may agree by chance.
+
+    Args:
+        a: (seeds, images) bool, whether each seed's network classifies each image correctly.
+        b: likewise for the second sample.
+    """
+    spreads = [_Spread.of(right.mean(1).tolist()) for right in (a, b) if len(right) > 1]
+    if not spreads:
+        return None
+    from scipy.special import stdtr, stdtrit
+
+    spread = _Spread.pooled(spreads)
+    variance = max(spread.variance, _disagreement(np.concatenate([a, b])) / a.shape[1])
+    error = math.sqrt(variance * (1 / len(a) + 1 / len(b)))
+    difference = float(b.mean() - a.mean())
+    if not error:  # all predictions are equal
+        return Agreement(1.0, difference, 0.0)
+    p = 2 * float(stdtr(spread.freedom, -abs(difference) / error))
+    return Agreement(p, difference, float(stdtrit(spread.freedom, 1 - 0.005)) * error)
+
+
 @dataclass(frozen=True, order=True)
 class _Spread:
     """An estimate of the variance of a single seed's score, with its degrees of freedom."""

@@ -215,6 +215,8 @@ def main(descriptor: int, modules: Sequence[str]) -> None:
     for module in modules:
         with contextlib.suppress(ImportError):
             importlib.import_module(module)
+    with contextlib.suppress(ImportError):  # its forks share the process that runs plug-ins, too
+        importlib.import_module("harness.confine").prepare("harness.submission.child", "harness.plugins.study")
     gc.freeze()  # what the forks share stays shared
     become(serve(connection))
 

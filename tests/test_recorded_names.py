@@ -14,7 +14,7 @@ from harness.audit.count import Entry
 from harness.audit.summary import Layer
 from harness.data import load
 from harness.events import Checkpoint, Epoch, Trial
-from harness.journal import Outcome
+from harness.journal import Carried, Outcome
 from harness.spec import RECIPE_FIELDS, ComputeMode, Group, Job
 from harness.training import derive_seed
 
@@ -34,7 +34,8 @@ FILES = {
 
 JOURNAL = {
     Job: """name path source sha256 knobs default_knobs recipe dataset dataset_digest seed device
-        held_out plain protocol""",
+        held_out plain protocol submission network isolation""",
+    Carried: "network before protocol time",
     Epoch: "number lr train_loss train_accuracy seconds images_per_second held_out_loss held_out_accuracy wall_seconds",
     Entry: "layer name kind shape numbers counted",
     ModelSummary: "layers uses receptive_field multiply_adds ends_in_softmax",

@@ -109,7 +109,7 @@ def test_scored_weights_reproduce_answers_in_plug_in(name: str) -> None:
     source = TINY if name == "tiny" else Path(f"architectures/{name}.py").read_text()
     knobs = NARROW.get(name, {})
     done = result(runs.train(job(source, epochs=1, ema=0.9, warmup_epochs=0, **knobs)))
-    network = plugins.from_source(source, "tiny.py").build(**knobs)
+    network = plugins.execute(source, "tiny.py").build(**knobs)
     network.load_state_dict(done.weights)
     digits = data.load("digits")
     answers = predict(network.eval(), digits, digits.held_out).numpy()

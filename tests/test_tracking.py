@@ -150,7 +150,7 @@ def test_run_shows_its_name_settings_and_verdict(whole: Run) -> None:
     assert whole.data.params["device"] == record.start.device
     assert set(RECIPE_FIELDS) <= set(whole.data.params)
     assert whole.data.tags["source_sha256"] == record.job.sha256
-    assert whole.data.tags["protocol"] == "1"
+    assert whole.data.tags["protocol"] == "2"
     assert whole.data.tags["verdict"] == "all 2 targets met"
 
 

@@ -25,6 +25,7 @@ COMMANDS = {
     "list": "show datasets, architectures and recipe fields",
     "tune": "search dropout, learning rate, widths and other settings",
     "leaderboard": "rank finished runs and say which differences are significant",
+    "verify": "train a row again from its stored graphs, and say whether it is what it claims",
     "compare": "compare two networks with new seeds, by a plan that is written down first",
     "backprop": "sweep the learning rate of a 2-2-2 network trained by hand-derived gradients",
     "speed": "time training beside a plain PyTorch loop and the limit of the machine",
@@ -34,7 +35,10 @@ COMMANDS = {
 }
 
 PLUG_IN_COMMANDS = ("run", "check", "tune", "compare", "speed")
-"""Commands that train or audit networks of plug-ins, each in a process of its own: a network can crash it."""
+"""Commands that execute plug-ins, in confined processes."""
+
+ISOLATED_COMMANDS = (*PLUG_IN_COMMANDS, "verify")
+"""Commands that train or audit networks, each in a process of its own: a network can crash it."""
 
 
 def main(argv: Sequence[str] | None = None, isolated: bool = False) -> int:
@@ -74,7 +78,7 @@ def _dispatch(arguments: Sequence[str], isolated: bool) -> int:
     typed = [_renamed(argument) for argument in arguments[1:]]
     args = parser.parse_args(typed)
     args.typed = {argument.partition("=")[0] for argument in typed if argument.startswith("--")}
-    if (isolated and name in PLUG_IN_COMMANDS) or len(getattr(args, "files", ())) > 1:
+    if (isolated and name in ISOLATED_COMMANDS) or len(getattr(args, "files", ())) > 1:
         return run_isolated(module, args)
     return int(module.main(args))
 

@@ -51,6 +51,7 @@ def _check(path: str, given: dict[str, str], device: str | None) -> None:
     inspected = runs.inspect(architecture, knobs)
     found, model = inspected.audit, inspected.model
     console.rule(f"{architecture.name}", align="left")
+    session.note_isolation()
     console.print(architecture.summary)
     print_layers(model)
     print_ledger(found.ledger)

@@ -23,7 +23,8 @@ def main(args: argparse.Namespace) -> int:
     for finding in examine():
         console.print(f"  {finding.subject:<10}", end="")
         console.print(finding.said, style="red" if finding.exit_code else None)
-        if finding.exit_code and not (finding.offer and (args.yes or _agrees(finding)) and _fix(finding)):
+        is_fixed = finding.offer and (args.yes or _agrees(finding)) and _fix(finding)
+        if not is_fixed:
             codes.append(finding.exit_code)
     console.print("no problems left" if max(codes) == 0 else "problems remain", style="bold")
     return max(codes)
@@ -47,5 +48,6 @@ def _fix(finding: Finding) -> bool:
     except HarnessError as error:
         report(error)
         return False
-    console.print(f"{'':<12}{done}", style="green")
+    for line in done.split("\n"):
+        console.print(f"{'':<12}{line}", style="green")
     return True

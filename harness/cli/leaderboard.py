@@ -101,7 +101,9 @@ def _main(args: argparse.Namespace) -> int:
         board = replace(board, asked=_compared(board, *args.compare))
     if args.export:
         runs = [(run.journal, row.trials) for row in board.rows for run in row.runs]
-        print(f"{archive.export(runs, args.export, held_back(board))} runs written to {args.export}", file=sys.stderr)
+        verified = [found for row in board.rows for found in row.verifications]
+        count = archive.export(runs, args.export, held_back(board), verified)
+        print(f"{count} runs written to {args.export}", file=sys.stderr)
     if args.html:
         _write(args.html, to_html(board))
     elif args.markdown or args.csv or args.json:

@@ -121,7 +121,16 @@ def remarks(started: Started) -> Iterator[str]:
 
 def _train(job: Job, events: Generator[runs.Event | Profile | None], introduces: bool) -> float:
     """Print the events of a run and return its score; print the network first if `introduces`."""
-    score = 0.0
+    started, _, result = follow(job, events, introduces)
+    _conclude(job, started, result)
+    return result.accuracy
+
+
+def follow(
+    job: Job, events: Generator[runs.Event | Profile | None], introduces: bool
+) -> tuple[Started, list[Epoch], Result]:
+    """Print the events of a training as they come, and return them; print the network first if `introduces`."""
+    epochs = []
     name = f"{job.name} seed {job.seed}"
     with _progress(f"preparing {name}", job.recipe.epochs) as progress, contextlib.closing(events):
         for event in events:
@@ -140,13 +149,12 @@ def _train(job: Job, events: Generator[runs.Event | Profile | None], introduces:
             elif isinstance(event, Epoch):
                 progress.console.print(_line(event, job.recipe.epochs))
                 progress.advance(TaskID(0))
+                epochs.append(event)
             elif isinstance(event, Profile):
                 _show(event, progress.console)
             elif isinstance(event, Result):
-                score = event.accuracy
                 result = event
-    _conclude(job, started, result)
-    return score
+    return started, epochs, result
 
 
 def _train_in_turns(jobs: Sequence[Job], trainings: Sequence[Events], at_once: int, device: str = "cpu") -> list[float]:

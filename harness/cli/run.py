@@ -124,6 +124,7 @@ def _jobs(path: str, given: dict[str, str], dataset: str, seeds: range, device: 
     architecture = plugins.load(path)
     knobs, recipe = options.parse_settings(architecture, given)
     console.rule(architecture.name, align="left")
+    session.note_isolation()
     console.print(architecture.summary)
     if changed := plugins.changed_settings(knobs, recipe, architecture.knobs, architecture.recipe):
         console.print(f"with {plugins.settings_text(changed)}")

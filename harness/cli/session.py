@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from harness import data, journal, runs, watchdog, workers
 from harness.cli.console import console
 from harness.cli.exit import exit_code, report
+from harness.confine import isolation
 from harness.errors import HarnessError, TrackerError, UsageError
 from harness.spec import HeldOut
 from harness.tracking import Tracker
@@ -29,6 +30,12 @@ def choose_dataset(wanted: str) -> str:
         )
         console.print("For MNIST, set HARNESS_DATA to a folder that holds MNIST/raw/.")
     return name
+
+
+def note_isolation() -> None:
+    """Say what this system does not enforce on the process that executes a plug-in's file, if it lacks something."""
+    if missing := isolation().missing:
+        console.print(f"note: not enforced here on the process of a file: {'; '.join(missing)}", style="yellow")
 
 
 def choose_device(wanted: str) -> str:

@@ -8,6 +8,6 @@ system enforces. What comes back is parsed as JSON and believed in nothing: code
 """
 
 from harness.confine.caller import call, prepare
-from harness.confine.kernel import Isolation, isolation
+from harness.confine.kernel import LEVELS, Isolation, isolation
 
-__all__ = ["Isolation", "call", "isolation", "prepare"]
+__all__ = ["LEVELS", "Isolation", "call", "isolation", "prepare"]

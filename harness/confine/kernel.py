@@ -33,6 +33,10 @@ FILE_SIZE = 64 << 20
 OPEN_FILES = 256
 
 
+LEVELS = ("full", "process", "none")
+"""How far a child may be confined, the most first."""
+
+
 @dataclass(frozen=True)
 class Isolation:
     """How far this system confines a child.

@@ -16,6 +16,7 @@ and the seed.
     lock              held by the process that trains the run
     mlflow.lock       held by the process that brings the run to MLflow
     profile.json.gz   where the time of one epoch went, if --profile was given
+    carried.json      only in a run that was carried over from an older protocol: the network's hash, both protocols
     origin.json       only in an imported run: where it came from; such a run has no logits and no weights
 
 **Order of events.** ``started`` (job, author, environment, ledger, model), one ``epoch`` after each epoch, and one
@@ -43,14 +44,18 @@ the lines before it; `harness.journal.begun` describes it. It outlives the journ
 runs of this machine and imported ones alike: types and ranges, hashes, the ledger's sum, and a score that follows from
 the stored predictions. The check does not prove training: a person can write a whole consistent journal by hand.
 
+**Verifications.** ``mlruns/verifications/`` has a record of every row that was trained again (``verify``); such a
+training is no run. `harness.journal.verifications` describes it.
+
 **Archive.** `archive` packs finished runs into one zip with a SHA-256 for each entry, and imports such a file. An
-imported run is only ever read: no plug-in of it is executed, nothing of it is unpickled, and the board marks it.
+imported run is only ever read: no plug-in of it is executed, nothing of it is unpickled, and the board marks it. On
+arrival `recount` rebuilds its network from ``network.json``, audits it, and compares ledger and hash with the record.
 
 **What the format promises.** Field names are never renamed, as every recorded run carries them: those of the
 dataclasses that are written by field (``tests/test_recorded_names.py`` lists them) and the keys of the events, such as
 ``anatomy`` and ``arithmetic`` for what the code calls model and mode. A new field has a default, so older journals
 stay readable, and a reader passes over keys that it does not know. A run of another protocol version is kept and never
-ranks.
+ranks, unless it was carried over.
 """
 
 from harness.journal.archive import Imported
@@ -70,6 +75,7 @@ from harness.journal.outcome import Outcome, result_digest
 from harness.journal.record import (
     MOST_AUTHOR,
     MOST_STATE,
+    Carried,
     Environment,
     FinishedRun,
     Origin,
@@ -78,6 +84,7 @@ from harness.journal.record import (
     RunStart,
     typed,
 )
+from harness.journal.recount import Counted, counted, recount, refuse_other_ledger
 from harness.journal.run import Run
 from harness.journal.verify import verify_outcome, verify_run
 
@@ -89,6 +96,8 @@ __all__ = [
     "PROFILE",
     "ROOT",
     "Begun",
+    "Carried",
+    "Counted",
     "Environment",
     "FinishedRun",
     "Imported",
@@ -101,8 +110,11 @@ __all__ = [
     "RunResult",
     "RunStart",
     "all_journals",
+    "counted",
     "journal_folder",
     "mark_dead_runs",
+    "recount",
+    "refuse_other_ledger",
     "result_digest",
     "safe_name",
     "typed",

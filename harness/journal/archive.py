@@ -1,9 +1,10 @@
 """Finished runs exported to one file, and imported from it as journals.
 
 The file is a zip: ``manifest.json`` with the SHA-256 of all other entries and the seeds that were begun and are not in
-it, and of every run its events, its plug-in and its predictions for the test images. Logits and weights are not
-exported. An imported run is verified first and only ever read: no plug-in is executed, nothing is unpickled, and every
-board marks such a run.
+it, and of every run its events, its plug-in, its network as data and its predictions for the test images. Logits and
+weights are not exported. An imported run is verified first, and its ledger is counted again from its network. No
+plug-in is executed, nothing is unpickled, and every board marks such a run. A run of a protocol from which runs can be
+carried over is kept, and counts once that is done. Verifications of the rows travel in ``manifest.json``.
 """
 
 from __future__ import annotations
@@ -15,16 +16,20 @@ import re
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from harness.errors import DataError, HarnessError, UsageError
-from harness.journal.journal import OUTCOME, Journal, journal_folder, safe_name
+from harness.journal.journal import CARRIED, OUTCOME, SUBMISSION, Journal, journal_folder, safe_name
 from harness.journal.outcome import read_outcome, write_outcome
+from harness.journal.recount import recount
+from harness.journal.verifications import Verification
+from harness.journal.verifications import receive as receive_verifications
 from harness.journal.verify import verify_outcome, verify_run
+from harness.spec import CARRIED_FROM
 
 FORMAT = 1
 """Version of the file format; raised when older files can no longer be read."""
@@ -37,6 +42,9 @@ LONGEST = 120
 
 _EVENTS, _SOURCE = "events.jsonl", "architecture.py"
 _FILES = (_EVENTS, _SOURCE, OUTCOME)
+OPTIONAL = frozenset({SUBMISSION, CARRIED})
+"""Files of a run that older records lack."""
+
 _FIXED = (1980, 1, 1, 0, 0, 0)  # date of every entry, so that the same runs give the same file
 
 
@@ -60,7 +68,10 @@ HeldBack = Sequence[tuple[int, str]]
 
 
 def export(
-    runs: Iterable[tuple[Journal, int | None]], place: Path, held_back: Mapping[str, HeldBack] | None = None
+    runs: Iterable[tuple[Journal, int | None]],
+    place: Path,
+    held_back: Mapping[str, HeldBack] | None = None,
+    verified: Iterable[Verification] = (),
 ) -> int:
     """Write finished runs to one file and return their number.
 
@@ -68,6 +79,7 @@ def export(
         runs: each with the number of trials that were spent on its settings, None if unknown.
         held_back: by run id, the seeds of its row that were begun and are not among `runs`; a run without an entry
             is imported and came without one.
+        verified: the verifications of their rows.
 
     Raises:
         UsageError: there is no run, or the file cannot be written.
@@ -78,14 +90,17 @@ def export(
         trials[journal.run_id] = spent
         outcome = io.BytesIO()
         write_outcome(outcome, journal.outcome())
-        contents = (journal.events_file.read_bytes(), journal.source.encode(), outcome.getvalue())
-        files |= {f"{journal.run_id}/{name}": content for name, content in zip(_FILES, contents, strict=True)}
+        contents = {name: (journal.folder / name).read_bytes() for name in (_EVENTS, _SOURCE)}
+        contents |= {OUTCOME: outcome.getvalue(), **optional_files(journal.folder)}
+        files |= {f"{journal.run_id}/{name}": content for name, content in contents.items()}
     if not trials:
         raise UsageError(
             "There is no finished run to export.", hint="Train one: python -m harness run architectures/s6_gap.py"
         )
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    said = {"begun": {run_id: [*seeds] for run_id, seeds in held_back.items()}} if held_back else {}
+    said: dict[str, object] = {"begun": {run_id: [*seeds] for run_id, seeds in held_back.items()}} if held_back else {}
+    if found := [replace(each, origin="").stored for each in verified]:
+        said["verifications"] = found
     manifest = json.dumps({"format": FORMAT, "trials": trials, **said, "sha256": hashes}, indent=1)
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -117,10 +132,12 @@ def import_runs(place: Path) -> list[Imported]:
                 )
             hashes, trials = dict(manifest["sha256"]), dict(manifest["trials"])
             held_back = dict(manifest.get("begun", {}))
-            return [
-                _take(run_id, partial(_unpack, archive, hashes, run_id), str(place), spent, held_back.get(run_id))
+            arrived = [
+                _take(run_id, partial(_unpacked, archive, hashes, run_id), str(place), spent, held_back.get(run_id))
                 for run_id, spent in trials.items()
             ]
+            receive_verifications(list(manifest.get("verifications", [])), str(place))
+            return arrived
     except HarnessError:
         raise
     except Exception as error:  # a damaged or forged file can raise anything
@@ -132,8 +149,22 @@ def import_runs(place: Path) -> list[Imported]:
 
 
 def receive(run_id: str, folder: Path, origin: str) -> Imported:
-    """Verify a run whose three files are in `folder`, and keep it if it passes."""
-    return _take(run_id, lambda name: (folder / name).read_bytes(), origin, None)
+    """Verify a run whose files are in `folder`, and keep it if it passes."""
+
+    def files() -> dict[str, bytes]:
+        return {name: (folder / name).read_bytes() for name in _FILES} | optional_files(folder)
+
+    return _take(run_id, files, origin, None)
+
+
+def optional_files(folder: Path) -> dict[str, bytes]:
+    """Return the `OPTIONAL` files that a folder has, by name."""
+    return {name: (folder / name).read_bytes() for name in sorted(OPTIONAL) if (folder / name).exists()}
+
+
+def _unpacked(archive: zipfile.ZipFile, hashes: Mapping[str, str], run_id: str) -> dict[str, bytes]:
+    names = [*_FILES, *(name for name in sorted(OPTIONAL) if f"{run_id}/{name}" in hashes)]
+    return {name: _unpack(archive, hashes, run_id, name) for name in names}
 
 
 def _unpack(archive: zipfile.ZipFile, hashes: Mapping[str, str], run_id: str, name: str) -> bytes:
@@ -160,12 +191,16 @@ def _refuse_bomb(packed: bytes) -> None:
 
 
 def _take(
-    run_id: str, read: Callable[[str], bytes], origin: str, trials: int | None, held_back: HeldBack | None = None
+    run_id: str,
+    read: Callable[[], dict[str, bytes]],
+    origin: str,
+    trials: int | None,
+    held_back: HeldBack | None = None,
 ) -> Imported:
     if not re.fullmatch(rf"[A-Za-z0-9_-][A-Za-z0-9_.-]{{0,{LONGEST - 1}}}", run_id):
         return Imported(safe_name(run_id), "its name is not a valid run id")
     try:
-        files = {name: read(name) for name in _FILES}
+        files = read()
         _refuse_bomb(files[OUTCOME])
         run_id, is_here = _place(run_id, files)
         if is_here:
@@ -177,7 +212,9 @@ def _take(
                 (arriving.folder / name).write_bytes(content)
             note = json.dumps({"from": origin, "trials": trials, "held_back": held_back})
             (arriving.folder / "origin.json").write_text(note, encoding="utf-8")
-            verify_outcome(arriving, verify_run(arriving))
+            run = verify_run(arriving, CARRIED_FROM)
+            verify_outcome(arriving, run)
+            recount(arriving, run.start)
             arriving.folder.rename(_made(journal_folder()) / run_id)
     except HarnessError as error:
         return Imported(run_id, error.message)

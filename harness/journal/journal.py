@@ -24,7 +24,7 @@ from torch import Tensor
 from harness.errors import UsageError
 from harness.events import Checkpoint
 from harness.journal.outcome import Outcome, read_outcome, write_outcome
-from harness.journal.record import Event, Origin, Record
+from harness.journal.record import Carried, Event, Origin, Record
 
 ROOT = Path("mlruns")
 """The folder of all generated files, below the working directory."""
@@ -34,6 +34,9 @@ OUTCOME = "test.npz"
 
 SUBMISSION = "network.json"
 """The file of the network as data."""
+
+CARRIED = "carried.json"
+"""The file that says that a run was carried over from an older protocol."""
 
 PROFILE = "profile.json.gz"
 """The file of a profile."""
@@ -112,12 +115,13 @@ class Journal:
         place = self.folder / "origin.json"
         origin = _origin(place) if place.exists() else None
         process = [events[0].get("environment", {}), *(event for event in events if event["event"] == "resumed")][-1]
-        return Record(self.run_id, events[0], epochs, ended, origin, process)
+        return Record(self.run_id, events[0], epochs, ended, origin, process, self._carried())
 
-    def store(self, source: str, submission: str) -> None:
-        """Write the plug-in's text, and the network as data."""
+    def store(self, source: str, submission: str = "") -> None:
+        """Write the plug-in's text, and the network as data if there is one."""
         self._write("architecture.py", lambda path: path.write_bytes(source.encode()))  # line endings unchanged
-        self._write(SUBMISSION, lambda path: path.write_bytes(submission.encode()))
+        if submission:
+            self._write(SUBMISSION, lambda path: path.write_bytes(submission.encode()))
 
     @property
     def source(self) -> str:
@@ -129,6 +133,27 @@ class Journal:
         """The network as data: the document of a submission; empty in a record from before protocol 2."""
         file = self.folder / SUBMISSION
         return file.read_bytes().decode() if file.exists() else ""
+
+    @property
+    def has_submission(self) -> bool:
+        """Whether the network is stored as data."""
+        file = self.folder / SUBMISSION
+        return file.exists() and file.stat().st_size > 0
+
+    def carry_over(self, submission: str, carried: Carried) -> None:
+        """Store the network of a run from an older protocol, and then that it counts under today's."""
+        self._write(SUBMISSION, lambda path: path.write_bytes(submission.encode()))
+        note = json.dumps(
+            {"network": carried.network, "from": carried.before, "protocol": carried.protocol, "time": carried.time}
+        )
+        self._write(CARRIED, lambda path: path.write_text(note, encoding="utf-8"))
+
+    def _carried(self) -> Carried | None:
+        place = self.folder / CARRIED
+        if not place.exists():
+            return None
+        stored = json.loads(place.read_text(encoding="utf-8"))
+        return Carried(stored["network"], stored["from"], stored["protocol"], stored["time"])
 
     def store_outcome(self, outcome: Outcome, logits: np.ndarray, weights: Mapping[str, Tensor]) -> None:
         """Write the final test pass and the scored weights.

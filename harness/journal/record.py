@@ -73,6 +73,23 @@ class Environment:
 
 
 @dataclass(frozen=True)
+class Carried:
+    """That a run of an older protocol counts under a newer one: its graph, count and start are equal there.
+
+    Attributes:
+        network: hash of the submission that its file gives now.
+        before: the protocol that it was trained under.
+        protocol: the one that it counts under.
+        time: when it was carried over, in milliseconds since 1970.
+    """
+
+    network: str
+    before: int
+    protocol: int
+    time: int
+
+
+@dataclass(frozen=True)
 class RunStart:
     """What was known of a run before its first step.
 
@@ -84,6 +101,7 @@ class RunStart:
         parameters: number of stored numbers of the network.
         author: who says to have trained it, or empty; a claim that nothing here proves.
         stored: the event as written.
+        carried: of a run that was carried over from an older protocol, whose job then has network and protocol of it.
     """
 
     time: int
@@ -94,9 +112,10 @@ class RunStart:
     environment: Environment
     author: str
     stored: Event = field(repr=False)
+    carried: Carried | None = None
 
     @classmethod
-    def of(cls, stored: Event) -> RunStart:
+    def of(cls, stored: Event, carried: Carried | None = None) -> RunStart:
         """Read the event ``started``.
 
         Raises:
@@ -108,9 +127,10 @@ class RunStart:
         except HarnessError as error:
             raise IllegalRecipe(error.message) from error
         how = environment.get("arithmetic")
+        now = {"network": carried.network, "protocol": carried.protocol} if carried else {}
         return cls(
             time=stored["time"],
-            job=typed(Job, raw, source="", recipe=recipe),
+            job=typed(Job, raw, source="", recipe=recipe, **now),
             group=Group(**group) if group else None,
             is_benchmark=stored["is_benchmark"],
             parameters=stored["parameters"],
@@ -122,6 +142,7 @@ class RunStart:
             ),
             author=stored.get("author", ""),
             stored=stored,
+            carried=carried,
         )
 
     @cached_property
@@ -191,6 +212,7 @@ class Record:
     ended: Event | None
     origin: Origin | None = None
     process: Event = field(default_factory=dict)
+    carried: Carried | None = None
 
     @cached_property
     def start(self) -> RunStart:
@@ -199,7 +221,7 @@ class Record:
         Raises:
             KeyError, TypeError, ValueError: the journal is damaged.
         """
-        return RunStart.of(self.started)
+        return RunStart.of(self.started, self.carried)
 
     @property
     def job(self) -> Job:

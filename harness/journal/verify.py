@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Collection, Iterable
 from typing import Any, get_args
 
 import numpy as np
 
 from harness import data
+from harness.confine import LEVELS
 from harness.data import SIDE
 from harness.errors import DataError, HarnessError
 from harness.events import Epoch
 from harness.journal.journal import Journal
 from harness.journal.outcome import Outcome
-from harness.journal.record import MOST_AUTHOR, MOST_STATE, FinishedRun, IllegalRecipe, Origin, RunStart
-from harness.spec import BUDGET, MOST_SEEDS, ComputeMode, Execution, Precision
+from harness.journal.record import MOST_AUTHOR, MOST_STATE, FinishedRun, IllegalRecipe, Origin, Record, RunStart
+from harness.spec import BUDGET, CARRIED_FROM, MOST_SEEDS, ComputeMode, Execution, Precision
 from harness.training import class_accuracy, confusion
 
 _NUMBERS = ("train_loss", "held_out_loss", "lr", "seconds", "images_per_second")
@@ -38,8 +40,11 @@ PARTS = ("batch norm", "dropout", "fully connected", "global average pooling")
 """The parts of a network that the assignment asks about."""
 
 
-def verify_run(journal: Journal) -> FinishedRun:
+def verify_run(journal: Journal, older: Collection[int] = ()) -> FinishedRun:
     """Return a finished run that follows today's protocol and is consistent.
+
+    Args:
+        older: older protocols that are let through as well.
 
     Raises:
         DataError: the run does not count; the message says why in a few words.
@@ -51,8 +56,7 @@ def verify_run(journal: Journal) -> FinishedRun:
         if record.state != "finished":
             said = {"running": "not finished", "withdrawn": f"withdrawn: {record.reason}"}
             raise DataError(said.get(record.state, record.state))
-        if (protocol := record.started["job"]["protocol"]) != BUDGET.protocol:
-            raise DataError(f"protocol {_int(protocol)}; the rules are now {BUDGET.protocol}")
+        _check_protocol(record, older)
         run = FinishedRun.of(record)
         _check_texts(run)
         _check_job(run.start, journal.source)
@@ -68,6 +72,8 @@ def verify_run(journal: Journal) -> FinishedRun:
         raise DataError(f"its journal is damaged ({type(error).__name__})") from error
     if not journal.has_outcome:
         raise DataError("its predictions are missing")
+    if run.job.network and not journal.has_submission:
+        raise DataError("its graph is missing")
     return run
 
 
@@ -94,6 +100,17 @@ def verify_outcome(journal: Journal, run: FinishedRun) -> Outcome:
     if score != run.result.accuracy or not np.allclose(by_class, run.result.class_accuracy, atol=1e-9):
         raise DataError("its score does not follow from its predictions")
     return found
+
+
+def _check_protocol(record: Record, older: Collection[int]) -> None:
+    protocol, carried = _int(record.started["job"]["protocol"]), record.carried
+    if carried:
+        if (protocol, carried.protocol) != (carried.before, BUDGET.protocol) or protocol not in CARRIED_FROM:
+            raise DataError("its note of the protocol that it was carried over from is damaged")
+        if not re.fullmatch("[0-9a-f]{64}", carried.network) or _int(carried.time) < 0:
+            raise DataError("its note of the protocol that it was carried over from is damaged")
+    elif protocol != BUDGET.protocol and protocol not in older:
+        raise DataError(f"protocol {protocol}; the rules are now {BUDGET.protocol}")
 
 
 def _check_texts(run: FinishedRun) -> None:
@@ -135,6 +152,8 @@ def _check_job(start: RunStart, source: str) -> None:
         raise DataError("its seed is negative")
     if start.mode not in _MODES:
         raise DataError("its compute mode is unknown here")
+    if job.isolation not in LEVELS:
+        raise DataError("the isolation of its file is unknown here")
     plain = all(isinstance(value, (bool, int, float, str)) for value in job.knobs.values())
     if not plain or set(job.default_knobs) != set(job.knobs):
         raise DataError("its knobs are not plain values")

@@ -27,6 +27,7 @@ def facts(board: Board) -> list[dict[str, Any]]:
             "looks": row.looks,
             "names": row.names,
             "authors": [*row.authors],
+            "isolation": sorted({run.facts.job.isolation for run in row.runs}),
             **{column.key: column.value(row) for column in FACTS},
             "remarks": remarks_on(row),
         }

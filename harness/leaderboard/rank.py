@@ -20,6 +20,7 @@ from harness import plugins
 from harness.errors import DataError, UsageError, did_you_mean, printable
 from harness.events import StudyRecord
 from harness.journal import Journal, Register, Run, begun
+from harness.journal.verifications import Verification, read_all
 from harness.leaderboard.compare import Pair, compare_leaders
 from harness.leaderboard.gaps import Gap, contradicted, find_gaps, gaps_elsewhere
 from harness.leaderboard.row import Row, identity, names_of, row_key
@@ -111,7 +112,10 @@ def rank(journals: Iterable[Journal], dataset: str = "auto", studies: Sequence[S
     samples = [choose(group) for group in _groups(counted, register).values()]
     left_out += [entry for sample in samples for entry in sample.left_out]
     gaps = [gap for gap in find_gaps(register, counted, present) if gap.dataset == chosen]
-    rows = _ranked(_labelled([_row(sample, studies, gaps, register) for sample in samples if sample.runs]))
+    verifications = read_all()
+    rows = _ranked(
+        _labelled([_row(sample, studies, gaps, register, verifications) for sample in samples if sample.runs])
+    )
     if not rows:
         raise _nothing(dataset, chosen, left_out)
     left_out = [entry for entry in left_out if entry.job is None or entry.job.dataset == chosen]
@@ -233,7 +237,13 @@ def _ranked(rows: Sequence[Row]) -> list[Row]:
     return [replace(row, rank=1 + means.index(row.mean)) if is_ranked(row) else row for row in ordered]
 
 
-def _row(sample: Sample, studies: Sequence[StudyRecord], gaps: Sequence[Gap], register: Register) -> Row:
+def _row(
+    sample: Sample,
+    studies: Sequence[StudyRecord],
+    gaps: Sequence[Gap],
+    register: Register,
+    verifications: Sequence[Verification],
+) -> Row:
     runs = sample.runs
     job = runs[0].facts.job
     own = plugins.declaration(runs[0].journal.source)
@@ -254,7 +264,14 @@ def _row(sample: Sample, studies: Sequence[StudyRecord], gaps: Sequence[Gap], re
         conflicts=sample.conflicts,
         gaps=(*own_gaps, *gaps_elsewhere(runs)),
         unregistered=tuple(unregistered),
+        verifications=tuple(found for found in verifications if found.row == key and _is_about(found, runs)),
     )
+
+
+def _is_about(found: Verification, runs: Sequence[Run]) -> bool:
+    """Return whether all runs that a verification is about count."""
+    by_seed = {run.seed: run for run in runs}
+    return all(seed in by_seed and by_seed[seed].digest == result for seed, result in found.claimed)
 
 
 def _is_in(register: Register, run: Run) -> bool:

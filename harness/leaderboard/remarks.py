@@ -7,17 +7,20 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
 from harness.errors import printable
+from harness.journal.verifications import Verdict
 from harness.leaderboard.gaps import Gap, State
-from harness.leaderboard.rank import Board
+from harness.leaderboard.rank import Board, leaders_by_size
 from harness.leaderboard.row import Row, stretches, with_one_text
 from harness.leaderboard.sample import place_name, says_what_was_begun
 
 
 def remarks(board: Board) -> list[str]:
     """Return a line for each row of which there is something to say."""
-    said = ((row.label, remarks_on(row)) for row in board.rows)
+    leads = {leader.row.label: size for size, leader in leaders_by_size(board.rows).items()}
+    said = ((row.label, [*remarks_on(row), *_unverified(row, leads.get(row.label))]) for row in board.rows)
     return [f"{label}: {'; '.join(parts)}" for label, parts in said if parts]
 
 
@@ -59,6 +62,47 @@ def _unregistered(row: Row) -> Iterator[str]:
     if row.unregistered:
         verb = "is" if len(row.unregistered) == 1 else "are"
         yield f"{seeds_text(row.unregistered)} {verb} not in the register of begun runs"
+
+
+def _verified(row: Row) -> Iterator[str]:
+    """Yield who verified the row, when, with how many seeds, and what came out."""
+    for found in row.verifications:
+        count = f"{len(found.seeds)} seed{'' if len(found.seeds) == 1 else 's'}"
+        by = f" by {printable(found.author)}" if found.author else ""
+        p = "" if found.p is None else f", p = {found.p:.3f}"
+        says = f", says {printable(Path(found.origin).name)}" if found.origin else ""
+        yield f"{_VERDICTS[found.verdict]}{by} ({found.date}, {count}{p}{says})"
+
+
+def _unverified(row: Row, size: int | None) -> Iterator[str]:
+    """Yield that the first row of a size class is not verified."""
+    if size and not any(found.is_good for found in row.verifications):
+        yield f"not verified, though the first of those up to {size:,}"
+
+
+def _without_graph(row: Row) -> Iterator[str]:
+    if seeds := [run.seed for run in row.runs if not run.facts.job.network]:
+        yield f"{seeds_text(seeds)}: no graph is stored with the record"
+
+
+def _carried(row: Row) -> Iterator[str]:
+    """Yield which seeds were carried over, for each older protocol."""
+    found: dict[int, list[int]] = defaultdict(list)
+    for run in row.runs:
+        if carried := run.facts.start.carried:
+            found[carried.before].append(run.seed)
+    for before, seeds in sorted(found.items()):
+        yield f"{seeds_text(seeds)}: carried over from protocol {before}: graph, count and start are equal"
+
+
+def _isolation(row: Row) -> Iterator[str]:
+    """Yield which seeds were trained from a file whose process was not confined in full, for each level."""
+    found: dict[str, list[int]] = defaultdict(list)
+    for run in row.runs:
+        if not run.facts.start.carried and run.facts.job.isolation != "full":
+            found[run.facts.job.isolation].append(run.seed)
+    for level, seeds in sorted(found.items()):
+        yield f"{seeds_text(seeds)}: isolation of the file: {level}"
 
 
 def _gaps(row: Row) -> Iterator[str]:
@@ -132,12 +176,23 @@ _STATES: dict[State, str] = {
     "held back": "begun there but not handed over",
 }
 
+_VERDICTS: dict[Verdict, str] = {
+    "bit for bit": "verified bit for bit",
+    "agrees": "verified by scores",
+    "contradicted": "contradicted",
+    "undecided": "trained again, undecided",
+}
+
 _REMARKS: tuple[Callable[[Row], Iterator[str]], ...] = (
     _names,
     _authors,
+    _verified,
     _missing,
     _conflicts,
     _gaps,
     _unregistered,
     _withheld,
+    _without_graph,
+    _carried,
+    _isolation,
 )

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from harness.journal import FinishedRun, Run
+from harness.journal.verifications import Verification
 from harness.leaderboard.gaps import Gap
 from harness.leaderboard.sample import Conflict
 from harness.plugins import run_command, settings_texts
@@ -41,6 +42,7 @@ class Row:
         conflicts: seeds of which several records differ.
         gaps: seeds that were begun and of which no record counts, or not the one that was begun first.
         unregistered: seeds of this machine's runs that its register of begun runs does not have.
+        verifications: those whose claimed runs are among `runs`, oldest first.
     """
 
     runs: tuple[Run, ...]
@@ -53,6 +55,7 @@ class Row:
     conflicts: tuple[Conflict, ...] = ()
     gaps: tuple[Gap, ...] = ()
     unregistered: tuple[int, ...] = ()
+    verifications: tuple[Verification, ...] = ()
 
     @property
     def first(self) -> FinishedRun:

@@ -53,7 +53,7 @@ def from_source(source: str, path: str) -> Architecture:
         source=source,
         sha256=hashlib.sha256(source.encode()).hexdigest(),
         summary=printable(str(found.get("summary"))),
-        knobs=knobs,
+        knobs=dict(knobs),
         recipe=_recipe(found.get("recipe"), knobs, path),
     )
 

@@ -1,6 +1,7 @@
 """Runs: trains, records and resumes jobs."""
 
 from harness.runs.build import build, inspect
+from harness.runs.carry import carry_over, runs_to_carry
 from harness.runs.device import choose_device, device_name, gpu_without_code
 from harness.runs.environment import choose_author
 from harness.runs.existing import find_existing_runs, plan_training
@@ -13,17 +14,32 @@ from harness.runs.score import recheck_predictions, result_of, scored_epoch
 from harness.runs.shared_audits import expect_audit, leave_audit, leave_no_audit
 from harness.runs.train import Event, Progress, Started, choose_mode, prepare_training, raising_crashes, train
 from harness.runs.trial import TrialRequest, train_trials
+from harness.runs.verify import (
+    FEWEST_EXACT,
+    FEWEST_OTHERS,
+    Training,
+    VerificationPlan,
+    conclude,
+    plan_verification,
+    train_unrecorded,
+)
 
 __all__ = [
+    "FEWEST_EXACT",
+    "FEWEST_OTHERS",
     "Event",
     "Profile",
     "Progress",
     "Started",
+    "Training",
     "TrialRequest",
+    "VerificationPlan",
     "build",
+    "carry_over",
     "choose_author",
     "choose_device",
     "choose_mode",
+    "conclude",
     "device_name",
     "expect_audit",
     "find_existing_runs",
@@ -36,6 +52,7 @@ __all__ = [
     "load_interrupted",
     "new_group",
     "plan_training",
+    "plan_verification",
     "prepare_training",
     "profiled",
     "raising_crashes",
@@ -43,7 +60,9 @@ __all__ = [
     "record",
     "refuse_single_image",
     "result_of",
+    "runs_to_carry",
     "scored_epoch",
     "train",
     "train_trials",
+    "train_unrecorded",
 ]

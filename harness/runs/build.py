@@ -12,11 +12,10 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from harness import audit, plugins, submission
+from harness import audit, confine, submission
 from harness.audit import Audit, ModelSummary
-from harness.errors import AuditError, OutOfMemory, ran_out_of_memory
+from harness.errors import OutOfMemory, ran_out_of_memory
 from harness.runs.audit_cache import Inspected, audit_key, cache_audit, cached_audit
-from harness.seeds import seed_everything
 from harness.spec import Architecture, Job, Knob
 from harness.submission import Submission
 
@@ -46,7 +45,7 @@ def build(job: Job) -> Built:
     """
     found = inspect_job(job)
     with _raising_out_of_memory(job.path):
-        return Built(_started(found.submission, job.seed, "weights", job.path), found.audit, found.model)
+        return Built(submission.started(found.submission, job.seed, "weights", job.path), found.audit, found.model)
 
 
 def inspect_job(job: Job) -> Inspected:
@@ -80,7 +79,7 @@ def submitted(job: Job) -> Job:
         CrashedError: that process died, hung, or was out of memory.
     """
     data = submission.submit(job.source, job.path, job.knobs)
-    return replace(job, submission=data.text, network=data.hash)
+    return replace(job, submission=data.text, network=data.hash, isolation=confine.isolation().level)
 
 
 @contextlib.contextmanager
@@ -95,34 +94,5 @@ def _raising_out_of_memory(path: str) -> Iterator[None]:
 
 def _inspected(data: Submission, path: str) -> Inspected:
     with _raising_out_of_memory(path):
-        network = _started(data, 0, "audit", path)
-        try:
-            audited = audit.audit(network, path, submission.exporter(data))
-        except AuditError as error:
-            if data.doubt and error.rule == "batch":  # the doubt says why
-                raise plugins.error_of(data.doubt) from error
-            raise
-        if data.doubt:
-            raise plugins.error_of(data.doubt)
-        audited = submission.with_numbers_of_start(audited, data, path)
-        return Inspected(data, audited, audit.describe(network, audited))
-
-
-def _started(data: Submission, seed: int, purpose: str, path: str) -> nn.Module:
-    """Return the network of a submission, started from a seed.
-
-    Raises:
-        AuditError: the submission is malformed, or a parameter is not finite.
-    """
-    seed_everything(seed, 0, purpose)
-    network = submission.network_of(data)
-    for name, parameter in network.named_parameters():
-        if not bool(parameter.isfinite().all()):
-            raise AuditError(
-                "not-finite",
-                f"The network is built with a parameter {name} that is not finite.",
-                where=path,
-                allowed="Initial weights are finite for every seed.",
-                hint="Look for a division by zero or an overflow where build initialises them.",
-            )
-    return network
+        network, found = submission.audited(data, path)
+        return Inspected(data, found, audit.describe(network, found))

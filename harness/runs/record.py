@@ -9,7 +9,7 @@ from dataclasses import asdict, fields, replace
 import filelock
 import numpy as np
 
-from harness import watchdog
+from harness import confine, watchdog
 from harness.errors import ClusterLost, CrashedError, DivergedError, HarnessError, OutOfMemory, UsageError
 from harness.events import Checkpoint, Epoch, Result
 from harness.journal import DAMAGE, Begun, Journal, Outcome, begun, result_digest
@@ -213,5 +213,6 @@ def _started(job: Job, started: Started, group: Group | None, author: str) -> di
             **describe_process(),
             "arithmetic": asdict(started.mode),
             "unrepeatable": list(started.unrepeatable),
+            "not_enforced": list(confine.isolation().missing),
         },
     }

@@ -21,17 +21,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import nn
-from torch.export import ExportedProgram
-
-from harness import audit, plugins
+from harness import plugins
 from harness.spec import Knob
+from harness.submission.counted import audited, digest_of_start, network_of, started
 from harness.submission.document import Submission, TensorEntry
-from harness.submission.home import with_numbers_of_start
-from harness.submission.network import Submitted, annotate
-from harness.submission.start import check_start, replay
+from harness.submission.network import Submitted
+from harness.submission.start import check_start
 
-__all__ = ["Submission", "Submitted", "TensorEntry", "exporter", "network_of", "submit", "with_numbers_of_start"]
+__all__ = [
+    "Submission",
+    "Submitted",
+    "TensorEntry",
+    "audited",
+    "digest_of_build",
+    "digest_of_start",
+    "network_of",
+    "started",
+    "submit",
+]
 
 
 def submit(source: str, path: str, knobs: Mapping[str, Knob]) -> Submission:
@@ -47,22 +54,11 @@ def submit(source: str, path: str, knobs: Mapping[str, Knob]) -> Submission:
     return found
 
 
-def network_of(data: Submission) -> Submitted:
-    """Return the network of a submission, with a start drawn from torch's global random generator.
+def digest_of_build(source: str, path: str, knobs: Mapping[str, Knob], seed: int) -> str:
+    """Let a confined process build a file's network from a seed, without a replay; return `digest_of_start` of it.
 
     Raises:
-        AuditError: the submission is malformed.
+        Refusal, CrashedError: as `submit`.
     """
-    started = replay(data.start)
-    return Submitted(data, [started[str(number)] for number in range(len(data.tensors))])
-
-
-def exporter(data: Submission) -> audit.Exporter:
-    """Return a function that exports the network of a submission, with the lines and layers of its plug-in."""
-
-    def exported(network: nn.Module, training: bool, path: str) -> ExportedProgram:
-        program = audit.export(network, training, path)
-        annotate(program, data, "train" if training else "evaluation", path)
-        return program
-
-    return exported
+    request = {"source": source, "path": path, "knobs": dict(knobs), "seed": seed}
+    return str(plugins.run_confined("harness.submission.child:digest", request))

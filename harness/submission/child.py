@@ -15,6 +15,7 @@ from torch import nn
 from harness import audit, plugins
 from harness.errors import AuditError, Refusal
 from harness.seeds import seed_everything
+from harness.submission.counted import digest_of_start
 from harness.submission.document import MODES, VERSION
 from harness.submission.names import refuse_odd_name
 from harness.submission.on_cpu import OnCPU
@@ -25,6 +26,11 @@ from harness.submission.record import Recorder
 def submit(request: Mapping[str, Any], _ask: object) -> dict[str, Any]:
     """Execute a file, build its network with the knobs of the request, and reply the content of a submission."""
     return plugins.reply(lambda: submission_of(request["source"], request["path"], request["knobs"]))
+
+
+def digest(request: Mapping[str, Any], _ask: object) -> dict[str, Any]:
+    """Execute a file and build its network from a seed, unrecorded as in protocol 1; reply the digest of its start."""
+    return plugins.reply(lambda: digest_of_start(_unrecorded(**request)))
 
 
 def submission_of(source: str, path: str, knobs: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,6 +79,12 @@ def _built(source: str, path: str, knobs: Mapping[str, Any], seed: int) -> tuple
     with OnCPU(), Recorder(path) as recorder:
         network = plugins.build_network(plugins.execute(source, path), knobs)
     return network, recorder
+
+
+def _unrecorded(source: str, path: str, knobs: Mapping[str, Any], seed: int) -> nn.Module:
+    _seed(seed)
+    with OnCPU():
+        return plugins.build_network(plugins.execute(source, path), knobs)
 
 
 def _seed(seed: int) -> None:

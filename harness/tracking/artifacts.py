@@ -15,18 +15,20 @@ from harness import journal as journals
 from harness import plots
 from harness.backprop import Problem, Trajectory, write_csv
 from harness.events import StudyRecord
-from harness.journal import Journal, Record
+from harness.journal import Journal, Record, archive
 from harness.spec import BUDGET
 from harness.submission import Submission, network_of
 from harness.training import confusion
 
 
 def write_run(folder: Path, journal: Journal, record: Record) -> None:
-    """Write the artifacts of a run that has ended: plug-in, ledger, journal, profile, figures and predictions."""
+    """Write the artifacts of a run that has ended: plug-in, network, ledger, journal, figures and predictions."""
     start, epochs = record.start, record.typed_epochs()
     (folder / f"{journals.safe_name(start.job.name)}.py").write_bytes(journal.source.encode())
     (folder / "ledger.json").write_text(json.dumps(record.started["ledger"], indent=1), encoding="utf-8")
     (folder / "journal.jsonl").write_bytes(journal.events_file.read_bytes())
+    for name, content in archive.optional_files(journal.folder).items():
+        (folder / name).write_bytes(content)
     if (journal.folder / journals.PROFILE).exists():
         shutil.copy(journal.folder / journals.PROFILE, folder)
     figures = folder / "figures"

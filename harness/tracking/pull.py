@@ -48,6 +48,8 @@ def _fetch(client: Client, run: Run, run_id: str) -> Imported:
             for artifact in (*names, journals.OUTCOME):
                 got = client.download(run.info.run_id, artifact, folder)
                 got.rename(Path(folder) / names.get(artifact, artifact))
+            for artifact in archive.OPTIONAL & {*client.files(run.info.run_id)}:
+                client.download(run.info.run_id, artifact, folder)
         except Exception as error:
             client.experiments()  # raises if the server is gone; else this run lacks a file
             return Imported(run_id, f"its artifacts cannot be downloaded: {reason_of(error)}")

@@ -1,0 +1,89 @@
+"""What the harness makes of a submission: the network with a start of its own, and the audit of it."""
+
+from __future__ import annotations
+
+import hashlib
+
+from torch import nn
+from torch.export import ExportedProgram
+
+from harness import audit, plugins
+from harness.audit import Audit, Exporter
+from harness.errors import AuditError
+from harness.seeds import seed_everything
+from harness.submission.document import Submission
+from harness.submission.home import with_numbers_of_start
+from harness.submission.network import Submitted, annotate
+from harness.submission.start import replay
+
+
+def network_of(data: Submission) -> Submitted:
+    """Return the network of a submission, with a start drawn from torch's global random generator.
+
+    Raises:
+        AuditError: the submission is malformed.
+    """
+    started = replay(data.start)
+    return Submitted(data, [started[str(number)] for number in range(len(data.tensors))])
+
+
+def started(data: Submission, seed: int, purpose: str, path: str) -> Submitted:
+    """Return the network of a submission, started from a seed.
+
+    Raises:
+        AuditError: the submission is malformed, or a parameter is not finite.
+    """
+    seed_everything(seed, 0, purpose)
+    network = network_of(data)
+    for name, parameter in network.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            raise AuditError(
+                "not-finite",
+                f"The network is built with a parameter {name} that is not finite.",
+                where=path,
+                allowed="Initial weights are finite for every seed.",
+                hint="Look for a division by zero or an overflow where build initialises them.",
+            )
+    return network
+
+
+def audited(data: Submission, path: str) -> tuple[Submitted, Audit]:
+    """Rebuild the network of a submission from a fixed seed, audit it, and add the author's numbers in its start.
+
+    Args:
+        path: file name for messages.
+
+    Raises:
+        Refusal: the submission is malformed, or its network breaks a rule.
+    """
+    network = started(data, 0, "audit", path)
+    try:
+        found = audit.audit(network, path, exporter(data))
+    except AuditError as error:
+        if data.doubt and error.rule == "batch":  # the doubt says why
+            raise plugins.error_of(data.doubt) from error
+        raise
+    if data.doubt:
+        raise plugins.error_of(data.doubt)
+    return network, with_numbers_of_start(found, data, path)
+
+
+def exporter(data: Submission) -> Exporter:
+    """Return a function that exports the network of a submission, with the lines and layers of its plug-in."""
+
+    def exported(network: nn.Module, training: bool, path: str) -> ExportedProgram:
+        program = audit.export(network, training, path)
+        annotate(program, data, "train" if training else "evaluation", path)
+        return program
+
+    return exported
+
+
+def digest_of_start(network: nn.Module) -> str:
+    """Return a SHA-256 of the names and bytes of all parameters and buffers, with all names of a tied one."""
+    tensors = [*network.named_parameters(remove_duplicate=False), *network.named_buffers(remove_duplicate=False)]
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors, key=lambda named: named[0]):
+        values = tensor.detach().contiguous()
+        digest.update(f"{name} {values.dtype} {tuple(values.shape)} ".encode() + values.numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,196 @@
+"""A row is trained again from its stored graphs, and its board says so; a claim that is too good is contradicted."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import TINY
+from fake_runs import edit
+
+from harness import cli
+from harness.journal import Journal, all_journals, archive, verify_run
+from harness.journal.verifications import Verification, keep, read_all, receive, verifications_folder
+from harness.leaderboard import rank, remarks
+from harness.statistics import agreement
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the journals of three runs of tiny.py."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr("harness.tracking.tracker.Tracker.enqueue", lambda *_: None)
+        Path("tiny.py").write_text(TINY)
+        assert cli.main(["run", "tiny.py", "--dataset", "digits", "--seeds", "3", "--device", "cpu"]) == 0
+    return folder
+
+
+@pytest.fixture
+def journals(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Journal]:
+    """Stand in a folder with copies of these runs."""
+    shutil.copytree(trained / "mlruns" / "journal", tmp_path / "here" / "mlruns" / "journal")
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return all_journals()
+
+
+def verify(*arguments: str) -> int:
+    return cli.main(["verify", *arguments, "--device", "cpu"])
+
+
+def on_another_machine(journals: list[Journal]) -> None:
+    for journal in journals:
+        record = journal.read()
+        assert record
+        edit(journal, "started", environment={**record.started["environment"], "device": "another processor"})
+
+
+class TestVerify:
+    def test_same_machine_repeats_the_bits_of_a_seed(
+        self, journals: list[Journal], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert verify("tiny", "--author", "Bo") == 0
+        assert "verified bit for bit" in capsys.readouterr().out
+        (found,) = read_all()
+        assert (found.verdict, found.seeds, found.author, found.p) == ("bit for bit", (0,), "Bo", None)
+        assert f"verified bit for bit by Bo ({found.date}, 1 seed)" in remarks(rank(all_journals()))[0]
+
+    def test_its_trainings_are_no_runs(self, journals: list[Journal]) -> None:
+        before = rank(all_journals()).rows[0].seeds
+        assert verify("tiny", "--seeds", "2") == 0
+        assert all_journals() == journals
+        assert rank(all_journals()).rows[0].seeds == before
+
+    def test_single_run_is_verified_by_its_id(self, journals: list[Journal]) -> None:
+        assert verify(str(journals[1].folder)) == 0
+        (found,) = read_all()
+        assert [seed for seed, _ in found.claimed] == [verify_run(journals[1]).job.seed]
+
+    def test_another_machine_trains_other_seeds(
+        self, journals: list[Journal], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        on_another_machine(journals)
+        assert verify("tiny") == 0
+        printed = capsys.readouterr().out
+        assert "proves no training" in " ".join(printed.split())
+        (found,) = read_all()
+        assert (found.verdict, found.seeds) == ("agrees", (3, 4, 5))
+        assert found.p is not None
+
+    def test_claim_that_is_too_good_is_contradicted(
+        self, journals: list[Journal], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        on_another_machine(journals)
+        monkeypatch.setattr("harness.journal.run.Run.correct", property(lambda run: np.arange(360) > run.seed))
+        assert verify("tiny") == 5
+        assert read_all()[0].verdict == "contradicted"
+        assert "contradicted (" in remarks(rank(all_journals()))[0]
+
+    def test_other_bits_of_one_run_are_undecided(self, journals: list[Journal]) -> None:
+        record = journals[0].read()
+        assert record
+        text = journals[0].events_file.read_text()
+        journals[0].events_file.write_text(text.replace(repr(record.epochs[0]["train_loss"]), "1.25"))
+        assert verify(journals[0].run_id) == 0
+        assert read_all()[0].verdict == "undecided"
+
+    def test_run_without_graph_cannot_be_verified(
+        self, journals: list[Journal], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        record = journals[0].read()
+        assert record
+        edit(journals[0], "started", job={**record.started["job"], "network": ""})
+        (journals[0].folder / "network.json").unlink()
+        assert verify(journals[0].run_id) == 2
+        assert "no graph is stored" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("arguments", [["nothing"], ["tiny", "--seeds", "0"]])
+    def test_mistake_is_named(self, journals: list[Journal], arguments: list[str]) -> None:
+        assert verify(*arguments) == 2
+        assert not read_all()
+
+
+def made_up(journals: list[Journal], **changes: Any) -> Verification:
+    row = rank(journals).rows[0]
+    claimed = tuple((run.seed, run.digest) for run in row.runs)
+    facts: dict[str, Any] = {
+        "row": row.key, "title": "tiny", "dataset": "digits", "author": "Bo", "time": 1_790_000_000_000,
+        "claimed": claimed, "seeds": (3, 4, 5), "scores": (0.9, 0.9, 0.9), "verdict": "agrees", "p": 0.4,
+        "device": "cpu", "torch": "2", "harness": "0",
+    }  # fmt: skip
+    return Verification(**facts | changes)
+
+
+class TestRecord:
+    def test_travels_with_its_row_and_names_its_file(
+        self, journals: list[Journal], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        keep(made_up(journals))
+        assert cli.main(["leaderboard", "--export", "runs.zip"]) == 0
+        place = Path("runs.zip").absolute()
+        monkeypatch.chdir("../there")
+        assert not any(run.refused for run in archive.import_runs(place))
+        assert (
+            "verified by scores by Bo (2026-09-21, 3 seeds, p = 0.400, says runs.zip)"
+            in remarks(rank(all_journals()))[0]
+        )
+        archive.import_runs(place)
+        assert len(read_all()) == 1
+
+    def test_one_of_other_results_is_not_shown(self, journals: list[Journal]) -> None:
+        keep(made_up(journals, claimed=((0, "0" * 64),)))
+        keep(made_up(journals, row="0" * 64))
+        assert rank(journals).rows[0].verifications == ()
+
+    def test_contradicted_leader_is_not_verified(self, journals: list[Journal]) -> None:
+        assert "not verified, though the first of those up to 1,000" in remarks(rank(journals))[0]
+        keep(made_up(journals, verdict="contradicted"))
+        assert "not verified" in remarks(rank(journals))[0]
+        keep(made_up(journals))
+        assert "not verified" not in remarks(rank(journals))[0]
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"author": "a\x1b[2J"}, {"author": "a" * 81}, {"p": 2}, {"time": -1}, {"seeds": []}, {"verdict": "true"},
+            {"claimed": [[0, "x"]]}, {"scores": [0.9]}, {"format": 9}, {"row": None}, {"p": float("nan")},
+        ],
+    )  # fmt: skip
+    def test_damaged_one_does_not_count(self, journals: list[Journal], change: dict[str, Any]) -> None:
+        receive([{**made_up(journals).stored, **change}, None, 7], "runs.zip")
+        assert read_all() == []
+        verifications_folder().mkdir()
+        (verifications_folder() / "x.json").write_text(json.dumps({**made_up(journals).stored, **change}))
+        assert read_all() == []
+
+
+class TestAgreement:
+    def test_honest_samples_are_contradicted_once_in_a_hundred(self) -> None:
+        rng = np.random.default_rng(0)
+        low = 0
+        for _ in range(1_000):
+            rates = 0.99 + 0.002 * rng.standard_normal(6)
+            right = rng.random((6, 1_000)) < rates[:, None]
+            found = agreement(right[:3], right[3:])
+            assert found
+            low += found.p < 0.01
+        assert low <= 20
+
+    def test_equal_predictions_agree_and_two_seeds_tell_nothing(self) -> None:
+        right = np.ones((2, 10), dtype=bool)
+        assert agreement(right, right) is not None
+        assert agreement(right, right).p == 1.0  # type: ignore[union-attr]
+        assert agreement(right[:1], right[:1]) is None
+
+    def test_single_claim_can_be_contradicted(self) -> None:
+        rng = np.random.default_rng(0)
+        found = agreement(np.ones((1, 10_000), dtype=bool), rng.random((3, 10_000)) < 0.9)
+        assert found
+        assert found.p < 0.01
+        assert found.detectable < -found.difference
