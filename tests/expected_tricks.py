@@ -200,7 +200,9 @@ TRICKS = {
     "weights_in_an_index_table": counted(),
     "weights_in_masks": counted(),
     "bits_in_ten_settings": counted("harmless", "each of its ten settings counts as two numbers", parameters=19_114),
-    "two_weights_in_one_number": counted("either", "counts one number for each, and those in its code", "mailbox", 19_309),
+    "two_weights_in_one_number": counted(
+        "either", "counts one number for each, and those in its code", "mailbox", 19_309
+    ),
     "halves_of_a_number": counted("harmless", COUNTED, parameters=12_874),
     "twenty_thousand_doubles": counted(rule="parameters"),
     # --- counting: other images of the batch
