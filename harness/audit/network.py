@@ -47,7 +47,6 @@ from harness.audit.state import refuse_other_state, refuse_storage
 from harness.errors import AuditError, BudgetError, ContractError
 from harness.spec import Budget, Recipe
 
-
 LARGER_BATCH = 30
 """Images in the largest batch that is evaluated of images that look like digits."""
 
