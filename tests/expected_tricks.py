@@ -106,10 +106,10 @@ TRICKS = {
     # --- isolation: another network elsewhere
     "another_network_by_environment": isolated("harmless", TWIN),
     "another_network_by_the_clock": isolated(shown=ROW, parameters=6_004),
-    "another_network_by_its_name": isolated(shown=ROW),
+    "another_network_by_its_name": isolated(shown=ROW, parameters=6_004),
     "another_network_by_the_machine": isolated(shown=ROW, parameters=6_004),
-    "another_network_by_the_process": isolated(shown=ROW),
-    "another_network_by_the_arguments": isolated(shown=ROW),
+    "another_network_by_the_process": isolated(shown=ROW, parameters=6_004),
+    "another_network_by_the_arguments": isolated(shown=ROW, parameters=6_004),
     "another_network_by_a_coin": isolated(shown=ROW, parameters=6_004),
     # --- isolation: processes
     "forks_and_stays": isolated(),
@@ -201,7 +201,7 @@ TRICKS = {
     "weights_in_masks": counted(),
     "bits_in_ten_settings": counted("harmless", "each of its ten settings counts as two numbers", parameters=19_114),
     "two_weights_in_one_number": counted(
-        "harmless", "counts one number for each, and those in its code", parameters=19_309
+        "either", "counts one number for each, and those in its code", "mailbox", 19_309
     ),
     "halves_of_a_number": counted("harmless", COUNTED, parameters=12_874),
     "twenty_thousand_doubles": counted(rule="parameters"),
@@ -210,7 +210,7 @@ TRICKS = {
     "white_opens_the_batch": counted(rule="batch"),
     "ink_opens_the_batch": counted(rule="batch"),
     "sureness_opens_the_batch": counted(rule="batch"),
-    "many_kinds_open_the_batch": counted("either", "refused after training", "batch", 7_853),
+    "many_kinds_open_the_batch": counted("harmless", "refused after training", "batch", 7_853),
     "near_neighbours_in_the_batch": counted(rule="batch"),
     "writes_on_real_images_only": counted(rule="writes-on-images"),
     "state_behind_real_black": counted(rule="state-change"),

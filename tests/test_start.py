@@ -267,6 +267,10 @@ MALFORMED = {
     "no base64": {"constants": [{"dtype": "uint8", "shape": [3], "data": "!!!!"}], "steps": [], "state": {}},
     "too few bytes": {"constants": [{"dtype": "float32", "shape": [3], "data": "AAAA"}], "steps": [], "state": {}},
     "truth of two": {"constants": [{"dtype": "bool", "shape": [1], "data": "Ag=="}], "steps": [], "state": {}},
+    "much memory in all": program_of(*[["aten.zeros.default", [[2**24]], {}, 1]] * 9),
+    "long products": program_of(
+        ["aten.zeros.default", [[2**11, 2**11]], {}, 1], *[["aten.mm.default", [{"ref": 0}, {"ref": 0}], {}, 1]] * 5
+    ),
     "too many steps": program_of(*[ZEROS] * 20_001),
     "trunc_normal_ for ever": program_of(ZEROS, ["init.trunc_normal_", [{"ref": 0}, -3.0, 1.0, 0.0, 1e30], {}, 1]),
 }

@@ -21,6 +21,9 @@ FEW = {"cpu": 37, "cuda": 613}
 PAIRED = {"cpu": 1_000, "cuda": 200}
 """Number of images that are also predicted in batches of two, which is slow."""
 
+EVERY_KIND = 100
+"""Number of images that are predicted in several other batches: enough for each class to be among them."""
+
 HARDEST = 25
 """Number of the most confidently wrong images that a run keeps."""
 
@@ -38,7 +41,8 @@ def recheck_predictions(scored: Callable[[Tensor], Tensor], logits: Tensor, data
     Raises:
         AuditError: a prediction depends on its batch.
     """
-    audit.refuse_batch_dependence(scored, dataset.normalise(data.to_float(dataset.held_out.images[:12])), path)
+    first = dataset.normalise(data.to_float(dataset.held_out.images[:EVERY_KIND]))
+    audit.refuse_batch_dependence(scored, first, path)
     # Only real images may open the path, so the scored predictions themselves are repeated in other batches.
     order = torch.randperm(len(logits), generator=torch.Generator().manual_seed(0)).to(logits.device)
     device = logits.device.type

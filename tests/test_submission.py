@@ -1,0 +1,101 @@
+"""A document that no honest file hands over is refused, and nothing in it runs."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from conftest import TINY
+
+from harness import plugins, submission
+from harness.errors import AuditError, ContractError
+from harness.submission import Submission, network_of
+
+Content = dict[str, Any]
+
+
+@functools.cache
+def honest() -> str:
+    return submission.submit(TINY, "tiny.py", {"width": 7, "dropout": 0.1}).text
+
+
+def with_call(content: Content, name: str, args: list[Any]) -> None:
+    """Put an operator before the last of the training graph, as its result."""
+    nodes = content["graphs"]["train"]
+    nodes[-1:] = [["call", name, args, {}], ["out", {"ref": len(nodes) - 1}]]
+
+
+def rename(content: Content, name: Any) -> None:
+    content["tensors"][0][0] = [name]
+
+
+def nest(content: Content, depth: int) -> None:
+    nested: list[Any] = []
+    for _ in range(depth):
+        nested = [nested]
+    with_call(content, "aten.relu.default", [nested])
+
+
+FORGED: dict[str, tuple[str, Callable[[Content], object]]] = {
+    "no graphs": ("submission", lambda content: content.pop("graphs")),
+    "no start": ("submission", lambda content: content.pop("start")),
+    "another version": ("submission", lambda content: content.update(version=99)),
+    "graph that is no list": ("submission", lambda content: content["graphs"].update(train={})),
+    "graph without images": ("submission", lambda content: content["graphs"].update(train=[["out", {"ref": 0}]])),
+    "result that is not there": ("submission", lambda content: content["graphs"]["train"].__setitem__(-1, ["out", 7])),
+    "node of another kind": ("submission", lambda content: content["graphs"]["train"].insert(0, ["eval", "1"])),
+    "lists within lists": ("submission", lambda content: nest(content, 400)),
+    "operator that reads a file": ("submission", lambda content: with_call(content, "aten.from_file.default", ["x"])),
+    "operator that is not there": ("submission", lambda content: with_call(content, "aten.relu.file", [])),
+    "attribute of torch": ("submission", lambda content: with_call(content, "torch.load", ["x"])),
+    "operator that reads a later one": (
+        "submission",
+        lambda content: with_call(content, "aten.relu.default", [{"ref": 999}]),
+    ),
+    "endless power": ("submission", lambda content: with_call(content, "operator.pow", [9, 2**40])),
+    "endless text": ("submission", lambda content: with_call(content, "operator.mod", ["%999999999d", 1])),
+    "endless list": ("submission", lambda content: with_call(content, "operator.mul", [[0], 2**40])),
+    "name that is code": ("name", lambda content: rename(content, 'w", open("x"), "')),
+    "name that is a page": ("name", lambda content: rename(content, "<script>")),
+    "name of torch's": ("name", lambda content: rename(content, "graph")),
+    "name of a method": ("name", lambda content: rename(content, "layer.forward")),
+    "name that is a keyword": ("name", lambda content: rename(content, "layer.lambda")),
+    "name that Python reads as another": ("name", lambda content: rename(content, "ﬁ")),
+    "name of nothing": ("name", lambda content: rename(content, "a..b")),
+    "long name": ("name", lambda content: rename(content, "a" * 101)),
+    "name that is a number": ("submission", lambda content: rename(content, 7)),
+}
+
+
+@pytest.mark.parametrize("what", FORGED)
+def test_forged_document_is_refused(what: str) -> None:
+    rule, forge = FORGED[what]
+    content = json.loads(honest())
+    forge(content)
+    with pytest.raises(AuditError) as caught:
+        network_of(Submission(json.dumps(content))).train()(torch.zeros(3, 1, 28, 28))
+    assert caught.value.rule == rule
+    assert all(line.isprintable() for line in caught.value.lines)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "1" * 5_000, "[" * 100_000, '{"version": NaN}'])
+def test_text_that_is_no_document_is_refused(text: str) -> None:
+    with pytest.raises(AuditError, match="malformed"):
+        network_of(Submission(text))
+
+
+def test_layers_are_shown_without_signs_that_a_page_or_a_terminal_reads() -> None:
+    content = json.loads(honest())
+    content["layers"] = [["a|b.<i>", "\x1b[2J"]]
+    assert Submission(json.dumps(content)).layers == (("a?b.?i?", "??2J"),)
+
+
+@pytest.mark.parametrize("text", ["\x1b[2J", "a\nb", 7, ["a"] * 9, None])
+def test_refusal_from_a_child_is_printable_text(text: object) -> None:
+    error = plugins.error_of({"kind": "HarnessError", "message": text, "rule": text, "where": text, "hint": text})
+    assert isinstance(error, ContractError)
+    assert all(line.isprintable() for line in error.lines)
