@@ -101,6 +101,7 @@ def finished(
         "device": "cpu",
         "held_out": "test",
         "protocol": BUDGET.protocol,
+        "isolation": "full",
         **(job or {}),
     }
     entry = {"layer": "a", "shape": [1]}

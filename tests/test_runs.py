@@ -239,7 +239,7 @@ def test_every_seed_uses_the_same_mode(file: Path, monkeypatch: pytest.MonkeyPat
     for seed, has_bfloat16, images in ((0, True, 2_000_000), (1, True, 1), (2, False, 2_000_000), (2**31, False, 1)):
         monkeypatch.setattr(compute, "has_bfloat16", lambda _, has=has_bfloat16: has)
         asked = job(file.read_text(), seed)
-        chosen = runs.choose_mode(asked, images, build(asked).reference.own_graphs(torch.device("cpu")))
+        chosen = runs.choose_mode(asked, images, build(asked).audit.own_graphs(torch.device("cpu")))
         assert chosen == Choice(compute.mode_by_rule("cpu", has_bfloat16, True, images))
 
 
@@ -269,7 +269,7 @@ def test_constants_of_a_seed_do_not_affect_mode() -> None:
     built = [build(job(TABLE, seed)) for seed in range(3)]
     tables = [next(iter(each.audit.train.constants.values())) for each in built]
     assert {bool(table.any()) for table in tables} == {True, False}
-    chosen = [runs.choose_mode(job(TABLE), 1, each.reference.own_graphs(torch.device("cpu"))) for each in built]
+    chosen = [runs.choose_mode(job(TABLE), 1, each.audit.own_graphs(torch.device("cpu"))) for each in built]
     assert len(set(chosen)) == 1
     assert "mul_" in chosen[0].because
 

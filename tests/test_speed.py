@@ -108,7 +108,8 @@ def test_least_work_matches_hand_count() -> None:
 
 
 def test_s6_gap_work_is_almost_three_passes() -> None:
-    found, model = inspect(plugins.load(S6_GAP), plugins.load(S6_GAP).knobs)
+    inspected = inspect(plugins.load(S6_GAP), plugins.load(S6_GAP).knobs)
+    found, model = inspected.audit, inspected.model
     first = 16 * 26 * 26 * 9
     assert speed.work(found)[0] == 6 * model.multiply_adds - 2 * first
 

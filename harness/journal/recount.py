@@ -1,6 +1,6 @@
 """Ledgers counted again from the stored graph, when a record arrives from elsewhere.
 
-The network is rebuilt from the stored document, which is data: no plug-in is executed. It takes a few seconds, so it
+The network is rebuilt from the stored document, which is data: no plug-in is executed. It takes about a second, so it
 is done on arrival and not each time a board is made, and once for all seeds of a network.
 """
 
@@ -15,7 +15,7 @@ from harness.audit import Entry
 from harness.errors import DataError, Refusal
 from harness.journal.journal import Journal
 from harness.journal.record import RunStart
-from harness.submission import Submission, audited
+from harness.submission import Submission, ledger_of
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ _known: dict[str, Counted] = {}
 
 
 def counted(document: str, path: str) -> Counted:
-    """Audit the network of a stored document and count its numbers; once for each document.
+    """Count the numbers of the network of a stored document; once for each document.
 
     Args:
         path: file name for messages.
@@ -56,8 +56,7 @@ def counted(document: str, path: str) -> Counted:
 
 def _counted(data: Submission, path: str) -> Counted:
     try:
-        _, found = audited(data, path)
-        return Counted(data.hash, found.ledger.entries)
+        return Counted(data.hash, ledger_of(data, path).entries)
     except Refusal as error:
         return Counted("", refused=error.message)
     except Exception as error:  # a forged document can raise anything

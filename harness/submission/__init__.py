@@ -23,7 +23,7 @@ from collections.abc import Mapping
 
 from harness import plugins
 from harness.spec import Knob
-from harness.submission.counted import audited, digest_of_start, network_of, started
+from harness.submission.counted import audited, digest_of_start, ledger_of, network_of, started
 from harness.submission.document import Submission, TensorEntry
 from harness.submission.network import Submitted
 from harness.submission.start import check_start
@@ -35,6 +35,7 @@ __all__ = [
     "audited",
     "digest_of_build",
     "digest_of_start",
+    "ledger_of",
     "network_of",
     "started",
     "submit",

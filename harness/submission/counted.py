@@ -8,7 +8,8 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from harness import audit, plugins
-from harness.audit import Audit, Exporter
+from harness.audit import Audit, Exporter, Ledger
+from harness.audit.count import count
 from harness.errors import AuditError
 from harness.seeds import seed_everything
 from harness.submission.document import Submission
@@ -66,6 +67,24 @@ def audited(data: Submission, path: str) -> tuple[Submitted, Audit]:
     if data.doubt:
         raise plugins.error_of(data.doubt)
     return network, with_numbers_of_start(found, data, path)
+
+
+def ledger_of(data: Submission, path: str) -> Ledger:
+    """Return the ledger of a submission, without the checks of an audit that only its execution can answer.
+
+    Args:
+        path: file name for messages.
+
+    Raises:
+        Refusal: the submission is malformed, holds foreign operators, or starts with weights from home.
+    """
+    network, exported = started(data, 0, "audit", path), exporter(data)
+    train, evaluation = (exported(network, training, path) for training in (True, False))
+    for program in (train, evaluation):
+        audit.refuse_foreign_operators(program, path)
+        audit.refuse_storage(program, path)
+    found = Audit(count(network, train, evaluation, path), train, evaluation)
+    return with_numbers_of_start(found, data, path).ledger
 
 
 def exporter(data: Submission) -> Exporter:
