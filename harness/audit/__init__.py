@@ -14,9 +14,10 @@ The ledger counts, in 32-bit units: parameters (also frozen ones), buffers, cons
 numbers written into `forward`. Some are free, because they hold no knowledge of digits. All of these are bounded, so
 that they cannot hide any:
 
-- running statistics of batch norm: they follow from the data; up to 4,000, a fifth of the budget;
+- running statistics of batch norm, if it normalises what depends on the images: up to 4,000, a fifth of the budget;
 - tables of whole numbers, and masks of zeros and infinities or of true and false: up to 1,024 bits in all;
 - settings such as eps, momentum, dropout's p and the order of a norm: up to 10 different values;
+- whole numbers that choose among values which neither images nor weights decide (`fixed`): up to 10 different ones;
 - shapes, strides, indices and the numbers -1, 0 and 1: bounded through the number of operators, at most 2,000.
 
 `audit` (in `network`) runs the checks on the CPU, in this order, and raises at the first violation:
@@ -28,6 +29,9 @@ that they cannot hide any:
 4. `network`: on the same images, the graphs give the network's outputs, gradients and updated buffers.
 5. `batch`: each prediction depends on its own image alone. The same images are evaluated in other batches, also with
    all parameters moved away from their initial values. Callers repeat this after training.
+
+`state` and `mailbox` check what a training step moves: batch norm's and spectral norm's state, and parameters by the
+gradient of what the network computes.
 
 `enforce` compares the ledger and the recipe with the budget. One audit serves all seeds: a seed only replaces the
 values of the tensors. While a network trains, `state` checks that it still has the tensors that were counted. `probe`
