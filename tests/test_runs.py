@@ -25,7 +25,7 @@ from harness.runs import Started, build
 from harness.runs.existing import ExistingRuns
 from harness.spec import REFERENCE, ComputeMode, Job
 from harness.tracking import Tracker
-from harness.training import Choice, Uncapturable, compute, predict
+from harness.training import Choice, Uncapturable, compute, predict, tensors_by_name
 
 
 def job(source: str = TINY, seed: int = 0, **settings: bool | int | float | str) -> Job:
@@ -267,8 +267,8 @@ def build():
 
 def test_constants_of_a_seed_do_not_affect_mode() -> None:
     built = [build(job(TABLE, seed)) for seed in range(3)]
-    tables = [next(iter(each.audit.train.constants.values())) for each in built]
-    assert {bool(table.any()) for table in tables} == {True, False}
+    graphs = [each.audit.graphs(each.network, torch.device("cpu")).train for each in built]
+    assert {bool(tensors_by_name(graph)["table"].any()) for graph in graphs} == {True, False}
     chosen = [runs.choose_mode(job(TABLE), 1, each.audit.own_graphs(torch.device("cpu"))) for each in built]
     assert len(set(chosen)) == 1
     assert "mul_" in chosen[0].because
@@ -458,7 +458,8 @@ class TestExistingRuns:
         found = runs.find_existing_runs([job(), job(seed=1)])
         assert {seed: record.run_id for seed, record in found.finished.items()} == {0: journal.run_id}
         assert found.unfinished == {}
-        others = [job(lr=0.2), job(width=5), job(TINY + "\n# changed\n"), replace(job(), plain=True)]
+        assert runs.find_existing_runs([job(TINY + "\n# the same network\n")]).finished == found.finished
+        others = [job(lr=0.2), job(width=5), replace(job(), plain=True)]
         assert all(runs.find_existing_runs([other]) == ExistingRuns({}, {}) for other in others)
 
     def test_damaged_finished_job_is_ignored(self) -> None:

@@ -129,7 +129,7 @@ HONEST = {
     "spectrum": "net.register_buffer('a', torch.fft.rfft2(torch.hann_window(8)[:, None] * torch.ones(8)).abs())",
     "batch norm with cumulative average": "net.a = nn.BatchNorm2d(4, momentum=None)",
     "float64 and back": "net.a = nn.Parameter(torch.randn(5, dtype=torch.float64).float())",
-    "index table": "net.register_buffer('a', torch.tensor([[i, (i * 7) % 31] for i in range(300)]))",
+    "index table": "net.register_buffer('a', torch.tensor([[i, (i * 7) % 31] for i in range(8)]))",
     "random split": "net.a = nn.Parameter(torch.randperm(8, generator=torch.default_generator).float())",
     "value of a draw as a size": "net.a = nn.Parameter(torch.zeros(3) + torch.rand(1))",
 }
@@ -184,7 +184,7 @@ def test_weights_from_home_are_measured(name: str) -> None:
 
 
 def test_pattern_counts_once() -> None:
-    assert measured("net.a = nn.Parameter(torch.tensor(TABLE))", TABLE) == Patterns({"a": 969}, 0, {}, 0, 11, 0, 0)
+    assert measured("net.a = nn.Parameter(torch.tensor(TABLE))", TABLE) == Patterns({"a": 969}, 0, {}, 0, 0, 11, 0, 0)
     assert measured("net.register_buffer('a', torch.tensor([[1.0, 0, -1], [2, 0, -2], [1, 0, -1]]) / 8)").brought == 9
     noisy = measured("net.a = nn.Parameter(0.1 * torch.randn(970) + 0.3 * torch.tensor(TABLE))", TABLE)
     assert (noisy.patterns["a"], noisy.extra) == (969, 970)
