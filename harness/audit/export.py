@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import traceback
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import nn
-from torch.export import Dim, ExportedProgram, default_decompositions
+from torch.export import Dim, ExportedProgram
 from torch.fx import Node
 
 from harness.audit.adapt import exportable
@@ -132,12 +129,6 @@ def refuse_foreign_operators(program: ExportedProgram, path: str) -> None:
 def _size(node: Node) -> int:
     values = (*node.args, *node.kwargs.values())
     return max(1, sum(len(value) for value in values if isinstance(value, (list, str, tuple))))
-
-
-@functools.cache
-def _decompositions() -> dict[Any, Callable[..., Any]]:
-    """Return torch's own table, which it would make again for every network; foreign operators are refused before."""
-    return default_decompositions().materialize()
 
 
 def refuse_change_at_evaluation(evaluation: ExportedProgram, path: str) -> None:

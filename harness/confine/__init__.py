@@ -9,5 +9,6 @@ system enforces. What comes back is parsed as JSON and believed in nothing: code
 
 from harness.confine.caller import call, limit_time, prepare
 from harness.confine.kernel import LEVELS, Isolation, isolation
+from harness.confine.warm import warm_up
 
-__all__ = ["LEVELS", "Isolation", "call", "isolation", "limit_time", "prepare"]
+__all__ = ["LEVELS", "Isolation", "call", "isolation", "limit_time", "prepare", "warm_up"]

@@ -23,6 +23,7 @@ from typing import NoReturn
 
 from harness.confine import kernel, places
 from harness.confine.child import Order, Place, run
+from harness.confine.warm import warm_up
 
 ORDER_SIZE = 1 << 16
 """Bytes in the longest order."""
@@ -48,7 +49,12 @@ def serve(descriptor: int) -> NoReturn:
     """Import, then fork a child for each order, until all callers have closed the other end."""
     orders = socket.socket(fileno=descriptor)
     os.chdir("/")
-    _warm_up()
+    import torch
+
+    with contextlib.suppress(ImportError):  # torch shows a bar, which has a thread that would not survive a fork
+        importlib.import_module("tqdm").tqdm.monitor_interval = 0
+    torch.set_num_threads(1)
+    warm_up()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # from here on it ends when all have closed, and tidies up
     home = os.getpid()
     folders = Path(tempfile.mkdtemp(prefix="harness-"))
@@ -142,18 +148,3 @@ def _bury(born: Born) -> None:
     os.close(born.handle)
     with contextlib.suppress(OSError, RecursionError):
         shutil.rmtree(born.folder)
-
-
-def _warm_up() -> None:
-    """Export a small network, so that all is loaded that torch loads late: it takes a child a second and a half."""
-    with contextlib.suppress(ImportError):  # torch shows a bar, which has a thread that would not survive a fork
-        importlib.import_module("tqdm").tqdm.monitor_interval = 0
-    import torch
-    from torch import nn
-
-    torch.set_num_threads(1)
-    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(72, 2))
-    batch = {0: torch.export.Dim("batch", min=2, max=9)}
-    for training in (True, False):
-        program = torch.export.export(network.train(training), (torch.zeros(3, 1, 8, 8),), dynamic_shapes=(batch,))
-        program.run_decompositions()

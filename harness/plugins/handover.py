@@ -29,6 +29,7 @@ def run_confined(function: str, request: Any, answer: Callable[[Any], Any] | Non
     Raises:
         HarnessError: the function raised it; or the process died, hung, or was out of memory.
     """
+    confine.warm_up()  # the process that runs plug-ins is doing the same
     if answer:
         returned = confine.call(function, request, answer=answer, subject=request["path"])
     else:
