@@ -73,7 +73,7 @@ QUICK = {
     "tie_that_opens",
     "writes_on_real_images_only",
 }
-"""One or more of the other files of each kind, each a second; all others take minutes together and are thorough."""
+"""One or more of the other files of each kind, each a second; all others take minutes together: python -m pytest -m soak."""
 
 
 def names() -> set[str]:
@@ -138,7 +138,7 @@ def unharmed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def cases() -> list[Any]:
     quick = QUICK | {name for name, expected in TRICKS.items() if expected.group == "isolation"} - SLOW
-    return [pytest.param(name, marks=[] if name in quick else [pytest.mark.thorough]) for name in sorted(TRICKS)]
+    return [pytest.param(name, marks=[] if name in quick else [pytest.mark.soak]) for name in sorted(TRICKS)]
 
 
 @dataclass(frozen=True)
