@@ -444,7 +444,7 @@ class TestFailedTrials:
         monkeypatch.setattr(fake_workers, "attempt", attempt)
         monkeypatch.setattr(fake_workers, "wait", first_alone)
         with pytest.raises(CrashedError, match="5 trials in a row failed"):
-            list(tune(search(batch=1_000), 1_000, fake_workers()))
+            list(tune(search(batch=100), 100, fake_workers()))
         (record,) = tuning.records()
         assert [trial.state for trial in record.trials] == ["complete"] * 3 + ["failed"] * 5
 

@@ -150,7 +150,7 @@ def test_killed_driver_resumes_the_same_study(workshop: Path, two: DaskProcesses
 def test_several_crashed_trials_in_a_row_end_study(workshop: Path) -> None:
     crash = "import os\nfrom torch import nn\n\ndef build(*, width: int = 2) -> nn.Module:\n    os._exit(3)\n"
     (workshop / "tiny.py").write_text(f'"""It ends its process."""\n{crash}')
-    failed = r"\d+ trials in a row failed, the last one: its process exited by itself"
+    failed = r"\d+ trials in a row failed, the last one: .*ended by itself, with code 3"
     with dask_processes(workshop / "dask") as begun:
         begun.begin_worker("one", nanny=True)
         begun.begin_worker("two", nanny=True)
