@@ -73,7 +73,8 @@ QUICK = {
     "tie_that_opens",
     "writes_on_real_images_only",
 }
-"""One or more of the other files of each kind, each a second; all others take minutes together: python -m pytest -m soak."""
+"""One or more of the other files of each kind, each a second. All others take minutes:
+python -m pytest -m soak."""
 
 
 def names() -> set[str]:

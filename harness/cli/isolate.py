@@ -182,7 +182,7 @@ class _Child:
 def _run(work: Callable[[Any], int], argument: Any, log: Path, sender: Connection) -> None:
     watchdog.watch(log)
     if hang_timeout := getattr(argument, "hang_timeout", None):
-        confine.limit_time(0.8 * hang_timeout)  # so that a file that hangs is named with its line
+        confine.limit_time(hang_timeout)
     if getattr(argument, "is_one_of_several", False):
         name_file(*argument.files)
     returned = []

@@ -49,10 +49,14 @@ LONGEST = 300.0
 _limit = math.inf
 
 
-def limit_time(seconds: float) -> None:
-    """Let no later call of this process take longer than so many seconds."""
+def limit_time(hang_timeout: float) -> None:
+    """Let each later call of this process end before a watchdog ends this process, so that the file is named.
+
+    Args:
+        hang_timeout: seconds without a heartbeat after which this process would be ended.
+    """
     global _limit
-    _limit = seconds
+    _limit = hang_timeout / 2
 
 
 def call(

@@ -18,7 +18,7 @@ from typing import Any, Self
 import torch
 from pebble import ProcessExpired, ProcessPool
 
-from harness import watchdog
+from harness import confine, watchdog
 from harness.events import Epoch, Result, Trial
 from harness.runs import Started, TrialRequest, expect_audit, leave_audit, leave_no_audit, train, train_trials
 from harness.spec import Job
@@ -57,10 +57,10 @@ class Processes:
         self._clocks: dict[Path, watchdog.Watchdog] = {}
         self._read: dict[Path, int] = {}
         resource_tracker.ensure_running()  # started later, it would unblock Ctrl-C in this thread
-        self._pool = _pool(self._count, self._folder)
+        self._pool = _pool(self._count, self._folder, self._hang_timeout)
         self._audits = self._folder / "audits"
         self._audits.mkdir()
-        self._audit_pool = _pool(self._auditors, self._folder) if self._auditors else None
+        self._audit_pool = _pool(self._auditors, self._folder, self._hang_timeout) if self._auditors else None
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -131,12 +131,12 @@ class Processes:
         return reason
 
 
-def _pool(count: int, folder: Path) -> ProcessPool:
+def _pool(count: int, folder: Path, hang_timeout: float) -> ProcessPool:
     return ProcessPool(
         max_workers=count,
         context=multiprocessing.get_context("spawn"),  # torch's threads and CUDA do not survive a fork
         initializer=_begin,
-        initargs=[folder],
+        initargs=[folder, hang_timeout],
     )
 
 
@@ -153,7 +153,8 @@ def _without_ctrl_c() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _begin(folder: Path) -> None:
+def _begin(folder: Path, hang_timeout: float) -> None:
+    confine.limit_time(hang_timeout)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # for systems where a process does not inherit blocked signals
     torch.set_num_threads(THREADS)
     watchdog.watch(_log_of(folder, os.getpid()))
