@@ -26,10 +26,24 @@ def build(*, width: int = 7, dropout: float = 0.1) -> nn.Module:
 """98 + 500 parameters; an epoch of digits takes milliseconds."""
 
 
+MINUTES = (
+    "test_runs_repeat_bit_for_bit",
+    "test_record_stages_complete",
+    "test_audit_counts_recorded_parameters[p4m_convolution",
+    "test_every_seed_uses_the_same_mode[depthwise_head",
+    "test_every_seed_uses_the_same_mode[p4m_convolution",
+    "test_scored_weights_reproduce_answers_in_plug_in[p4m_convolution",
+    "test_run_resumes_when_disk_is_writable_again[read-only",
+)
+"""Tests of minutes whose behaviour a shorter one shows as well: they are left to `python -m pytest -m soak`."""
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leave the faults and the GPU to `make test-all`, but for what is quick."""
     for item in items:
+        if item.name.startswith(MINUTES):
+            item.add_marker("soak")
         if item.path.parent.name in ("faults", "gpu") and not item.get_closest_marker("quick"):
             item.add_marker("thorough")
 

@@ -125,6 +125,8 @@ def _filled(graph: GraphModule, numbers: Mapping[str, Tensor]) -> GraphModule:
     """Replace the graph's tensors, in place, by those of the same names in `numbers`, and return it."""
     registered = (graph.named_parameters(remove_duplicate=False), graph.named_buffers(remove_duplicate=False))
     for name, _ in [*itertools.chain(*registered, _constants(graph))]:
+        if name not in numbers:  # a table that the forward of a plain module makes; that of a submission has a name
+            continue
         layer, _, short = name.rpartition(".")
         holder = graph.get_submodule(layer)
         setattr(holder, short, numbers[name])
