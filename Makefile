@@ -10,7 +10,7 @@ run: .venv/ready
 # Worksteal, so that no process is left alone with the last long tests.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
-# Every behaviour, in five to six minutes on two idle cores.
+# Every behaviour, in about ten minutes on two idle cores.
 test: lint
 	$(PYTEST)
 
