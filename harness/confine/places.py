@@ -69,7 +69,7 @@ def readable(path: Iterable[str], away: frozenset[Path]) -> Iterator[tuple[Path,
 
 
 def _without(folder: Path, away: Set[Path]) -> Iterator[tuple[Path, bool]]:
-    """Yield what covers a folder but for some folders in it: whoever may read a folder may read all below it."""
+    """Yield what covers a folder but for some folders in it: a right to read a folder is one to read all below it."""
     inside = {other for other in away if other != folder and other.is_relative_to(folder) and other.exists()}
     yield folder, not inside
     if not inside:
