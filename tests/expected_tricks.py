@@ -250,4 +250,5 @@ TRICKS = {
     "home_in_whole_numbers": brought(),
     "home_in_masks_of_infinities": brought(),
     "home_by_slices_in_forward": brought(),
+    "home_by_selects_of_a_weight": brought(rule="trained-start"),
 }

@@ -9,6 +9,7 @@ but not counted: batch-norm running statistics, if they serve no other purpose a
 from __future__ import annotations
 
 import hashlib
+import lzma
 import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
@@ -55,8 +56,11 @@ FREE_SETTINGS = 10
 """Most different values of these arguments in a network that are not counted; if there are more, each is counted."""
 
 FREE_PLACES = 10
-"""Most different whole numbers that choose among fixed values (`fixed`) and are not counted; if there are more, each is
-counted as often as it stands."""
+"""Most different whole numbers that choose among values that are the same for all images (`fixed`) and are not counted;
+if there are more, each is counted as often as it stands."""
+
+FREE_CHOICES = 128
+"""Most bytes of those whole numbers in their order, compressed; if there are more, each counts likewise. p4m has 79."""
 
 Numbers = Counter[tuple[str, float]]
 """How many 32-bit units each number of each line takes."""
@@ -295,10 +299,10 @@ def _digest(tensor: Tensor) -> str:
 
 def _literals(network: nn.Module, train: ExportedProgram, evaluation: ExportedProgram, path: str) -> Iterator[Entry]:
     """Yield the numbers written into `forward`, one entry per line; of the two modes the larger count is taken."""
-    written, chosen = zip(*(_written(program, network, path) for program in (train, evaluation)), strict=True)
+    written, chosen, orders = zip(*(_written(program, network, path) for program in (train, evaluation)), strict=True)
     found = written[0] | written[1]
     places = chosen[0] | chosen[1]
-    if len({number for _, number in places}) > FREE_PLACES:
+    if len({number for _, number in places}) > FREE_PLACES or max(map(compressed, orders)) > FREE_CHOICES:
         found += places
     lines = Counter[str]()
     for (line, _number), times in found.items():
@@ -307,14 +311,21 @@ def _literals(network: nn.Module, train: ExportedProgram, evaluation: ExportedPr
         yield Entry(line, "numbers in the code", "literal", (), numbers)
 
 
-def _written(program: ExportedProgram, network: nn.Module, path: str) -> tuple[Numbers, Numbers]:
-    """Count pairs of line and number over a graph; return those that count, and those that choose fixed values.
+def compressed(text: bytes) -> int:
+    """Return the bytes of a text, compressed: a bound on what its author could hide in it."""
+    if not text:
+        return 0
+    return len(lzma.compress(text, lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA1, "dict_size": 2**20}]))
+
+
+def _written(program: ExportedProgram, network: nn.Module, path: str) -> tuple[Numbers, Numbers, bytes]:
+    """Count pairs of line and number over a graph; return those that count, those that choose values, and their order.
 
     An operator on input data or weights may have structural integers, such as sizes; these are not counted. An
     operator on constants only builds a table, so all of its numbers are.
     """
-    found, chosen = Numbers(), Numbers()
-    fixed = fixed_nodes(program, network, lambda node: bool(places(node) or _free_literals(node)))
+    found, chosen, order = Numbers(), Numbers(), ""
+    fixed, same = fixed_nodes(program, network, lambda node: bool(places(node) or _free_literals(node)))
     settings: dict[float, str] = {}
     from_data: set[Node] = set()
     for node in program.graph.nodes:
@@ -328,7 +339,7 @@ def _written(program: ExportedProgram, network: nn.Module, path: str) -> tuple[N
                 everything = node not in from_data and not is_size
                 free = frozenset() if everything or node in fixed else _free_literals(node)
                 numbers = _numbers(node, everything, arguments(node).keys() - free)
-                for place in places(node) if node in fixed and not everything else ():
+                for place in places(node) if node in same and not everything else ():
                     chosen[cause(node, path), place] += _written_units(place)
                 for number in _numbers(node, everything, free):
                     settings.setdefault(number, cause(node, path))
@@ -338,7 +349,7 @@ def _written(program: ExportedProgram, network: nn.Module, path: str) -> tuple[N
                 found[cause(node, path), number] += _written_units(number)
     if len(settings) > FREE_SETTINGS:
         found.update({(line, number): _written_units(number) for number, line in settings.items()})
-    return found, chosen
+    return found, chosen, order.encode()
 
 
 def _free_literals(node: Node) -> frozenset[str]:

@@ -1,9 +1,9 @@
-"""Find what looks made in `forward` and is fixed: values that neither the images nor the weights decide.
+"""Find what looks made in `forward` and is fixed: values that the images do not decide.
 
-A graph may slice, pad and size its tensors as it likes, because such whole numbers are structure where images and
-weights pass. On a tensor that is the same whatever they are, each of these numbers chooses a value: a table from home.
-The graph cannot tell (a line of ones made from the images, or times zero, is fixed), so it is run twice, on other
-images and with other weights.
+A graph may slice, pad and size its tensors as it likes, because such whole numbers are structure where images pass. On
+a tensor that is the same for all images, each of these numbers chooses a value: a table from home. The graph cannot
+tell (a line of ones made from the images, or times zero, is fixed), so it is run on other images, with the same weights
+and with others.
 """
 
 from __future__ import annotations
@@ -58,8 +58,10 @@ def places(node: Node) -> list[int]:
 _PLAIN_ORDER = len("[0, 2, 3, 1]")
 
 
-def fixed_nodes(program: ExportedProgram, network: nn.Module, asked_for: Callable[[Node], bool]) -> set[Node]:
-    """Return the operators of a graph whose results are fixed.
+def fixed_nodes(
+    program: ExportedProgram, network: nn.Module, asked_for: Callable[[Node], bool]
+) -> tuple[set[Node], set[Node]]:
+    """Return the operators whose results are fixed, and those and others whose results are the same for all images.
 
     Args:
         program: a graph, over the tensors of `network`.
@@ -71,15 +73,18 @@ def fixed_nodes(program: ExportedProgram, network: nn.Module, asked_for: Callabl
     called = [node for node in graph.graph.nodes if node.op == "call_function"]
     asked = {inner: outer for inner, outer in zip(called, operators(program), strict=True) if asked_for(outer)}
     if not asked:
-        return set()
-    runs = []
-    for direction in (1, -1):
+        return set(), set()
+    runs: list[dict[Node, Tensor]] = []
+    for direction, seed in ((1, 2), (-1, 0), (1, 0)):
         with quiet(), torch.no_grad(), torch.random.fork_rng(), nudged(network, direction):
-            torch.manual_seed(direction)
+            torch.manual_seed(len(runs))
             run = _Run(graph, {*asked})
-            run.run(made_up_images(TRAINED_TOGETHER, seed=direction + 1))
+            run.run(made_up_images(TRAINED_TOGETHER, seed=seed))
             runs.append(run.seen)
-    return {outer for inner, outer in asked.items() if _alike(runs[0].get(inner), runs[1].get(inner))}
+    first, all_others, other_images = ([run.get(inner) for inner in asked] for run in runs)
+    fixed = {outer for outer, *pair in zip(asked.values(), first, all_others, strict=True) if _alike(*pair)}
+    same = {outer for outer, *pair in zip(asked.values(), first, other_images, strict=True) if _equal(*pair)}
+    return fixed, fixed | same
 
 
 def still_norms(evaluation: ExportedProgram, network: nn.Module) -> set[Node]:
@@ -130,6 +135,10 @@ def _tensors(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, (list, tuple)):
         for each in value:
             yield from _tensors(each)
+
+
+def _equal(first: Tensor | None, second: Tensor | None) -> bool:
+    return first is not None and second is not None and torch.equal(first, second)
 
 
 def _alike(first: Tensor | None, second: Tensor | None) -> bool:
