@@ -14,6 +14,7 @@ from conftest import TINY
 from harness import plugins, submission
 from harness.errors import AuditError, ContractError
 from harness.submission import Submission, network_of
+from harness.submission.operators import apply
 
 Content = dict[str, Any]
 
@@ -99,3 +100,12 @@ def test_refusal_from_a_child_is_printable_text(text: object) -> None:
     error = plugins.error_of({"kind": "HarnessError", "message": text, "rule": text, "where": text, "hint": text})
     assert isinstance(error, ContractError)
     assert all(line.isprintable() for line in error.lines)
+
+
+def test_a_weight_norm_with_norms_of_another_shape_is_refused() -> None:
+    weight_norm = torch.ops.aten._weight_norm.default
+    apply(weight_norm, (torch.ones(4, 3), torch.ones(4, 1)), {})
+    apply(weight_norm, (torch.ones(4, 3), torch.ones(1, 3), 1), {})
+    for norms, dim in ((torch.ones(1, 1), 0), (torch.ones(4), 0), (torch.ones(4, 1), 1), (torch.ones(4, 1), -1)):
+        with pytest.raises(AuditError, match="weight norm"):
+            apply(weight_norm, (torch.ones(4, 3), norms, dim), {})
