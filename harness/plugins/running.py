@@ -23,6 +23,15 @@ def _describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
+def _reach_hint(error: BaseException | None, said: str) -> str:
+    """Return what to do where a file or the network was wanted; an empty string for other errors."""
+    while error and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    if not error and "download" not in said:  # torchvision tells of a failed download by its text alone
+        return ""
+    return "A plug-in's process reaches no files of yours and no network (docs/isolation.md); build without them."
+
+
 @contextlib.contextmanager
 def running_plugin(path: str, rule: str, message: str, hint: str) -> Iterator[None]:
     """Run a block of a plug-in's code, and raise a `ContractError` with its line for anything that it raises.
@@ -46,5 +55,8 @@ def running_plugin(path: str, rule: str, message: str, hint: str) -> Iterator[No
             raise OutOfMemory.of(path, error) from error
         said = _describe(error)
         raise ContractError(
-            rule, f"{message} {said}", where=blame(error, path), hint=device_hint(said) or hint
+            rule,
+            f"{message} {said}",
+            where=blame(error, path),
+            hint=device_hint(said) or _reach_hint(error, said) or hint,
         ) from error
