@@ -275,6 +275,11 @@ class TestRegister:
         assert remarks(board()) == []
         assert board().rows[0].looks.keys() == {10}
 
+    def test_equal_result_of_another_network_hides_no_gap(self) -> None:
+        shutil.rmtree(trained("net", 0, knobs={"width": 12}).folder)
+        trained("net", 0)
+        assert notes(board()) == [f"begun and gone: net width=12 seed 0 ({TODAY})"]
+
     def test_deleted_repetition_of_a_counted_run_is_no_gap(self) -> None:
         trained("net", 0, 60)
         shutil.rmtree(trained("net", 0, 50).folder)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -37,24 +37,26 @@ class Gap:
     place: str = ""
 
 
-def find_gaps(register: Register, runs: Sequence[Run], present: Collection[str]) -> Iterator[Gap]:
+def find_gaps(register: Register, rows: Mapping[str, Sequence[Run]], present: Collection[str]) -> Iterator[Gap]:
     """Yield the runs of this machine that were begun and do not count, but for repetitions of one that does.
 
-    A run whose record is lost is no gap if another run of its seed came to the same result.
+    A run whose record is lost is no gap if another run of its row and seed came to the same result.
 
     Args:
-        runs: those that pass the verification and that the register does not contradict.
+        rows: by hash of the row, the runs that pass the verification and that the register does not contradict.
         present: the ids of all journals.
     """
-    passed = {run.run_id for run in runs}
-    results = {(run.seed, run.digest) for run in runs} if register.runs else set()
+    if not register.runs:
+        return
+    passed = {run.run_id for runs in rows.values() for run in runs}
+    results = {(row, run.seed, run.digest) for row, runs in rows.items() for run in runs}
     settled = set()
     for run_id, entry in register.runs.items():
         run, state = entry.begun, _state(entry, run_id in present)
         if run_id in passed:
             settled.add((run.row, run.seed))
             continue
-        is_repeated = state != "withdrawn" and (run.seed, entry.result) in results
+        is_repeated = state != "withdrawn" and (run.row, run.seed, entry.result) in results
         if state and not is_repeated and (run.row, run.seed) not in settled and run.protocol == BUDGET.protocol:
             yield Gap(run.row, run.title, run.dataset, run.seed, state, entry.withdrawn or entry.date)
 

@@ -109,9 +109,10 @@ def rank(journals: Iterable[Journal], dataset: str = "auto", studies: Sequence[S
         refused = {entry.run_id: entry for entry in find(counted)}
         counted = [run for run in counted if run.run_id not in refused]
         left_out += refused.values()
-    samples = [choose(group) for group in _groups(counted, register).values()]
+    groups = _groups(counted, register)
+    samples = [choose(group) for group in groups.values()]
     left_out += [entry for sample in samples for entry in sample.left_out]
-    gaps = [gap for gap in find_gaps(register, counted, present) if gap.dataset == chosen]
+    gaps = [gap for gap in find_gaps(register, groups, present) if gap.dataset == chosen]
     verifications = read_all()
     rows = _ranked(
         _labelled([_row(sample, studies, gaps, register, verifications) for sample in samples if sample.runs])
@@ -216,10 +217,10 @@ def _in_order(runs: Iterable[Run], register: Register) -> list[Run]:
 
 
 def _groups(runs: Iterable[Run], register: Register) -> dict[str, list[Run]]:
-    """Return the runs of each row, in the order of `_in_order`."""
+    """Return the runs of each row, by its hash, in the order of `_in_order`."""
     groups: dict[str, list[Run]] = defaultdict(list)
     for run in _in_order(runs, register):
-        groups[identity(run.facts.job)].append(run)
+        groups[row_key(run.facts.job)].append(run)
     return groups
 
 
