@@ -18,6 +18,15 @@ def markdown_list(lines: Iterable[str]) -> str:
     return "\n".join("- " + line.replace("<", "&lt;").replace("[", "\\[") for line in lines)
 
 
+def nested_list(items: Iterable[tuple[str, Sequence[str]]]) -> str:
+    """Return a Markdown list of plain text whose items may have parts."""
+    return "\n".join(
+        line
+        for item, parts in items
+        for line in (markdown_list([item]), *(f"  {markdown_list([part])}" for part in parts))
+    )
+
+
 def _cell(text: str) -> str:
     """Escape what would end a cell or start an HTML tag."""
     return text.replace("|", "\\|").replace("<", "&lt;")

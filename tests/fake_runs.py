@@ -16,6 +16,7 @@ import numpy as np
 
 from harness import data
 from harness.journal import Journal, Outcome
+from harness.leaderboard import Board, remarks
 from harness.spec import BUDGET, Recipe
 from harness.training import class_accuracy, confusion
 
@@ -163,3 +164,8 @@ def edit(journal: Journal, kind: str, /, **changes: Any) -> None:
         if line["event"] == kind:
             line.update(changes)
     journal.events_file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def remarks_of(board: Board) -> list[str]:
+    """Return a line for each row of which a board has something to say."""
+    return [f"{label}: {'; '.join(parts)}" for label, parts in remarks(board)]

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_runs import edit, finished
+from fake_runs import edit, finished, remarks_of
 
 from harness import cli, runs
 from harness.errors import UsageError
 from harness.journal import Journal, all_journals, archive
-from harness.leaderboard import rank, remarks
+from harness.leaderboard import rank
 
 MARK = "tiny: by Ann; seeds 0 to 1: carried over from protocol 1: graph, count and start are equal"
 
@@ -78,7 +78,7 @@ class TestArrival:
         (after,) = rank(all_journals()).rows
         assert (after.id, after.scores) == (before.id, before.scores)
         assert [there.submission for there in all_journals()] == [here.submission for here in journals]
-        assert remarks(rank(all_journals())) == ["tiny: by Ann"]
+        assert remarks_of(rank(all_journals())) == ["tiny: by Ann"]
 
     @pytest.mark.parametrize(
         ("change", "reason"),
@@ -109,7 +109,7 @@ class TestArrival:
         monkeypatch.chdir(tmp_path)
         for seed in range(3):
             finished("net", seed)
-        assert remarks(rank(all_journals()))[0].startswith("net: seeds 0 to 2: no graph is stored with the record")
+        assert remarks_of(rank(all_journals()))[0].startswith("net: seeds 0 to 2: no graph is stored with the record")
 
 
 def edit_text(journal: Journal, old: str, new: str) -> None:
@@ -126,7 +126,7 @@ class TestCarryOver:
     def test_run_with_equal_training_counts_again(self, older: list[Journal]) -> None:
         assert reasons(older) == ["", ""]
         board = rank(older)
-        assert remarks(board) == [MARK]
+        assert remarks_of(board) == [MARK]
         assert not board.left_out
         assert not runs.runs_to_carry()
 

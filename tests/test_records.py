@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_runs import edit, finished
+from fake_runs import edit, finished, remarks_of
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
 
@@ -23,7 +23,7 @@ import harness
 from harness import cli, data, plots
 from harness.errors import DataError, UsageError
 from harness.journal import MOST_AUTHOR, Begun, Journal, Run, all_journals, archive, begun, verify_run
-from harness.leaderboard import Board, held_back, notes, rank, remarks, row_key, to_csv, to_html, to_markdown
+from harness.leaderboard import Board, held_back, notes, rank, row_key, to_csv, to_html, to_markdown
 from harness.leaderboard.remarks import _REMARKS, _without_graph
 from harness.leaderboard.row import with_one_text
 from harness.runs import choose_author
@@ -63,23 +63,40 @@ class TestAuthor:
     def test_run_without_author_has_none(self) -> None:
         journal = finished("net", 0)
         assert verify_run(journal).start.author == ""
-        assert remarks(board()) == []
+        assert remarks_of(board()) == []
 
     @pytest.mark.usefixtures("without_figures")
     def test_author_stands_on_every_form_of_the_board(self) -> None:
         for seed in range(3):
             self.by("Ada Lovelace", seed)
         found = board()
-        assert remarks(found) == ["net: by Ada Lovelace"]
-        assert "- net: by Ada Lovelace\n" in to_markdown(found)
-        assert "<li>net: by Ada Lovelace</li>" in to_html(found)
+        assert remarks_of(found) == ["net: by Ada Lovelace"]
+        assert "- net\n  - by Ada Lovelace\n" in to_markdown(found)
+        assert "<li>net<ul><li>by Ada Lovelace</li></ul></li>" in to_html(found)
         assert next(csv.DictReader(io.StringIO(to_csv(found))))["authors"] == "Ada Lovelace"
         assert tags_of(found.rows[0].first.start, None)["author"] == "Ada Lovelace"
 
     def test_several_authors_have_their_seeds(self) -> None:
         for seed, author in enumerate(("Ada", "Ada", "Bob", "", "Ada")):
             self.by(author, seed)
-        assert remarks(board()) == ["net: by Ada (seeds 0 to 1, 4), Bob (seed 2)"]
+        assert remarks_of(board()) == ["net: by Ada (seeds 0 to 1, 4), Bob (seed 2)"]
+
+    def test_semicolons_in_texts_split_nothing(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self.by("Ada; PhD")
+        self.by("Bob", 1)
+        parts = ["by Ada; PhD (seed 0), Bob (seed 1)", "seeds 0 to 1: isolation of the file: none"]
+        for journal in all_journals():
+            record = journal.read()
+            assert record
+            edit(journal, "started", job={**record.started["job"], "isolation": "none"})
+        found = board()
+        (row,) = csv.DictReader(io.StringIO(to_csv(found)))
+        assert row["authors"].split("\n") == ["Ada; PhD", "Bob"]
+        assert row["remarks"].split("\n") == parts
+        assert row["seeds"] == "0;1"
+        assert f"- net\n  - {parts[0]}\n  - {parts[1]}\n" in to_markdown(found)
+        assert cli.main(["leaderboard"]) == 0
+        assert f"net\n  {parts[0]}\n  {parts[1]}\n" in capsys.readouterr().out
 
     @pytest.mark.parametrize("author", ["a\x1b[2Jb", "two\nlines", "\u202eevil", "a" * (MOST_AUTHOR + 1), 7, ["Ada"]])
     def test_unprintable_or_long_author_does_not_count(self, author: object) -> None:
@@ -125,6 +142,9 @@ def from_elsewhere(journal: Journal, place: str = "a.zip") -> Journal:
     return journal
 
 
+HERE = "a made-up device, float32, torch , harness "
+
+
 class TestConflict:
     def test_imported_records_that_differ_do_not_count(self) -> None:
         for seed in range(3):
@@ -132,20 +152,35 @@ class TestConflict:
         early = from_elsewhere(finished("net", 3, 10, started={"time": 1}), "a.zip")
         late = from_elsewhere(finished("net", 3, 70, started={"time": 10**15}), "b.zip")
         found = board()
-        said = "conflict: seed 3 from a.zip and b.zip differ; none counts"
+        why = f"differ, though all state {HERE}; none counts until it is trained here"
+        said = f"conflict: seed 3 from a.zip and b.zip {why}"
         assert found.rows[0].seeds == [0, 1, 2]
-        assert remarks(found) == [f"net: {said}"]
+        assert remarks_of(found) == [f"net: {said}"]
         assert {(entry.run_id, entry.reason) for entry in found.left_out} == {(early.run_id, said), (late.run_id, said)}
 
     @pytest.mark.parametrize("time", [1, 10**15])
     def test_run_of_this_machine_counts_whatever_the_clock_says(self, time: int) -> None:
-        own = finished("net", 0, 60)
+        finished("net", 0, 60)
         from_elsewhere(finished("net", 0, 10, started={"time": time}))
         found = board()
         assert found.rows[0].scores == [0.994]
-        said = f"conflict: seed 0 of this machine and from a.zip differ; {own.run_id} counts"
-        assert remarks(found) == [f"net: {said}"]
+        said = (
+            f"conflict: seed 0 of this machine and from a.zip differ, though all state {HERE}; "
+            "what was trained here counts"
+        )
+        assert remarks_of(found) == [f"net: {said}"]
         assert [entry.reason for entry in found.left_out] == [said]
+
+    def test_seeds_of_other_machines_are_one_remark_with_the_reason(self) -> None:
+        finished("net", 2)
+        for seed in range(2):
+            from_elsewhere(finished("net", seed, 50))
+            other = {"device": "a GPU", "threads": 1, "torch": "2", "harness": "1"}
+            from_elsewhere(finished("net", seed, 60, started={"environment": other}), "b.zip")
+        assert remarks_of(board())[0].endswith(
+            "conflict: seeds 0 to 1 from a.zip and b.zip differ, as bits of other machines or versions do "
+            f"(a GPU, float32, torch 2, harness 1 and {HERE}); none counts until it is trained here"
+        )
 
     def test_two_contradictions_from_one_file_are_named(self) -> None:
         for errors in (50, 60):
@@ -159,7 +194,7 @@ class TestConflict:
         from_elsewhere(finished("net", 0, 50, started={"author": "Bob"}), "b.zip")
         found = board()
         assert found.rows[0].seeds == [0]
-        assert remarks(found) == ["net: by Ada, Bob"]
+        assert remarks_of(found) == ["net: by Ada, Bob"]
         assert len(found.left_out) == 1
 
     def test_copy_with_fewer_trials_hides_none(self) -> None:
@@ -178,16 +213,23 @@ class TestHandpickedSeeds:
     def test_missing_seeds_are_listed(self) -> None:
         for seed in (0, 1, 2, 4, 5, 6, 8, 9):
             finished("net", seed, 30)
-        assert remarks(board()) == ["net: seeds 0 to 9 without 3, 7"]
+        assert remarks_of(board()) == ["net: seeds 0 to 9 without 3, 7"]
+
+    def test_shorter_of_both_forms_is_said(self) -> None:
+        for seed in (9, 1, 2):
+            finished("net", seed)
+            assert remarks_of(board()) == [
+                f"net: only {'seed 9' if seed == 9 else 'seeds 1, 9' if seed == 1 else 'seeds 1 to 2, 9'}"
+            ]
 
     def test_best_ten_of_two_hundred_have_no_certificate(self) -> None:
         for seed in (3, 17, 21, 40, 66, 91, 120, 151, 177, 199):
             finished("net", seed, 20)
         found = board()
         assert found.rows[0].looks == {}
-        assert remarks(found) == [
-            "net: seeds 0 to 199 without 0 to 2, 4 to 16, 18 to 20, 22 to 39, 41 to 65, 67 to 90, 92 to 119, "
-            "121 to 150, 152 to 176, 178 to 198; no certificate at 10 seeds without seeds 0 to 2, 4 to 9"
+        assert remarks_of(found) == [
+            "net: only seeds 3, 17, 21, 40, 66, 91, 120, 151, 177, 199; "
+            "no certificate at 10 seeds without seeds 0 to 2, 4 to 9"
         ]
 
     def test_seed_in_conflict_withholds_the_certificate(self) -> None:
@@ -196,11 +238,11 @@ class TestHandpickedSeeds:
         from_elsewhere(finished("net", 9, 30), "b.zip")
         row = board().rows[0]
         assert (row.n, row.looks, row.withheld) == (9, {}, {10: [9]})
-        assert "no certificate at 10 seeds without seed 9" in remarks(board())[0]
+        assert "no certificate at 10 seeds without seed 9" in remarks_of(board())[0]
 
     def test_huge_seed_is_listed_at_once(self) -> None:
         finished("net", 2**61)
-        assert "without 0 to 2,305,843,009,213,693,951" in remarks(board())[0]
+        assert remarks_of(board()) == ["net: only seed 2,305,843,009,213,693,952"]
 
 
 def trained(name: str = "net", seed: int = 0, errors: int = 60, **changes: Any) -> Journal:
@@ -228,13 +270,13 @@ class TestRegister:
         assert (second["event"], second["result"]) == ("finished", run.digest)
         assert first["time"] < second["time"]
         found = rank(all_journals(), "digits")
-        assert remarks(found) == notes(found) == []
+        assert remarks_of(found) == notes(found) == []
         assert first["row"] == found.rows[0].key
 
     def test_register_that_is_older_than_all_runs_is_silent(self) -> None:
         trained()
         found = board()
-        assert remarks(found) == notes(found) == []
+        assert remarks_of(found) == notes(found) == []
 
     def test_missing_register_is_said(self) -> None:
         finished()
@@ -245,7 +287,7 @@ class TestRegister:
     def test_runs_from_before_the_register_are_named(self) -> None:
         finished("net", 0)
         trained("net", 1)
-        assert remarks(board()) == ["net: seed 0 is not in the register of begun runs"]
+        assert remarks_of(board()) == ["net: seed 0 is not in the register of begun runs"]
 
     @pytest.mark.parametrize("harm", ["folder", "events"])
     def test_deleted_journal_leaves_a_gap(self, harm: str) -> None:
@@ -256,7 +298,7 @@ class TestRegister:
             journals[4].events_file.unlink()
         found = board()
         assert found.rows[0].looks == {}
-        assert remarks(found) == [
+        assert remarks_of(found) == [
             f"net: seeds 0 to 10 without 4; begun and gone: seed 4 ({TODAY}); no certificate at 10 seeds without seed 4"
         ]
 
@@ -266,13 +308,13 @@ class TestRegister:
         trained("net", 4, 10)
         (row,) = board().rows
         assert (row.n, row.looks, row.withheld) == (10, {}, {10: [4]})
-        assert f"begun and gone: seed 4 ({TODAY})" in remarks(board())[0]
+        assert f"begun and gone: seed 4 ({TODAY})" in remarks_of(board())[0]
 
     def test_seed_trained_again_to_the_same_result_is_whole(self) -> None:
         journals = [trained("net", seed, 30 + seed) for seed in range(10)]
         shutil.rmtree(journals[4].folder)
         trained("net", 4, 34)
-        assert remarks(board()) == []
+        assert remarks_of(board()) == []
         assert board().rows[0].looks.keys() == {10}
 
     def test_equal_result_of_another_network_hides_no_gap(self) -> None:
@@ -283,7 +325,7 @@ class TestRegister:
     def test_deleted_repetition_of_a_counted_run_is_no_gap(self) -> None:
         trained("net", 0, 60)
         shutil.rmtree(trained("net", 0, 50).folder)
-        assert remarks(board()) == []
+        assert remarks_of(board()) == []
 
     def test_network_whose_runs_are_all_gone_is_named(self) -> None:
         trained("net")
@@ -294,7 +336,7 @@ class TestRegister:
     def test_interrupted_run_that_is_there_is_no_gap(self) -> None:
         trained("net", 0)
         trained("net", 1, end="interrupted")
-        assert remarks(board()) == []
+        assert remarks_of(board()) == []
 
     def test_record_that_was_changed_after_its_end_does_not_count(self) -> None:
         trained("net", 0)
@@ -302,7 +344,7 @@ class TestRegister:
         edit(journal, "epoch", train_loss=0.01)
         found = board()
         assert [entry.reason for entry in found.left_out] == ["its record is not the one that finished here"]
-        assert remarks(found) == [f"net: finished, and its record changed or damaged since: seed 1 ({TODAY})"]
+        assert remarks_of(found) == [f"net: finished, and its record changed or damaged since: seed 1 ({TODAY})"]
 
     @pytest.mark.parametrize("time", [1, 10**15])
     def test_hand_written_journal_replaces_no_run(self, time: int) -> None:
@@ -315,7 +357,7 @@ class TestRegister:
     def test_hand_written_journal_is_named(self) -> None:
         trained("net", 0)
         finished("net", 1, 1)
-        assert remarks(board()) == ["net: seed 1 is not in the register of begun runs"]
+        assert remarks_of(board()) == ["net: seed 1 is not in the register of begun runs"]
 
     @pytest.mark.parametrize(
         ("edited", "line"),
@@ -387,8 +429,8 @@ class TestHandover:
         shutil.rmtree(journals[4].folder)
         (tmp_path / "there").mkdir()
         found = self.handed_over(tmp_path / "there")
-        assert remarks(found) == [
-            "net: seeds 0 to 5 without 4; begun there but not handed over with a.zip: "
+        assert remarks_of(found) == [
+            "net: only seeds 0 to 3, 5; begun there but not handed over with a.zip: "
             f"seed 4 (gone: {TODAY}), seed 7 (diverged)"
         ]
         assert notes(found) == []
@@ -406,7 +448,7 @@ class TestHandover:
             self.on_digits(seed)
         (tmp_path / "there").mkdir()
         found = self.handed_over(tmp_path / "there")
-        assert remarks(found) == notes(found) == []
+        assert remarks_of(found) == notes(found) == []
 
     def test_own_run_makes_good_what_was_not_handed_over(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         shutil.rmtree(self.on_digits(1).folder)
@@ -444,7 +486,7 @@ class TestWithdrawal:
         assert board().rows[0].looks.keys() == {10}
         assert self.withdraw(str(journals[4].folder)) == 0
         found = board()
-        assert remarks(found) == [
+        assert remarks_of(found) == [
             "net: seeds 0 to 9 without 4; withdrawn: seed 4 (the memory of that machine is bad); "
             "no certificate at 10 seeds without seed 4"
         ]
@@ -459,7 +501,7 @@ class TestWithdrawal:
         trained("net", 4, errors)
         (row,) = board().rows
         assert (row.n, row.looks, row.withheld) == (10, {}, {10: [4]})
-        assert "withdrawn: seed 4" in remarks(board())[0]
+        assert "withdrawn: seed 4" in remarks_of(board())[0]
 
     def test_withdrawal_outlives_journal_and_editor(self) -> None:
         trained("net", 0)
@@ -469,12 +511,12 @@ class TestWithdrawal:
         journal.events_file.write_bytes(before)
         assert [entry.reason for entry in board().left_out] == ["withdrawn: the memory of that machine is bad"]
         shutil.rmtree(journal.folder)
-        assert remarks(board()) == ["net: withdrawn: seed 1 (the memory of that machine is bad)"]
+        assert remarks_of(board()) == ["net: withdrawn: seed 1 (the memory of that machine is bad)"]
 
     def test_withdrawn_repetition_leaves_the_first_run_whole(self) -> None:
         trained("net", 0, 60)
         self.withdraw(trained("net", 0, 50).run_id)
-        assert remarks(board()) == []
+        assert remarks_of(board()) == []
 
     def test_withdrawn_import_is_recognised_again(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for seed in range(2):
@@ -527,7 +569,7 @@ class TestNames:
             trained("net", seed, job={"name": name})
         (row,) = board().rows
         assert (row.label, row.architecture, row.names) == ("often", "often", ["often", "rare"])
-        assert remarks(board()) == ["often: also trained as rare"]
+        assert remarks_of(board()) == ["often: also trained as rare"]
         assert board().find("rare").id == row.id
 
     def test_first_name_is_the_label_of_a_tie(self) -> None:

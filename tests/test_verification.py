@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import TINY
-from fake_runs import edit
+from fake_runs import edit, remarks_of
 
 from harness import cli
 from harness.journal import Journal, all_journals, archive, verify_run
 from harness.journal.verifications import Verification, keep, read_all, receive, verifications_folder
-from harness.leaderboard import rank, remarks
+from harness.leaderboard import rank
 from harness.statistics import agreement
 
 
@@ -59,7 +59,7 @@ class TestVerify:
         assert "verified bit for bit" in capsys.readouterr().out
         (found,) = read_all()
         assert (found.verdict, found.seeds, found.author, found.p) == ("bit for bit", (0,), "Bo", None)
-        assert f"verified bit for bit by Bo ({found.date}, 1 seed)" in remarks(rank(all_journals()))[0]
+        assert f"verified bit for bit by Bo ({found.date}, 1 seed)" in remarks_of(rank(all_journals()))[0]
 
     def test_its_trainings_are_no_runs(self, journals: list[Journal]) -> None:
         before = rank(all_journals()).rows[0].seeds
@@ -90,7 +90,7 @@ class TestVerify:
         monkeypatch.setattr("harness.journal.run.Run.correct", property(lambda run: np.arange(360) > run.seed))
         assert verify("tiny") == 5
         assert read_all()[0].verdict == "contradicted"
-        assert "contradicted (" in remarks(rank(all_journals()))[0]
+        assert "contradicted (" in remarks_of(rank(all_journals()))[0]
 
     def test_other_bits_of_one_run_are_undecided(self, journals: list[Journal]) -> None:
         record = journals[0].read()
@@ -138,10 +138,18 @@ class TestRecord:
         assert not any(run.refused for run in archive.import_runs(place))
         assert (
             "verified by scores by Bo (2026-09-21, 3 seeds, p = 0.400, says runs.zip)"
-            in remarks(rank(all_journals()))[0]
+            in remarks_of(rank(all_journals()))[0]
         )
         archive.import_runs(place)
         assert len(read_all()) == 1
+
+    def test_equal_ones_are_one_remark_with_all_their_seeds(self, journals: list[Journal]) -> None:
+        for time, seed in ((1, 0), (2, 0), (3, 1)):
+            keep(made_up(journals, seeds=(seed,), scores=(0.9,), verdict="bit for bit", p=None, time=time))
+        keep(made_up(journals, seeds=(0,), scores=(0.9,), verdict="bit for bit", p=None, author="Cy", time=4))
+        said = remarks_of(rank(journals))[0]
+        assert said.count("verified bit for bit") == 2
+        assert "by Bo (1970-01-01, 2 seeds); verified bit for bit by Cy (1970-01-01, 1 seed)" in said
 
     def test_one_of_other_results_is_not_shown(self, journals: list[Journal]) -> None:
         keep(made_up(journals, claimed=((0, "0" * 64),)))
@@ -149,11 +157,11 @@ class TestRecord:
         assert rank(journals).rows[0].verifications == ()
 
     def test_contradicted_leader_is_not_verified(self, journals: list[Journal]) -> None:
-        assert "not verified, though the first of those up to 1,000" in remarks(rank(journals))[0]
+        assert "not verified, though the first of those up to 1,000" in remarks_of(rank(journals))[0]
         keep(made_up(journals, verdict="contradicted"))
-        assert "not verified" in remarks(rank(journals))[0]
+        assert "not verified" in remarks_of(rank(journals))[0]
         keep(made_up(journals))
-        assert "not verified" not in remarks(rank(journals))[0]
+        assert "not verified" not in remarks_of(rank(journals))[0]
 
     @pytest.mark.parametrize(
         "change",

@@ -25,11 +25,10 @@ from harness.leaderboard import (
     Board,
     Pair,
     Table,
+    about,
     asked_table,
     held_back,
     left_out,
-    notes,
-    remarks,
     tables,
     to_csv,
     to_html,
@@ -142,8 +141,9 @@ def _compared(board: Board, first: str, second: str) -> Pair:
 def _show(board: Board) -> None:
     for table in tables(board):
         _print(table)
-    if lines := [*remarks(board), *notes(board)]:
+    if said := about(board):
         console.rule("About the rows", align="left")
+        lines = (line for item, parts in said for line in (item, *(f"  {part}" for part in parts)))
         console.print(*lines, "", sep="\n")
     for line in left_out(board):
         console.print(line, style="yellow")

@@ -5,7 +5,7 @@ from harness.leaderboard.formats import facts, to_csv, to_json, to_markdown
 from harness.leaderboard.handover import held_back
 from harness.leaderboard.page import to_html
 from harness.leaderboard.rank import Board, correct_predictions, leaders_by_size, pareto, rank, wrong_for_all
-from harness.leaderboard.remarks import notes, remarks, remarks_on
+from harness.leaderboard.remarks import about, notes, remarks, remarks_on
 from harness.leaderboard.row import identity, row_key
 from harness.leaderboard.tables import Table, asked_table, left_out, tables
 from harness.leaderboard.withdrawal import withdraw
@@ -14,6 +14,7 @@ __all__ = [
     "Board",
     "Pair",
     "Table",
+    "about",
     "asked_table",
     "compare_all",
     "compare_asked",

@@ -9,9 +9,9 @@ from typing import Any
 
 from harness.leaderboard.compare import Pair
 from harness.leaderboard.rank import Board, leaders_by_size
-from harness.leaderboard.remarks import notes, remarks, remarks_on
+from harness.leaderboard.remarks import about, notes, remarks_on
 from harness.leaderboard.tables import CLASSES, HONESTY, PARTS, RANKING, commands, left_out, tables
-from harness.markdown import markdown_list, markdown_table
+from harness.markdown import markdown_list, markdown_table, nested_list
 from harness.spec import BUDGET
 
 FACTS = tuple({column.key: column for column in (*RANKING, *HONESTY, *PARTS)}.values())
@@ -68,21 +68,27 @@ def _pair(pair: Pair) -> dict[str, Any]:
 
 
 def to_csv(board: Board) -> str:
-    """Return all facts about each row as CSV; lists are joined by semicolons."""
+    """Return all facts about each row as CSV; lists are joined by semicolons, those of `_FREE` texts by line breaks."""
     text = io.StringIO()
     rows = facts(board)
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows({name: _flat(value) for name, value in row.items()} for row in rows)
+    writer.writerows(
+        {name: _flat(value, "\n" if name in _FREE else ";") for name, value in row.items()} for row in rows
+    )
     return text.getvalue()
 
 
-def _flat(value: Any) -> Any:
+_FREE = ("names", "authors", "remarks")
+"""Lists of texts that may hold a semicolon. None holds a line break."""
+
+
+def _flat(value: Any, between: str) -> Any:
     """Return a CSV cell: lists joined; of a dict the names whose value is True, and NAME=VALUE for other values."""
     if isinstance(value, dict):
         held = ((name, part) for name, part in value.items() if part is not False)
-        return ";".join(str(name) if part is True else f"{name}={part}" for name, part in held)
-    return ";".join("" if part is None else str(part) for part in value) if isinstance(value, list) else value
+        return between.join(str(name) if part is True else f"{name}={part}" for name, part in held)
+    return between.join("" if part is None else str(part) for part in value) if isinstance(value, list) else value
 
 
 def to_markdown(board: Board) -> str:
@@ -93,8 +99,8 @@ def to_markdown(board: Board) -> str:
         if table.note:
             parts.append(table.note)
         parts.append(markdown_table(table.headings, table.rows, table.right))
-    if lines := [*remarks(board), *notes(board)]:
-        parts.append("## About the rows\n\n" + markdown_list(lines))
+    if said := about(board):
+        parts.append("## About the rows\n\n" + nested_list(said))
     parts.append("## To get these runs again\n\n```\n" + "\n".join(commands(board)) + "\n```")
     if lines := [*left_out(board)]:
         parts.append("## What does not count\n\n" + markdown_list(lines))

@@ -17,7 +17,7 @@ import numpy as np
 from harness import plots, plugins
 from harness.leaderboard.compare import LEADERS
 from harness.leaderboard.rank import Board, pareto, wrong_for_all
-from harness.leaderboard.remarks import notes, remarks, remarks_on
+from harness.leaderboard.remarks import about, remarks_on
 from harness.leaderboard.row import Row
 from harness.leaderboard.tables import THIS_SET, Table, commands, interval_text, left_out, percent, tables
 from harness.spec import BUDGET
@@ -52,7 +52,7 @@ def to_html(board: Board) -> str:
     return environment.get_template("report.html").render(
         board=board,
         tables=tables(board),
-        remarks=[*remarks(board), *notes(board)],
+        about=about(board),
         pictures=[*_pictures(board)],
         errors=_class_errors(board.rows[:DRAWN]),
         sections=[_section(row) for row in _firsts(board.rows)],

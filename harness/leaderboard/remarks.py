@@ -17,11 +17,16 @@ from harness.leaderboard.row import Row, stretches, with_one_text
 from harness.leaderboard.sample import place_name, says_what_was_begun
 
 
-def remarks(board: Board) -> list[str]:
-    """Return a line for each row of which there is something to say."""
+def about(board: Board) -> list[tuple[str, list[str]]]:
+    """Return what to know besides the tables: rows with their remarks, then notes, which have none."""
+    return [*remarks(board), *((note, []) for note in notes(board))]
+
+
+def remarks(board: Board) -> list[tuple[str, list[str]]]:
+    """Return the label and the remarks of each row of which there is something to say."""
     leads = {leader.row.label: size for size, leader in leaders_by_size(board.rows).items()}
     said = ((row.label, [*remarks_on(row), *_unverified(row, leads.get(row.label))]) for row in board.rows)
-    return [f"{label}: {'; '.join(parts)}" for label, parts in said if parts]
+    return [(label, parts) for label, parts in said if parts]
 
 
 def notes(board: Board) -> list[str]:
@@ -45,7 +50,11 @@ def _authors(row: Row) -> Iterator[str]:
 
 
 def _conflicts(row: Row) -> Iterator[str]:
-    yield from (conflict.text for conflict in row.conflicts)
+    found: dict[str, list[int]] = defaultdict(list)
+    for conflict in row.conflicts:
+        found[conflict.about].append(conflict.seed)
+    for about, seeds in found.items():
+        yield f"conflict: {seeds_text(sorted(seeds))} {about}"
 
 
 def _names(row: Row) -> Iterator[str]:
@@ -55,7 +64,9 @@ def _names(row: Row) -> Iterator[str]:
 
 def _missing(row: Row) -> Iterator[str]:
     if row.missing:
-        yield f"seeds 0 to {row.seeds[-1]:,} without {_spans(row.missing)}"
+        yield min(
+            f"seeds 0 to {row.seeds[-1]:,} without {_spans(row.missing)}", f"only {seeds_text(row.seeds)}", key=len
+        )
 
 
 def _unregistered(row: Row) -> Iterator[str]:
@@ -65,13 +76,15 @@ def _unregistered(row: Row) -> Iterator[str]:
 
 
 def _verified(row: Row) -> Iterator[str]:
-    """Yield who verified the row, when, with how many seeds, and what came out."""
+    """Yield who verified the row, when, with how many seeds, and what came out; equal ones once."""
+    seeds: dict[tuple[str, str, str], set[int]] = defaultdict(set)
     for found in row.verifications:
-        count = f"{len(found.seeds)} seed{'' if len(found.seeds) == 1 else 's'}"
         by = f" by {printable(found.author)}" if found.author else ""
         p = "" if found.p is None else f", p = {found.p:.3f}"
         says = f", says {printable(Path(found.origin).name)}" if found.origin else ""
-        yield f"{_VERDICTS[found.verdict]}{by} ({found.date}, {count}{p}{says})"
+        seeds[f"{_VERDICTS[found.verdict]}{by}", found.date, f"{p}{says}"].update(found.seeds)
+    for (verdict, date, more), trained in seeds.items():
+        yield f"{verdict} ({date}, {len(trained)} seed{'' if len(trained) == 1 else 's'}{more})"
 
 
 def _unverified(row: Row, size: int | None) -> Iterator[str]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.errors import printable
 from harness.journal import Run
 from harness.spec import Job
 
@@ -29,22 +30,30 @@ class Conflict:
 
     Attributes:
         places: where they come from, each once.
-        counted: the run of this machine, which counts; None if all are imported, and none of them does.
+        surroundings: the devices, compute modes and versions that they state, each once.
+        is_settled: whether a run of this machine counts; else all are imported, and none counts.
     """
 
     seed: int
     places: tuple[str, ...]
-    counted: Run | None
+    surroundings: tuple[str, ...]
+    is_settled: bool
 
     @property
     def text(self) -> str:
         """The conflict in words."""
-        both = " and ".join(self.places)
-        if self.counted:
-            return f"conflict: seed {self.seed} of this machine and from {both} differ; {self.counted.run_id} counts"
-        if len(self.places) == 1:
-            both = f"{both} and {both}"
-        return f"conflict: seed {self.seed} from {both} differ; none counts"
+        return f"conflict: seed {self.seed} {self.about}"
+
+    @property
+    def about(self) -> str:
+        """The conflict in words, but for its seed: who is in it, why, and what counts."""
+        both = " and ".join(self.places * 2 if len(self.places) == 1 and not self.is_settled else self.places)
+        stated = " and ".join(self.surroundings)
+        is_explained = len(self.surroundings) > 1
+        why = f"as bits of other machines or versions do ({stated})" if is_explained else f"though all state {stated}"
+        if self.is_settled:
+            return f"of this machine and from {both} differ, {why}; what was trained here counts"
+        return f"from {both} differ, {why}; none counts until it is trained here"
 
 
 @dataclass(frozen=True)
@@ -74,7 +83,7 @@ def choose(runs: Sequence[Run]) -> Sample:
     for run in runs:
         by_seed[run.seed].append(run)
     conflicts = [conflict for found in by_seed.values() for conflict in _conflict(found)]
-    disputed = {conflict.seed for conflict in conflicts if not conflict.counted}
+    disputed = {conflict.seed for conflict in conflicts if not conflict.is_settled}
     counted = {found[0].run_id: found[0] for seed, found in by_seed.items() if seed not in disputed}
     twins = {run.run_id: twin for run, twin in _twins([*counted.values()])}
     chosen = sorted((run for run in counted.values() if run.run_id not in twins), key=lambda run: run.seed)
@@ -99,9 +108,16 @@ def _conflict(runs: Sequence[Run]) -> Iterator[Conflict]:
     first, *others = runs
     differing = [run for run in others if run.is_imported and run.digest != first.digest]
     if differing:
-        involved = [*differing, *([first] if first.is_imported else [])]
-        places = sorted({place_name(run) for run in involved})
-        yield Conflict(first.seed, tuple(places), None if first.is_imported else first)
+        involved = [first, *differing]
+        places = sorted({place_name(run) for run in involved if run.is_imported})
+        surroundings = sorted({_surroundings(run) for run in involved})
+        yield Conflict(first.seed, tuple(places), tuple(surroundings), not first.is_imported)
+
+
+def _surroundings(run: Run) -> str:
+    """Return what a run states of the machine, mode and versions that its bits depend on."""
+    start = run.facts.start
+    return printable(f"{start.device}, torch {start.environment.torch}, harness {start.environment.harness}")
 
 
 def _twins(runs: Sequence[Run]) -> Iterator[tuple[Run, Run]]:
