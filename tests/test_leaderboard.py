@@ -386,20 +386,40 @@ class TestComparison:
             assert found.find(name) is first
         for name in ("2", second.label, second.name, second.id, second.id[:4]):
             assert found.find(name) is second
-        with pytest.raises(UsageError, match="No row is called 'god'") as raised:
+        with pytest.raises(UsageError, match="No row of mnist is called 'god'") as raised:
             found.find("god")
         assert "'good'" in raised.value.hint
+
+    @pytest.mark.parametrize("asked", ["anna", "anna 45c2", "architectures/anna.py"])
+    def test_row_of_another_dataset_is_pointed_out(self, asked: str) -> None:
+        several("good", [50, 52, 54])
+        digits = data.load("digits").held_out.labels.numpy()
+        finished("anna", 0, 6, dataset="digits", labels=digits)
+        with pytest.raises(UsageError, match=f"No row of mnist is called '{asked}'") as raised:
+            board().find(asked)
+        assert raised.value.hint.endswith("is a row of digits: add --dataset digits.")
+        with pytest.raises(UsageError) as raised:
+            board().find("5")
+        assert raised.value.hint == "Name a row by its name on the board, or add --dataset digits."
+        with pytest.raises(UsageError) as raised:
+            board().find("architectures/good.py")
+        assert raised.value.hint == "Did you mean 'good'?"
+        with pytest.raises(UsageError, match="no finished run on fashion-mnist") as raised:
+            rank(all_journals(), "fashion-mnist")
+        assert raised.value.hint.endswith(
+            "There are runs on mnist: --dataset mnist. There are runs on digits: --dataset digits."
+        )
 
     def test_ambiguous_name_is_refused(self) -> None:
         several("good", [60, 62, 64], knobs={"width": 12})
         several("good", [60, 62, 64], knobs={"width": 14})
-        with pytest.raises(UsageError, match="2 rows are called 'good'"):
+        with pytest.raises(UsageError, match="2 rows of mnist are called 'good'"):
             board().find("good")
 
     def test_shared_rank_is_refused_with_names(self) -> None:
         several("a", [54, 52, 50])
         several("b", [50, 52, 54])
-        with pytest.raises(UsageError, match="2 rows are called '1'") as raised:
+        with pytest.raises(UsageError, match="2 rows of mnist are called '1'") as raised:
             board().find("1")
         assert "'a', 'b'" in raised.value.allowed
         assert "rank" not in raised.value.hint

@@ -534,12 +534,20 @@ class TestWithdrawal:
         assert self.withdraw(trained().run_id, because) == UsageError.exit_code
         assert board().rows[0].n == 1
 
-    def test_only_a_finished_run_that_is_here_is_withdrawn(self) -> None:
+    def test_only_a_finished_run_that_is_here_is_withdrawn(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert self.withdraw("nothing") == UsageError.exit_code
         assert self.withdraw(trained(end="interrupted").run_id) == UsageError.exit_code
         once = trained().run_id
         assert self.withdraw(once) == 0
-        assert self.withdraw(once) == UsageError.exit_code
+        capsys.readouterr()
+        assert self.withdraw(once, "another reason") == UsageError.exit_code
+        assert f"{once} is already withdrawn, because: the memory of that machine is bad" in capsys.readouterr().err
+
+    def test_dataset_of_a_withdrawal_must_be_that_of_the_run(self, capsys: pytest.CaptureFixture[str]) -> None:
+        command = ["leaderboard", "--withdraw", trained().run_id, "--because", "a slip", "--dataset"]
+        assert cli.main([*command, "digits"]) == UsageError.exit_code
+        assert "is a run on mnist, not on digits" in capsys.readouterr().err
+        assert cli.main([*command, "mnist"]) == 0
 
     def test_options_of_a_withdrawal_go_together(self) -> None:
         trained()

@@ -110,6 +110,24 @@ class TestVerify:
         assert verify(journals[0].run_id) == 2
         assert "no graph is stored" in capsys.readouterr().err
 
+    def test_dataset_and_fewer_seeds_than_asked_are_said(
+        self, journals: list[Journal], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert verify(journals[0].run_id, "--seeds", "2") == 0
+        printed = capsys.readouterr().out
+        assert "tiny on digits" in printed
+        assert "not 2: no more claimed seeds are of a machine like this" in printed
+
+    def test_unknown_run_and_one_that_does_not_count_are_named(
+        self, journals: list[Journal], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        run_id = journals[0].run_id
+        assert verify(f"mlruns/journal/{run_id}x") == 2
+        assert f"Did you mean '{run_id}'?" in capsys.readouterr().err
+        journals[0].append("failed", state="withdrawn", reason="a slip")
+        assert verify(run_id) == 5
+        assert f"{run_id} cannot be verified, as it does not count: withdrawn: a slip." in capsys.readouterr().err
+
     @pytest.mark.parametrize("arguments", [["nothing"], ["tiny", "--seeds", "0"]])
     def test_mistake_is_named(self, journals: list[Journal], arguments: list[str]) -> None:
         assert verify(*arguments) == 2

@@ -116,9 +116,9 @@ def _main(args: argparse.Namespace) -> int:
 
 
 def _withdraw(args: argparse.Namespace) -> int:
-    if args.withdraw is None or args.typed - {"--withdraw", "--because"}:
-        raise UsageError("--withdraw RUN and --because REASON go together, and with nothing else.")
-    run_id = leaderboard.withdraw(args.withdraw, args.because or "")
+    if args.withdraw is None or args.typed - {"--withdraw", "--because", "--dataset"}:
+        raise UsageError("--withdraw RUN and --because REASON go together, and with nothing else but --dataset.")
+    run_id = leaderboard.withdraw(args.withdraw, args.because or "", args.dataset)
     console.print(f"{run_id} is withdrawn: the board shows it with its reason, and its seed counts as missing")
     console.print("to tell MLflow as well: python -m harness sync")
     return 0

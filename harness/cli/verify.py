@@ -12,6 +12,7 @@ mlruns/verifications/, is exported with the row, and stands on the board.
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 
 from harness import leaderboard, runs
@@ -19,7 +20,7 @@ from harness.cli import options, progress, session
 from harness.cli.console import console
 from harness.data import NAMES
 from harness.errors import DataError, UsageError
-from harness.journal import Journal, Run, all_journals, journal_folder
+from harness.journal import Journal, Run, all_journals, find_journal, journal_folder
 from harness.journal.verifications import Verification, keep
 from harness.spec import MOST_SEEDS, Job
 from harness.statistics import Agreement
@@ -45,8 +46,11 @@ def main(args: argparse.Namespace) -> int:
     author = runs.choose_author(args.author)
     plan = runs.plan_verification(_claimed(args.name, args.dataset), args.seeds, session.choose_device(args.device))
     how = "the claimed seeds are repeated" if plan.is_exact else "no claimed run is of a machine like this: other seeds"
-    console.rule(plan.claimed[0].facts.start.title, align="left")
+    start = plan.claimed[0].facts.start
+    console.rule(f"{start.title} on {start.job.dataset}", align="left")
     console.print(f"{how}: {', '.join(str(job.seed) for job in plan.jobs)}")
+    if args.seeds and args.seeds > len(plan.jobs):
+        console.print(f"not {args.seeds}: no more claimed seeds are of a machine like this", style="yellow")
     trained = [_trained(job, job is plan.jobs[0]) for job in plan.jobs]
     found, test = runs.conclude(plan, trained, author)
     file = keep(found)
@@ -60,10 +64,15 @@ def main(args: argparse.Namespace) -> int:
 def _claimed(name: str, dataset: str) -> Sequence[Run]:
     """Return the runs of a row, or the one run with an id."""
     run_id = name.rstrip("/").rpartition("/")[2]
-    journal = Journal(journal_folder() / run_id)
-    if journal.events_file.exists():
-        return [Run.of(journal)]
-    return leaderboard.rank(all_journals(), dataset).find(name).runs
+    if not _RUN_ID.match(run_id) and not Journal(journal_folder() / run_id).events_file.exists():
+        return leaderboard.rank(all_journals(), dataset).find(name).runs
+    try:
+        return [Run.of(find_journal(run_id))]
+    except DataError as error:
+        raise DataError(f"{run_id} cannot be verified, as it does not count: {error.message}.") from error
+
+
+_RUN_ID = re.compile(r"\d{8}-\d{6}-")
 
 
 def _trained(job: Job, introduces: bool) -> runs.Training:

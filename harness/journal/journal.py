@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.errors import UsageError
+from harness.errors import UsageError, did_you_mean
 from harness.events import Checkpoint
 from harness.journal.outcome import Outcome, read_outcome, write_outcome
 from harness.journal.record import Carried, Event, Origin, Record
@@ -372,3 +372,19 @@ def all_journals() -> list[Journal]:
     if not journal_folder().is_dir():
         return []
     return [Journal(folder) for folder in sorted(journal_folder().iterdir()) if (folder / "events.jsonl").exists()]
+
+
+def find_journal(run_id: str) -> Journal:
+    """Return the journal of a run.
+
+    Raises:
+        UsageError: there is none.
+    """
+    known = {journal.run_id: journal for journal in all_journals()}
+    if run_id not in known:
+        raise UsageError(
+            f"There is no run '{run_id}' in {journal_folder()}.",
+            allowed="Allowed: the name of a folder there.",
+            hint=did_you_mean(run_id, known),
+        )
+    return known[run_id]

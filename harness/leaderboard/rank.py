@@ -12,6 +12,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,7 +55,7 @@ class Board:
             epochs than their file declares.
         left_out: the runs that do not count, finished or not.
         pairs: the comparisons of the leaders.
-        elsewhere: other datasets with runs; they never share a ranking.
+        elsewhere: other datasets with runs, which never share a ranking, and the names of the networks there.
         lost: seeds that were begun on this machine, of networks that have no row.
         register: the register of begun runs of this machine.
         asked: the pair that the user asked for, if any.
@@ -63,7 +65,7 @@ class Board:
     rows: tuple[Row, ...]
     left_out: tuple[LeftOut, ...]
     pairs: tuple[Pair, ...]
-    elsewhere: tuple[str, ...]
+    elsewhere: Mapping[str, frozenset[str]]
     lost: tuple[Gap, ...]
     register: Register
     asked: Pair | None = None
@@ -81,12 +83,23 @@ class Board:
         )
         if len(found) != 1:
             allowed = [row.label for row in found or self.rows]
+            which = f"{len(found)} rows of {self.dataset} are" if found else f"No row of {self.dataset} is"
             raise UsageError(
-                f"{'No row is' if not found else f'{len(found)} rows are'} called '{name}'.",
+                f"{which} called '{name}'.",
                 allowed=f"Allowed: {', '.join(map(repr, allowed))}.",
-                hint=did_you_mean(name, allowed) or "Name a row by its name on the board.",
+                hint="Name a row by its name on the board." if found else self._hint(name, allowed),
             )
         return found[0]
+
+    def _hint(self, name: str, labels: Sequence[str]) -> str:
+        """Return where a row of another board is, or what else could have been meant."""
+        name = Path(name).stem if name.endswith(".py") else name
+        for dataset, names in self.elsewhere.items():
+            if name.partition(" ")[0] in names:
+                return f"'{name}' is a row of {dataset}: add --dataset {dataset}."
+        others = " or ".join(f"--dataset {dataset}" for dataset in self.elsewhere)
+        known = [*labels, *chain(*self.elsewhere.values())]
+        return did_you_mean(name, known) or f"Name a row by its name on the board{others and f', or add {others}'}."
 
 
 def rank(journals: Iterable[Journal], dataset: str = "auto", studies: Sequence[StudyRecord] = ()) -> Board:
@@ -118,21 +131,26 @@ def rank(journals: Iterable[Journal], dataset: str = "auto", studies: Sequence[S
         _labelled([_row(sample, studies, gaps, register, verifications) for sample in samples if sample.runs])
     )
     if not rows:
-        raise _nothing(dataset, chosen, left_out)
+        raise _nothing(dataset, chosen, left_out, [name for name in names if name != chosen])
     left_out = [entry for entry in left_out if entry.job is None or entry.job.dataset == chosen]
     left_out = sorted(left_out, key=lambda entry: entry.run_id)
-    elsewhere = tuple(name for name in names if name != chosen)
+    elsewhere = {
+        name: frozenset(run.facts.job.name for run in runs if run.facts.job.dataset == name)
+        for name in names
+        if name != chosen
+    }
     known = {row.key for row in rows}
     lost = tuple(gap for gap in gaps if gap.row not in known)
     return Board(chosen, tuple(rows), tuple(left_out), tuple(compare_leaders(rows)), elsewhere, lost, register)
 
 
-def _nothing(asked: str, dataset: str, left_out: Sequence[LeftOut]) -> UsageError:
+def _nothing(asked: str, dataset: str, left_out: Sequence[LeftOut], elsewhere: Sequence[str]) -> UsageError:
     said = "".join(f" {entry.run_id}: {entry.reason}." for entry in left_out[:1])
     return UsageError(
         f"There is no finished run{'' if asked == 'auto' else f' on {asked}'} to rank.",
         allowed=f"{len(left_out)} left out.{said}" if left_out else "",
-        hint=f"Train one (python -m harness run FILE --dataset {dataset}), or import some with --import FILE.",
+        hint=f"Train one (python -m harness run FILE --dataset {dataset}), or import some with --import FILE."
+        + "".join(f" There are runs on {name}: --dataset {name}." for name in elsewhere),
     )
 
 

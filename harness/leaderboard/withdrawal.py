@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness.errors import DataError, UsageError, did_you_mean
-from harness.journal import DAMAGE, Begun, Journal, Record, all_journals, begun, journal_folder
+from harness.errors import DataError, UsageError, printable
+from harness.journal import DAMAGE, Begun, Journal, Record, begun, find_journal
 from harness.leaderboard.row import row_key
 
 MOST_REASON = 120
 """Most characters of a reason."""
 
 
-def withdraw(run_id: str, because: str) -> str:
+def withdraw(run_id: str, because: str, dataset: str = "auto") -> str:
     """Withdraw a finished run, in the register and in its journal, and return its id. It cannot be undone.
 
     Args:
         run_id: name or path of a folder in ``mlruns/journal/``.
         because: the reason, which boards show.
+        dataset: that of the run; ``auto`` for any.
 
     Raises:
-        UsageError: there is no such run, it is not finished, or the reason is empty, long or unprintable.
+        UsageError: there is no such run, it is not finished, was withdrawn before or is of another dataset, or the
+            reason is empty, long or unprintable.
         DataError: its journal is damaged.
     """
     because = because.strip()
@@ -30,24 +32,15 @@ def withdraw(run_id: str, because: str) -> str:
             allowed=f"Allowed: one line of 1 to {MOST_REASON} printable characters.",
             hint='Add --because "the reason".',
         )
-    journal = _journal(Path(run_id).name)
+    journal = find_journal(Path(run_id).name)
     record = _finished(journal)
     job = record.job
+    if dataset not in ("auto", job.dataset):
+        raise UsageError(f"{journal.run_id} is a run on {job.dataset}, not on {dataset}.", hint="Leave --dataset out.")
     entry = Begun(journal.run_id, row_key(job), record.start.title, job.dataset, job.seed, job.protocol)
     begun.withdraw(entry, because)  # first: it outlives the journal
     journal.append("failed", state="withdrawn", reason=because)
     return journal.run_id
-
-
-def _journal(run_id: str) -> Journal:
-    known = [journal.run_id for journal in all_journals()]
-    if run_id not in known:
-        raise UsageError(
-            f"There is no run '{run_id}' in {journal_folder()}.",
-            allowed="Allowed: the name of a folder there.",
-            hint=did_you_mean(run_id, known),
-        )
-    return Journal(journal_folder() / run_id)
 
 
 def _finished(journal: Journal) -> Record:
@@ -59,6 +52,10 @@ def _finished(journal: Journal) -> Record:
         raise DataError(
             f"{journal.run_id} is damaged ({type(error).__name__}).", allowed="Such a run does not count anyway."
         ) from error
+    if record and record.state == "withdrawn":
+        raise UsageError(
+            f"{journal.run_id} is already withdrawn, because: {printable(record.reason)}.", allowed="The reason stays."
+        )
     raise UsageError(
         f"{journal.run_id} is {record.state if record else 'empty'}.", allowed="Only a finished run can be withdrawn."
     )
