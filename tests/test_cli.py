@@ -321,6 +321,18 @@ class TestRun:
         assert "n = 3" in printed
         assert sorted(journal.run_id.split("-")[3] for journal in all_journals()) == ["s0", "s1", "s2"]
 
+    def test_run_of_another_name_or_author_is_said_to_be_theirs(
+        self, workplace: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run("--author", "Anna") == 0
+        (journal,) = all_journals()
+        assert run("--author", "Anna") == 0
+        assert "was trained before, " in capsys.readouterr().out
+        Path("berta.py").write_text(Path("tiny.py").read_text())
+        assert cli.main(["run", "berta.py", "--dataset", "digits", "--author", "Berta"]) == 0
+        said = f"was trained before: the same network as tiny, trained by Anna ({journal.run_id})"
+        assert said in " ".join(capsys.readouterr().out.split())
+
     @pytest.fixture
     def interrupted(self, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         """Return the id of a run of three epochs that was stopped after its first."""

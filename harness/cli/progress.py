@@ -52,7 +52,8 @@ def train_all(
     if len(jobs) > 1:
         importlib.import_module("scipy")  # for the interval of the mean: fail now rather than after training
     plan = runs.plan_training(jobs, retrain, trained_here=cluster is None)
-    known = {seed: _show_finished(seed, run, tracker) for seed, run in sorted(plan.finished.items())}
+    name = jobs[0].name
+    known = {seed: _show_finished(run, name, author, tracker) for seed, run in sorted(plan.finished.items())}
     missing, group = plan.missing, plan.group
 
     def here(job: Job) -> Events:
@@ -91,11 +92,15 @@ def resume(job: Job, journal: Journal, tracker: Tracker) -> float:
     return _train(job, runs.record(job, tracker, None, journal, restart_if_taken=False), introduces=True)
 
 
-def _show_finished(seed: int, run: FinishedRun, tracker: Tracker) -> float:
+def _show_finished(run: FinishedRun, name: str, author: str, tracker: Tracker) -> float:
+    """Print a finished run and return its score; say whose it is if it has another name or author than asked for."""
     folder = journal_folder() / run.run_id
     tracker.enqueue(Journal(folder))  # MLflow may have been down when it ended
     score = run.result.accuracy
-    console.print(f"\nseed {seed} on {run.job.dataset} was trained before, {run.start.device}")
+    same = f": the same network as {run.job.name}" if run.job.name != name else ""
+    by = f", trained by {run.start.author}" if run.start.author not in ("", author) else ""
+    whose = f"{same}{by} ({run.run_id})" if same or by else ""
+    console.print(f"\nseed {run.job.seed} on {run.job.dataset} was trained before{whose}, {run.start.device}")
     print_targets(verdict(run.start.parameters, len(run.epochs), score, BUDGET, run.start.is_benchmark))
     console.print(f"score {100 * score:.2f} %", style="bold", end="")
     console.print(f" after the last epoch\nrecord: {folder}\n--retrain trains it again")
