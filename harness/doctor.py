@@ -1,4 +1,4 @@
-"""Examines device, data, journals, protocol, register, studies, plans and MLflow, and offers to fix what is damaged.
+"""Examines device, data, journals, protocol, register, verifications, studies, plans and MLflow, and offers fixes.
 
 Nothing is deleted: damaged files are moved to ``mlruns/damaged/``, and rebuilt from intact ones if possible.
 """
@@ -20,7 +20,16 @@ import torch
 
 from harness import data, runs, tracking, tuning
 from harness.errors import DataError, HarnessError, TrackerError
-from harness.journal import ROOT, Journal, all_journals, begun, mark_dead_runs, verify_outcome, verify_run
+from harness.journal import (
+    ROOT,
+    Journal,
+    all_journals,
+    begun,
+    mark_dead_runs,
+    verifications,
+    verify_outcome,
+    verify_run,
+)
 from harness.leaderboard import plans
 from harness.spec import BUDGET, CARRIED_FROM
 from harness.tracking import Source
@@ -56,6 +65,7 @@ def examine() -> Iterator[Finding]:
     yield from _journals()
     yield from _older()
     yield from _register()
+    yield from _verifications()
     yield from _studies()
     yield from _plans()
     yield from _store()
@@ -158,7 +168,9 @@ def _register() -> Iterator[Finding]:
     yield Finding("register", f"{count:,} begun run{'' if count == 1 else 's'}")
     present = {journal.run_id for journal in all_journals()}
     if gone := [run_id for run_id, entry in register.runs.items() if run_id not in present and not entry.withdrawn]:
-        yield Finding("register", f"begun and gone, as the board says: {_first(gone)}")
+        yield Finding(
+            "register", f"begun and gone: {_first(gone)}; the board lists those that no equal run of their row replaces"
+        )
     if register.broken_at:
         yield Finding(
             "register",
@@ -166,6 +178,13 @@ def _register() -> Iterator[Finding]:
             "file from a copy; it is left as it is",
             DataError.exit_code,
         )
+
+
+def _verifications() -> Iterator[Finding]:
+    for file in verifications.damaged():
+        said = f"{file} is damaged: the board does not show it"
+        offer = "move it away; verify the row again"
+        yield Finding("verified", said, DataError.exit_code, offer, partial(_move_away, file))
 
 
 def _studies() -> Iterator[Finding]:

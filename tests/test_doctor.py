@@ -103,6 +103,17 @@ def test_damaged_plan_is_named_and_moved_away(workplace: Path) -> None:
     assert [file.read_text() for file in (workplace / "mlruns" / "damaged").iterdir()] == ["{}"]
 
 
+def test_damaged_verification_is_named_and_moved_away(workplace: Path) -> None:
+    folder = workplace / "mlruns" / "verifications"
+    folder.mkdir()
+    (folder / "0123.json").write_text('{"format": 1}')
+    assert ("verified", DataError.exit_code) in wrong()
+    assert str(folder / "0123.json") in about("verified")[0].said
+    assert doctor("--yes") == 0
+    assert not [*folder.iterdir()]
+    assert [file.read_text() for file in (workplace / "mlruns" / "damaged").iterdir()] == ['{"format": 1}']
+
+
 def test_damaged_data_file_is_named_and_moved_away(no_mnist: Path, workplace: Path) -> None:
     file = no_mnist / "MNIST" / "raw" / next(iter(data.IDX_DATASETS["mnist"].sha256))
     file.parent.mkdir(parents=True)
@@ -141,7 +152,7 @@ def test_gone_run_and_broken_register_are_said_and_left(workplace: Path) -> None
         begun.begin(Begun(f"run-{seed}", "row", "net", "mnist", seed, 1))
     assert [finding.said for finding in about("register")] == [
         "3 begun runs",
-        "begun and gone, as the board says: run-0, run-1, run-2",
+        "begun and gone: run-0, run-1, run-2; the board lists those that no equal run of their row replaces",
     ]
     file = begun.register_file()
     file.write_text("".join(file.read_text().splitlines(keepends=True)[1:]))

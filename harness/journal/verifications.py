@@ -132,13 +132,23 @@ def receive(stored: Iterable[Any], origin: str) -> None:
 
 def read_all() -> list[Verification]:
     """Return all verifications, oldest first; a damaged one does not count."""
-    found = []
-    for file in sorted(verifications_folder().glob("*.json")):
-        try:
-            found.append(_read(json.loads(file.read_text(encoding="utf-8"))))
-        except (*DAMAGE, RecursionError):
-            continue
-    return sorted((each for each in found if each), key=lambda each: each.time)
+    return sorted((found for found in _by_file().values() if found), key=lambda found: found.time)
+
+
+def damaged() -> list[Path]:
+    """Return the files of verifications that do not count, as they are damaged."""
+    return [file for file, found in _by_file().items() if not found]
+
+
+def _by_file() -> dict[Path, Verification | None]:
+    return {file: _read_file(file) for file in sorted(verifications_folder().glob("*.json"))}
+
+
+def _read_file(file: Path) -> Verification | None:
+    try:
+        return _read(json.loads(file.read_text(encoding="utf-8")))
+    except (*DAMAGE, RecursionError):
+        return None
 
 
 def _read(content: Any) -> Verification | None:
