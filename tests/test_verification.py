@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ import pytest
 from conftest import TINY
 from fake_runs import edit, remarks_of
 
-from harness import cli
+from harness import cli, runs
+from harness.cli import progress
 from harness.journal import Journal, all_journals, archive, verify_run
-from harness.journal.verifications import Verification, keep, read_all, receive, verifications_folder
+from harness.journal.verifications import Verification, damaged, keep, read_all, receive, verifications_folder
 from harness.leaderboard import rank
+from harness.runs.existing import environment_here
+from harness.spec import Job
 from harness.statistics import agreement
 
 
@@ -117,6 +121,45 @@ class TestVerify:
         printed = capsys.readouterr().out
         assert "tiny on digits" in printed
         assert "not 2: no more claimed seeds are of a machine like this" in printed
+
+    def test_interrupted_one_goes_on_with_the_next_seed(
+        self, journals: list[Journal], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        follow = progress.follow
+
+        def stopped(job: Job, events: Any, introduces: bool) -> Any:
+            if job.seed == 1:
+                raise KeyboardInterrupt
+            return follow(job, events, introduces)
+
+        monkeypatch.setattr(progress, "follow", stopped)
+        assert verify("tiny", "--seeds", "3") == 130
+        assert read_all() == damaged() == []
+        (kept,) = (verifications_folder() / "unfinished").iterdir()
+        monkeypatch.setattr(progress, "follow", follow)
+        capsys.readouterr()
+        assert verify("tiny", "--seeds", "3") == 0
+        printed = capsys.readouterr().out
+        assert "seed 0 was trained before the interruption" in printed
+        assert "seed 0 on digits" not in printed
+        assert [(found.verdict, found.seeds) for found in read_all()] == [("bit for bit", (0, 1, 2))]
+        assert not [*kept.parent.iterdir()]
+
+    def test_kept_training_of_other_versions_or_damaged_is_not_used(
+        self, journals: list[Journal], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (job,) = runs.plan_verification(rank(journals).rows[0].runs, 1, "cpu").jobs
+        training = runs.Training(job.seed, [0.1, 0.3], [1, 4], 360, 358 / 360, "cpu")
+        runs.keep_training(job, training)
+        assert runs.kept_training(job) == training
+        assert runs.kept_training(replace(job, seed=9)) is None
+        here = environment_here("cpu")
+        with monkeypatch.context() as patch:
+            patch.setattr("harness.runs.verify.environment_here", lambda _: replace(here, torch="1.0"))
+            assert runs.kept_training(job) is None
+        (file,) = (verifications_folder() / "unfinished").iterdir()
+        file.write_text("{}")
+        assert runs.kept_training(job) is None
 
     def test_unknown_run_and_one_that_does_not_count_are_named(
         self, journals: list[Journal], capsys: pytest.CaptureFixture[str]

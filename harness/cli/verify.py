@@ -6,7 +6,8 @@ other seeds are trained, and a test says whether their scores and the claimed on
 p-value proves nothing, but a claim that is far too good gets a low one.
 
 No plug-in is executed. The trainings are no runs: they are no further seeds of the row. The result is kept in
-mlruns/verifications/, is exported with the row, and stands on the board.
+mlruns/verifications/, is exported with the row, and stands on the board. After an interruption the same command goes on
+with the next seed.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ def main(args: argparse.Namespace) -> int:
     trained = [_trained(job, job is plan.jobs[0]) for job in plan.jobs]
     found, test = runs.conclude(plan, trained, author)
     file = keep(found)
+    runs.forget_trainings(plan.jobs)
     console.print()
     for line in _said(found, test, plan.claimed):
         console.print(line)
@@ -76,7 +78,12 @@ _RUN_ID = re.compile(r"\d{8}-\d{6}-")
 
 
 def _trained(job: Job, introduces: bool) -> runs.Training:
-    return runs.Training(job, *progress.follow(job, runs.train_unrecorded(job), introduces))
+    if known := runs.kept_training(job):
+        console.print(f"\nseed {job.seed} was trained before the interruption")
+        return known
+    training = runs.Training.of(job, *progress.follow(job, runs.train_unrecorded(job), introduces))
+    runs.keep_training(job, training)
+    return training
 
 
 def _said(found: Verification, test: Agreement | None, claimed: Sequence[Run]) -> list[str]:

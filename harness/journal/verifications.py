@@ -113,13 +113,22 @@ def keep(found: Verification) -> Path:
     """
     content = json.dumps(replace(found, origin="").stored, sort_keys=True)
     file = verifications_folder() / f"{hashlib.sha256(content.encode()).hexdigest()[:16]}.json"
+    if not file.exists():
+        write(file, found.stored)
+    return file
+
+
+def write(file: Path, content: Mapping[str, Any]) -> None:
+    """Write a file of `verifications_folder`, whole or not at all.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
     with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
-        if not file.exists():
-            beside = file.with_suffix(".part")
-            beside.write_text(json.dumps(found.stored), encoding="utf-8")
-            beside.replace(file)
-    return file
+        beside = file.with_suffix(".part")
+        beside.write_text(json.dumps(content), encoding="utf-8")
+        beside.replace(file)
 
 
 def receive(stored: Iterable[Any], origin: str) -> None:
