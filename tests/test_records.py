@@ -23,7 +23,7 @@ import harness
 from harness import cli, data, plots
 from harness.errors import DataError, UsageError
 from harness.journal import MOST_AUTHOR, Begun, Journal, Run, all_journals, archive, begun, verify_run
-from harness.leaderboard import Board, held_back, notes, rank, row_key, to_csv, to_html, to_markdown
+from harness.leaderboard import Board, held_back, lost, notes, rank, row_key, to_csv, to_html, to_markdown
 from harness.leaderboard.remarks import _REMARKS, _without_graph
 from harness.leaderboard.row import with_one_text
 from harness.runs import choose_author
@@ -414,7 +414,7 @@ class TestHandover:
     def handed_over(self, there: Path) -> Board:
         found = rank(all_journals(), "digits")
         runs = [(run.journal, row.trials) for row in found.rows for run in row.runs]
-        archive.export(runs, there / "a.zip", held_back(found))
+        archive.export(runs, there / "a.zip", held_back(found), lost=lost(found))
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(there)
             assert not any(arrival.refused for arrival in archive.import_runs(Path("a.zip")))
@@ -442,6 +442,27 @@ class TestHandover:
         finished("net", 1, 6, dataset="digits", labels=DIGITS, job={"default_knobs": {"width": 8}, **harm})
         (tmp_path / "there").mkdir()
         assert self.handed_over(tmp_path / "there").rows[0].n == 1
+
+    def test_importers_see_networks_that_are_wholly_gone(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.on_digits(0)
+        for seed in (3, 4):
+            shutil.rmtree(trained("bad", seed, 6, dataset="digits", labels=DIGITS).folder)
+        for here, there in (("", "there"), ("there", "third")):
+            (tmp_path / there).mkdir()
+            monkeypatch.chdir(tmp_path / here)
+            found = self.handed_over(tmp_path / there)
+            assert notes(found)[0] == (f"begun there but not handed over with a.zip: bad seeds 3 to 4 (gone: {TODAY})")
+
+    @pytest.mark.parametrize(
+        "said", [[7, 3, "gone"], ["bad", -1, "gone"], ["bad", 3, "a\x1b"], ["bad", 3], ["b" * 401, 3, ""]]
+    )
+    def test_damaged_list_of_lost_networks_is_refused(
+        self, said: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        archive.export([(self.on_digits(0), 0)], Path("a.zip"), lost=[said])  # type: ignore[list-item]
+        (tmp_path / "there").mkdir()
+        monkeypatch.chdir(tmp_path / "there")
+        assert archive.import_runs(Path("../a.zip"))[0].refused
 
     def test_complete_export_leaves_nothing_to_say(self, tmp_path: Path) -> None:
         for seed in range(3):

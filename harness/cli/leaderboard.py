@@ -29,6 +29,7 @@ from harness.leaderboard import (
     asked_table,
     held_back,
     left_out,
+    lost,
     tables,
     to_csv,
     to_html,
@@ -101,7 +102,7 @@ def _main(args: argparse.Namespace) -> int:
     if args.export:
         runs = [(run.journal, row.trials) for row in board.rows for run in row.runs]
         verified = [found for row in board.rows for found in row.verifications]
-        count = archive.export(runs, args.export, held_back(board), verified)
+        count = archive.export(runs, args.export, held_back(board), verified, lost(board))
         print(f"{count} runs written to {args.export}", file=sys.stderr)
     if args.html:
         _write(args.html, to_html(board))

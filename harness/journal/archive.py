@@ -66,12 +66,16 @@ class Imported:
 HeldBack = Sequence[tuple[int, str]]
 """Seeds of a row that were begun and are not handed over, each with what became of them."""
 
+Lost = Sequence[tuple[str, int, str]]
+"""Networks that were begun and have no row: title, seed, and what became of it."""
+
 
 def export(
     runs: Iterable[tuple[Journal, int | None]],
     place: Path,
     held_back: Mapping[str, HeldBack] | None = None,
     verified: Iterable[Verification] = (),
+    lost: Lost = (),
 ) -> int:
     """Write finished runs to one file and return their number.
 
@@ -80,6 +84,7 @@ def export(
         held_back: by run id, the seeds of its row that were begun and are not among `runs`; a run without an entry
             is imported and came without one.
         verified: the verifications of their rows.
+        lost: what was begun of networks that have no row.
 
     Raises:
         UsageError: there is no run, or the file cannot be written.
@@ -101,6 +106,8 @@ def export(
     said: dict[str, object] = {"begun": {run_id: [*seeds] for run_id, seeds in held_back.items()}} if held_back else {}
     if found := [replace(each, origin="").stored for each in verified]:
         said["verifications"] = found
+    if lost:
+        said["lost"] = [*lost]
     manifest = json.dumps({"format": FORMAT, "trials": trials, **said, "sha256": hashes}, indent=1)
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -131,9 +138,11 @@ def import_runs(place: Path) -> list[Imported]:
                     hint="Update the older of the two harnesses, and export again.",
                 )
             hashes, trials = dict(manifest["sha256"]), dict(manifest["trials"])
-            held_back = dict(manifest.get("begun", {}))
+            held_back, lost = dict(manifest.get("begun", {})), [*manifest.get("lost", [])]
             arrived = [
-                _take(run_id, partial(_unpacked, archive, hashes, run_id), str(place), spent, held_back.get(run_id))
+                _take(
+                    run_id, partial(_unpacked, archive, hashes, run_id), str(place), spent, held_back.get(run_id), lost
+                )
                 for run_id, spent in trials.items()
             ]
             receive_verifications(list(manifest.get("verifications", [])), str(place))
@@ -196,6 +205,7 @@ def _take(
     origin: str,
     trials: int | None,
     held_back: HeldBack | None = None,
+    lost: Lost = (),
 ) -> Imported:
     if not re.fullmatch(rf"[A-Za-z0-9_-][A-Za-z0-9_.-]{{0,{LONGEST - 1}}}", run_id):
         return Imported(safe_name(run_id), "its name is not a valid run id")
@@ -210,7 +220,7 @@ def _take(
             arriving.folder.mkdir()
             for name, content in files.items():
                 (arriving.folder / name).write_bytes(content)
-            note = json.dumps({"from": origin, "trials": trials, "held_back": held_back})
+            note = json.dumps({"from": origin, "trials": trials, "held_back": held_back, "lost": lost})
             (arriving.folder / "origin.json").write_text(note, encoding="utf-8")
             run = verify_run(arriving, CARRIED_FROM)
             verify_outcome(arriving, run)

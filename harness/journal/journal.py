@@ -338,6 +338,7 @@ def _origin(file: Path) -> Origin:
         stored["from"],
         stored["trials"],
         None if held_back is None else tuple((seed, state) for seed, state in held_back),
+        tuple((title, seed, state) for title, seed, state in stored.get("lost", ())),
     )
 
 

@@ -189,11 +189,13 @@ class Origin:
         trials: number of trials that were spent on its settings there, or None if unknown.
         held_back: seeds of its row that were begun there and not handed over, each with what became of them; None if
             the file does not say.
+        lost: networks that were begun there and have no row in the file: title, seed, and what became of it.
     """
 
     place: str
     trials: int | None
     held_back: tuple[tuple[int, str], ...] | None = None
+    lost: tuple[tuple[str, int, str], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -135,6 +135,10 @@ def _check_origin(origin: Origin) -> None:
     for seed, state in origin.held_back or ():
         if _int(seed) < 0 or not state.isprintable() or len(state) > MOST_STATE:
             raise DataError("its list of seeds that were begun and not handed over is damaged")
+    for title, seed, state in origin.lost:
+        texts = title + state
+        if _int(seed) < 0 or not texts.isprintable() or len(texts) > 2 * MOST_STATE or len(origin.lost) > MOST_SEEDS:
+            raise DataError("its list of networks that were begun and not handed over is damaged")
 
 
 def _check_job(start: RunStart, source: str) -> None:

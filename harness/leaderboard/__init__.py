@@ -2,7 +2,7 @@
 
 from harness.leaderboard.compare import Pair, compare_all, compare_asked
 from harness.leaderboard.formats import facts, to_csv, to_json, to_markdown
-from harness.leaderboard.handover import held_back
+from harness.leaderboard.handover import held_back, lost
 from harness.leaderboard.page import to_html
 from harness.leaderboard.rank import Board, correct_predictions, leaders_by_size, pareto, rank, wrong_for_all
 from harness.leaderboard.remarks import about, notes, remarks, remarks_on
@@ -24,6 +24,7 @@ __all__ = [
     "identity",
     "leaders_by_size",
     "left_out",
+    "lost",
     "notes",
     "pareto",
     "rank",

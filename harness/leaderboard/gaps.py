@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -95,3 +95,17 @@ def gaps_elsewhere(runs: Sequence[Run]) -> list[Gap]:
         if seed not in counted or state.startswith(_FINAL)
     }
     return [Gap("", title, dataset, seed, "held back", state, place) for seed, state, place in sorted(found)]
+
+
+def lost_elsewhere(runs: Iterable[Run]) -> list[Gap]:
+    """Return what the files of imported runs say was begun of networks that have no row there, each once."""
+    found = {
+        (title, seed, state, place_name(run)): run.facts.job.dataset
+        for run in runs
+        if run.facts.origin
+        for title, seed, state in run.facts.origin.lost
+    }
+    return [
+        Gap("", title, dataset, seed, "held back", state, place)
+        for (title, seed, state, place), dataset in sorted(found.items())
+    ]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from harness.errors import printable
 from harness.journal import MOST_STATE
+from harness.leaderboard.gaps import Gap
 from harness.leaderboard.rank import Board
 from harness.leaderboard.row import Row, row_key
 from harness.leaderboard.sample import LeftOut, says_what_was_begun
@@ -35,6 +36,14 @@ def _of_row(row: Row, left_out: Sequence[LeftOut]) -> list[tuple[int, str]]:
     jobs = ((entry.job, entry.reason) for entry in left_out)
     unfinished = {job.seed: reason for job, reason in jobs if job and job.seed not in counted}
     disputed = {conflict.seed: "in conflict" for conflict in row.conflicts if conflict.seed not in counted}
-    lost = {gap.seed: gap.note if gap.place else f"{gap.state}: {gap.note}" for gap in row.gaps}
-    states = {**unfinished, **disputed, **lost}
+    states = {**unfinished, **disputed, **{gap.seed: _state(gap) for gap in row.gaps}}
     return [(seed, printable(state)[:MOST_STATE]) for seed, state in sorted(states.items())]
+
+
+def lost(board: Board) -> list[tuple[str, int, str]]:
+    """Return title and seed of what was begun of networks that have no row, and what became of it."""
+    return [(printable(gap.title)[:MOST_STATE], gap.seed, printable(_state(gap))[:MOST_STATE]) for gap in board.lost]
+
+
+def _state(gap: Gap) -> str:
+    return gap.note if gap.place else f"{gap.state}: {gap.note}"

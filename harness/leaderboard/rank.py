@@ -24,7 +24,7 @@ from harness.events import StudyRecord
 from harness.journal import Journal, Register, Run, begun
 from harness.journal.verifications import Verification, read_all
 from harness.leaderboard.compare import Pair, compare_leaders
-from harness.leaderboard.gaps import Gap, contradicted, find_gaps, gaps_elsewhere
+from harness.leaderboard.gaps import Gap, contradicted, find_gaps, gaps_elsewhere, lost_elsewhere
 from harness.leaderboard.row import Row, identity, names_of, row_key
 from harness.leaderboard.sample import LeftOut, Sample, choose
 from harness.plugins import changed_settings
@@ -56,7 +56,7 @@ class Board:
         left_out: the runs that do not count, finished or not.
         pairs: the comparisons of the leaders.
         elsewhere: other datasets with runs, which never share a ranking, and the names of the networks there.
-        lost: seeds that were begun on this machine, of networks that have no row.
+        lost: seeds that were begun, here or where imported files were made, of networks that have no row there.
         register: the register of begun runs of this machine.
         asked: the pair that the user asked for, if any.
     """
@@ -140,7 +140,7 @@ def rank(journals: Iterable[Journal], dataset: str = "auto", studies: Sequence[S
         if name != chosen
     }
     known = {row.key for row in rows}
-    lost = tuple(gap for gap in gaps if gap.row not in known)
+    lost = (*(gap for gap in gaps if gap.row not in known), *lost_elsewhere(counted))
     return Board(chosen, tuple(rows), tuple(left_out), tuple(compare_leaders(rows)), elsewhere, lost, register)
 
 

@@ -161,10 +161,10 @@ def _register(board: Board) -> Iterator[str]:
 
 
 def _lost(board: Board) -> Iterator[str]:
-    for (state, _), gaps in _by_state(board.lost).items():
+    for (state, place), gaps in _by_state(board.lost).items():
         titles = dict.fromkeys(gap.title for gap in gaps)
         parts = [f"{printable(title)} {_noted([gap for gap in gaps if gap.title == title])}" for title in titles]
-        yield f"{_STATES[state]}: {', '.join(parts)}"
+        yield f"{_STATES[state]}{f' with {place}' if place else ''}: {', '.join(parts)}"
 
 
 def _silent(board: Board) -> Iterator[str]:
