@@ -178,7 +178,7 @@ class TestConflict:
             other = {"device": "a GPU", "threads": 1, "torch": "2", "harness": "1"}
             from_elsewhere(finished("net", seed, 60, started={"environment": other}), "b.zip")
         assert remarks_of(board())[0].endswith(
-            "conflict: seeds 0 to 1 from a.zip and b.zip differ, as bits of other machines or versions do "
+            "conflict: seeds 0 to 1 from a.zip and b.zip differ, as bits of other machines, modes or versions do "
             f"(a GPU, float32, torch 2, harness 1 and {HERE}); none counts until it is trained here"
         )
 

@@ -45,7 +45,8 @@ runs of this machine and imported ones alike: types and ranges, hashes, the ledg
 the stored predictions. The check does not prove training: a person can write a whole consistent journal by hand.
 
 **Verifications.** ``mlruns/verifications/`` has a record of every row that was trained again (``verify``); such a
-training is no run. `harness.journal.verifications` describes it.
+training is no run. `harness.journal.verifications` describes it. Its folder ``unfinished`` holds the trainings of
+verifications that are not concluded.
 
 **Archive.** `archive` packs finished runs into one zip with a SHA-256 for each entry, and imports such a file. An
 imported run is only ever read: no plug-in of it is executed, nothing of it is unpickled, and the board marks it. On

@@ -50,7 +50,11 @@ class Conflict:
         both = " and ".join(self.places * 2 if len(self.places) == 1 and not self.is_settled else self.places)
         stated = " and ".join(self.surroundings)
         is_explained = len(self.surroundings) > 1
-        why = f"as bits of other machines or versions do ({stated})" if is_explained else f"though all state {stated}"
+        why = (
+            f"as bits of other machines, modes or versions do ({stated})"
+            if is_explained
+            else f"though all state {stated}"
+        )
         if self.is_settled:
             return f"of this machine and from {both} differ, {why}; what was trained here counts"
         return f"from {both} differ, {why}; none counts until it is trained here"
