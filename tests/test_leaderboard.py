@@ -131,7 +131,8 @@ class TestCountedRuns:
         assert found.rows[0].imported == 0
         (left_out,) = found.left_out
         assert left_out.run_id == stranger.run_id
-        assert journals[0].run_id in left_out.reason
+        assert left_out.reason.endswith("what was trained here counts")
+        assert found.rows[0].runs[0].run_id == journals[0].run_id
 
     def test_one_training_under_two_seeds_counts_once(self) -> None:
         first, *_ = several("good", [50, 52, 54])
@@ -165,7 +166,7 @@ class TestCountedRuns:
         assert all(row.n == 1 for row in found.rows)
         named = {tuple(row.name.split()[:1] + row.name.split()[2:]) for row in found.rows}
         assert named == {("net",), ("other",), ("net", "width=12"), ("net", "lr=0.1")}
-        assert found.elsewhere == ("digits",)
+        assert found.elsewhere == {"digits": {"net"}}
         assert [row.scores for row in board("digits").rows] == [[1 - 3 / 360]]
 
     def test_edited_file_is_another_row(self) -> None:
