@@ -48,7 +48,7 @@ An `Audit` is then used for
 """
 
 from harness.audit.batch import refuse_batch_dependence, refuse_changed_classes
-from harness.audit.count import FREE_BITS, Entry, Ledger, bits_of_table
+from harness.audit.count import FREE_BITS, Entry, Ledger, bits_of_table, own_units, written_units
 from harness.audit.export import export, refuse_foreign_operators
 from harness.audit.forward import probe_forward
 from harness.audit.graph import arguments, cause, operators, over_the_same_tensors, short_name
@@ -87,6 +87,7 @@ __all__ = [
     "one_step",
     "operators",
     "over_the_same_tensors",
+    "own_units",
     "probe_forward",
     "refuse_batch_dependence",
     "refuse_changed_classes",
@@ -98,4 +99,5 @@ __all__ = [
     "refuse_unfaithful",
     "short_name",
     "sizes_of",
+    "written_units",
 ]

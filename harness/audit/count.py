@@ -122,7 +122,7 @@ def count(network: nn.Module, train: ExportedProgram, evaluation: ExportedProgra
         # Free memory is not marked as counted, so a weight in the same memory is still counted. A second tensor in
         # the memory of a first is counted again: each run trains a copy of each.
         is_free = name in free or id(tensor) in tables
-        numbers = tensor.numel() if is_free else _units(tensor, counted) or _own_units(tensor)
+        numbers = tensor.numel() if is_free else _units(tensor, counted) or own_units(tensor)
         kind, holder = _kind(name, tensor, statistics), layer or type(network).__name__
         entries.append(Entry(holder, short, kind, tuple(tensor.shape), numbers, not is_free))
     for program in (train, evaluation):
@@ -152,12 +152,13 @@ def _units(tensor: Tensor, counted: set[object]) -> int:
     return elements * _units_each(tensor)
 
 
-def _own_units(tensor: Tensor) -> int:
+def own_units(tensor: Tensor) -> int:
+    """Return the 32-bit units of the elements of a tensor."""
     return tensor.numel() * _units_each(tensor)
 
 
 def _statistic_units(tensor: Tensor) -> int:
-    return _own_units(tensor) if tensor.is_floating_point() else tensor.numel()  # a counter is one number
+    return own_units(tensor) if tensor.is_floating_point() else tensor.numel()  # a counter is one number
 
 
 def _units_each(tensor: Tensor) -> int:
@@ -340,15 +341,15 @@ def _written(program: ExportedProgram, network: nn.Module, path: str) -> tuple[N
                 free = frozenset() if everything or node in fixed else _free_literals(node)
                 numbers = _numbers(node, everything, arguments(node).keys() - free)
                 for place in places(node) if node in same and not everything else ():
-                    chosen[cause(node, path), place] += _written_units(place)
+                    chosen[cause(node, path), place] += written_units(place)
                 for number in _numbers(node, everything, free):
                     settings.setdefault(number, cause(node, path))
             else:  # arithmetic on the number of images: rare, so none of its numbers are free
                 numbers = (value for value in node.args if isinstance(value, (int, float)) and value not in (-1, 0, 1))
             for number in numbers:
-                found[cause(node, path), number] += _written_units(number)
+                found[cause(node, path), number] += written_units(number)
     if len(settings) > FREE_SETTINGS:
-        found.update({(line, number): _written_units(number) for number, line in settings.items()})
+        found.update({(line, number): written_units(number) for number, line in settings.items()})
     return found, chosen, order.encode()
 
 
@@ -359,7 +360,7 @@ def _free_literals(node: Node) -> frozenset[str]:
     return FREE_LITERALS.get(name, frozenset())
 
 
-def _written_units(number: float) -> int:
+def written_units(number: float) -> int:
     """Return the 32-bit units of a number in the code: two if it has more than nine significant digits."""
     return 1 if float(f"{number:.9g}") == number else 2
 

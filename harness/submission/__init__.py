@@ -9,12 +9,24 @@ records (`harness.confine`), executes the file, builds its network and hands ove
 - the start: the operators by which `build` made each tensor (`start`), and the constants that they read, as raw bytes;
 - the plug-in's lines and layers, for messages and tables.
 
-The harness trusts none of it. It checks the document as it would a file of a stranger (`document`, `start`), rebuilds
-one module over tensors of its own (`network`), and audits, trains and scores that. It replays the start under its own
-random generator for each seed, so a weight that was not drawn there is a number of the author's and counts.
+The harness trusts none of it. It checks the document as it would a file of a stranger, rebuilds one module over tensors
+of its own, and audits, trains and scores that. It replays the start under its own random generator for each seed, so a
+weight that was not drawn there is a number of the author's and counts.
 
-`child`, `pack` and `record` run in the confined process. What they check is for an author's convenience: a file that
-defeats them has handed over another document, which is audited like any other.
+The confined process runs
+
+1. `child`: executes the file and builds its network on the CPU (`on_cpu`),
+2. `record`: notes on a `tape` every operator that makes a first value,
+3. `pack`: writes the exported graphs as plain data.
+
+What they check is for an author's convenience: a file that defeats them has handed over another document, which is
+audited like any other. The harness then runs
+
+4. `document`: reads the document and hashes what is trained; `names` and `operators` say what it may hold,
+5. `start`: checks the program of the first values (`start_operators`), and `replay` runs it,
+6. `network`: rebuilds the module,
+7. `counted`: audits it, and adds what is the author's own in its start (`trained_start`): `patterns` finds it by what
+   each tensor depends on (`dependence`) and by what the `structure` of the program hides.
 """
 
 from __future__ import annotations

@@ -13,9 +13,9 @@ from harness.audit.count import count
 from harness.errors import AuditError
 from harness.seeds import seed_everything
 from harness.submission.document import Submission
-from harness.submission.home import with_numbers_of_start
 from harness.submission.network import Submitted, annotate
-from harness.submission.start import replay
+from harness.submission.replay import replay
+from harness.submission.trained_start import with_numbers_of_start
 
 
 def network_of(data: Submission) -> Submitted:

@@ -1,4 +1,4 @@
-"""How many numbers of the author's own stand in a start: weights that were found at home and brought along.
+"""How many numbers of the author's own stand in a start: weights that were found elsewhere and brought along.
 
 A number can be brought as a constant, as a literal, or hidden in the structure of the program: in indices, sizes, the
 order of its operators. All three are measured for each tensor, on the operators that it depends on.
@@ -6,18 +6,22 @@ order of its operators. All three are measured for each tensor, on the operators
 
 from __future__ import annotations
 
-import lzma
 import math
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from harness.audit import FREE_BITS, bits_of_table
-from harness.submission.start import TRUNC_NORMAL, Program, Touched, memory_of, needed, operator_of, replay, run
+from harness.audit import FREE_BITS, bits_of_table, own_units, written_units
+from harness.submission.dependence import Touched, memory_of, needed
+from harness.submission.replay import replay, run
+from harness.submission.start import Program
+from harness.submission.start_operators import draws
+from harness.submission.structure import arguments_of, compressed_structure
 
 FORMULA = 16
 """Most numbers of the author's own from which a tensor may be made without all of it being taken for a pattern: from no
@@ -46,8 +50,6 @@ ALIKE = 15.0
 """Variance ratio (F) of a tensor's means over `REPLAYS` starts from which it looks alike; 1e-4 by chance for three
 values, and rarer for more."""
 
-T = TypeVar("T")
-
 Source = tuple[str, float]
 """One origin of the author's numbers: a constant, by its number, or a literal or a setting, by its value."""
 
@@ -57,7 +59,7 @@ class Patterns:
     """Numbers of the author's own in a start.
 
     Attributes:
-        patterns: values of each tensor that follow a pattern from home, without its most frequent value.
+        patterns: values of each tensor that follow a pattern of the author's, without its most frequent value.
         formulas: such values of all tensors that follow from a few numbers of the author's, such as sines of positions.
         indices: the same for whole numbers, truth values, and masks of zeros and infinities.
         index_bits: bits of all those tables; up to `FREE_BITS` they are free, here as in the ledger.
@@ -78,7 +80,7 @@ class Patterns:
 
     @property
     def brought(self) -> int:
-        """Numbers brought from home, in all."""
+        """Numbers that the author brought, in all."""
         indices = sum(self.indices.values()) if self.index_bits > FREE_BITS else 0
         hidden = max(0, self.structure - FREE_STRUCTURE, 8 * (self.pattern_structure - FREE_PATTERN_STRUCTURE))
         return sum(self.patterns.values()) + indices + self.others + hidden
@@ -92,72 +94,167 @@ def authors_numbers(program: Program) -> Patterns:
     """
     with torch.random.fork_rng(devices=[]):
         results, touched = run(program)
-    state = {name: value["ref"] for name, value in program["state"].items()}
-    memory = {name: memory_of(results[number]) for name, number in state.items()}
-    cones = {name: needed(touched, [number], [memory[name]], frozenset()) for name, number in state.items()}
-    units, by_step = _sources(program, results, touched)
-    draws = {index for index, step in enumerate(program["steps"]) if _draws(step[0])}
-    shapes = {name: list(results[number].shape) for name, number in state.items()}
-    examined = [
-        name
-        for name, cone in cones.items()
-        if _foreground(results[state[name]]) and _structure(program, touched, {name: cone}, shapes) > PLAIN_STRUCTURE
-    ]
-    drawn = [name for name in examined if not draws.isdisjoint(cones[name])]
-    different = set(drawn) - _alike(program, drawn)
-    alike = {name: cones[name] for name in examined if name not in different}
+    tensors = {name: _made(program, results, touched, value["ref"]) for name, value in program["state"].items()}
+    sources = _Sources.of(program, results, touched)
     two = _starts(program, 2)
-    formulas = 0
     patterns: dict[str, int] = {}
     indices: dict[str, int] = {}
-    index_bits = 0
+    formulas = index_bits = 0
     others: set[Source] = set()
     extra: set[Source] = set()
-    for name, number in state.items():
-        tensor, cone = results[number], cones[name]
-        sources: set[Source] = {("constant", read) for index in cone for read in touched[index].reads}
-        sources = sources.union([("constant", number)], *(by_step[index] for index in cone))
-        has_numbers = any(source[0] not in ("constant", "scale") or source in units for source in sources)
-        sources &= units.keys()
-        author = sum(units[source] for source in sources)
-        own = tensor.numel() * max(1, math.ceil(tensor.element_size() / 4))
-        if author > own or not draws.isdisjoint(cone):
-            extra |= sources
-        table_bits = bits_of_table(tensor)
-        if author > FORMULA:
-            (indices if table_bits else patterns)[name] = _foreground(tensor)
+    for name, tensor in tensors.items():
+        found = sources.behind(tensor)
+        brought = sources.units_of(found)
+        if brought > own_units(tensor.values) or tensor.is_drawn:
+            extra |= found
+        table_bits = bits_of_table(tensor.values)
+        if brought > FORMULA:
+            (indices if table_bits else patterns)[name] = tensor.foreground
             index_bits += table_bits
             continue
-        others |= sources
+        others |= found
+        has_numbers = any(kind not in ("constant", "scale") or (kind, value) in sources.units for kind, value in found)
         if has_numbers and not table_bits and _is_ranked_alike(*(start[name] for start in two)):
-            formulas += _foreground(tensor)
-    counted = [sum(units[source] for source in sources) for sources in (others, extra)]
-    every, some = (_structure(program, touched, chosen, shapes) for chosen in (cones, alike))
-    return Patterns(patterns, formulas, indices, index_bits, counted[0], every, some, counted[1])
+            formulas += tensor.foreground
+
+    def structure_of(chosen: Collection[_Made]) -> int:
+        return compressed_structure(program, touched, ((made.steps, made.values.shape) for made in chosen))
+
+    examined = {n: made for n, made in tensors.items() if made.foreground and structure_of([made]) > PLAIN_STRUCTURE}
+    alike = _alike(program, [name for name, made in examined.items() if made.is_drawn])
+    return Patterns(
+        patterns,
+        formulas,
+        indices,
+        index_bits,
+        sources.units_of(others),
+        structure_of(tensors.values()),
+        structure_of([made for name, made in examined.items() if name in alike or not made.is_drawn]),
+        sources.units_of(extra),
+    )
 
 
-def made_from(program: Program, constants: set[int]) -> list[str]:
-    """Return the names of the tensors that are made from one of these constants."""
-    with torch.random.fork_rng(devices=[]):
-        results, touched = run(program)
-    found = []
-    for name, value in program["state"].items():
-        number = value["ref"]
-        cone = needed(touched, [number], [memory_of(results[number])], frozenset())
-        if not constants.isdisjoint({number, *(read for index in cone for read in touched[index].reads)}):
-            found.append(name)
-    return found
+@dataclass(frozen=True)
+class _Made:
+    """A tensor of the network, as the start makes it.
+
+    Attributes:
+        values: its first values, of one seed.
+        steps: those on which it depends, in order.
+        reads: numbers of the results that these steps read, and its own.
+        is_drawn: whether one of the steps draws random numbers.
+    """
+
+    values: Tensor
+    steps: Sequence[int]
+    reads: frozenset[int]
+    is_drawn: bool
+
+    @cached_property
+    def foreground(self) -> int:
+        """How many values differ from the most frequent one."""
+        counts = _reals(self.values).unique(return_counts=True)[1]
+        return int(counts.sum() - counts.max()) if counts.numel() else 0
 
 
-def _draws(name: str) -> bool:
-    return name == TRUNC_NORMAL or torch.Tag.nondeterministic_seeded in operator_of(name).tags
+def _made(program: Program, results: Sequence[Tensor], touched: Sequence[Touched], number: int) -> _Made:
+    values = results[number]
+    steps = needed(touched, [number], [memory_of(values)])
+    reads = {number}.union(*(touched[index].reads for index in steps))
+    return _Made(values, steps, frozenset(reads), any(draws(program["steps"][index][0]) for index in steps))
+
+
+@dataclass(frozen=True)
+class _Sources:
+    """Where the author's numbers in a start come from.
+
+    Attributes:
+        units: 32-bit units of each source that counts.
+        by_step: the sources of each step other than constants, also those that are free.
+    """
+
+    units: Mapping[Source, int]
+    by_step: Sequence[frozenset[Source]]
+
+    @classmethod
+    def of(cls, program: Program, results: Sequence[Tensor], touched: Sequence[Touched]) -> _Sources:
+        """Return the sources of a start.
+
+        The numbers of an operator on whole tensors are settings, which are free up to `FREE_SETTINGS`; those of an
+        operator on a part of a tensor are not.
+        """
+        units = dict(_constant_units(results[: len(program["constants"])]))
+        settings: dict[Source, int] = {}
+        by_step = []
+        for step, touches in zip(program["steps"], touched, strict=True):
+            is_whole = all(results[n].nbytes == results[n].untyped_storage().nbytes() for n in touches.returns)
+            found = {
+                _source(step[0], literal, is_whole): written
+                for literal in _literals(step)
+                if (written := _literal_units(literal))
+            }
+            (settings if is_whole else units).update(found)
+            by_step.append(frozenset(found))
+        if len(settings) > FREE_SETTINGS:
+            units.update(settings)
+        return cls(units, by_step)
+
+    def behind(self, made: _Made) -> set[Source]:
+        """Return the sources of a tensor."""
+        constants: set[Source] = {("constant", number) for number in made.reads}
+        return constants.union(*(self.by_step[index] for index in made.steps))
+
+    def units_of(self, sources: Collection[Source]) -> int:
+        """Return the 32-bit units of some sources."""
+        return sum(self.units.get(source, 0) for source in sources)
+
+
+def _constant_units(constants: Sequence[Tensor]) -> Iterator[tuple[Source, int]]:
+    """Yield the constants that count; one that has the same value everywhere is a single number."""
+    for number, tensor in enumerate(constants):
+        if tensor.numel() > 1 and not bool((tensor == tensor.flatten()[0]).all()):
+            yield ("constant", number), own_units(tensor)
+        elif tensor.numel() and not tensor.is_complex() and (written := _literal_units(tensor.flatten()[0].item())):
+            yield ("constant", number), written
+
+
+def _source(name: str, literal: float, is_whole: bool) -> Source:
+    """Return the source of a number in an operator; on whole tensors a scale can follow from sizes."""
+    if not is_whole:
+        return "literal", literal
+    scales = name.split(".")[1].removesuffix("_") in ("add", "sub", "rsub", "mul", "div")
+    is_scale = scales and float(literal).is_integer() and abs(literal) <= LARGEST_SIZE
+    # Bounds come in pairs, and those of a weight and of its bias may differ in the last digit.
+    return "scale" if is_scale else "setting", float(f"{abs(literal):.9g}")
+
+
+def _literal_units(number: float) -> int:
+    return 0 if number in (-1, 0, 1) or not math.isfinite(number) else written_units(number)
+
+
+def _literals(step: Sequence[Any]) -> Iterator[float]:
+    """Yield the numbers of a step that are not structure, such as sizes and indices."""
+    for kind, value in arguments_of(step):
+        if any(part in kind for part in ("number", "float", "complex", "Tensor")):
+            for each in _leaves(value):
+                if isinstance(each, (int, float)) and not isinstance(each, bool):
+                    yield each
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """Yield the parts of a plain value that are no references."""
+    if isinstance(value, dict):
+        yield from _leaves([each for kind, each in value.items() if kind != "ref"])
+    elif isinstance(value, list):
+        for each in value:
+            yield from _leaves(each)
+    else:
+        yield value
 
 
 def _alike(program: Program, names: Sequence[str]) -> set[str]:
     """Return the tensors whose values, or magnitudes, differ more from each other than from seed to seed."""
-    if not names:
-        return set()
-    starts = _starts(program, REPLAYS)
+    starts = _starts(program, REPLAYS if names else 0)
     found = set()
     for name in names:
         values = torch.stack([_reals(start[name]).double().nan_to_num() for start in starts])
@@ -192,165 +289,3 @@ def _is_ranked_alike(first: Tensor, second: Tensor) -> bool:
 
 def _reals(tensor: Tensor) -> Tensor:
     return (torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor).flatten()
-
-
-def _foreground(tensor: Tensor) -> int:
-    """Return how many values differ from the most frequent one."""
-    counts = _reals(tensor).unique(return_counts=True)[1]
-    return int(counts.sum() - counts.max()) if counts.numel() else 0
-
-
-def _sources(
-    program: Program, results: Sequence[Tensor], touched: Sequence[Touched]
-) -> tuple[dict[Source, int], list[set[Source]]]:
-    """Return the 32-bit units of each source, and the sources of each step other than constants.
-
-    The numbers of an operator on whole tensors are settings, which are free up to `FREE_SETTINGS`; those of an operator
-    on a part of a tensor are not.
-    """
-    units: dict[Source, int] = {}
-    settings: dict[Source, int] = {}
-    for number, tensor in enumerate(results[: len(program["constants"])]):
-        if tensor.numel() > 1 and not bool((tensor == tensor.flatten()[0]).all()):
-            units["constant", number] = tensor.numel() * max(1, math.ceil(tensor.element_size() / 4))
-        elif tensor.numel() and not tensor.is_complex() and (written := _written_units(tensor.flatten()[0].item())):
-            units["constant", number] = written
-    by_step: list[set[Source]] = []
-    for step, touches in zip(program["steps"], touched, strict=True):
-        targets = [results[number] for number in touches.returns]
-        whole = all(map(_is_whole, targets))
-        found: set[Source] = set()
-        for literal in _literals(step):
-            # Bounds come in pairs, and those of a weight and of its bias may differ in the last digit.
-            source: Source = (
-                (_whole_kind(step[0], literal), float(f"{abs(literal):.9g}")) if whole else ("literal", literal)
-            )
-            if written := _written_units(literal):
-                (settings if whole else units)[source] = written
-                found.add(source)
-        by_step.append(found)
-    if len(settings) > FREE_SETTINGS:
-        units.update(settings)
-    return units, by_step
-
-
-def _whole_kind(name: str, literal: float) -> str:
-    """Return what a number is in an operator on whole tensors: a scale, which can follow from sizes, or a setting."""
-    scales = name.split(".")[1].removesuffix("_") in ("add", "sub", "rsub", "mul", "div")
-    return "scale" if scales and float(literal).is_integer() and abs(literal) <= LARGEST_SIZE else "setting"
-
-
-def _is_whole(tensor: Tensor) -> bool:
-    return tensor.numel() * tensor.element_size() == tensor.untyped_storage().nbytes()
-
-
-def _written_units(number: float) -> int:
-    """Return the 32-bit units of a number in the code: two if it has more than nine significant digits."""
-    if number in (-1, 0, 1) or not math.isfinite(number):
-        return 0
-    return 1 if float(f"{number:.9g}") == number else 2
-
-
-def _literals(step: Sequence[Any]) -> Iterator[float]:
-    """Yield the numbers of a step that are not structure, such as sizes and indices."""
-    for kind, value in _arguments(step):
-        if any(part in kind for part in ("number", "float", "complex", "Tensor")):
-            for each in _leaves(value):
-                if isinstance(each, (int, float)) and not isinstance(each, bool):
-                    yield each
-
-
-def _arguments(step: Sequence[Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the type in the schema and the plain value of each argument."""
-    name, args, kwargs, _ = step
-    if name == TRUNC_NORMAL:
-        yield from zip(("Tensor", *["float"] * 4), args, strict=True)
-        return
-    schema = operator_of(name)._schema.arguments
-    given = dict(zip((argument.name for argument in schema), args, strict=False)) | kwargs
-    yield from ((str(argument.real_type), given[argument.name]) for argument in schema if argument.name in given)
-
-
-def _leaves(value: Any) -> Iterator[Any]:
-    """Yield the parts of a plain value that are no references."""
-    if isinstance(value, dict):
-        yield from _leaves([each for kind, each in value.items() if kind != "ref"])
-    elif isinstance(value, list):
-        for each in value:
-            yield from _leaves(each)
-    else:
-        yield value
-
-
-def _structure(
-    program: Program,
-    touched: Sequence[Touched],
-    cones: Mapping[str, Sequence[int]],
-    shapes: Mapping[str, list[int]],
-) -> int:
-    """Return the bytes of the compressed structure of tensors: numbers can be hidden in indices and in an order."""
-    text = _Text(program, touched)
-    written = b"".join(text.of(cone, shapes[name]) for name, cone in cones.items())
-    if not written:
-        return 0
-    return len(lzma.compress(written, lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA1, "dict_size": 2**20}]))
-
-
-class _Text:
-    """Writes steps as bytes in which whatever follows from the steps before, or from the shape, looks the same.
-
-    Integers are differences from the last at the same place; a reference, or a value that is no integer, is how many
-    others were used since it was.
-    """
-
-    def __init__(self, program: Program, touched: Sequence[Touched]) -> None:
-        self._program = program
-        self._touched = touched
-        self._written: set[int] = set()
-        self._last: dict[tuple[str, int], int] = {}
-        self._recent: list[str] = []
-
-    def of(self, cone: Sequence[int], shape: list[int]) -> bytes:
-        """Return the text of the steps that make a tensor of this shape, without those written before."""
-        written = bytearray(b"\xff")
-        seen: list[int] = []
-        for index in cone:
-            step = self._program["steps"][index]
-            if index not in self._written:
-                written += _rank(step[0], self._recent)
-                for place, (_, value) in enumerate(_arguments(step)):
-                    written += self._value((step[0], place), value, shape, seen)
-            for number in self._touched[index].returns:
-                seen.insert(0, number)
-        self._written.update(cone)
-        return bytes(written)
-
-    def _value(self, place: tuple[str, int], value: Any, shape: list[int], seen: list[int]) -> bytes:
-        if value == shape:
-            return b"\xfe"
-        if isinstance(value, list):
-            places = ((place[0], 64 * (place[1] + 1) + index % 64) for index in range(len(value)))
-            return b"\xfd" + b"".join(self._value(*each, shape, seen) for each in zip(places, value, strict=True))
-        if isinstance(value, dict) and set(value) == {"ref"}:
-            return b"\xfc" + _rank(value["ref"], seen)
-        if type(value) is not int:
-            return _rank(repr(value), self._recent)
-        if value in shape:
-            return b"\xfb" + _number(shape.index(value))
-        step = value - self._last.get(place, 0)
-        self._last[place] = value
-        return _number(step)
-
-
-def _rank(value: T, recent: list[T]) -> bytes:
-    """Return how many others were used since `value` was, and note its use."""
-    rank = recent.index(value) if value in recent else len(recent)
-    del recent[rank : rank + 1]
-    recent.insert(0, value)
-    return _number(rank)
-
-
-def _number(value: int) -> bytes:
-    """Return a small whole number as one byte, and a larger one as more."""
-    folded = 2 * abs(value) + (value < 0)
-    return bytes([folded]) if folded < 200 else b"\xfa" + folded.to_bytes(9, "little").rstrip(b"\0") + b"\0"
