@@ -17,7 +17,7 @@ import sklearn
 from conftest import is_alive
 
 from harness import confine
-from harness.confine import caller, kernel, places
+from harness.confine import kernel, launch, messages, orders, places, printed
 from harness.errors import ChildDied, OutOfMemory
 
 CHECKOUT = Path(__file__).parent.parent
@@ -70,7 +70,7 @@ class TestValues:
             executed("ask('width')", answer=refuse)
 
     def test_question_is_garbage_where_none_was_expected(self) -> None:
-        assert died("ask('width')").reason == caller.GARBAGE
+        assert died("ask('width')").reason == messages.GARBAGE
 
     def test_two_calls_share_no_state(self) -> None:
         code = (
@@ -228,9 +228,9 @@ class TestOthers:
 
     def test_environment_holds_nothing_of_user(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "secret")
-        assert caller._nursery() is not None
+        assert orders.nursery() is not None
         names = set(executed("import os; result = [*os.environ]"))
-        assert names <= {*caller._KEPT, *caller._SET, "HOME", "TMPDIR", "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK"} | {
+        assert names <= {*orders.KEPT, *orders.SET, "HOME", "TMPDIR", "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK"} | {
             name for name in names if name.startswith(("TORCH", "TRITON"))
         }
 
@@ -327,7 +327,7 @@ class TestGarbage:
     )
     def test_message_without_meaning_is_refused(self, text: bytes) -> None:
         code = f"import os; os.write(REPLY, len(TEXT := {text!r}).to_bytes(8) + TEXT); os._exit(0)"
-        assert died(WITH_REPLY + code).reason == caller.GARBAGE
+        assert died(WITH_REPLY + code).reason == messages.GARBAGE
 
     def test_escaped_backslash_is_no_half_character(self) -> None:
         assert executed(r"result = '\\ud800'") == r"\ud800"
@@ -365,7 +365,7 @@ class TestPrinting:
     def test_last_of_long_output_is_shown(self, capfd: pytest.CaptureFixture[str]) -> None:
         executed("for n in range(100_000): print(n)")
         shown = capfd.readouterr().err
-        assert len(shown) < caller.MOST_PRINTED + 100
+        assert len(shown) < printed.MOST_PRINTED + 100
         assert shown.startswith("(the end of what was printed)\n")
         assert shown.endswith("99999\n")
 
@@ -426,7 +426,7 @@ class TestIsolation:
     def test_child_without_nursery_answers(
         self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
     ) -> None:
-        monkeypatch.setattr(caller, "_has_nursery", lambda: False)
+        monkeypatch.setattr(launch, "has_nursery", lambda: False)
         assert executed("print('a'); result = ask(2)", answer=lambda n: n + 1) == 3
         assert capfd.readouterr().err == "a\n"
         assert died("import time; time.sleep(50)", seconds=3.0).reason == "did not end within 3 s"

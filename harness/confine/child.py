@@ -6,7 +6,6 @@ import contextlib
 import errno
 import faulthandler
 import importlib
-import json
 import os
 import signal
 import sys
@@ -18,10 +17,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 from harness.confine import kernel, places
+from harness.confine.messages import receive, send, text_of
 from harness.errors import ran_out_of_memory
-
-SIZE = 8
-"""Bytes before each message that hold its length."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +67,7 @@ def run(order: Order, place: Place, request: int, reply: int) -> NoReturn:
             last = _called(order, place, asked, told)
             for number in (1, 2):  # the caller, who reads to the end, need not wait until this process is taken apart
                 os.close(number)
-            _write(told, last)
+            send(told, last)
     finally:
         os._exit(0)  # whatever is left behind, a thread or a finaliser, does not run on
 
@@ -87,15 +84,15 @@ def _called(order: Order, place: Place, asked: BinaryIO, told: BinaryIO) -> byte
     """Return the text of the last message: of the result, of an exception, or that memory ran out."""
 
     def ask(question: Any) -> Any:
-        _write(told, text_of({"ask": question}))
-        return json.loads(receive(asked))
+        send(told, text_of({"ask": question}))
+        return receive(asked)
 
     try:
         module, _, name = order.function.partition(":")
         function = getattr(importlib.import_module(module), name)
         _settle(order, place)
-        _write(told, text_of({"begun": None}))
-        return text_of({"result": function(json.loads(receive(asked)), ask)})
+        send(told, text_of({"begun": None}))
+        return text_of({"result": function(receive(asked), ask)})
     except BaseException as error:
         if ran_out_of_memory(error) or getattr(error, "errno", None) == errno.ENOMEM:
             return text_of({"memory": str(error)})
@@ -120,30 +117,3 @@ def _settle(order: Order, place: Place) -> None:
         faulthandler.register(signal.SIGUSR1, 2)
     kernel.limit(order.seconds)
     kernel.confine([*place.rules, *rules])
-
-
-def text_of(message: Any) -> bytes:
-    """Return a JSON value as text."""
-    return json.dumps(message, ensure_ascii=False).encode("utf-8", "replace")
-
-
-def send(file: BinaryIO, message: Any) -> None:
-    """Send a JSON value."""
-    _write(file, text_of(message))
-
-
-def _write(file: BinaryIO, text: bytes) -> None:
-    file.write(len(text).to_bytes(SIZE) + text)
-    file.flush()
-
-
-def receive(file: BinaryIO) -> bytes:
-    """Return the text of the next message.
-
-    Raises:
-        EOFError: the other end is closed.
-    """
-    text = file.read(size := int.from_bytes(file.read(SIZE)))
-    if not text or len(text) < size:
-        raise EOFError("the other process closed the pipe")
-    return text
