@@ -48,11 +48,12 @@ An `Audit` is then used for
 """
 
 from harness.audit.batch import refuse_batch_dependence, refuse_changed_classes
-from harness.audit.count import FREE_BITS, Entry, Ledger, bits_of_table, own_units, written_units
+from harness.audit.count import Entry, Ledger, own_units
 from harness.audit.export import export, refuse_foreign_operators
 from harness.audit.forward import probe_forward
-from harness.audit.graph import arguments, cause, operators, over_the_same_tensors, short_name
+from harness.audit.graph import arguments, cause, every_tensor, operators, over_the_same_tensors, short_name
 from harness.audit.growth import refuse_grown_state, sizes_of
+from harness.audit.literals import written_units
 from harness.audit.module import refuse_odd_module
 from harness.audit.network import (
     Audit,
@@ -66,6 +67,7 @@ from harness.audit.network import (
 from harness.audit.probe import calls_digest, one_step
 from harness.audit.state import refuse_storage
 from harness.audit.summary import Layer, ModelSummary, describe
+from harness.audit.tables import FREE_BITS, bits_of_table
 
 __all__ = [
     "FREE_BITS",
@@ -83,6 +85,7 @@ __all__ = [
     "cause",
     "describe",
     "enforce",
+    "every_tensor",
     "export",
     "one_step",
     "operators",

@@ -10,7 +10,7 @@ from torch.export import Dim, ExportedProgram
 from torch.fx import Node
 
 from harness.audit.adapt import exportable
-from harness.audit.graph import cause, operators, where
+from harness.audit.graph import cause, decomposed, operators, where
 from harness.audit.nested import inline_blocks
 from harness.audit.probe import gist, made_up_images, quiet
 from harness.errors import AuditError, Refusal, UsageError
@@ -109,13 +109,7 @@ def refuse_foreign_operators(program: ExportedProgram, path: str) -> None:
         else:  # arithmetic on sizes is plain Python; anything else is a higher-order operator
             foreign = getattr(node.target, "__module__", "") not in ("_operator", "math", "torch")
         if foreign:
-            raise AuditError(
-                "operator",
-                f"forward uses the operator {node.target}, which the audit cannot inspect.",
-                where=cause(node, path),
-                allowed="Allowed: torch's own (aten) operators; no custom operators, no nested graphs.",
-                hint="Write it with ordinary torch functions; for torch.no_grad() use tensor.detach().",
-            )
+            raise foreign_operator(node, path)
     size = sum(_size(node) for node in nodes)
     if size > MOST_OPERATORS:
         raise AuditError(
@@ -124,6 +118,17 @@ def refuse_foreign_operators(program: ExportedProgram, path: str) -> None:
             where=cause(max(nodes, key=_size), path),
             hint="Loop less: use one operator on a larger tensor instead of many on small ones.",
         )
+
+
+def foreign_operator(node: Node, path: str) -> AuditError:
+    """Return the error for an operator that is not torch's own."""
+    return AuditError(
+        "operator",
+        f"forward uses the operator {node.target}, which the audit cannot inspect.",
+        where=cause(node, path),
+        allowed="Allowed: torch's own (aten) operators; no custom operators, no nested graphs.",
+        hint="Write it with ordinary torch functions; for torch.no_grad() use tensor.detach().",
+    )
 
 
 def _size(node: Node) -> int:
@@ -137,12 +142,7 @@ def refuse_change_at_evaluation(evaluation: ExportedProgram, path: str) -> None:
     Raises:
         AuditError: it does one of them, or its graph cannot be decomposed.
     """
-    try:
-        plain = evaluation.run_decompositions()  # shows in-place changes and random operators
-    except Exception as error:
-        raise AuditError(
-            "export", f"The network's graph cannot be simplified: {gist(error)}", where=path, hint="Simplify forward."
-        ) from error
+    plain = decomposed(evaluation, path)
     for node in operators(plain):
         if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
             raise AuditError(

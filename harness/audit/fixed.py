@@ -1,21 +1,22 @@
 """Find what looks made in `forward` and is fixed: values that the images do not decide.
 
 A graph may slice, pad and size its tensors as it likes, because such whole numbers are structure where images pass. On
-a tensor that is the same for all images, each of these numbers chooses a value: a table from home. The graph cannot
-tell (a line of ones made from the images, or times zero, is fixed), so it is run on other images, with the same weights
-and with others.
+a tensor that is the same for all images, each of these numbers chooses a value, as from a table. The graph cannot tell
+(a line of ones made from the images, or times zero, is fixed), so it is run on other images, with the same weights and
+with others.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence, Set
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Interpreter, Node
+from torch.utils._pytree import tree_leaves
 
 from harness.audit.graph import arguments, operators, short_name
 from harness.audit.probe import TRAINED_TOGETHER, made_up_images, nudged, quiet
@@ -68,22 +69,16 @@ def fixed_nodes(
         network: its parameters and buffers are as before at the end.
         asked_for: whether an operator is to be examined.
     """
-    graph = program.module()
-    assert isinstance(graph, GraphModule)
-    called = [node for node in graph.graph.nodes if node.op == "call_function"]
-    asked = {inner: outer for inner, outer in zip(called, operators(program), strict=True) if asked_for(outer)}
+    graph, outer = _runnable(program)
+    asked = {node for node in outer if asked_for(outer[node])}
     if not asked:
         return set(), set()
-    runs: list[dict[Node, Tensor]] = []
-    for direction, seed in ((1, 2), (-1, 0), (1, 0)):
-        with quiet(), torch.no_grad(), torch.random.fork_rng(), nudged(network, direction):
-            torch.manual_seed(len(runs))
-            run = _Run(graph, {*asked})
-            run.run(made_up_images(TRAINED_TOGETHER, seed=seed))
-            runs.append(run.seen)
-    first, all_others, other_images = ([run.get(inner) for inner in asked] for run in runs)
-    fixed = {outer for outer, *pair in zip(asked.values(), first, all_others, strict=True) if _alike(*pair)}
-    same = {outer for outer, *pair in zip(asked.values(), first, other_images, strict=True) if _equal(*pair)}
+    first, all_others, other_images = (
+        _values(graph, network, asked, direction, images, seed)
+        for seed, (direction, images) in enumerate(((1, 2), (-1, 0), (1, 0)))
+    )
+    fixed = {outer[node] for node in asked if _alike(first.get(node), all_others.get(node))}
+    same = {outer[node] for node in asked if _equal(first.get(node), other_images.get(node))}
     return fixed, fixed | same
 
 
@@ -94,57 +89,74 @@ def still_norms(evaluation: ExportedProgram, network: nn.Module) -> set[Node]:
         evaluation: the graph of evaluation mode.
         network: its parameters and buffers are as before at the end.
     """
-    graph = evaluation.module()
+    graph, outer = _runnable(evaluation)
+    still = {node for node in outer if short_name(outer[node]) == "batch_norm"}
+    for direction in (1, -1):
+        if still:
+            values = _values(graph, network, {_input(norm) for norm in still}, direction, images=2)
+            spread = {norm: values[_input(norm)][0].transpose(0, 1).flatten(1).std(1) for norm in still}
+            still = {norm for norm in still if not bool((spread[norm] > STILL).float().mean() > 0.5)}
+    return {outer[norm] for norm in still}
+
+
+def _runnable(program: ExportedProgram) -> tuple[GraphModule, dict[Node, Node]]:
+    """Return a graph that runs, and for each of its operators that of the program."""
+    graph = program.module()
     assert isinstance(graph, GraphModule)
     called = [node for node in graph.graph.nodes if node.op == "call_function"]
-    pairs = zip(called, operators(evaluation), strict=True)
-    norms = {inner: outer for inner, outer in pairs if short_name(outer) == "batch_norm"}
-    still = {*norms.values()}
-    for direction in (1, -1) if norms else ():
-        with quiet(), torch.no_grad(), nudged(network, direction):
-            run = _Run(graph, {inner.args[0] for inner in norms})
-            run.run(made_up_images(TRAINED_TOGETHER, seed=2))
-            for inner, outer in norms.items():
-                values = run.shaped[inner.args[0]]
-                spread = values.transpose(0, 1).flatten(1).std(1)
-                if bool((spread > STILL).float().mean() > 0.5):
-                    still.discard(outer)
-    return still
+    return graph, dict(zip(called, operators(program), strict=True))
+
+
+def _input(norm: Node) -> Node:
+    assert isinstance(norm.args[0], Node)
+    return norm.args[0]
+
+
+def _values(
+    graph: GraphModule, network: nn.Module, nodes: Set[Node], direction: int, images: int, seed: int = 0
+) -> dict[Node, list[Tensor]]:
+    """Return the tensors that nodes make of synthetic images, while the network's numbers are moved in a direction.
+
+    Args:
+        images: seed of the images.
+        seed: of what the graph draws.
+    """
+    with quiet(), torch.no_grad(), torch.random.fork_rng(), nudged(network, direction):
+        torch.manual_seed(seed)
+        run = _Run(graph, nodes)
+        run.run(made_up_images(TRAINED_TOGETHER, seed=images))
+    return run.values
 
 
 class _Run(Interpreter):
-    """Runs a graph and keeps the values of some of its operators."""
+    """Runs a graph and keeps the values of some of its nodes."""
 
-    def __init__(self, graph: GraphModule, kept: set[Node]) -> None:
+    def __init__(self, graph: GraphModule, kept: Set[Node]) -> None:
         super().__init__(graph)
         self._kept = kept
-        self.seen: dict[Node, Tensor] = {}
-        self.shaped: dict[Node, Tensor] = {}
+        self.values: dict[Node, list[Tensor]] = {}
 
     def run_node(self, node: Node) -> Any:
         result = super().run_node(node)
-        if node in self._kept and (found := [*_tensors(result)]):
-            self.shaped[node] = found[0].detach().clone()
-            self.seen[node] = torch.cat([each.detach().flatten().double() for each in found])
+        tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)] if node in self._kept else []
+        if tensors:
+            self.values[node] = [(each.abs() if each.is_complex() else each).detach().clone() for each in tensors]
         return result
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value.abs() if value.is_complex() else value
-    elif isinstance(value, (list, tuple)):
-        for each in value:
-            yield from _tensors(each)
+def _equal(first: Sequence[Tensor] | None, second: Sequence[Tensor] | None) -> bool:
+    return first is not None and second is not None and torch.equal(_flat(first), _flat(second))
 
 
-def _equal(first: Tensor | None, second: Tensor | None) -> bool:
-    return first is not None and second is not None and torch.equal(first, second)
-
-
-def _alike(first: Tensor | None, second: Tensor | None) -> bool:
-    if first is None or second is None or first.shape != second.shape:
+def _alike(first: Sequence[Tensor] | None, second: Sequence[Tensor] | None) -> bool:
+    if first is None or second is None:
         return False
-    if torch.equal(first, second):
-        return True
-    pair = torch.stack([first, second]).nan_to_num()
-    return bool(torch.corrcoef(pair)[0, 1].abs() > ALIKE) if first.numel() > 2 else False
+    left, right = _flat(first), _flat(second)
+    if left.shape != right.shape or torch.equal(left, right):
+        return left.shape == right.shape
+    pair = torch.stack([left, right]).nan_to_num()
+    return bool(torch.corrcoef(pair)[0, 1].abs() > ALIKE) if left.numel() > 2 else False
+
+
+def _flat(values: Sequence[Tensor]) -> Tensor:
+    return torch.cat([each.flatten().double() for each in values])

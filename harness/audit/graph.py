@@ -1,15 +1,23 @@
-"""Helpers for exported graphs: operators, their arguments, and the line of the plug-in that called them."""
+"""Helpers for exported graphs: operators and their arguments, who reads a buffer, and the line of the plug-in."""
 
 from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Collection, Iterator
+from operator import getitem
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
+
+from harness.audit.probe import gist
+from harness.errors import AuditError
+
+PARTS = frozenset({"view", "reshape", "flatten", "unflatten", "select", "slice", "unbind", "split", "chunk", "detach"})
+"""Operators between a buffer of statistics and its batch norm in training (ghost batch norm)."""
 
 
 def where(text: str, path: str) -> str:
@@ -49,6 +57,45 @@ def layers_of(node: Node) -> list[tuple[str, str]]:
         node.meta["layers"] = [(name.partition("@")[0], str(kind).rpartition(".")[2]) for name, kind in stack]
     found: list[tuple[str, str]] = node.meta["layers"]
     return found
+
+
+def buffer_users(program: ExportedProgram, through: Collection[str] = PARTS) -> dict[str, list[tuple[Node, Node]]]:
+    """Map each buffer's name to pairs in the graph: a user, and what it uses, the buffer or what `through` makes."""
+    names = program.graph_signature.inputs_to_buffers
+    read = [node for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
+    return {names[node.name]: [*_users(node, through)] for node in read}
+
+
+def _users(node: Node, through: Collection[str]) -> Iterator[tuple[Node, Node]]:
+    for user in node.users:
+        if short_name(user) in through or user.target is getitem:
+            yield from _users(user, through)
+        else:
+            yield user, node
+
+
+def decomposed(program: ExportedProgram, path: str, table: dict[Any, Any] | None = None) -> ExportedProgram:
+    """Return a program of plainer operators, in which in-place changes are results like others.
+
+    Args:
+        program: an exported graph.
+        path: file name for messages.
+        table: how operators are decomposed; by default as torch does.
+
+    Raises:
+        AuditError: it cannot be decomposed.
+    """
+    try:
+        return program.run_decompositions(table)
+    except Exception as error:
+        raise AuditError(
+            "export", f"The network's graph cannot be simplified: {gist(error)}", where=path, hint="Simplify forward."
+        ) from error
+
+
+def every_tensor(network: nn.Module) -> list[tuple[str, Tensor]]:
+    """Return the parameters and buffers of a module by name; a tied one comes with each of its names."""
+    return [*network.named_parameters(remove_duplicate=False), *network.named_buffers(remove_duplicate=False)]
 
 
 def over_the_same_tensors(graph: GraphModule) -> GraphModule:

@@ -8,7 +8,7 @@ of a rounded weight (straight-through) foresees roughly what happens; that of a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -80,15 +80,14 @@ def _behind_detach(program: ExportedProgram) -> Iterator[str]:
 def _is_foreseen(graph: GraphModule, network: nn.Module, parameter: Tensor) -> bool:
     """Whether the logits move as the gradient of a parameter foresees, or it foresees nothing."""
     images = made_up_images(TRAINED_TOGETHER)
-    kept: dict[Node, Any] = {}
-    before = _logits(graph, network, images, kept, {})
+    before, detached = _logits(graph, network, images, {})
     start = parameter.clone()
     generator = torch.Generator().manual_seed(0)
     for step in STEPS:
         found = []
         for _ in range(MOVES):
             parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=step)
-            moves = [_logits(graph, network, images, {}, given) - before for given in ({}, kept)]
+            moves = [_logits(graph, network, images, given)[0] - before for given in ({}, detached)]
             happens, foreseen = (move.double().nan_to_num().flatten() for move in moves)
             parameter.copy_(start)
             if float(foreseen.abs().max()) < 1e-6:
@@ -103,24 +102,27 @@ def _is_foreseen(graph: GraphModule, network: nn.Module, parameter: Tensor) -> b
 
 
 def _logits(
-    graph: GraphModule, network: nn.Module, images: Tensor, kept: dict[Node, Any], given: dict[Node, Any]
-) -> Tensor:
-    """Return the logits; note in `kept` what is detached, and use what is `given` in its place."""
+    graph: GraphModule, network: nn.Module, images: Tensor, given: Mapping[Node, Tensor]
+) -> tuple[Tensor, dict[Node, Tensor]]:
+    """Return the logits, with what is `given` in the place of detached values, and the values that were detached."""
     with torch.random.fork_rng(), restored(network):
         torch.manual_seed(0)
-        logits: Tensor = _Run(graph, kept, given).run(images.clone())
-        return logits
+        run = _Run(graph, given)
+        return run.run(images.clone()), run.detached
 
 
 class _Run(Interpreter):
-    def __init__(self, graph: GraphModule, kept: dict[Node, Any], given: dict[Node, Any]) -> None:
+    """Runs a graph with given values in the place of some of its nodes, and keeps what it detaches."""
+
+    def __init__(self, graph: GraphModule, given: Mapping[Node, Tensor]) -> None:
         super().__init__(graph)
-        self._kept, self._given = kept, given
+        self._given = given
+        self.detached: dict[Node, Tensor] = {}
 
     def run_node(self, node: Node) -> Any:
         if node in self._given:
             return self._given[node]
         result = super().run_node(node)
         if short_name(node) == "detach":
-            self._kept[node] = result.clone()
+            self.detached[node] = result.clone()
         return result

@@ -7,7 +7,6 @@ import sys
 import torch
 from torch import Tensor, nn
 
-from harness.audit.count import refuse_odd_tensor
 from harness.errors import AuditError
 
 GUARDED_METHODS = (
@@ -29,6 +28,30 @@ def refuse_odd_module(network: nn.Module, path: str) -> None:
     for name, tensor in (*network.named_parameters(), *network.named_buffers()):
         refuse_odd_tensor(name, tensor, path)
     _refuse_shared_memory(network, path)
+
+
+def refuse_odd_tensor(name: str, tensor: Tensor, path: str) -> None:
+    """Refuse a tensor that is not plain: the size of others cannot be relied on.
+
+    Raises:
+        AuditError: it is of a subclass, sparse or lazy, or has a hook.
+    """
+    if type(tensor) not in (Tensor, nn.Parameter) or tensor.layout != torch.strided:
+        raise AuditError(
+            "tensor",
+            f"{name} is a {type(tensor).__name__} ({tensor.layout}), whose numbers the audit cannot count.",
+            where=path,
+            allowed="Allowed: dense torch.Tensor and torch.nn.Parameter, no subclasses.",
+            hint="Give lazy layers their sizes (nn.Linear for nn.LazyLinear); store tables as dense tensors.",
+        )
+    if tensor._backward_hooks or getattr(tensor, "_post_accumulate_grad_hooks", None):
+        raise AuditError(
+            "hook",
+            f"{name} has a hook: Python code that would run in every training step.",
+            where=path,
+            allowed="After the audit only the graph is trained; none of the plug-in's Python runs any more.",
+            hint="Remove register_hook; weight decay is set in the recipe.",
+        )
 
 
 def _refuse_shared_memory(network: nn.Module, path: str) -> None:

@@ -9,7 +9,6 @@ built network into the two graphs.
 from __future__ import annotations
 
 import io
-import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from harness.audit.export import (
     refuse_foreign_operators,
 )
 from harness.audit.forward import probe_forward
-from harness.audit.graph import on_device
+from harness.audit.graph import every_tensor, on_device
 from harness.audit.mailbox import refuse_mailboxes
 from harness.audit.probe import (
     TOLERANCE,
@@ -102,14 +101,12 @@ def _copies(network: nn.Module, device: torch.device) -> dict[str, Tensor]:
     """Copy every parameter, buffer and constant, by all of its names; shared tensors stay shared."""
     found: dict[str, Tensor] = {}
     made: dict[int, Tensor] = {}
-    registered = (network.named_parameters(remove_duplicate=False), network.named_buffers(remove_duplicate=False))
-    for named in (*registered, _constants(network)):
-        for name, tensor in named:
-            if id(tensor) not in made:
-                copied = tensor.detach().to(device, copy=True)
-                is_parameter = isinstance(tensor, nn.Parameter)
-                made[id(tensor)] = nn.Parameter(copied, tensor.requires_grad) if is_parameter else copied
-            found[name] = made[id(tensor)]
+    for name, tensor in (*every_tensor(network), *_constants(network)):
+        if id(tensor) not in made:
+            copied = tensor.detach().to(device, copy=True)
+            is_parameter = isinstance(tensor, nn.Parameter)
+            made[id(tensor)] = nn.Parameter(copied, tensor.requires_grad) if is_parameter else copied
+        found[name] = made[id(tensor)]
     return found
 
 
@@ -123,8 +120,7 @@ def _constants(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 def _filled(graph: GraphModule, numbers: Mapping[str, Tensor]) -> GraphModule:
     """Replace the graph's tensors, in place, by those of the same names in `numbers`, and return it."""
-    registered = (graph.named_parameters(remove_duplicate=False), graph.named_buffers(remove_duplicate=False))
-    for name, _ in [*itertools.chain(*registered, _constants(graph))]:
+    for name, _ in (*every_tensor(graph), *_constants(graph)):
         if name not in numbers:  # a table that the forward of a plain module makes; that of a submission has a name
             continue
         layer, _, short = name.rpartition(".")

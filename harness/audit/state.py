@@ -13,8 +13,7 @@ import torch
 from torch.export import ExportedProgram
 from torch.fx import Node
 
-from harness.audit.graph import cause, operators, short_name
-from harness.audit.probe import gist
+from harness.audit.graph import cause, decomposed, operators, short_name
 from harness.errors import AuditError
 
 aten = torch.ops.aten
@@ -72,12 +71,7 @@ def refuse_other_state(train: ExportedProgram, path: str) -> None:
     Raises:
         AuditError: it writes on a parameter or on another buffer, or its graph cannot be made functional.
     """
-    try:
-        plain = train.run_decompositions({})
-    except Exception as error:
-        raise AuditError(
-            "export", f"The network's graph cannot be simplified: {gist(error)}", where=path, hint="Simplify forward."
-        ) from error
+    plain = decomposed(train, path, {})
     results = {str(result): result for result in plain.graph.output_node().args[0]}
     signature = plain.graph_signature
     for result, name in signature.parameters_to_mutate.items():

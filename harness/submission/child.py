@@ -41,7 +41,7 @@ def submission_of(source: str, path: str, knobs: Mapping[str, Any]) -> dict[str,
         OutOfMemory: there is not enough memory.
     """
     network, recorder = _built(source, path, knobs, seed=0)
-    for name, _ in (*network.named_parameters(remove_duplicate=False), *network.named_buffers(remove_duplicate=False)):
+    for name, _ in audit.every_tensor(network):
         refuse_odd_name(name, path)
     with OnCPU():
         audit.refuse_odd_module(network, path)

@@ -100,9 +100,8 @@ def exporter(data: Submission) -> Exporter:
 
 def digest_of_start(network: nn.Module) -> str:
     """Return a SHA-256 of the names and bytes of all parameters and buffers, with all names of a tied one."""
-    tensors = [*network.named_parameters(remove_duplicate=False), *network.named_buffers(remove_duplicate=False)]
     digest = hashlib.sha256()
-    for name, tensor in sorted(tensors, key=lambda named: named[0]):
+    for name, tensor in sorted(audit.every_tensor(network), key=lambda named: named[0]):
         values = tensor.detach().contiguous()
         digest.update(f"{name} {values.dtype} {tuple(values.shape)} ".encode() + values.numpy().tobytes())
     return digest.hexdigest()

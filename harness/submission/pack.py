@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import Node
 
+from harness.audit.export import foreign_operator
 from harness.audit.graph import cause, layers_of
 from harness.errors import AuditError
 from harness.submission.operators import name_of
 from harness.submission.plain import NotPlain, to_plain
+from harness.submission.replay import same_bits
 
 
 @dataclass
@@ -102,13 +104,7 @@ class Packed:
     def _call(self, node: Node, reference: Any, path: str) -> list[Any]:
         name = name_of(node.target)
         if name is None:
-            raise AuditError(
-                "operator",
-                f"forward uses the operator {node.target}, which the audit cannot inspect.",
-                where=cause(node, path),
-                allowed="Allowed: torch's own (aten) operators; no custom operators, no nested graphs.",
-                hint="Write it with ordinary torch functions; for torch.no_grad() use tensor.detach().",
-            )
+            raise foreign_operator(node, path)
         try:
             kwargs = {key: to_plain(value, reference) for key, value in node.kwargs.items()}
             return ["call", name, to_plain(node.args, reference), kwargs]
@@ -138,7 +134,7 @@ class Packed:
                     hint="Use the registered tensor itself, or copy it with clone().",
                 )
         for number, (entry, known) in enumerate(zip(self.entries, self.values, strict=True)):
-            if entry[1] == "constant" and (known is tensor or _equal(known, tensor)):
+            if entry[1] == "constant" and (known is tensor or same_bits(known, tensor)):
                 return number
         free = next(each for each in (name, f"{mode}.{name}", f"{mode}.{name}_") if each not in self._numbers)
         self.add([free], "constant", tensor)
@@ -154,12 +150,6 @@ def _attribute(module: nn.Module, name: str) -> Tensor | None:
     except AttributeError:
         return None
     return found if isinstance(found, Tensor) else None
-
-
-def _equal(first: Tensor, second: Tensor) -> bool:
-    if first.dtype != second.dtype or first.shape != second.shape:
-        return False
-    return first.detach().numpy(force=True).tobytes() == second.detach().numpy(force=True).tobytes()
 
 
 def _line(node: Node, path: str) -> int:

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.nn import functional as F
 
+from harness.audit import every_tensor
+
 
 def blob_images(count: int, device: torch.device) -> Tensor:
     """Return synthetic images (count, 1, 28, 28), blobs in the range of normalised digits; the same each time."""
@@ -19,7 +21,7 @@ def blob_images(count: int, device: torch.device) -> Tensor:
 
 def tensors_by_name(graph: nn.Module) -> dict[str, Tensor]:
     """Return a network's parameters and buffers by name; for an exported graph also its constant tensors."""
-    found = dict((*graph.named_parameters(remove_duplicate=False), *graph.named_buffers(remove_duplicate=False)))
+    found = dict(every_tensor(graph))
     if isinstance(graph, GraphModule):
         read = {
             str(node.target): operator.attrgetter(str(node.target))(graph)
