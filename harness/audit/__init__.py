@@ -53,7 +53,7 @@ from harness.audit.export import export, refuse_foreign_operators
 from harness.audit.forward import probe_forward
 from harness.audit.graph import arguments, cause, every_tensor, operators, over_the_same_tensors, short_name
 from harness.audit.growth import refuse_grown_state, sizes_of
-from harness.audit.literals import written_units
+from harness.audit.literals import compressed, written_units
 from harness.audit.module import refuse_odd_module
 from harness.audit.network import (
     Audit,
@@ -83,6 +83,7 @@ __all__ = [
     "bits_of_table",
     "calls_digest",
     "cause",
+    "compressed",
     "describe",
     "enforce",
     "every_tensor",

@@ -7,6 +7,7 @@ tensor is the same for all images (`fixed`), whole numbers choose values, and co
 
 from __future__ import annotations
 
+import lzma
 import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
@@ -41,6 +42,9 @@ FREE_PLACES = 10
 """Most different whole numbers that choose among values that are the same for all images (`fixed`) and are not counted;
 if there are more, each is counted as often as it stands."""
 
+FREE_CHOICES = 128
+"""Most bytes of those whole numbers in their order, compressed; if there are more, each counts likewise. p4m has 79."""
+
 Numbers = Counter[tuple[str, float]]
 """How many 32-bit units each number of each line takes."""
 
@@ -49,9 +53,9 @@ def literal_units(
     network: nn.Module, train: ExportedProgram, evaluation: ExportedProgram, path: str
 ) -> Iterator[tuple[str, int]]:
     """Yield ``file:line`` and the 32-bit units of the numbers in that line; of the two modes the larger count."""
-    written, chosen = zip(*(_written(program, network, path) for program in (train, evaluation)), strict=True)
+    written, chosen, orders = zip(*(_written(program, network, path) for program in (train, evaluation)), strict=True)
     found, places_chosen = written[0] | written[1], chosen[0] | chosen[1]
-    if len({number for _, number in places_chosen}) > FREE_PLACES:
+    if len({number for _, number in places_chosen}) > FREE_PLACES or max(map(compressed, orders)) > FREE_CHOICES:
         found += places_chosen
     lines = Counter[str]()
     for (line, _number), units in found.items():
@@ -64,9 +68,16 @@ def written_units(number: float) -> int:
     return 1 if float(f"{number:.9g}") == number else 2
 
 
-def _written(program: ExportedProgram, network: nn.Module, path: str) -> tuple[Numbers, Numbers]:
-    """Return the numbers of a graph that count, and those that choose values."""
-    found, chosen = Numbers(), Numbers()
+def compressed(text: bytes) -> int:
+    """Return the bytes of a text, compressed: a bound on what its author could hide in it."""
+    if not text:
+        return 0
+    return len(lzma.compress(text, lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA1, "dict_size": 2**20}]))
+
+
+def _written(program: ExportedProgram, network: nn.Module, path: str) -> tuple[Numbers, Numbers, bytes]:
+    """Return the numbers of a graph that count, those that choose values, and the order of these."""
+    found, chosen, order = Numbers(), Numbers(), ""
     settings: dict[float, str] = {}
     fixed, same = fixed_nodes(program, network, lambda node: bool(places(node) or _free_arguments(node)))
     from_data = _from_data(program)
@@ -86,7 +97,7 @@ def _written(program: ExportedProgram, network: nn.Module, path: str) -> tuple[N
             found[line, number] += written_units(number)
     if len(settings) > FREE_SETTINGS:
         found.update({(line, number): written_units(number) for number, line in settings.items()})
-    return found, chosen
+    return found, chosen, order.encode()
 
 
 def _from_data(program: ExportedProgram) -> set[Node]:

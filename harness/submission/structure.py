@@ -6,10 +6,10 @@ shape, looks the same, and compressed. What remains is what the author chose.
 
 from __future__ import annotations
 
-import lzma
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
+from harness.audit import compressed
 from harness.submission.dependence import Touched
 from harness.submission.start import Program
 from harness.submission.start_operators import TRUNC_NORMAL, operator_of
@@ -28,10 +28,7 @@ def compressed_structure(
         made: for each tensor the steps on which it depends, and its shape.
     """
     text = _Text(program, touched)
-    written = b"".join(text.of(steps, [*shape]) for steps, shape in made)
-    if not written:
-        return 0
-    return len(lzma.compress(written, lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA1, "dict_size": 2**20}]))
+    return compressed(b"".join(text.of(steps, [*shape]) for steps, shape in made))
 
 
 def arguments_of(step: Sequence[Any]) -> Iterator[tuple[str, Any]]:
