@@ -76,7 +76,7 @@ def ledger_of(data: Submission, path: str) -> Ledger:
         path: file name for messages.
 
     Raises:
-        Refusal: the submission is malformed, holds foreign operators, or starts with weights from home.
+        Refusal: the submission is malformed, holds foreign operators, or has a start that was trained.
     """
     network, exported = started(data, 0, "audit", path), exporter(data)
     train, evaluation = (exported(network, training, path) for training in (True, False))

@@ -22,7 +22,7 @@ VERSION = 1
 """Version of the document; a change of it changes every hash."""
 
 LONGEST = 32 * 1024 * 1024
-"""Most characters of a document. One of 20,000 numbers that all come from home has 0.2 million."""
+"""Most characters of a document. One of 20,000 numbers that are all its author's has 0.2 million."""
 
 MOST_TENSORS = 5_000
 """Most tensors of a network: one of 20,000 numbers in scalars would be refused for its operators anyway."""

@@ -1,4 +1,4 @@
-"""Weights that come from home: how many of an author's own numbers a network may start with."""
+"""Refuse a start that was trained: it says how many of an author's own numbers a network may start with."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FEW_BROUGHT = 32
 
 
 def with_numbers_of_start(found: Audit, data: Submission, path: str) -> Audit:
-    """Add the author's numbers that stand in the start alone to the ledger, and refuse weights that come from home.
+    """Add the author's numbers that stand in the start alone to the ledger, and refuse a start that was trained.
 
     Args:
         found: the audit of the submission's network.
