@@ -23,9 +23,10 @@ that they cannot hide any:
 `audit` (in `network`) runs the checks on the CPU, in this order, and raises at the first violation:
 
 1. `forward`: the network returns (N, 10) finite float32 logits in both modes, and what it trains is registered.
-2. `export`: both graphs, with torch's own operators only. At evaluation the graph draws no random numbers and changes
-   no state.
-3. `count`: the ledger, an `Entry` for each tensor and for each line with numbers.
+2. `export`: both graphs, with torch's own operators only; `adapt` and `nested` make some modules exportable. At
+   evaluation the graph draws no random numbers and changes no state.
+3. `count`: the ledger, an `Entry` for each tensor and for each line with numbers (`literals`). What is free is found by
+   `norm_statistics`, `tables` and `fixed`.
 4. `network`: on the same images, the graphs give the network's outputs, gradients and updated buffers.
 5. `batch`: each prediction depends on its own image alone. The same images are evaluated in other batches, also with
    all parameters moved away from their initial values. Callers repeat this after training.
