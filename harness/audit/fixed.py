@@ -19,13 +19,10 @@ from torch.fx import GraphModule, Interpreter, Node
 from torch.utils._pytree import tree_leaves
 
 from harness.audit.graph import arguments, operators, short_name
-from harness.audit.probe import TRAINED_TOGETHER, made_up_images, nudged, quiet
+from harness.audit.probe import TRAINED_TOGETHER, digit_like_images, made_up_images, nudged, quiet
 
 ALIKE = 0.8
 """Correlation of a tensor's values in the two runs from which it is fixed; some noise would not hide a table."""
-
-STILL = 0.1
-"""Standard deviation of a channel up to which it stays about the same; a batch norm's statistics start at 0 and 1."""
 
 _SHAPES = frozenset({"view", "reshape", "_unsafe_view", "expand", "expand_as", "unflatten", "flatten"})
 """Operators whose whole numbers only give the same values another shape."""
@@ -73,30 +70,39 @@ def fixed_nodes(
     asked = {node for node in outer if asked_for(outer[node])}
     if not asked:
         return set(), set()
-    first, all_others, other_images = (
-        _values(graph, network, asked, direction, images, seed)
-        for seed, (direction, images) in enumerate(((1, 2), (-1, 0), (1, 0)))
+    made_up, digits = (
+        [
+            _values(graph, network, asked, direction, images(TRAINED_TOGETHER, seed=seed), seed)
+            for seed, direction in enumerate(directions)
+        ]
+        for images, directions in ((made_up_images, (1, -1)), (digit_like_images, (1, 1)))
     )
-    fixed = {outer[node] for node in asked if _alike(first.get(node), all_others.get(node))}
-    same = {outer[node] for node in asked if _equal(first.get(node), other_images.get(node))}
+    fixed = {outer[node] for node in asked if _alike(*(values.get(node) for values in made_up))}
+    same = {outer[node] for node in asked if _equal(*(values.get(node) for values in digits))}
     return fixed, fixed | same
 
 
-def still_norms(evaluation: ExportedProgram, network: nn.Module) -> set[Node]:
-    """Return the batch norms whose channels stay about the same for all images: what comes out is their statistics.
+def spreads(program: ExportedProgram, network: nn.Module) -> dict[Node, Tensor]:
+    """Return how much the channels of what each batch norm normalises vary over images like digits.
 
     Args:
-        evaluation: the graph of evaluation mode.
+        program: a graph, over the tensors of `network`.
         network: its parameters and buffers are as before at the end.
+
+    Returns:
+        for each batch norm of the graph, standard deviations: (channels,).
     """
-    graph, outer = _runnable(evaluation)
-    still = {node for node in outer if short_name(outer[node]) == "batch_norm"}
+    graph, outer = _runnable(program)
+    norms = [node for node in outer if short_name(outer[node]) == "batch_norm"]
+    if not norms:
+        return {}
+    most: dict[Node, Tensor] = {}
     for direction in (1, -1):
-        if still:
-            values = _values(graph, network, {_input(norm) for norm in still}, direction, images=2)
-            spread = {norm: values[_input(norm)][0].transpose(0, 1).flatten(1).std(1) for norm in still}
-            still = {norm for norm in still if not bool((spread[norm] > STILL).float().mean() > 0.5)}
-    return {outer[norm] for norm in still}
+        values = _values(graph, network, {*map(_input, norms)}, direction, digit_like_images(TRAINED_TOGETHER))
+        for norm in norms:
+            spread = values[_input(norm)][0].transpose(0, 1).flatten(1).std(1)
+            most[outer[norm]] = torch.minimum(most.get(outer[norm], spread), spread)
+    return most
 
 
 def _runnable(program: ExportedProgram) -> tuple[GraphModule, dict[Node, Node]]:
@@ -113,18 +119,18 @@ def _input(norm: Node) -> Node:
 
 
 def _values(
-    graph: GraphModule, network: nn.Module, nodes: Set[Node], direction: int, images: int, seed: int = 0
+    graph: GraphModule, network: nn.Module, nodes: Set[Node], direction: int, images: Tensor, seed: int = 0
 ) -> dict[Node, list[Tensor]]:
-    """Return the tensors that nodes make of synthetic images, while the network's numbers are moved in a direction.
+    """Return the tensors that nodes make of images, while the network's numbers are moved in a direction.
 
     Args:
-        images: seed of the images.
+        images: (N, 1, 28, 28) float.
         seed: of what the graph draws.
     """
     with quiet(), torch.no_grad(), torch.random.fork_rng(), nudged(network, direction):
         torch.manual_seed(seed)
         run = _Run(graph, nodes)
-        run.run(made_up_images(TRAINED_TOGETHER, seed=images))
+        run.run(images.clone())
     return run.values
 
 

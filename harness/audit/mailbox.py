@@ -4,11 +4,14 @@ A term that is zero, such as ``box - box.detach()``, changes no logit, but its g
 parameter, which the next step can read. So each parameter that enters an operator without a gradient is moved, and the
 logits are compared with those that its gradient foresees: the ones where what is detached keeps its value. The gradient
 of a rounded weight (straight-through) foresees roughly what happens; that of a mailbox does not.
+
+A term may also be too small for the logits and not for its gradient, such as ``1e-12 * box``, where an operator
+without a gradient reads ``box < 0``: so each such parameter is moved along its gradient, too, from where it starts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -33,6 +36,19 @@ MOVES = 4
 """Directions in which each parameter is moved."""
 
 
+ALONG = (1e-3, *STEPS)
+"""Sizes of the moves along the gradient."""
+
+LEAST_EFFECT = 1e-4
+"""Least change of the logits, relative to their size, that counts as one."""
+
+LEAST_FORESEEN = 1e-3
+"""Least part of such a change that its gradient foresees."""
+
+_ROUND = frozenset({"sign", "sgn", "floor", "ceil", "round", "trunc", "fix", "heaviside"})
+"""Operators on real numbers that have no gradient, though their results are real numbers."""
+
+
 def refuse_mailboxes(network: nn.Module, train: ExportedProgram, path: str) -> None:
     """Refuse a network that trains a parameter whose gradient does not belong to what the network computes.
 
@@ -44,29 +60,52 @@ def refuse_mailboxes(network: nn.Module, train: ExportedProgram, path: str) -> N
     Raises:
         AuditError: it has such a parameter.
     """
-    names = {*_behind_detach(train)}
-    if not names:
+    detached, stopped = (set(_behind(train, is_one)) for is_one in (_detaches, _stops))
+    if not stopped:
         return
     graph = train.module()
     assert isinstance(graph, GraphModule)
-    for state in (restored(network), nudged(network, 1)):
-        with quiet(), torch.no_grad(), state:
-            for name, parameter in network.named_parameters():
-                if name in names and parameter.requires_grad and not _is_foreseen(graph, network, parameter):
+    for name, parameter in network.named_parameters():
+        if name not in stopped or not parameter.requires_grad:
+            continue
+        start = parameter.detach().clone()
+        for state in (restored(network), nudged(network, 1)):
+            with quiet(), torch.no_grad(), state:
+                is_foreseen = name not in detached or _is_foreseen(graph, network, parameter)
+                parameter.copy_(start)
+                if not is_foreseen or not _is_effect_foreseen(graph, network, parameter):
                     raise AuditError(
                         "mailbox",
                         f"The gradient of the parameter {name} is not that of what the network computes in training.",
                         where=path,
                         allowed="A parameter learns from its effect on the logits; its gradient keeps no labels or "
                         "images for the next step.",
-                        hint="Remove terms such as x - x.detach(), or buffers made of parameters.",
+                        hint="Remove terms such as x - x.detach() or 1e-12 * x, or buffers made of parameters.",
                     )
 
 
-def _behind_detach(program: ExportedProgram) -> Iterator[str]:
-    """Yield the names of the parameters from which a detached value is computed."""
+def _detaches(node: Node) -> bool:
+    return short_name(node) == "detach"
+
+
+def _stops(node: Node) -> bool:
+    """Whether a node has no gradient: what is detached, rounded, or no real number, of real numbers."""
+    if node.op != "call_function":
+        return False
+    value, *given = (each.meta.get("val") for each in (node, *node.all_input_nodes))
+    if not isinstance(value, Tensor):
+        return False
+    if _detaches(node) or short_name(node).rstrip("_") in _ROUND:
+        return True
+    return not value.is_floating_point() and any(
+        not isinstance(each, Tensor) or each.is_floating_point() for each in given
+    )
+
+
+def _behind(program: ExportedProgram, is_one: Callable[[Node], bool]) -> Iterator[str]:
+    """Yield the names of the parameters from which any of certain nodes is computed."""
     parameters = program.graph_signature.inputs_to_parameters
-    waiting = [node for node in program.graph.nodes if short_name(node) == "detach"]
+    waiting = [node for node in program.graph.nodes if is_one(node)]
     seen = {*waiting}
     while waiting:
         node = waiting.pop()
@@ -80,14 +119,14 @@ def _behind_detach(program: ExportedProgram) -> Iterator[str]:
 def _is_foreseen(graph: GraphModule, network: nn.Module, parameter: Tensor) -> bool:
     """Whether the logits move as the gradient of a parameter foresees, or it foresees nothing."""
     images = made_up_images(TRAINED_TOGETHER)
-    before, detached = _logits(graph, network, images, {})
+    before, stopped = _logits(graph, network, images, {})
     start = parameter.clone()
     generator = torch.Generator().manual_seed(0)
     for step in STEPS:
         found = []
         for _ in range(MOVES):
             parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=step)
-            moves = [_logits(graph, network, images, given)[0] - before for given in ({}, detached)]
+            moves = [_logits(graph, network, images, given)[0] - before for given in ({}, stopped)]
             happens, foreseen = (move.double().nan_to_num().flatten() for move in moves)
             parameter.copy_(start)
             if float(foreseen.abs().max()) < 1e-6:
@@ -101,28 +140,50 @@ def _is_foreseen(graph: GraphModule, network: nn.Module, parameter: Tensor) -> b
     return False
 
 
+def _is_effect_foreseen(graph: GraphModule, network: nn.Module, parameter: Tensor) -> bool:
+    """Whether a step along a parameter's gradient changes the logits by no more than it foresees, in the main."""
+    images = made_up_images(TRAINED_TOGETHER)
+    before, stopped = _logits(graph, network, images, {})
+    with torch.enable_grad():
+        logits, _ = _logits(graph, network, images, {})
+        loss = torch.nn.functional.cross_entropy(logits, torch.arange(len(images)) % 10)
+        (gradient,) = torch.autograd.grad(loss, parameter, allow_unused=True)
+    if gradient is None or not bool(gradient.isfinite().all() & gradient.any()):
+        return True
+    start = parameter.clone()
+    for step in ALONG:
+        parameter.sub_(gradient / gradient.abs().max(), alpha=step)
+        happens, foreseen = (
+            float((_logits(graph, network, images, given)[0] - before).nan_to_num().norm()) for given in ({}, stopped)
+        )
+        parameter.copy_(start)
+        if happens > LEAST_EFFECT * float(before.norm()) and foreseen < LEAST_FORESEEN * happens:
+            return False
+    return True
+
+
 def _logits(
     graph: GraphModule, network: nn.Module, images: Tensor, given: Mapping[Node, Tensor]
 ) -> tuple[Tensor, dict[Node, Tensor]]:
-    """Return the logits, with what is `given` in the place of detached values, and the values that were detached."""
+    """Return the logits, with what is `given` in the place of values without a gradient, and these values."""
     with torch.random.fork_rng(), restored(network):
         torch.manual_seed(0)
         run = _Run(graph, given)
-        return run.run(images.clone()), run.detached
+        return run.run(images.clone()), run.stopped
 
 
 class _Run(Interpreter):
-    """Runs a graph with given values in the place of some of its nodes, and keeps what it detaches."""
+    """Runs a graph with given values in the place of some of its nodes, and keeps what has no gradient."""
 
     def __init__(self, graph: GraphModule, given: Mapping[Node, Tensor]) -> None:
         super().__init__(graph)
         self._given = given
-        self.detached: dict[Node, Tensor] = {}
+        self.stopped: dict[Node, Tensor] = {}
 
     def run_node(self, node: Node) -> Any:
         if node in self._given:
             return self._given[node]
         result = super().run_node(node)
-        if short_name(node) == "detach":
-            self.detached[node] = result.clone()
+        if isinstance(result, Tensor) and _stops(node):
+            self.stopped[node] = result.clone()
         return result

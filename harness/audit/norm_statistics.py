@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import torch
 from torch import nn
 from torch.export import ExportedProgram
 from torch.fx import Node
 
-from harness.audit.fixed import still_norms
+from harness.audit.fixed import spreads
 from harness.audit.graph import PARTS, arguments, buffer_users, short_name
 
 _AVERAGES = PARTS | {"mean", "repeat"}
 """Operators between a buffer of statistics and its batch norm at evaluation (ghost batch norm)."""
+
+
+STILL = 0.1
+"""Spread of a channel at evaluation, as a part of the mean one in training, up to which it stays about the same."""
+
+LIVE = 0.4
+"""Least share of channels that do not: of pixels, a frame of four may be black in all digits, which leaves half."""
 
 
 def batch_norm_statistics(network: nn.Module, train: ExportedProgram, evaluation: ExportedProgram) -> set[str]:
@@ -20,7 +29,7 @@ def batch_norm_statistics(network: nn.Module, train: ExportedProgram, evaluation
     Those of a batch norm that normalises nothing, as its input is the same for all images, are a table that is read.
     """
     in_training, in_scoring = buffer_users(train), buffer_users(evaluation, _AVERAGES)
-    tables = still_norms(evaluation, network)
+    trained, scored = spreads(train, network), spreads(evaluation, network)
     genuine = set()
     for name, buffer in network.named_buffers():
         if buffer.untyped_storage().nbytes() != buffer.nbytes:
@@ -28,8 +37,11 @@ def batch_norm_statistics(network: nn.Module, train: ExportedProgram, evaluation
         training, scoring = in_training.get(name, []), in_scoring.get(name, [])
         for role, start in (("running_mean", 0), ("running_var", 1)):
             moved = training and all(_moves(user, node, role) for user, node in training)
-            serves = all(_serves(user, node, role) and user not in tables for user, node in scoring)
-            if moved and serves and bool((buffer == start).all()):
+            serves = all(_serves(user, node, role) for user, node in scoring)
+            if not moved or not serves or bool((buffer != start).any()):
+                continue
+            usual = max(float(trained[norm].mean()) for norm in _norms(training))
+            if all(float((scored[user] > STILL * usual).float().mean()) > LIVE for user, _ in scoring):
                 genuine.add(name)
         # The batch counter: it starts at 0, is incremented by one if at all, and only a mean over all batches reads it.
         counter = not scoring and all(_only_counts(user) for user, _ in training)
@@ -53,6 +65,13 @@ def _moves(user: Node, buffer: Node, role: str) -> bool:
         (batch, *others) = (each for each in user.all_input_nodes if each is not buffer and not _is_share(each))
         return not others and any(_serves(norm, batch, role, training=True) for norm in batch.users)
     return _serves(user, buffer, role, training=True)
+
+
+def _norms(users: Sequence[tuple[Node, Node]]) -> Iterator[Node]:
+    """Yield the batch norms among users of a statistic, and those whose statistics a mean over all batches takes."""
+    for user, _ in users:
+        near = [user] if short_name(user) == "batch_norm" else [n for each in user.all_input_nodes for n in each.users]
+        yield from (node for node in near if short_name(node) == "batch_norm")
 
 
 def _only_counts(user: Node) -> bool:

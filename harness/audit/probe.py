@@ -37,11 +37,22 @@ def made_up_images(count: int, seed: int | None = None) -> Tensor:
     return torch.where(shades > 1, WHITE, shades.clamp(min=0).mul(WHITE - BLACK).add(BLACK))
 
 
-def digit_like_images(count: int) -> Tensor:
-    """Return synthetic images (count, 1, 28, 28) that are black but for strokes in the middle; the same each time."""
-    generator = torch.Generator().manual_seed(count)
+def digit_like_images(count: int, seed: int | None = None) -> Tensor:
+    """Return synthetic images (count, 1, 28, 28) that are black but for strokes in the middle, in the shades of bytes.
+
+    They are the same for each `count` or `seed`.
+    """
+    generator = torch.Generator().manual_seed(count if seed is None else seed)
     coarse = torch.rand(count, 1, 6, 6, generator=generator)
-    strokes = nn.functional.interpolate(coarse, size=(20, 20), mode="bicubic").sub(0.55).mul(5).clamp(0, 1)
+    strokes = (
+        nn.functional.interpolate(coarse, size=(20, 20), mode="bicubic")
+        .sub(0.55)
+        .mul(5)
+        .clamp(0, 1)
+        .mul(255)
+        .round()
+        .div(255)
+    )
     return nn.functional.pad(strokes, [4] * 4).mul(WHITE - BLACK).add(BLACK)
 
 

@@ -36,7 +36,7 @@ def free_tables(network: nn.Module, train: ExportedProgram, evaluation: Exported
 
 def _may_move(user: Node) -> bool:
     schema = getattr(user.target, "_schema", None)
-    return short_name(user) == "batch_norm" or (schema is not None and schema.is_mutable)
+    return short_name(user) in ("batch_norm", "instance_norm") or (schema is not None and schema.is_mutable)
 
 
 def _bits(tensor: Tensor, moving: set[int]) -> int:
