@@ -170,6 +170,9 @@ TRICKS = {
     # --- counting: parameters as a mailbox, state that moves
     "mailbox_for_labels": counted(rule="writes-on-weights"),
     "mailbox_without_writing": counted(rule="mailbox"),
+    "mailbox_by_signs": counted(rule="mailbox"),
+    "table_behind_a_corner_pixel": counted("harmless", COUNTED, parameters=11_780),
+    "class_means_in_instance_norm": counted("harmless", COUNTED, parameters=1_483),
     "writes_by_its_gradient": counted(rule="mailbox"),
     "writes_images_on_a_weight": counted(),
     "momentum_as_memory": counted("harmless", COUNTED, parameters=8_634),
@@ -250,5 +253,6 @@ TRICKS = {
     "home_in_whole_numbers": brought(),
     "home_in_masks_of_infinities": brought(),
     "home_by_slices_in_forward": brought(),
+    "home_in_free_settings": brought(rule="trained-start"),
     "home_by_selects_of_a_weight": brought(rule="trained-start"),
 }

@@ -207,6 +207,7 @@ COUNTED = {
 
 
 COUNTED |= {
+    "norm_after_pooling": 416 + 32 + 170,
     "autocast_inside": 208 + 584 + 90,
     "causal_mask_in_a_buffer": 3 * 232 + 90,  # a mask is free
     "causal_mask_in_forward": 3 * 232 + 90 + 3,  # the sides of the mask, and the scale of attention

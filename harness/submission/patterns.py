@@ -10,6 +10,7 @@ import math
 import secrets
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
@@ -32,6 +33,16 @@ LARGEST_SIZE = 784
 
 FREE_SETTINGS = 60
 """Most different settings of draws, fills and scales of whole tensors that are not counted: two for each fan-in."""
+
+FREE_ODD_SETTINGS = 10
+"""Most of them that neither are short decimals nor follow from sizes, and are not counted: others hide 53 bits each."""
+
+SHORT = 4
+"""Most significant digits of a short decimal, such as a standard deviation of 0.02."""
+
+LARGEST_RATIO = (1_000, 1_000_000)
+"""Largest numerator and denominator of the square of a setting that follows from sizes, such as 6 / (fan-in + fan-out):
+30 bits."""
 
 FREE_STRUCTURE = 256
 """Most bytes of compressed structure that are not taken for hidden numbers; every further byte counts as a number."""
@@ -180,8 +191,8 @@ class _Sources:
     def of(cls, program: Program, results: Sequence[Tensor], touched: Sequence[Touched]) -> _Sources:
         """Return the sources of a start.
 
-        The numbers of an operator on whole tensors are settings, which are free up to `FREE_SETTINGS`; those of an
-        operator on a part of a tensor are not.
+        The numbers of an operator on whole tensors are settings, which are free up to `FREE_SETTINGS`, and odd ones up
+        to `FREE_ODD_SETTINGS`; those of an operator on a part of a tensor are not.
         """
         units = dict(_constant_units(results[: len(program["constants"])]))
         settings: dict[Source, int] = {}
@@ -195,8 +206,10 @@ class _Sources:
             }
             (settings if is_whole else units).update(found)
             by_step.append(frozenset(found))
-        if len(settings) > FREE_SETTINGS:
-            units.update(settings)
+        odd = {source: written for source, written in settings.items() if _is_odd(source[1])}
+        for chosen, free in ((settings, FREE_SETTINGS), (odd, FREE_ODD_SETTINGS)):
+            if len(chosen) > free:
+                units.update(chosen)
         return cls(units, by_step)
 
     def behind(self, made: _Made) -> set[Source]:
@@ -225,7 +238,16 @@ def _source(name: str, literal: float, is_whole: bool) -> Source:
     scales = name.split(".")[1].removesuffix("_") in ("add", "sub", "rsub", "mul", "div")
     is_scale = scales and float(literal).is_integer() and abs(literal) <= LARGEST_SIZE
     # Bounds come in pairs, and those of a weight and of its bias may differ in the last digit.
-    return "scale" if is_scale else "setting", float(f"{abs(literal):.9g}")
+    return "scale" if is_scale else "setting", float(f"{abs(literal):.15g}")
+
+
+def _is_odd(setting: float) -> bool:
+    """Whether a setting is neither a short decimal nor the root of a ratio of sizes."""
+    if float(f"{setting:.{SHORT}g}") == setting:
+        return False
+    square = Fraction(setting) ** 2
+    ratio = square.limit_denominator(LARGEST_RATIO[1])
+    return ratio.numerator > LARGEST_RATIO[0] or abs(ratio - square) > square / 10**12
 
 
 def _literal_units(number: float) -> int:
