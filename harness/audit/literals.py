@@ -87,7 +87,9 @@ def _written(program: ExportedProgram, network: nn.Module, path: str) -> tuple[N
             everything = node not in from_data and not _is_size(node)
             free = frozenset() if everything or node in fixed else _free_arguments(node)
             numbers = _numbers(node, everything, arguments(node).keys() - free)
-            for place in places(node) if node in same and not everything else ():
+            choices = places(node) if node in same and not everything else []
+            order += f"{short_name(node)}{choices}" if choices else ""
+            for place in choices:
                 chosen[line, place] += written_units(place)
             for number in _numbers(node, everything, free):
                 settings.setdefault(number, line)

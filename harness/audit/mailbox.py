@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Interpreter, Node
+from torch.nn.functional import cross_entropy
 
 from harness.audit.graph import short_name
 from harness.audit.probe import TRAINED_TOGETHER, made_up_images, nudged, quiet, restored
@@ -97,9 +98,12 @@ def _stops(node: Node) -> bool:
         return False
     if _detaches(node) or short_name(node).rstrip("_") in _ROUND:
         return True
-    return not value.is_floating_point() and any(
-        not isinstance(each, Tensor) or each.is_floating_point() for each in given
-    )
+    return not _is_real_or_complex(value) and any(_is_real_or_complex(each) for each in given)
+
+
+def _is_real_or_complex(value: Any) -> bool:
+    """Whether a value can have a gradient; several tensors, of which one may, count as one that can."""
+    return not isinstance(value, Tensor) or value.is_floating_point() or value.is_complex()
 
 
 def _behind(program: ExportedProgram, is_one: Callable[[Node], bool]) -> Iterator[str]:
@@ -144,9 +148,8 @@ def _is_effect_foreseen(graph: GraphModule, network: nn.Module, parameter: Tenso
     """Whether a step along a parameter's gradient changes the logits by no more than it foresees, in the main."""
     images = made_up_images(TRAINED_TOGETHER)
     before, stopped = _logits(graph, network, images, {})
-    with torch.enable_grad():
-        logits, _ = _logits(graph, network, images, {})
-        loss = torch.nn.functional.cross_entropy(logits, torch.arange(len(images)) % 10)
+    with torch.random.fork_rng(), restored(network), torch.enable_grad():
+        loss = cross_entropy(_Run(graph, {}).run(images.clone()), torch.arange(len(images)) % 10)
         (gradient,) = torch.autograd.grad(loss, parameter, allow_unused=True)
     if gradient is None or not bool(gradient.isfinite().all() & gradient.any()):
         return True
