@@ -81,14 +81,14 @@ def _verified(row: Row) -> Iterator[str]:
     for found in row.verifications:
         by = f" by {printable(found.author)}" if found.author else ""
         p = "" if found.p is None else f", p = {found.p:.3f}"
-        says = f", says {printable(Path(found.origin).name)}" if found.origin else ""
-        seeds[f"{_VERDICTS[found.verdict]}{by}", found.date, f"{p}{says}"].update(found.seeds)
+        claims = f"{printable(Path(found.origin).name)} claims: " if found.origin else ""
+        seeds[f"{claims}{_VERDICTS[found.verdict]}{by}", found.date, p].update(found.seeds)
     for (verdict, date, more), trained in seeds.items():
         yield f"{verdict} ({date}, {len(trained)} seed{'' if len(trained) == 1 else 's'}{more})"
 
 
 def _unverified(row: Row, size: int | None) -> Iterator[str]:
-    """Yield that the first row of a size class is not verified."""
+    """Yield that the first row of a size class is not verified on this machine."""
     if size and not any(found.is_good for found in row.verifications):
         yield f"not verified, though the first of those up to {size:,}"
 
