@@ -550,6 +550,28 @@ class TestWithdrawal:
         assert not any(arrival.is_new for arrival in archive.import_runs(Path("../a.zip")))
         assert rank(all_journals(), "digits").rows[0].n == 1
 
+    @pytest.mark.parametrize("is_own", [True, False])
+    @pytest.mark.parametrize("disguise", ["another id", "another loss", "another seed"])
+    def test_no_import_brings_it_back(self, is_own: bool, disguise: str) -> None:
+        trained("net", 1)
+        withdrawn = trained("net", 0, 50) if is_own else from_elsewhere(finished("net", 0, 50))
+        self.withdraw(withdrawn.run_id)
+        shutil.rmtree(withdrawn.folder)
+        seed = {"seed": 7} if disguise == "another seed" else {}
+        copy = from_elsewhere(finished("net", 0, 50, job=seed), "b.zip")
+        if disguise == "another loss":
+            edit(copy, "epoch", train_loss=0.2)
+        found = board()
+        assert found.rows[0].seeds == [1]
+        why = "its seed or result was withdrawn here: the memory of that machine is bad"
+        assert [(entry.run_id, entry.reason) for entry in found.left_out] == [(copy.run_id, why)]
+        assert "withdrawn: seed 0 (the memory of that machine is bad)" in remarks_of(found)[0]
+
+    def test_training_a_withdrawn_seed_again_here_counts(self) -> None:
+        self.withdraw(trained("net", 0, 50).run_id)
+        trained("net", 0, 50)
+        assert board().rows[0].seeds == [0]
+
     @pytest.mark.parametrize("because", ["", "  ", "a\nb", "a\x1b[2J", "a" * 121])
     def test_reason_is_one_printable_line(self, because: str) -> None:
         assert self.withdraw(trained().run_id, because) == UsageError.exit_code

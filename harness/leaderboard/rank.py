@@ -27,6 +27,7 @@ from harness.leaderboard.compare import Pair, compare_leaders
 from harness.leaderboard.gaps import Gap, contradicted, find_gaps, gaps_elsewhere, lost_elsewhere
 from harness.leaderboard.row import Row, identity, names_of, row_key
 from harness.leaderboard.sample import LeftOut, Sample, choose
+from harness.leaderboard.withdrawal import brought_back
 from harness.plugins import changed_settings
 from harness.spec import Job
 from harness.statistics import leader_bound
@@ -118,7 +119,7 @@ def rank(journals: Iterable[Journal], dataset: str = "auto", studies: Sequence[S
     names = sorted({run.facts.job.dataset for run in runs}, key=lambda name: (name != "mnist", name))
     chosen = (names or ["mnist"])[0] if dataset == "auto" else dataset
     counted = [run for run in runs if run.facts.job.dataset == chosen]
-    for find in (_unreadable, partial(contradicted, register)):
+    for find in (_unreadable, partial(contradicted, register), partial(brought_back, register)):
         refused = {entry.run_id: entry for entry in find(counted)}
         counted = [run for run in counted if run.run_id not in refused]
         left_out += refused.values()
