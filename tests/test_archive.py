@@ -291,6 +291,20 @@ class TestFile:
         (arrival,) = archive.import_runs(place)
         assert "would unpack to more than" in arrival.refused
 
+    @pytest.mark.filterwarnings("ignore:Duplicate name")
+    @pytest.mark.parametrize("names", [["x0", "x1"], ["logits"] * 2, ["logits"], ["answers"]])
+    def test_arrays_that_would_fill_the_memory_are_refused(
+        self, names: list[str], elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        journal = on_digits()
+        with zipfile.ZipFile(journal.folder / "test.npz", "a", zipfile.ZIP_DEFLATED) as packed:
+            for name in names:
+                packed.writestr(f"{name}.npy", bytes(archive.LARGEST))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(elsewhere)
+            arrival = archive.receive(journal.run_id, journal.folder, "a server")
+        assert "other arrays" in arrival.refused or "would unpack to more" in arrival.refused
+
     def test_missing_and_unwritable_files_are_refused(self) -> None:
         with pytest.raises(UsageError, match="There is no file"):
             archive.import_runs(Path("nothing.zip"))
