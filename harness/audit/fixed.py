@@ -18,7 +18,8 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule, Interpreter, Node
 
 from harness.audit.graph import arguments, operators, short_name
-from harness.audit.probe import TRAINED_TOGETHER, made_up_images, nudged, quiet
+from harness.audit.probe import made_up_images, nudged, quiet
+from harness.audit.sizes import step_size
 
 ALIKE = 0.8
 """Correlation of a tensor's values in the two runs from which it is fixed; some noise would not hide a table."""
@@ -79,7 +80,7 @@ def fixed_nodes(
         with quiet(), torch.no_grad(), torch.random.fork_rng(), nudged(network, direction):
             torch.manual_seed(len(runs))
             run = _Run(graph, {*asked})
-            run.run(made_up_images(TRAINED_TOGETHER, seed=seed))
+            run.run(made_up_images(step_size(graph), seed=seed))
             runs.append(run.seen)
     first, all_others, other_images = ([run.get(inner) for inner in asked] for run in runs)
     fixed = {outer for outer, *pair in zip(asked.values(), first, all_others, strict=True) if _alike(*pair)}
@@ -103,7 +104,7 @@ def still_norms(evaluation: ExportedProgram, network: nn.Module) -> set[Node]:
     for direction in (1, -1) if norms else ():
         with quiet(), torch.no_grad(), nudged(network, direction):
             run = _Run(graph, {inner.args[0] for inner in norms})
-            run.run(made_up_images(TRAINED_TOGETHER, seed=2))
+            run.run(made_up_images(step_size(graph), seed=2))
             for inner, outer in norms.items():
                 values = run.shaped[inner.args[0]]
                 spread = values.transpose(0, 1).flatten(1).std(1)

@@ -17,7 +17,8 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule, Interpreter, Node
 
 from harness.audit.graph import short_name
-from harness.audit.probe import TRAINED_TOGETHER, made_up_images, nudged, quiet, restored
+from harness.audit.probe import made_up_images, nudged, quiet, restored
+from harness.audit.sizes import step_size
 from harness.errors import AuditError
 
 LEAST_COSINE = 0.1
@@ -79,7 +80,7 @@ def _behind_detach(program: ExportedProgram) -> Iterator[str]:
 
 def _is_foreseen(graph: GraphModule, network: nn.Module, parameter: Tensor) -> bool:
     """Whether the logits move as the gradient of a parameter foresees, or it foresees nothing."""
-    images = made_up_images(TRAINED_TOGETHER)
+    images = made_up_images(step_size(graph))
     kept: dict[Node, Any] = {}
     before = _logits(graph, network, images, kept, {})
     start = parameter.clone()
