@@ -171,4 +171,5 @@ def check(path: str | Path, settings: Mapping[str, Knob] | None = None) -> Check
         knobs, recipe = plugins.apply_settings(architecture, settings or {})
         found = runs.inspect(architecture, knobs)
     audit.enforce(found.audit.ledger, recipe, BUDGET)
+    audit.refuse_uneven_batches(found.audit.train.module(), recipe.batch_size, str(path))
     return Check(found.audit.ledger, found.model)

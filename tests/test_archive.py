@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_runs import answers_with, edit, finished
+from fake_runs import REFERENCE_RUNS, answers_with, edit, finished
 
 from harness import cli, data
 from harness.errors import DataError, UsageError
@@ -222,6 +222,43 @@ def test_network_over_budget_is_refused(elsewhere: Path, monkeypatch: pytest.Mon
     assert arrival.refused == "it is over the budget"
 
 
+def two_reference_runs(change: Callable[[dict[str, Any]], None]) -> Path:
+    """Return a file of two networks' runs; `change` edits the first one's graphs."""
+
+    def keep_two(files: dict[str, bytes], manifest: dict[str, Any]) -> None:
+        first, *_, last = manifest["trials"]
+        for name in [name for name in files if name.split("/")[0] not in (first, last)]:
+            del files[name]
+        manifest["trials"] = {first: 0, last: 0}
+        document = json.loads(files[f"{first}/network.json"])
+        change(document)
+        files[f"{first}/network.json"] = json.dumps(document).encode()
+
+    return repacked(Path(shutil.copy(REFERENCE_RUNS, "two.zip")).absolute(), keep_two)
+
+
+class TestForgedNetwork:
+    """One that harms what counts its numbers: that is a confined process, and the other runs arrive."""
+
+    def test_crash_is_a_reason(self, elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def divide_by_zero(document: dict[str, Any]) -> None:
+            for mode in ("train", "evaluation"):
+                document["graphs"][mode].insert(-1, ["call", "aten.remainder.int", [-1, 0], {}])
+                document["shown"][mode].append([0, []])
+
+        place = two_reference_runs(divide_by_zero)
+        monkeypatch.chdir(elsewhere)
+        bad, good = archive.import_runs(place)
+        assert bad.refused == "its graph is refused: the process that counts its numbers was ended by SIGFPE"
+        assert not good.refused
+
+    def test_hang_is_a_reason(self, elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        place = two_reference_runs(lambda document: document.update(unknown="a document that was not counted before"))
+        monkeypatch.chdir(elsewhere)
+        monkeypatch.setattr("harness.submission.recount.SECONDS", 0.001)
+        assert "the process that counts its numbers did not end within 0.001 s" in archive.import_runs(place)[0].refused
+
+
 class TestFile:
     def test_changed_byte_is_detected(self, elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def change(files: dict[str, bytes], _: dict[str, Any]) -> None:
@@ -290,6 +327,20 @@ class TestFile:
         monkeypatch.setattr(archive, "LARGEST", 1_000)
         (arrival,) = archive.import_runs(place)
         assert "would unpack to more than" in arrival.refused
+
+    @pytest.mark.filterwarnings("ignore:Duplicate name")
+    @pytest.mark.parametrize("names", [["x0", "x1"], ["logits"] * 2, ["logits"], ["answers"]])
+    def test_arrays_that_would_fill_the_memory_are_refused(
+        self, names: list[str], elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        journal = on_digits()
+        with zipfile.ZipFile(journal.folder / "test.npz", "a", zipfile.ZIP_DEFLATED) as packed:
+            for name in names:
+                packed.writestr(f"{name}.npy", bytes(archive.LARGEST))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(elsewhere)
+            arrival = archive.receive(journal.run_id, journal.folder, "a server")
+        assert "other arrays" in arrival.refused or "would unpack to more" in arrival.refused
 
     def test_missing_and_unwritable_files_are_refused(self) -> None:
         with pytest.raises(UsageError, match="There is no file"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,13 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.fx import GraphModule
 
 from harness import plugins
 from harness.audit import Audit, Ledger, audit, enforce, refuse_batch_dependence, refuse_uneven_batches
 from harness.audit.batch import LARGEST_BATCH
 from harness.audit.count import FREE_STATISTICS
-from harness.audit.export import MOST_IMAGES
+from harness.audit.export import MOST_IMAGES, export
 from harness.audit.probe import made_up_images
+from harness.audit.sizes import accepted_sizes, accepts, condition
 from harness.errors import AuditError, BudgetError, ContractError, Refusal
 from harness.runs import inspect
 from harness.spec import BUDGET, Recipe
@@ -43,6 +46,7 @@ REFUSED = {
     "mean_over_the_batch": Expected(AuditError, "batch"),
     "neighbour_in_the_batch": Expected(AuditError, "batch"),
     "statistics_of_the_batch": Expected(AuditError, "batch"),
+    "branch_in_training": Expected(AuditError, "export"),
     "branch_on_a_value": Expected(AuditError, "export"),
     "branch_on_the_batch": Expected(AuditError, "export"),
     "constant_counts_at_evaluation": Expected(AuditError, "export"),
@@ -156,6 +160,7 @@ REFUSED = {
     "build_returns_a_class": Expected(ContractError, "not-a-module"),
     "syntax_error": Expected(ContractError, "not-python"),
     "answers_on_a_device": Expected(ContractError, "output"),
+    "ghost_norm_of_32_images": Expected(AuditError, "uneven-batch"),
     "not_finite": Expected(ContractError, "output"),
     "returns_a_tuple": Expected(ContractError, "output"),
     "wrong_shape": Expected(ContractError, "output"),
@@ -220,6 +225,8 @@ COUNTED |= {
     "gabor_front_end": 8 * 49 + 16 + 2_010,
     "generalised_mean_pooling": 208 + 584 + 36 + 40 + 1 + 90 + 1,
     "ghost_batch_norm": 208 + 16 + 90,  # statistics of each part are free
+    "ghost_batch_norm_of_fifths": 208 + 16 + 90,
+    "ghost_norm_in_chunks": 208 + 16 + 90 + 5,  # places of the seven chunks but the first two
     "ghost_norm_in_forward": 208 + 16 + 90 + 1,  # the 2 in the code
     "index_table": 2 * 196 + 64 + 2_250,  # 196 indices are more than are free; each has 64 bits
     "mixture_of_experts": 3 * 208 + 150 + 5_130,
@@ -250,8 +257,10 @@ def refusal(name: str) -> tuple[Refusal | None, Ledger | None]:
     """Return the error a bad file ends with, and its ledger where it came that far."""
     ledger = None
     try:
-        ledger = examine(BAD / f"{name}.py").ledger
-        enforce(ledger, plugins.load(BAD / f"{name}.py").recipe, BUDGET)
+        found, recipe = examine(BAD / f"{name}.py"), plugins.load(BAD / f"{name}.py").recipe
+        ledger = found.ledger
+        enforce(ledger, recipe, BUDGET)
+        refuse_uneven_batches(found.train.module(), recipe.batch_size, str(BAD / f"{name}.py"))
     except Refusal as error:
         return error, ledger
     return None, ledger
@@ -480,13 +489,64 @@ def test_state_moves_as_in_the_network(name: str) -> None:
         torch.testing.assert_close(graph(images), network(images))
 
 
-def test_uneven_batches_are_refused_for_split_norms() -> None:
-    found = examine(VALID / "ghost_batch_norm.py")
-    refuse_uneven_batches(found, images=50_000, batch_size=128, path="here.py")
-    for images, batch_size in ((50_001, 128), (50_000, 125)):
-        with pytest.raises(AuditError, match="2 equal parts"):
-            refuse_uneven_batches(found, images, batch_size, "here.py")
-    refuse_uneven_batches(audit(linear(), "here.py"), images=3, batch_size=2, path="here.py")
+def split_norm(parts: int) -> GraphModule:
+    file = VALID / "ghost_batch_norm.py"
+    network = plugins.build_network(plugins.execute(file.read_text(), str(file)), {"splits": parts})
+    return export(network, True, str(file)).module()
+
+
+def uneven(graph: GraphModule, batch_size: int, images: int) -> list[str]:
+    with pytest.raises(AuditError) as refused:
+        refuse_uneven_batches(graph, batch_size, "here.py", images)
+    assert refused.value.rule == "uneven-batch"
+    return refused.value.lines
+
+
+@pytest.mark.parametrize("parts", [2, 3, 4, 5, 8, 16, 32])
+def test_split_norm_accepts_the_batches_that_run(parts: int) -> None:
+    graph = split_norm(parts)
+    assert accepted_sizes(graph, 200) == [*range(2 * parts, 201, parts)]
+    assert condition(graph) == f"must split into {parts} equal parts of at least 2 images"
+    for count in range(2, 100):
+        with contextlib.nullcontext() if accepts(graph, count) else pytest.raises((AssertionError, RuntimeError)):
+            graph(made_up_images(count))
+
+
+def test_uneven_batch_message_names_a_batch_size_that_works() -> None:
+    thirds = split_norm(3)
+    refuse_uneven_batches(thirds, 126, "here.py")
+    assert "3 equal parts" in uneven(thirds, 128, images=1_437)[0]
+    assert "one has 128" in uneven(thirds, 128, images=1_437)[0]
+    assert "batch_size to 129" in uneven(thirds, 128, images=1_437)[2]
+    refuse_uneven_batches(thirds, 129, "here.py", images=1_437)
+
+
+def test_uneven_batch_message_says_where_none_works() -> None:
+    halves = split_norm(2)
+    refuse_uneven_batches(halves, 128, "here.py")
+    said = uneven(halves, 128, images=1_437)
+    assert "one has 29" in said[0]
+    assert "No batch_size works for 1,437 images" in said[2]
+    assert "maps.chunk(k)" in said[2]
+
+
+def test_batch_larger_than_the_images_is_one_step() -> None:
+    thirds = split_norm(3)
+    refuse_uneven_batches(thirds, 2_000, "here.py", images=1_437)
+    assert "one has 1,436" in uneven(thirds, 2_000, images=1_436)[0]
+
+
+def test_chunks_take_the_last_batch_of_digits() -> None:
+    graph = examine(VALID / "ghost_norm_in_chunks.py").train.module()
+    assert 1_437 % 127 in accepted_sizes(graph)
+    assert "batch_size to 127" in uneven(graph, 128, images=1_437)[2]
+    refuse_uneven_batches(graph, 127, "here.py", images=1_437)
+
+
+def test_network_for_any_batch_has_no_condition() -> None:
+    graph = export(linear(), True, "here.py").module()
+    assert condition(graph) == ""
+    refuse_uneven_batches(graph, 2, "here.py", images=60_000)
 
 
 def test_old_spectral_norm_hint_names_the_new_one() -> None:

@@ -452,6 +452,15 @@ class TestCheck:
         assert cli.main(["check", "tiny.py", "--device", "cpu"]) == 8
         assert "crashed: RuntimeError: out of chalk" in capsys.readouterr().err
 
+    def test_check_says_what_a_batch_must_be(self, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        ghost = str(Path(__file__).parent / "valid_architectures" / "ghost_batch_norm.py")
+        assert cli.main(["check", ghost, "--device", "cpu"]) == 0
+        printed = " ".join(capsys.readouterr().out.split())
+        assert "in training a batch must split into 2 equal parts of at least 2 images" in printed
+        assert "no batch_size works" in printed  # digits has an odd number of images
+        assert cli.main(["check", ghost, "--set", "splits=3"]) == 4
+        assert "Set batch_size to 129." in " ".join(capsys.readouterr().err.split())
+
     def test_refusal_prints_nothing_else(self, workplace: Path, capfd: pytest.CaptureFixture[str]) -> None:
         bad = Path(__file__).parent / "bad_architectures" / "branch_on_a_value.py"
         assert cli.main(["check", str(bad)]) == 4

@@ -23,6 +23,7 @@ import harness
 from harness import cli, data, plots
 from harness.errors import DataError, UsageError
 from harness.journal import MOST_AUTHOR, Begun, Journal, Run, all_journals, archive, begun, verify_run
+from harness.journal.verifications import Verification, keep
 from harness.leaderboard import Board, held_back, lost, notes, rank, row_key, to_csv, to_html, to_markdown
 from harness.leaderboard.remarks import _REMARKS, _without_graph
 from harness.leaderboard.row import with_one_text
@@ -181,6 +182,39 @@ class TestConflict:
             "conflict: seeds 0 to 1 from a.zip and b.zip differ, as bits of other machines, modes or versions do "
             f"(a GPU, float32, torch 2, harness 1 and {HERE}); none counts until it is trained here"
         )
+
+    def test_row_that_is_wholly_in_conflict_is_shown_with_what_to_do(self) -> None:
+        finished("mine")
+        for seed in range(3):
+            from_elsewhere(finished("rival", seed, 10, recipe={"lr": 0.2}))
+            from_elsewhere(finished("rival", seed, 70, recipe={"lr": 0.2}), "forged.zip")
+        assert notes(board())[0] == (
+            f"rival is disputed and has no rank: conflict: seeds 0 to 2 from a.zip and forged.zip differ, though all "
+            f"state {HERE}; none counts until it is trained here, with: python -m harness run architectures/rival.py "
+            "--dataset mnist --set lr=0.2"
+        )
+        finished("rival", 0, 10, recipe={"lr": 0.2})
+        assert not board().disputed
+        assert [row.seeds for row in board().rows] == [[0], [0]]
+
+    @pytest.mark.parametrize("origin", ["", "forged.zip"])
+    def test_verification_of_this_machine_decides(self, origin: str) -> None:
+        finished("mine")
+        run = Run.of(from_elsewhere(finished("rival", 0, 50)))
+        keep(
+            Verification(
+                row_key(run.facts.job), "rival", "mnist", "", 0, ((0, run.digest),), (0,), (run.accuracy,),
+                "bit for bit", None, "cpu", "2", "0", origin,
+            )
+        )  # fmt: skip
+        forged = from_elsewhere(finished("rival", 0, 10), "forged.zip")
+        found = board()
+        if origin:
+            assert len(found.disputed) == 1
+            return
+        assert found.find("rival").scores == [run.accuracy]
+        assert [entry.run_id for entry in found.left_out] == [forged.run_id]
+        assert found.left_out[0].reason.endswith("; the one that was verified here counts")
 
     def test_two_contradictions_from_one_file_are_named(self) -> None:
         for errors in (50, 60):
@@ -549,6 +583,28 @@ class TestWithdrawal:
         self.withdraw(first.run_id)
         assert not any(arrival.is_new for arrival in archive.import_runs(Path("../a.zip")))
         assert rank(all_journals(), "digits").rows[0].n == 1
+
+    @pytest.mark.parametrize("is_own", [True, False])
+    @pytest.mark.parametrize("disguise", ["another id", "another loss", "another seed"])
+    def test_no_import_brings_it_back(self, is_own: bool, disguise: str) -> None:
+        trained("net", 1)
+        withdrawn = trained("net", 0, 50) if is_own else from_elsewhere(finished("net", 0, 50))
+        self.withdraw(withdrawn.run_id)
+        shutil.rmtree(withdrawn.folder)
+        seed = {"seed": 7} if disguise == "another seed" else {}
+        copy = from_elsewhere(finished("net", 0, 50, job=seed), "b.zip")
+        if disguise == "another loss":
+            edit(copy, "epoch", train_loss=0.2)
+        found = board()
+        assert found.rows[0].seeds == [1]
+        why = "its seed or result was withdrawn here: the memory of that machine is bad"
+        assert [(entry.run_id, entry.reason) for entry in found.left_out] == [(copy.run_id, why)]
+        assert "withdrawn: seed 0 (the memory of that machine is bad)" in remarks_of(found)[0]
+
+    def test_training_a_withdrawn_seed_again_here_counts(self) -> None:
+        self.withdraw(trained("net", 0, 50).run_id)
+        trained("net", 0, 50)
+        assert board().rows[0].seeds == [0]
 
     @pytest.mark.parametrize("because", ["", "  ", "a\nb", "a\x1b[2J", "a" * 121])
     def test_reason_is_one_printable_line(self, because: str) -> None:

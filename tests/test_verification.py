@@ -198,7 +198,7 @@ class TestRecord:
         monkeypatch.chdir("../there")
         assert not any(run.refused for run in archive.import_runs(place))
         assert (
-            "verified by scores by Bo (2026-09-21, 3 seeds, p = 0.400, says runs.zip)"
+            "runs.zip claims: verified by scores by Bo (2026-09-21, 3 seeds, p = 0.400)"
             in remarks_of(rank(all_journals()))[0]
         )
         archive.import_runs(place)
@@ -224,11 +224,19 @@ class TestRecord:
         keep(made_up(journals))
         assert "not verified" not in remarks_of(rank(journals))[0]
 
+    def test_claims_of_a_file_verify_no_leader(self, journals: list[Journal]) -> None:
+        claim = made_up(journals, seeds=(0,), scores=(0.9,), verdict="bit for bit", p=None)
+        receive([claim.stored], "/home/me/forged.zip")
+        said = remarks_of(rank(journals))[0]
+        assert "forged.zip claims: verified bit for bit by Bo (2026-09-21, 1 seed)" in said
+        assert "not verified, though the first of those up to 1,000" in said
+
     @pytest.mark.parametrize(
         "change",
         [
             {"author": "a\x1b[2J"}, {"author": "a" * 81}, {"p": 2}, {"time": -1}, {"seeds": []}, {"verdict": "true"},
             {"claimed": [[0, "x"]]}, {"scores": [0.9]}, {"format": 9}, {"row": None}, {"p": float("nan")},
+            {"seeds": [3, 3, 4]}, {"verdict": "bit for bit"}, {"seeds": [*range(1_001)], "scores": [0.9] * 1_001},
         ],
     )  # fmt: skip
     def test_damaged_one_does_not_count(self, journals: list[Journal], change: dict[str, Any]) -> None:

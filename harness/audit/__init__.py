@@ -8,7 +8,8 @@ graphs are trained and scored. A number that was not counted cannot affect the s
 
 There are two graphs, because a network may compute differently in its two modes: one is exported in training mode and
 trained, the other in evaluation mode and scored. Both use the same parameters and buffers, so training the one moves
-the other. Their batch size is dynamic: no branch on the number of images can select another computation.
+the other. Their batch size is dynamic: no branch on the number of images can select another computation. A training
+graph may refuse some numbers of images, and then they are not trained.
 
 The ledger counts, in 32-bit units: parameters (also frozen ones), buffers, constant tensors held by a graph, and
 numbers written into `forward`. Some are free, because they hold no knowledge of digits. All of these are bounded, so
@@ -30,6 +31,8 @@ that they cannot hide any:
 4. `network`: on the same images, the graphs give the network's outputs, gradients and updated buffers.
 5. `batch`: each prediction depends on its own image alone. The same images are evaluated in other batches, also with
    all parameters moved away from their initial values. Callers repeat this after training.
+
+`sizes` says which numbers of images a batch of the training graph may have, as ghost batch norm splits it.
 
 `state` and `mailbox` check what a training step moves: batch norm's and spectral norm's state, and parameters by the
 gradient of what the network computes.
@@ -62,16 +65,23 @@ from harness.audit.network import (
     Graphs,
     audit,
     enforce,
-    refuse_uneven_batches,
     refuse_unfaithful,
 )
 from harness.audit.probe import calls_digest, one_step
+from harness.audit.sizes import (
+    MOST_SHOWN,
+    accepted_sizes,
+    condition,
+    refuse_uneven_batches,
+    suitable_batch_size,
+)
 from harness.audit.state import refuse_storage
 from harness.audit.summary import Layer, ModelSummary, describe
 from harness.audit.tables import FREE_BITS, bits_of_table
 
 __all__ = [
     "FREE_BITS",
+    "MOST_SHOWN",
     "Audit",
     "Entry",
     "Exporter",
@@ -79,12 +89,14 @@ __all__ = [
     "Layer",
     "Ledger",
     "ModelSummary",
+    "accepted_sizes",
     "arguments",
     "audit",
     "bits_of_table",
     "calls_digest",
     "cause",
     "compressed",
+    "condition",
     "describe",
     "enforce",
     "every_tensor",
@@ -104,5 +116,6 @@ __all__ = [
     "refuse_unfaithful",
     "short_name",
     "sizes_of",
+    "suitable_batch_size",
     "written_units",
 ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import traceback
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,7 +14,8 @@ from torch.fx import Node
 from harness.audit.adapt import exportable
 from harness.audit.graph import cause, decomposed, operators, where
 from harness.audit.nested import inline_blocks
-from harness.audit.probe import gist, made_up_images, quiet
+from harness.audit.probe import TRAINED_TOGETHER, gist, made_up_images, quiet
+from harness.audit.sizes import accepted_sizes, accepts, size_that_runs
 from harness.errors import AuditError, Refusal, UsageError
 
 MOST_OPERATORS = 2_000
@@ -20,8 +23,11 @@ MOST_OPERATORS = 2_000
 indices and the order of a list are not counted, and each could hide a few bits: this limit bounds their
 number. A 30-layer network has about 400 operators."""
 
-PARTS = (1, 2, 3, 4, 6, 8, 12)
-"""Numbers of equal parts into which a batch may be split in training."""
+PARTS = (2, 3, 4, 6, 8, 12)
+"""Numbers of equal parts of a batch that are exported as such, so that graphs of earlier runs stay the same."""
+
+MANY = 20
+"""Times the images of a trial step: so many images split into 16 chunks, or 32, where 24 make fewer."""
 
 MOST_IMAGES = 65_535
 """Images in the largest batch of an exported graph: the limit of cuDNN's batch norm. A recipe has at most 60,000."""
@@ -64,27 +70,43 @@ def export(network: nn.Module, training: bool, path: str) -> ExportedProgram:
 
 
 def _exported(network: nn.Module, training: bool) -> ExportedProgram:
-    """Export a network for a batch of any size, or of any multiple of the smallest number of parts that it needs.
+    """Export a network for a batch of any size or, in training, of the sizes that its graph accepts.
 
     With a dynamic batch size, no branch on the number of images can hide a second network. In training a batch may be
-    split into equal parts, as ghost batch norm does; a prediction that is scored depends on its own image alone.
+    split into parts, as ghost batch norm does: the graph checks the number of images. A prediction that is scored
+    depends on its own image alone.
     """
-    refused: list[Exception] = []
-    for parts in PARTS if training else PARTS[:1]:
-        batch = parts * Dim("batch", min=2, max=MOST_IMAGES // parts)
-        try:
-            return torch.export.export(network, (made_up_images(3 * parts),), dynamic_shapes=({0: batch},))
-        except Exception as error:
-            refused.append(error)
-            if not any(sign in str(error) for sign in ("Constraints violated", "is invalid for input of size")):
-                break
-    raise refused[0]
+    try:
+        return _with_batch(network, 3, Dim("batch", min=2, max=MOST_IMAGES))
+    except Exception as error:
+        if not training or not any(sign in str(error) for sign in _NEEDS_PARTS):
+            raise
+        refused = error
+    count = size_that_runs(network)
+    parts_tried = PARTS if count == TRAINED_TOGETHER else ()
+    equal = [(3 * parts, parts * Dim("batch", min=2, max=MOST_IMAGES // parts)) for parts in parts_tried]
+    free = Dim.DYNAMIC(min=2, max=MOST_IMAGES)
+    best, most = None, 0
+    for images, batch in (*equal, (count, free), (MANY * count, free)):
+        with contextlib.suppress(Exception):
+            program = _with_batch(network, images, batch)
+            graph = program.module()
+            if accepts(graph, count) and accepts(graph, MANY * count):
+                return program
+            accepted = accepted_sizes(graph)
+            if len(accepted) > 2 * most and accepted[-1] >= count:
+                best, most = program, len(accepted)
+    if best:
+        return best
+    raise refused
 
 
-def parts_of_batch(program: ExportedProgram) -> int:
-    """Return how many equal parts a batch must have: the number of images is a multiple of it."""
-    images = next(node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs)
-    return int(images.meta["val"].shape[0].node.expr.as_coeff_Mul()[0])
+_NEEDS_PARTS = ("Constraints violated", "is invalid for input of size", "out of range", "values to unpack")
+"""What torch says of a network that does not take every number of images."""
+
+
+def _with_batch(network: nn.Module, images: int, batch: Any) -> ExportedProgram:
+    return torch.export.export(network, (made_up_images(images),), dynamic_shapes=({0: batch},))
 
 
 def _free_layout(program: ExportedProgram) -> None:

@@ -19,7 +19,8 @@ from torch.fx import GraphModule, Interpreter, Node
 from torch.utils._pytree import tree_leaves
 
 from harness.audit.graph import arguments, operators, short_name
-from harness.audit.probe import TRAINED_TOGETHER, digit_like_images, made_up_images, nudged, quiet
+from harness.audit.probe import digit_like_images, made_up_images, nudged, quiet
+from harness.audit.sizes import step_size
 
 ALIKE = 0.8
 """Correlation of a tensor's values in the two runs from which it is fixed; some noise would not hide a table."""
@@ -72,7 +73,7 @@ def fixed_nodes(
         return set(), set()
     made_up, digits = (
         [
-            _values(graph, network, asked, direction, images(TRAINED_TOGETHER, seed=seed), seed)
+            _values(graph, network, asked, direction, images(step_size(graph), seed=seed), seed)
             for seed, direction in enumerate(directions)
         ]
         for images, directions in ((made_up_images, (1, -1)), (digit_like_images, (1, 1)))
@@ -98,7 +99,7 @@ def spreads(program: ExportedProgram, network: nn.Module) -> dict[Node, Tensor]:
         return {}
     most: dict[Node, Tensor] = {}
     for direction in (1, -1):
-        values = _values(graph, network, {*map(_input, norms)}, direction, digit_like_images(TRAINED_TOGETHER))
+        values = _values(graph, network, {*map(_input, norms)}, direction, digit_like_images(step_size(graph)))
         for norm in norms:
             spread = values[_input(norm)][0].transpose(0, 1).flatten(1).std(1)
             most[outer[norm]] = torch.minimum(most.get(outer[norm], spread), spread)

@@ -12,11 +12,15 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from harness.audit.graph import where
 from harness.audit.probe import TRAINED_TOGETHER, made_up_images, quiet, restored
+from harness.audit.sizes import size_that_runs
 from harness.errors import AuditError, ContractError, device_hint
 
 
-def probe_forward(network: nn.Module, path: str) -> None:
+def probe_forward(network: nn.Module, path: str) -> int:
     """Run the plug-in's `forward` in both modes and check its output and its trainable tensors.
+
+    Returns:
+        A number of images that it takes in training.
 
     Raises:
         ContractError: it raises, or returns something other than (N, 10) finite float32 logits.
@@ -31,7 +35,13 @@ def probe_forward(network: nn.Module, path: str) -> None:
     hook = register_module_parameter_registration_hook(note)
     try:
         for training in (False, True):
-            predictions = _predictions_of(network, training, path)
+            count = TRAINED_TOGETHER
+            try:
+                predictions = _predictions_of(network, count, training, path)
+            except ContractError:
+                if not training or (count := size_that_runs(network)) == TRAINED_TOGETHER:
+                    raise
+                predictions = _predictions_of(network, count, training, path)
     finally:
         hook.remove()
     if made:
@@ -60,10 +70,11 @@ def probe_forward(network: nn.Module, path: str) -> None:
                 allowed="Layers are attributes or in nn.ModuleList or nn.Sequential; tensors are nn.Parameters.",
                 hint="A plain Python list or dict of layers hides them: use nn.ModuleList or nn.ModuleDict.",
             )
+    return count
 
 
-def _predictions_of(network: nn.Module, training: bool, path: str) -> Tensor:
-    images = made_up_images(TRAINED_TOGETHER)
+def _predictions_of(network: nn.Module, count: int, training: bool, path: str) -> Tensor:
+    images = made_up_images(count)
     try:
         with restored(network), quiet():
             network.train(training)

@@ -21,7 +21,8 @@ from torch.fx import GraphModule, Interpreter, Node
 from torch.nn.functional import cross_entropy
 
 from harness.audit.graph import short_name
-from harness.audit.probe import TRAINED_TOGETHER, made_up_images, nudged, quiet, restored
+from harness.audit.probe import made_up_images, nudged, quiet, restored
+from harness.audit.sizes import step_size
 from harness.errors import AuditError
 
 LEAST_COSINE = 0.1
@@ -122,7 +123,7 @@ def _behind(program: ExportedProgram, is_one: Callable[[Node], bool]) -> Iterato
 
 def _is_foreseen(graph: GraphModule, network: nn.Module, parameter: Tensor) -> bool:
     """Whether the logits move as the gradient of a parameter foresees, or it foresees nothing."""
-    images = made_up_images(TRAINED_TOGETHER)
+    images = made_up_images(step_size(graph))
     before, stopped = _logits(graph, network, images, {})
     start = parameter.clone()
     generator = torch.Generator().manual_seed(0)
@@ -146,7 +147,7 @@ def _is_foreseen(graph: GraphModule, network: nn.Module, parameter: Tensor) -> b
 
 def _is_effect_foreseen(graph: GraphModule, network: nn.Module, parameter: Tensor) -> bool:
     """Whether a step along a parameter's gradient changes the logits by no more than it foresees, in the main."""
-    images = made_up_images(TRAINED_TOGETHER)
+    images = made_up_images(step_size(graph))
     before, stopped = _logits(graph, network, images, {})
     with torch.random.fork_rng(), restored(network), torch.enable_grad():
         loss = cross_entropy(_Run(graph, {}).run(images.clone()), torch.arange(len(images)) % 10)

@@ -23,7 +23,6 @@ from harness.audit.batch import refuse_batch_dependence
 from harness.audit.count import Ledger, count
 from harness.audit.export import (
     export,
-    parts_of_batch,
     refuse_change_at_evaluation,
     refuse_foreign_operators,
 )
@@ -32,7 +31,6 @@ from harness.audit.graph import every_tensor, on_device
 from harness.audit.mailbox import refuse_mailboxes
 from harness.audit.probe import (
     TOLERANCE,
-    TRAINED_TOGETHER,
     digit_like_images,
     gist,
     made_up_images,
@@ -42,6 +40,7 @@ from harness.audit.probe import (
     relative_distance,
     restored,
 )
+from harness.audit.sizes import step_size
 from harness.audit.state import refuse_other_state, refuse_storage
 from harness.errors import AuditError, BudgetError, ContractError
 from harness.spec import Budget, Recipe
@@ -195,38 +194,14 @@ def enforce(ledger: Ledger, recipe: Recipe, budget: Budget) -> None:
         )
 
 
-def refuse_uneven_batches(found: Audit, images: int, batch_size: int, path: str) -> None:
-    """Refuse a training whose batches cannot be split into the equal parts that the network needs (ghost batch norm).
-
-    Args:
-        found: the audit of the network.
-        images: images of an epoch; the last, short batch holds what remains of them.
-        batch_size: images of a step.
-        path: file name for messages.
-
-    Raises:
-        AuditError: the number of images of a step is no multiple of the number of parts.
-    """
-    parts = parts_of_batch(found.train)
-    uneven = [size for size in (batch_size, images % batch_size) if size % parts]
-    if uneven:
-        raise AuditError(
-            "uneven-batch",
-            f"In training the network splits a batch into {parts} equal parts, but a batch has {uneven[0]} images.",
-            where=path,
-            allowed=f"Each batch is a multiple of {parts} images, also the last of the {images:,} of an epoch.",
-            hint="Set another batch_size, or another number of parts.",
-        )
-
-
-def refuse_unfaithful(network: nn.Module, train: nn.Module, evaluation: nn.Module, path: str) -> None:
+def refuse_unfaithful(network: nn.Module, train: GraphModule, evaluation: nn.Module, path: str) -> None:
     """Refuse a network whose graphs give other outputs, gradients or buffers than the network itself.
 
     Raises:
         AuditError: they do, or the network modifies its images.
         ContractError: the backward pass raised.
     """
-    images = made_up_images(TRAINED_TOGETHER, seed=0)  # others than before: a network may have kept those
+    images = made_up_images(step_size(train), seed=0)  # others than before: a network may have kept those
     worst = distance(network, train, evaluation, images, path)
     if worst > TOLERANCE:
         raise AuditError(
@@ -236,7 +211,7 @@ def refuse_unfaithful(network: nn.Module, train: nn.Module, evaluation: nn.Modul
             allowed="The graph is what trains and is scored: no Python randomness, counters or custom gradients.",
             hint="Use torch operators for randomness and detach() for gradients; keep no state in Python.",
         )
-    if not torch.equal(images, made_up_images(TRAINED_TOGETHER, seed=0)):
+    if not torch.equal(images, made_up_images(len(images), seed=0)):
         raise AuditError(
             "writes-on-images",
             "The network modifies the images it is given.",

@@ -21,7 +21,7 @@ TOLERANCE = 1e-4
 
 
 TRAINED_TOGETHER = 24
-"""Images in the batch of a trial step: many parts of a batch are as large as others, as ghost batch norm needs."""
+"""Fewest images in the batch of a trial step: many numbers of parts of them are equal, as ghost batch norm needs."""
 
 BLACK, WHITE = -0.4242129623889923, 2.821486711502075
 """The normalised values of bytes 0 and 255 in digits, which most of their pixels have."""
@@ -69,13 +69,17 @@ class _CallRecorder(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def calls_digest(network: nn.Module) -> str:
-    """Return a digest of the operators that a network calls in both modes, in order: it differs for another network."""
+def calls_digest(network: nn.Module, images: int) -> str:
+    """Return a digest of the operators that a network calls in both modes, in order: it differs for another network.
+
+    Args:
+        images: number of images that it takes in training.
+    """
 
     def run() -> None:
         for training in (False, True):
             network.train(training)
-            network(made_up_images(TRAINED_TOGETHER))
+            network(made_up_images(images))
 
     with torch.random.fork_rng(), restored(network), quiet(), torch.no_grad():
         network.train()

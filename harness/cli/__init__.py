@@ -65,7 +65,7 @@ def _dispatch(arguments: Sequence[str], isolated: bool) -> int:
             allowed=f"Allowed: {', '.join(COMMANDS)}.",
             hint=did_you_mean(name, COMMANDS) or "python -m harness --help describes each command.",
         )
-    if name in PLUG_IN_COMMANDS:
+    if name in PLUG_IN_COMMANDS or "--import" in arguments:
         confine.prepare("harness.submission.child", "harness.plugins.study")  # it imports while this process does
     module = importlib.import_module(f"harness.cli.{name}")
     parser = _Parser(

@@ -13,6 +13,7 @@ import contextlib
 from dataclasses import replace
 
 import torch
+from torch.fx import GraphModule
 
 from harness import audit, data, plugins, runs
 from harness.cli import options, progress, session
@@ -58,8 +59,12 @@ def _check(path: str, given: dict[str, str], device: str | None) -> None:
     print_model(model)
     warn_of_softmax(model)
     audit.enforce(found.ledger, recipe, BUDGET)
+    train = found.train.module()
+    audit.refuse_uneven_batches(train, recipe.batch_size, path)
+    if demanded := audit.condition(train):
+        console.print(f"in training a batch {demanded}; batch_size {recipe.batch_size} suits MNIST")
     if device:
-        _warm_up(architecture, knobs, recipe, device)
+        _warm_up(architecture, knobs, recipe, device, train)
     else:
         graphs = found.own_graphs(torch.device("cpu"))
         choice = choose_compatible(compute.mode_for_this_machine("cpu", 0), graphs.train, graphs.evaluation, path)
@@ -72,9 +77,16 @@ def _check(path: str, given: dict[str, str], device: str | None) -> None:
     )
 
 
-def _warm_up(architecture: Architecture, knobs: dict[str, Knob], recipe: Recipe, device: str) -> None:
+def _warm_up(
+    architecture: Architecture, knobs: dict[str, Knob], recipe: Recipe, device: str, train: GraphModule
+) -> None:
     """Prepare training on the digits dataset, which is always available, and report how it is computed."""
-    ready = runs.jobs(architecture, knobs, replace(recipe, batch_size=BATCH), data.load("digits"), range(1), device)
+    digits = data.load("digits")
+    size = audit.suitable_batch_size(train, len(digits.train.labels), BATCH)
+    if size is None:
+        console.print("how it trains cannot be tried on digits: no batch_size works there")
+        return
+    ready = runs.jobs(architecture, knobs, replace(recipe, batch_size=size), digits, range(1), device)
     with contextlib.closing(runs.train(ready[0])) as events, runs.raising_crashes(ready[0]):
         started = next(events)
     assert isinstance(started, runs.Started)

@@ -50,7 +50,8 @@ verifications that are not concluded.
 
 **Archive.** `archive` packs finished runs into one zip with a SHA-256 for each entry, and imports such a file. An
 imported run is only ever read: no plug-in of it is executed, nothing of it is unpickled, and the board marks it. On
-arrival `recount` rebuilds its network from ``network.json``, audits it, and compares ledger and hash with the record.
+arrival `recount` has a confined process count its network from ``network.json``, and compares ledger and hash with the
+record.
 
 **What the format promises.** Field names are never renamed, as every recorded run carries them: those of the
 dataclasses that are written by field (``tests/test_recorded_names.py`` lists them) and the keys of the events, such as

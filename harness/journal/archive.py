@@ -24,7 +24,7 @@ import numpy as np
 
 from harness.errors import DataError, HarnessError, UsageError
 from harness.journal.journal import CARRIED, OUTCOME, SUBMISSION, Journal, journal_folder, safe_name
-from harness.journal.outcome import read_outcome, write_outcome
+from harness.journal.outcome import ARRAYS, read_outcome, write_outcome
 from harness.journal.recount import recount
 from harness.journal.verifications import Verification
 from harness.journal.verifications import receive as receive_verifications
@@ -184,19 +184,27 @@ def _unpack(archive: zipfile.ZipFile, hashes: Mapping[str, str], run_id: str, na
     return content
 
 
-def _read(archive: zipfile.ZipFile, entry: str) -> bytes:
+def _read(archive: zipfile.ZipFile, entry: str, most: int | None = None) -> bytes:
+    most = LARGEST if most is None else most
     with archive.open(entry) as packed:
-        content = packed.read(LARGEST + 1)  # the size that the archive states need not be true
-    if len(content) > LARGEST:
+        content = packed.read(most + 1)  # the size that the archive states need not be true
+    if len(content) > most:
         raise DataError(f"{entry} would unpack to more than {LARGEST:,} bytes")
     return content
 
 
 def _refuse_bomb(packed: bytes) -> None:
-    """Refuse arrays that would unpack to more than `LARGEST`, whatever size their file states."""
+    """Refuse other arrays than a test pass has, and those that together would unpack to more than `LARGEST`.
+
+    The sizes that their file states need not be true.
+    """
     with zipfile.ZipFile(io.BytesIO(packed)) as archive:
-        for entry in archive.namelist():
-            _read(archive, entry)
+        names = archive.namelist()
+        if len(names) > len(ARRAYS) or not {*names} <= {f"{name}.npy" for name in ARRAYS}:
+            raise DataError(f"{OUTCOME} holds other arrays than a test pass has")
+        left = LARGEST
+        for entry in names:
+            left -= len(_read(archive, entry, left))
 
 
 def _take(

@@ -7,7 +7,7 @@ off before the next one is written.
 
     begun      a run is about to take its first step: run, row, title, dataset, seed, protocol
     finished   it has its result: run, result (see `harness.journal.outcome.result_digest`)
-    withdrawn  a user withdrew it: as ``begun``, and because
+    withdrawn  a user withdrew it: as ``begun``, because, and result
 
 The owner of the machine can write the whole file anew, or cut off its last lines. The register shows what was deleted;
 it is no proof against a person who forges it.
@@ -112,13 +112,13 @@ def finish(run_id: str, result: str) -> None:
     _append("finished", run=run_id, result=result)
 
 
-def withdraw(run: Begun, because: str) -> None:
-    """Add that a user withdrew a run.
+def withdraw(run: Begun, because: str, result: str) -> None:
+    """Add that a user withdrew a run, and the hash of its result.
 
     Raises:
         UsageError: the file cannot be written.
     """
-    _append("withdrawn", **asdict(run), because=because)
+    _append("withdrawn", **asdict(run), because=because, result=result)
 
 
 def read() -> Register:
@@ -168,7 +168,8 @@ def _note(runs: dict[str, Entry], content: Mapping[str, Any]) -> None:
     )
     known = runs.setdefault(run.run, Entry(run, _number(content["time"], _LATEST)))
     if event == "withdrawn":
-        runs[run.run] = replace(known, withdrawn=_text(content["because"]))
+        result = known.result or _text(content.get("result", ""))  # older lines have none
+        runs[run.run] = replace(known, withdrawn=_text(content["because"]), result=result)
 
 
 def _text(value: Any) -> str:

@@ -33,6 +33,10 @@ class Outcome:
     images: np.ndarray
 
 
+ARRAYS = frozenset({declared.name for declared in fields(Outcome)} | {"logits"})
+"""The names of all arrays that are ever written with an outcome."""
+
+
 def result_digest(losses: Sequence[float], correct: np.ndarray) -> str:
     """Return a SHA-256 of what a training came to.
 

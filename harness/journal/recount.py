@@ -1,7 +1,8 @@
 """Ledgers counted again from the stored graph, when a record arrives from elsewhere.
 
-The network is rebuilt from the stored document, which is data: no plug-in is executed. It takes about a second, so it
-is done on arrival and not each time a board is made, and once for all seeds of a network.
+The network is rebuilt from the stored document, which is data: no plug-in is executed. A forged document can crash or
+hang what rebuilds it, so a confined process does. It takes about a second, so it is done on arrival and not each time
+a board is made, and once for all seeds of a network.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.audit import Entry
-from harness.errors import DataError, Refusal
+from harness.errors import DataError, HarnessError
 from harness.journal.journal import Journal
 from harness.journal.record import RunStart
-from harness.submission import Submission, ledger_of
+from harness.submission import recounted
 
 
 @dataclass(frozen=True)
@@ -50,14 +51,14 @@ def counted(document: str, path: str) -> Counted:
     """
     key = hashlib.sha256(document.encode()).hexdigest()
     if key not in _known:
-        _known[key] = _counted(Submission(document), path)
+        _known[key] = _counted(document, path)
     return _known[key]
 
 
-def _counted(data: Submission, path: str) -> Counted:
+def _counted(document: str, path: str) -> Counted:
     try:
-        return Counted(data.hash, ledger_of(data, path).entries)
-    except Refusal as error:
+        return Counted(*recounted(document, path))
+    except HarnessError as error:
         return Counted("", refused=error.message)
     except Exception as error:  # a forged document can raise anything
         return Counted("", refused=f"it cannot be rebuilt ({type(error).__name__})")

@@ -1,8 +1,8 @@
 """Records of verifications: rows that were trained again from their stored graphs, ``mlruns/verifications/*.json``.
 
 Such a training is no run: it has no journal, so it is no further seed of its row and is never used as one. A record
-names the claimed runs by seed and result, so it says nothing of a run that came later. It is a claim like a run: what
-another machine says it verified is shown with its place.
+names the claimed runs by seed and result, so it says nothing of a run that came later. What another machine says it
+verified is a claim, which boards show with its place.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args
 
 from harness.journal.journal import DAMAGE, journal_folder, writing
 from harness.journal.record import MOST_AUTHOR
+from harness.spec import MOST_SEEDS
 
 FORMAT = 1
 
@@ -38,7 +39,7 @@ class Verification:
         author: who verified it, or empty.
         time: when, in milliseconds since 1970.
         claimed: seed and result (see `result_digest`) of each run that it is about.
-        seeds: the seeds that were trained, and `scores` their scores, as fractions of 1.
+        seeds: the seeds that were trained, each once, and `scores` their scores, as fractions of 1.
         verdict: bit for bit, if every training gave the claimed result; else what a test of the scores says.
         p: the p-value of that test; None without one.
         device: where it was trained, with the compute mode.
@@ -82,6 +83,10 @@ class Verification:
         _check(bool(found.seeds and found.claimed) and len(found.seeds) == len(found.scores))
         _check(found.verdict in get_args(Verdict))
         claimed = tuple((seed, result) for seed, result in found.claimed)
+        of_claims = [seed for seed, _ in claimed]
+        for seeds in (found.seeds, of_claims):
+            _check(len({*seeds}) == len(seeds) <= MOST_SEEDS)
+        _check(found.verdict != "bit for bit" or {*found.seeds} <= {*of_claims})
         return replace(found, claimed=claimed, seeds=tuple(found.seeds), scores=tuple(found.scores))
 
     @property
@@ -96,8 +101,8 @@ class Verification:
 
     @property
     def is_good(self) -> bool:
-        """Whether it speaks for the row."""
-        return self.verdict in ("bit for bit", "agrees")
+        """Whether it speaks for the row; what another machine says does not, as its author may have written it."""
+        return not self.origin and self.verdict in ("bit for bit", "agrees")
 
 
 def verifications_folder() -> Path:

@@ -26,8 +26,9 @@ from harness.journal.verifications import Verification, read_all
 from harness.leaderboard.compare import Pair, compare_leaders
 from harness.leaderboard.gaps import Gap, contradicted, find_gaps, gaps_elsewhere, lost_elsewhere
 from harness.leaderboard.row import Row, identity, names_of, row_key
-from harness.leaderboard.sample import LeftOut, Sample, choose
-from harness.plugins import changed_settings
+from harness.leaderboard.sample import Disputed, LeftOut, Sample, choose
+from harness.leaderboard.withdrawal import brought_back
+from harness.plugins import changed_settings, run_command
 from harness.spec import Job
 from harness.statistics import leader_bound
 
@@ -56,6 +57,7 @@ class Board:
         left_out: the runs that do not count, finished or not.
         pairs: the comparisons of the leaders.
         elsewhere: other datasets with runs, which never share a ranking, and the names of the networks there.
+        disputed: rows of imported records that contradict each other in every seed.
         lost: seeds that were begun, here or where imported files were made, of networks that have no row there.
         register: the register of begun runs of this machine.
         asked: the pair that the user asked for, if any.
@@ -66,6 +68,7 @@ class Board:
     left_out: tuple[LeftOut, ...]
     pairs: tuple[Pair, ...]
     elsewhere: Mapping[str, frozenset[str]]
+    disputed: tuple[Disputed, ...]
     lost: tuple[Gap, ...]
     register: Register
     asked: Pair | None = None
@@ -118,15 +121,15 @@ def rank(journals: Iterable[Journal], dataset: str = "auto", studies: Sequence[S
     names = sorted({run.facts.job.dataset for run in runs}, key=lambda name: (name != "mnist", name))
     chosen = (names or ["mnist"])[0] if dataset == "auto" else dataset
     counted = [run for run in runs if run.facts.job.dataset == chosen]
-    for find in (_unreadable, partial(contradicted, register)):
+    for find in (_unreadable, partial(contradicted, register), partial(brought_back, register)):
         refused = {entry.run_id: entry for entry in find(counted)}
         counted = [run for run in counted if run.run_id not in refused]
         left_out += refused.values()
     groups = _groups(counted, register)
-    samples = [choose(group) for group in groups.values()]
+    verifications = read_all()
+    samples = [choose(group, _repeated(key, verifications)) for key, group in groups.items()]
     left_out += [entry for sample in samples for entry in sample.left_out]
     gaps = [gap for gap in find_gaps(register, groups, present) if gap.dataset == chosen]
-    verifications = read_all()
     rows = _ranked(
         _labelled([_row(sample, studies, gaps, register, verifications) for sample in samples if sample.runs])
     )
@@ -141,7 +144,13 @@ def rank(journals: Iterable[Journal], dataset: str = "auto", studies: Sequence[S
     }
     known = {row.key for row in rows}
     lost = (*(gap for gap in gaps if gap.row not in known), *lost_elsewhere(counted))
-    return Board(chosen, tuple(rows), tuple(left_out), tuple(compare_leaders(rows)), elsewhere, lost, register)
+    pairs = tuple(compare_leaders(rows))
+    disputed = tuple(
+        _disputed(group[0], sample)
+        for group, sample in zip(groups.values(), samples, strict=True)
+        if not sample.runs and sample.conflicts
+    )
+    return Board(chosen, tuple(rows), tuple(left_out), pairs, elsewhere, disputed, lost, register)
 
 
 def _nothing(asked: str, dataset: str, left_out: Sequence[LeftOut], elsewhere: Sequence[str]) -> UsageError:
@@ -265,17 +274,15 @@ def _row(
 ) -> Row:
     runs = sample.runs
     job = runs[0].facts.job
-    own = plugins.declaration(runs[0].journal.source)
     texts = {run.facts.job.sha256: run.journal for run in reversed(runs)}
     full_epochs = max(plugins.declaration(journal.source).recipe.epochs for journal in texts.values())
-    changed = changed_settings(job.knobs, job.recipe, {**job.default_knobs, **own.knobs}, own.recipe)
     trials = _trials([*runs, *sample.copies], studies)
     unregistered = [run.seed for run in runs if register.exists and not run.is_imported and not _is_in(register, run)]
     key = row_key(job)
     own_gaps = [gap for gap in gaps if gap.row == key]
     return Row(
         runs,
-        changed,
+        _changed(runs[0]),
         full_epochs,
         names_of(runs)[0],
         trials=trials,
@@ -285,6 +292,22 @@ def _row(
         unregistered=tuple(unregistered),
         verifications=tuple(found for found in verifications if found.row == key and _is_about(found, runs)),
     )
+
+
+def _changed(run: Run) -> dict[str, Any]:
+    job, own = run.facts.job, plugins.declaration(run.journal.source)
+    return changed_settings(job.knobs, job.recipe, {**job.default_knobs, **own.knobs}, own.recipe)
+
+
+def _disputed(run: Run, sample: Sample) -> Disputed:
+    job = run.facts.job
+    return Disputed(run.facts.start.title, sample.conflicts, run_command(job.path, job.dataset, _changed(run)))
+
+
+def _repeated(row: str, verifications: Iterable[Verification]) -> set[tuple[int, str]]:
+    """Return the seeds and results of a row that were trained again on this machine, bit for bit."""
+    exact = [found for found in verifications if found.row == row and found.is_good and found.verdict == "bit for bit"]
+    return {(seed, result) for found in exact for seed, result in found.claimed if seed in found.seeds}
 
 
 def _is_about(found: Verification, runs: Sequence[Run]) -> bool:

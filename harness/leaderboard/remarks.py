@@ -14,7 +14,7 @@ from harness.journal.verifications import Verdict
 from harness.leaderboard.gaps import Gap, State
 from harness.leaderboard.rank import Board, leaders_by_size
 from harness.leaderboard.row import Row, stretches, with_one_text
-from harness.leaderboard.sample import place_name, says_what_was_begun
+from harness.leaderboard.sample import Conflict, place_name, says_what_was_begun
 
 
 def about(board: Board) -> list[tuple[str, list[str]]]:
@@ -31,7 +31,7 @@ def remarks(board: Board) -> list[tuple[str, list[str]]]:
 
 def notes(board: Board) -> list[str]:
     """Return a line for each thing to know of the board as a whole, such as what a register tells of deleted runs."""
-    return [*_texts(board), *_register(board), *_lost(board), *_silent(board)]
+    return [*_disputed(board), *_texts(board), *_register(board), *_lost(board), *_silent(board)]
 
 
 def remarks_on(row: Row) -> list[str]:
@@ -50,8 +50,13 @@ def _authors(row: Row) -> Iterator[str]:
 
 
 def _conflicts(row: Row) -> Iterator[str]:
+    yield from _conflicts_text(row.conflicts)
+
+
+def _conflicts_text(conflicts: Sequence[Conflict]) -> Iterator[str]:
+    """Yield a text for conflicts that are told in the same words."""
     found: dict[str, list[int]] = defaultdict(list)
-    for conflict in row.conflicts:
+    for conflict in conflicts:
         found[conflict.about].append(conflict.seed)
     for about, seeds in found.items():
         yield f"conflict: {seeds_text(sorted(seeds))} {about}"
@@ -81,14 +86,14 @@ def _verified(row: Row) -> Iterator[str]:
     for found in row.verifications:
         by = f" by {printable(found.author)}" if found.author else ""
         p = "" if found.p is None else f", p = {found.p:.3f}"
-        says = f", says {printable(Path(found.origin).name)}" if found.origin else ""
-        seeds[f"{_VERDICTS[found.verdict]}{by}", found.date, f"{p}{says}"].update(found.seeds)
+        claims = f"{printable(Path(found.origin).name)} claims: " if found.origin else ""
+        seeds[f"{claims}{_VERDICTS[found.verdict]}{by}", found.date, p].update(found.seeds)
     for (verdict, date, more), trained in seeds.items():
         yield f"{verdict} ({date}, {len(trained)} seed{'' if len(trained) == 1 else 's'}{more})"
 
 
 def _unverified(row: Row, size: int | None) -> Iterator[str]:
-    """Yield that the first row of a size class is not verified."""
+    """Yield that the first row of a size class is not verified on this machine."""
     if size and not any(found.is_good for found in row.verifications):
         yield f"not verified, though the first of those up to {size:,}"
 
@@ -141,6 +146,12 @@ def _by_state(gaps: Iterable[Gap]) -> dict[tuple[State, str], list[Gap]]:
 def _withheld(row: Row) -> Iterator[str]:
     for count, lacking in row.withheld.items():
         yield f"no certificate at {count} seeds without {seeds_text(lacking)}"
+
+
+def _disputed(board: Board) -> Iterator[str]:
+    for row in board.disputed:
+        said = "; ".join(_conflicts_text(row.conflicts))
+        yield f"{printable(row.title)} is disputed and has no rank: {said}, with: {printable(row.command)}"
 
 
 def _texts(board: Board) -> Iterator[str]:

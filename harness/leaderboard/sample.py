@@ -6,9 +6,10 @@ Nothing here is decided by a time that stands in a record, because its author ma
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from harness.errors import printable
 from harness.journal import Run
@@ -31,13 +32,13 @@ class Conflict:
     Attributes:
         places: where they come from, each once.
         surroundings: the devices, compute modes and versions that they state, each once.
-        is_settled: whether a run of this machine counts; else all are imported, and none counts.
+        counts: what was trained here and counts; empty if all are imported and none is verified: then none counts.
     """
 
     seed: int
     places: tuple[str, ...]
     surroundings: tuple[str, ...]
-    is_settled: bool
+    counts: str
 
     @property
     def text(self) -> str:
@@ -47,7 +48,7 @@ class Conflict:
     @property
     def about(self) -> str:
         """The conflict in words, but for its seed: who is in it, why, and what counts."""
-        both = " and ".join(self.places * 2 if len(self.places) == 1 and not self.is_settled else self.places)
+        both = " and ".join(self.places * 2 if len(self.places) == 1 and self.counts != _TRAINED else self.places)
         stated = " and ".join(self.surroundings)
         is_explained = len(self.surroundings) > 1
         why = (
@@ -55,9 +56,26 @@ class Conflict:
             if is_explained
             else f"though all state {stated}"
         )
-        if self.is_settled:
-            return f"of this machine and from {both} differ, {why}; what was trained here counts"
-        return f"from {both} differ, {why}; none counts until it is trained here"
+        own = "of this machine and " if self.counts == _TRAINED else ""
+        counts = f"{self.counts} counts" if self.counts else "none counts until it is trained here"
+        return f"{own}from {both} differ, {why}; {counts}"
+
+
+_TRAINED: Final = "what was trained here"
+_VERIFIED: Final = "the one that was verified here"
+
+
+@dataclass(frozen=True)
+class Disputed:
+    """A row without a seed that counts, as its imported records contradict each other.
+
+    Attributes:
+        command: trains it here, without options for seeds.
+    """
+
+    title: str
+    conflicts: tuple[Conflict, ...]
+    command: str
 
 
 @dataclass(frozen=True)
@@ -77,17 +95,22 @@ class Sample:
     left_out: tuple[LeftOut, ...]
 
 
-def choose(runs: Sequence[Run]) -> Sample:
+def choose(runs: Sequence[Run], verified: Collection[tuple[int, str]] = ()) -> Sample:
     """Choose the runs of a row that count.
 
     Args:
         runs: all of them, those of this machine before imported ones, in the order in which they were recorded.
+        verified: seeds and digests that a training on this machine gave again, bit for bit.
     """
+
+    def is_verified(run: Run) -> bool:
+        return (run.seed, run.digest) in verified
+
     by_seed: dict[int, list[Run]] = defaultdict(list)
-    for run in runs:
+    for run in sorted(runs, key=lambda run: run.is_imported and not is_verified(run)):
         by_seed[run.seed].append(run)
-    conflicts = [conflict for found in by_seed.values() for conflict in _conflict(found)]
-    disputed = {conflict.seed for conflict in conflicts if not conflict.is_settled}
+    conflicts = [conflict for found in by_seed.values() for conflict in _conflict(found, is_verified(found[0]))]
+    disputed = {conflict.seed for conflict in conflicts if not conflict.counts}
     counted = {found[0].run_id: found[0] for seed, found in by_seed.items() if seed not in disputed}
     twins = {run.run_id: twin for run, twin in _twins([*counted.values()])}
     chosen = sorted((run for run in counted.values() if run.run_id not in twins), key=lambda run: run.seed)
@@ -107,7 +130,7 @@ def choose(runs: Sequence[Run]) -> Sample:
     return Sample(tuple(chosen), tuple(copies), tuple(conflicts), tuple(left_out))
 
 
-def _conflict(runs: Sequence[Run]) -> Iterator[Conflict]:
+def _conflict(runs: Sequence[Run], is_verified: bool) -> Iterator[Conflict]:
     """Yield the conflict between the runs of one seed, if there is one; of local runs the first counts, without any."""
     first, *others = runs
     differing = [run for run in others if run.is_imported and run.digest != first.digest]
@@ -115,7 +138,8 @@ def _conflict(runs: Sequence[Run]) -> Iterator[Conflict]:
         involved = [first, *differing]
         places = sorted({place_name(run) for run in involved if run.is_imported})
         surroundings = sorted({_surroundings(run) for run in involved})
-        yield Conflict(first.seed, tuple(places), tuple(surroundings), not first.is_imported)
+        counts = _TRAINED if not first.is_imported else _VERIFIED if is_verified else ""
+        yield Conflict(first.seed, tuple(places), tuple(surroundings), counts)
 
 
 def _surroundings(run: Run) -> str:

@@ -1,12 +1,17 @@
-"""Runs that their user takes back: they stay, with the reason, and their seeds count as missing."""
+"""Runs that their user takes back: they stay, with the reason, and their seeds count as missing.
+
+No import brings them back, under whatever id or seed.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from harness.errors import DataError, UsageError, printable
-from harness.journal import DAMAGE, Begun, Journal, Record, begun, find_journal
+from harness.journal import DAMAGE, Begun, Journal, Record, Register, Run, begun, find_journal, result_digest
 from harness.leaderboard.row import row_key
+from harness.leaderboard.sample import LeftOut
 
 MOST_REASON = 120
 """Most characters of a reason."""
@@ -38,9 +43,29 @@ def withdraw(run_id: str, because: str, dataset: str = "auto") -> str:
     if dataset not in ("auto", job.dataset):
         raise UsageError(f"{journal.run_id} is a run on {job.dataset}, not on {dataset}.", hint="Leave --dataset out.")
     entry = Begun(journal.run_id, row_key(job), record.start.title, job.dataset, job.seed, job.protocol)
-    begun.withdraw(entry, because)  # first: it outlives the journal
+    begun.withdraw(entry, because, _result(journal, record))  # first: it outlives the journal
     journal.append("failed", state="withdrawn", reason=because)
     return journal.run_id
+
+
+def brought_back(register: Register, runs: Iterable[Run]) -> Iterator[LeftOut]:
+    """Yield the imported runs whose row and seed, or whose result, were withdrawn on this machine."""
+    withdrawn = [entry for entry in register.runs.values() if entry.withdrawn]
+    seeds = {(entry.begun.row, entry.begun.seed): entry.withdrawn for entry in withdrawn}
+    results = {entry.result: entry.withdrawn for entry in withdrawn if entry.result}
+    for run in runs:
+        because = run.is_imported and (seeds.get((row_key(run.facts.job), run.seed)) or results.get(run.digest))
+        if because:
+            yield LeftOut(run.run_id, f"its seed or result was withdrawn here: {printable(because)}", run.facts.job)
+
+
+def _result(journal: Journal, record: Record) -> str:
+    """Return the hash of a result, or nothing if its predictions are damaged."""
+    try:
+        outcome = journal.outcome()
+    except DataError:
+        return ""
+    return result_digest([epoch.train_loss for epoch in record.typed_epochs()], outcome.answers == outcome.labels)
 
 
 def _finished(journal: Journal) -> Record:

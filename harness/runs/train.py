@@ -113,8 +113,8 @@ def train(job: Job, progress: Progress | None = None, keep: bool = False) -> Gen
     refuse_single_image(len(dataset.train.labels), job.recipe)
     built = build(job)
     audit.enforce(built.audit.ledger, job.recipe, BUDGET)
-    audit.refuse_uneven_batches(built.audit, len(dataset.train.labels), job.recipe.batch_size, job.path)
     graphs, reference = built.audit.graphs(built.network, device), built.audit.own_graphs(device)
+    audit.refuse_uneven_batches(graphs.train, job.recipe.batch_size, job.path, len(dataset.train.labels))
     counted = audit.sizes_of(tensors_by_name(graphs.train))
     images = len(dataset.train.labels) * job.recipe.epochs
     choice = Choice(progress.mode) if progress else choose_mode(job, images, reference)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from harness import data
-from harness.audit import over_the_same_tensors
+from harness.audit import over_the_same_tensors, refuse_uneven_batches
 from harness.events import Epoch
 from harness.runs import build, choose_mode, prepare_training, raising_crashes, refuse_single_image
 from harness.spec import ComputeMode, Job
@@ -72,6 +72,7 @@ def measure(job: Job, epochs: int, workers: int) -> Iterator[tuple[str, float] |
     compute.set_deterministic(job.device)
     built = build(job)
     graphs, reference = built.audit.graphs(built.network, device), built.audit.own_graphs(device)
+    refuse_uneven_batches(graphs.train, job.recipe.batch_size, job.path, count)
     choice = choose_mode(job, count * job.recipe.epochs, reference)
     roofline = measure_roofline(built.audit, choice.mode, device)
 

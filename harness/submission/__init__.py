@@ -35,9 +35,10 @@ from collections.abc import Mapping
 
 from harness import plugins
 from harness.spec import Knob
-from harness.submission.counted import audited, digest_of_start, ledger_of, network_of, started
+from harness.submission.counted import audited, digest_of_start, network_of, started
 from harness.submission.document import Submission, TensorEntry
 from harness.submission.network import Submitted
+from harness.submission.recount import recounted
 from harness.submission.start import check_start
 
 __all__ = [
@@ -47,8 +48,8 @@ __all__ = [
     "audited",
     "digest_of_build",
     "digest_of_start",
-    "ledger_of",
     "network_of",
+    "recounted",
     "started",
     "submit",
 ]

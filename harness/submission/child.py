@@ -11,13 +11,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
+from torch.fx import GraphModule
 
 from harness import audit, plugins
 from harness.errors import AuditError, Refusal
 from harness.seeds import seed_everything
 from harness.submission.counted import digest_of_start
-from harness.submission.document import MODES, VERSION
+from harness.submission.document import MODES, VERSION, Submission
 from harness.submission.names import refuse_odd_name
+from harness.submission.network import Submitted
 from harness.submission.on_cpu import OnCPU
 from harness.submission.pack import Packed
 from harness.submission.record import Recorder
@@ -45,7 +47,7 @@ def submission_of(source: str, path: str, knobs: Mapping[str, Any]) -> dict[str,
         refuse_odd_name(name, path)
     with OnCPU():
         audit.refuse_odd_module(network, path)
-        audit.probe_forward(network, path)
+        size = audit.probe_forward(network, path)
         programs = {mode: audit.export(network, mode == "train", path) for mode in MODES}
     for program in programs.values():
         audit.refuse_foreign_operators(program, path)
@@ -55,22 +57,24 @@ def submission_of(source: str, path: str, knobs: Mapping[str, Any]) -> dict[str,
     graphs, shown = {}, {}
     for mode, program in programs.items():
         graphs[mode], shown[mode] = packed.graph(program, mode, path)
-    doubt: dict[str, str] = {}
-    try:
-        with OnCPU():
-            audit.refuse_unfaithful(network, programs["train"].module(), programs["evaluation"].module(), path)
-            _refuse_another(network, recorder, *_built(source, path, knobs, seed=1), packed, path)
-    except Refusal as error:
-        doubt = plugins.as_data(error)
-    return {
+    content = {
         "version": VERSION,
         "graphs": graphs,
         "shown": shown,
         "tensors": packed.entries,
         "layers": [[*layer] for layer in packed.layers],
-        "doubt": doubt,
+        "doubt": {},
         "start": recorder.program(packed.numbered(), lambda: _seed(0)),
     }
+    try:
+        with OnCPU():
+            train, evaluation = (programs[mode].module() for mode in MODES)
+            audit.refuse_unfaithful(network, train, evaluation, path)
+            _refuse_branch_in_training(train, Submitted(Submission.of(content), packed.copied()), path)
+            _refuse_another(network, recorder, *_built(source, path, knobs, seed=1), packed, size, path)
+    except Refusal as error:
+        content["doubt"] = plugins.as_data(error)
+    return content
 
 
 def _built(source: str, path: str, knobs: Mapping[str, Any], seed: int) -> tuple[nn.Module, Recorder]:
@@ -96,12 +100,33 @@ def _form(start: Mapping[str, Any]) -> dict[str, Any]:
     return {**start, "constants": [(constant["dtype"], constant["shape"]) for constant in start["constants"]]}
 
 
+def _refuse_branch_in_training(train: GraphModule, handed_over: Submitted, path: str) -> None:
+    """Refuse a network that selects what it trains by the number of images: the graph handed over has one way only."""
+    sizes = audit.accepted_sizes(train)
+    if len(sizes) == audit.MOST_SHOWN - 1:
+        return
+    if sizes != audit.accepted_sizes(audit.export(handed_over, True, path).module()):
+        raise AuditError(
+            "export",
+            "In training, forward computes otherwise for other numbers of images.",
+            where=path,
+            allowed="forward must be plain tensor code: no branch on values, no fixed batch size, no attribute set.",
+            hint="Do not branch or loop on images.shape[0]; maps.chunk(k) splits nearly any batch into k parts.",
+        )
+
+
 def _refuse_another(
-    network: nn.Module, recorder: Recorder, other: nn.Module, other_recorder: Recorder, packed: Packed, path: str
+    network: nn.Module,
+    recorder: Recorder,
+    other: nn.Module,
+    other_recorder: Recorder,
+    packed: Packed,
+    size: int,
+    path: str,
 ) -> None:
     """Refuse a file that builds different networks for two seeds."""
     both = packed.in_both(network, other)
-    if both and audit.calls_digest(network) == audit.calls_digest(other):
+    if both and audit.calls_digest(network, size) == audit.calls_digest(other, size):
         first, second = ({number: pair[k] for number, pair in both.items()} for k in (0, 1))
         starts = recorder.program(first, lambda: _seed(0)), other_recorder.program(second, lambda: _seed(1))
         if _form(starts[0]) == _form(starts[1]):

@@ -52,6 +52,10 @@ class Packed:
         """Return the tensors by their number, as the start program names them."""
         return {str(number): tensor for number, tensor in enumerate(self.values)}
 
+    def copied(self) -> list[Tensor]:
+        """Return copies of the tensors, in their order."""
+        return [tensor.detach().clone() for tensor in self.values]
+
     def in_both(self, network: nn.Module, other: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
         """Return, by number, each tensor that has a name in `network`, and the tensor of that name in `other`.
 
