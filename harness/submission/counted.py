@@ -10,10 +10,12 @@ from torch.export import ExportedProgram
 from harness import audit, plugins
 from harness.audit import Audit, Exporter, Ledger
 from harness.audit.count import count
-from harness.errors import AuditError
+from harness.audit.probe import gist
+from harness.errors import AuditError, HarnessError, ran_out_of_memory
 from harness.seeds import seed_everything
 from harness.submission.document import Submission
 from harness.submission.network import Submitted, annotate
+from harness.submission.plain import malformed
 from harness.submission.replay import replay
 from harness.submission.trained_start import with_numbers_of_start
 
@@ -24,8 +26,15 @@ def network_of(data: Submission) -> Submitted:
     Raises:
         AuditError: the submission is malformed.
     """
-    started = replay(data.start)
-    return Submitted(data, [started[str(number)] for number in range(len(data.tensors))])
+    try:
+        started = replay(data.start)
+        return Submitted(data, [started[str(number)] for number in range(len(data.tensors))])
+    except HarnessError:
+        raise
+    except Exception as error:  # a document that was written by hand can hold anything
+        if ran_out_of_memory(error):
+            raise
+        raise malformed(gist(error)) from error
 
 
 def started(data: Submission, seed: int, purpose: str, path: str) -> Submitted:

@@ -43,10 +43,10 @@ linalg_multi_dot matrix_power linalg_matrix_power linalg_matrix_exp matrix_exp l
 inverse linalg_solve linalg_cholesky linalg_det det trace cross linalg_cross cdist pdist
 cosine_similarity pairwise_distance linalg_householder_product linalg_vecdot renorm cov corrcoef
 view reshape reshape_as view_as _unsafe_view flatten unflatten ravel squeeze unsqueeze transpose swapaxes swapdims
-permute movedim moveaxis t numpy_T mT adjoint matrix_H expand expand_as broadcast_to broadcast_tensors repeat
+permute movedim moveaxis t numpy_T mT mH adjoint matrix_H expand expand_as broadcast_to broadcast_tensors repeat
 repeat_interleave tile select slice narrow split split_with_sizes chunk tensor_split unbind hsplit vsplit dsplit stack
 cat concat concatenate hstack vstack dstack column_stack row_stack flip fliplr flipud rot90 roll diagonal diag
-diag_embed diagflat tril triu tril_indices triu_indices meshgrid cartesian_prod combinations as_strided
+diag_embed diagflat tril triu tril_indices triu_indices meshgrid cartesian_prod as_strided
 as_strided_copy block_diag alias detach clone contiguous copy lift_fresh lift_fresh_copy lift to _to_copy type_as
 view_as_real view_as_complex real imag conj resolve_conj resolve_neg complex polar angle atleast_1d atleast_2d
 atleast_3d
@@ -151,7 +151,12 @@ def _base(name: str) -> str:
 
 
 def _is_allowed(target: torch._ops.OpOverload) -> bool:
-    return target.namespace == "aten" and _base(target._schema.name.partition("::")[2]) in ALLOWED
+    """Whether an operator is on the list, and is no variant for TorchScript, on lists and numbers, without checks."""
+    schema = target._schema
+    is_listed = target.namespace == "aten" and _base(schema.name.partition("::")[2]) in ALLOWED
+    types = [str(each.real_type) for each in (*schema.arguments, *schema.returns)]
+    is_plain = any("Tensor" in each for each in types) and not schema.overload_name.startswith("prim_")
+    return is_listed and (is_plain or schema.name.startswith("aten::_assert"))
 
 
 def refuse_foreign_arguments(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

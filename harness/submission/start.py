@@ -22,6 +22,9 @@ from harness.submission.start_operators import TRUNC_NORMAL, operator_of
 
 Program = Mapping[str, Any]
 
+MOST_RESULTS = 40_000
+"""Most constants and results of all operators in a start: a split has many."""
+
 MOST_STEPS = 20_000
 """Most operators in a start; a transformer of twenty layers has about 1,000."""
 
@@ -65,6 +68,8 @@ def check_start(program: object) -> None:
         else:
             _check_arguments(name, args, kwargs, known)
         known += outs
+    if known > MOST_RESULTS:
+        raise malformed(f"{known:,} tensors in the start")
     for name, value in state.items():
         if not (isinstance(name, str) and _is_reference(value, known)):
             raise malformed("the state of the start")
