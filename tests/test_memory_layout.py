@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.nn import functional as F
 
+from harness.audit.sizes import accepts
 from harness.spec import REFERENCE, ComputeMode, Execution, Precision
 from harness.training import Choice, accelerate_scoring, choose_compatible, compute, unrepeatable
 from harness.training.batch_norm import batch_norm, batch_norm_in_sums
-from harness.training.compatible import _step
+from harness.training.compatible import TRIED, _step
 from harness.training.kernels import VECTOR, normalise
 from harness.training.memory_layout import accelerate
 from harness.training.padding import convolve_one_channel
@@ -54,6 +55,26 @@ def test_maps_are_channels_last_from_first_convolution() -> None:
     accelerate(network, ComputeMode(channels_last=True))
     maps = F.conv2d(torch.rand(2, 1, 28, 28), network.first.weight)
     assert maps.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_mode_is_tried_on_a_batch_that_the_graph_accepts() -> None:
+    class Groups(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = Plain()
+            self.norm = nn.BatchNorm2d(8)
+
+        def forward(self, images: Tensor) -> Tensor:
+            if self.training:
+                images = self.norm(images.view(-1, 8, 28, 28)).view(-1, 1, 28, 28)
+            return self.body(images)
+
+    found = exports(Groups())
+    train, evaluation = found.train.module(), found.evaluation.module()
+    assert not accepts(train, TRIED)
+    wanted = ComputeMode(channels_last=True)
+    assert choose_compatible(wanted, train, evaluation, "here.py") == Choice(wanted)
+    assert unrepeatable(wanted, train) == ()
 
 
 def test_channels_last_weights_stay_the_same_parameters() -> None:

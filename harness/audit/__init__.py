@@ -73,6 +73,7 @@ from harness.audit.sizes import (
     accepted_sizes,
     condition,
     refuse_uneven_batches,
+    step_size,
     suitable_batch_size,
 )
 from harness.audit.state import refuse_storage
@@ -116,6 +117,7 @@ __all__ = [
     "refuse_unfaithful",
     "short_name",
     "sizes_of",
+    "step_size",
     "suitable_batch_size",
     "written_units",
 ]

@@ -32,9 +32,9 @@ def accepts(graph: GraphModule, count: int) -> bool:
     return True
 
 
-def step_size(graph: GraphModule) -> int:
-    """Return the number of images of a trial step: the first from `TRAINED_TOGETHER` on that a graph accepts."""
-    return next(filter(lambda count: accepts(graph, count), range(TRAINED_TOGETHER, MNIST)))
+def step_size(graph: GraphModule, least: int = TRAINED_TOGETHER) -> int:
+    """Return the number of images of a trial step: the first from `least` on that a graph accepts."""
+    return next(count for count in range(least, MNIST) if accepts(graph, count))
 
 
 def size_that_runs(network: nn.Module) -> int:

@@ -15,7 +15,7 @@ from torch.fx import GraphModule, Interpreter, Node
 from torch.fx.node import map_aggregate
 from torch.utils._pytree import tree_leaves
 
-from harness.audit import cause, short_name
+from harness.audit import cause, short_name, step_size
 from harness.errors import ran_out_of_memory
 from harness.spec import REFERENCE, ComputeMode
 from harness.training.memory_layout import _device, accelerate, accelerate_scoring
@@ -33,7 +33,7 @@ In float32, rounding moves a few values to the other side of a ReLU, or to anoth
 """
 
 TRIED = 12
-"""Images in a trial step."""
+"""Images in a trial step, or the next number of them that the graph accepts."""
 
 _DROPOUTS = tuple(
     getattr(aten, name).default
@@ -93,7 +93,7 @@ def unrepeatable(chosen: ComputeMode, train: GraphModule) -> tuple[str, ...]:
     """
     with torch.random.fork_rng(), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        _step(train, True, replace(chosen, execution="eager"), blob_images(TRIED, _device(train)))
+        _step(train, True, replace(chosen, execution="eager"), blob_images(step_size(train, TRIED), _device(train)))
     named = (re.match(r"(\S+) does not have a deterministic implementation", str(each.message)) for each in caught)
     return tuple(sorted({found[1] for found in named if found}))
 
@@ -103,7 +103,7 @@ class _Trial:
 
     def __init__(self, train: GraphModule, evaluation: GraphModule, path: str) -> None:
         self._graphs, self._path = ((train, True), (evaluation, False)), path
-        self._images = blob_images(TRIED, _device(train))
+        self._images = blob_images(step_size(train, TRIED), _device(train))
         self._compared, self._fails = "", ""
         self._expected: list[dict[str, Tensor]] = []
         for kind in (torch.float64, torch.float32):
