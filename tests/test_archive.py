@@ -240,7 +240,7 @@ def two_reference_runs(change: Callable[[dict[str, Any]], None]) -> Path:
 class TestForgedNetwork:
     """One that harms what counts its numbers: that is a confined process, and the other runs arrive."""
 
-    def test_crash_is_a_reason(self, elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_operator_that_would_crash_is_a_reason(self, elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def divide_by_zero(document: dict[str, Any]) -> None:
             for mode in ("train", "evaluation"):
                 document["graphs"][mode].insert(-1, ["call", "aten.remainder.int", [-1, 0], {}])
@@ -249,7 +249,8 @@ class TestForgedNetwork:
         place = two_reference_runs(divide_by_zero)
         monkeypatch.chdir(elsewhere)
         bad, good = archive.import_runs(place)
-        assert bad.refused == "its graph is refused: the process that counts its numbers was ended by SIGFPE"
+        assert "its graph is refused" in bad.refused
+        assert "aten.remainder.int" in bad.refused
         assert not good.refused
 
     def test_hang_is_a_reason(self, elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,7 +101,7 @@ def spreads(program: ExportedProgram, network: nn.Module) -> dict[Node, Tensor]:
     for direction in (1, -1):
         values = _values(graph, network, {*map(_input, norms)}, direction, digit_like_images(step_size(graph)))
         for norm in norms:
-            spread = values[_input(norm)][0].transpose(0, 1).flatten(1).std(1)
+            spread = values[_input(norm)][0].transpose(0, 1).flatten(1).std(1, correction=0)
             most[outer[norm]] = torch.minimum(most.get(outer[norm], spread), spread)
     return most
 
