@@ -44,15 +44,8 @@ def digit_like_images(count: int, seed: int | None = None) -> Tensor:
     """
     generator = torch.Generator().manual_seed(count if seed is None else seed)
     coarse = torch.rand(count, 1, 6, 6, generator=generator)
-    strokes = (
-        nn.functional.interpolate(coarse, size=(20, 20), mode="bicubic")
-        .sub(0.55)
-        .mul(5)
-        .clamp(0, 1)
-        .mul(255)
-        .round()
-        .div(255)
-    )
+    strokes = nn.functional.interpolate(coarse, size=(20, 20), mode="bicubic").sub(0.55).mul(5).clamp(0, 1)
+    strokes = strokes.mul(255).round().div(255)
     return nn.functional.pad(strokes, [4] * 4).mul(WHITE - BLACK).add(BLACK)
 
 
