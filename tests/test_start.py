@@ -229,6 +229,12 @@ def program_of(*steps: list[Any], state: int | None = None) -> dict[str, Any]:
 
 ZEROS = ["aten.zeros.default", [[2]], {}, 1]
 
+SMALLEST = (
+    ["aten.full.default", [[1, 1, 2], -(2**63) + 1], {"dtype": {"dtype": "int64"}}, 1],
+    ["aten.sub.Scalar", [{"ref": 0}, 1], {}, 1],
+)
+MINUS_ONE = ["aten.full.default", [[2], -1], {"dtype": {"dtype": "int64"}}, 1]
+
 MALFORMED = {
     "no dict": [],
     "unknown operator": program_of(["aten.from_file.default", ["/etc/passwd"], {}, 1]),
@@ -261,6 +267,14 @@ MALFORMED = {
         ["aten.native_batch_norm.default", [{"ref": 0}, {"ref": 1}, None, None, None, True, 0.1, 1e-5], {}, 3],
     ),
     "text for a number": program_of(["aten.full.default", [[2], "1"], {}, 1]),
+    "smallest by -1": program_of(
+        *SMALLEST,
+        MINUS_ONE,
+        ["aten.div.Tensor_mode", [{"ref": 1}, {"ref": 2}], {"rounding_mode": "trunc"}, 1],
+    ),
+    "smallest by -1 as a pool": program_of(
+        *SMALLEST, ["aten.avg_pool2d.default", [{"ref": 1}, [1, 1]], {"divisor_override": -1}, 1]
+    ),
     "whole number too large": program_of(["aten.full.default", [[2], 2**70], {}, 1]),
     "state outside": program_of(ZEROS, state=3),
     "no base64": {"constants": [{"dtype": "uint8", "shape": [3], "data": "!!!!"}], "steps": [], "state": {}},

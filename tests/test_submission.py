@@ -60,9 +60,13 @@ FORGED: dict[str, tuple[str, Callable[[Content], object]]] = {
     "endless power": ("submission", lambda content: with_call(content, "operator.pow", [9, 2**40])),
     "endless text": ("submission", lambda content: with_call(content, "operator.mod", ["%999999999d", 1])),
     "endless list": ("submission", lambda content: with_call(content, "operator.mul", [[0], 2**40])),
-    "operator on numbers": ("submission", lambda content: with_call(content, "aten.remainder.int", [-1, 0])),
-    "operator of TorchScript": ("submission", lambda content: with_call(content, "aten.mul.left_t", [[0], 2**40])),
-    "start without a tensor": ("submission", lambda content: content["start"]["state"].pop("0")),
+    "remainder of numbers by zero": ("submission", lambda content: with_call(content, "aten.remainder.int", [-1, 0])),
+    "list that is repeated": ("submission", lambda content: with_call(content, "aten.mul.left_t", [[0], 9])),
+    "operator on texts": ("submission", lambda content: with_call(content, "aten.to.prim_Device", [{"ref": 0}, None])),
+    "endless combinations": (
+        "submission",
+        lambda content: with_call(content, "aten.combinations.default", [{"ref": 0}, 9]),
+    ),
     "name that is code": ("name", lambda content: rename(content, 'w", open("x"), "')),
     "name that is a page": ("name", lambda content: rename(content, "<script>")),
     "name of torch's": ("name", lambda content: rename(content, "graph")),
@@ -112,3 +116,18 @@ def test_a_weight_norm_with_norms_of_another_shape_is_refused() -> None:
     for norms, dim in ((torch.ones(1, 1), 0), (torch.ones(4), 0), (torch.ones(4, 1), 1), (torch.ones(4, 1), -1)):
         with pytest.raises(AuditError, match="weight norm"):
             apply(weight_norm, (torch.ones(4, 3), norms, dim), {})
+
+
+def test_whole_numbers_divide_by_numbers_other_than_minus_one() -> None:
+    whole, by_tensor = torch.full((2,), -(2**63)), torch.full((2,), -1)
+    aten = torch.ops.aten
+    assert apply(aten.floor_divide.default, (whole, 2), {}).tolist() == [-(2**62)] * 2
+    assert apply(aten.div.Tensor, (whole, by_tensor), {}).dtype == torch.float32
+    for function, args, kwargs in (
+        (aten.floor_divide.default, (whole, -1), {}),
+        (aten.remainder.Tensor, (whole, by_tensor), {}),
+        (aten.div_.Tensor_mode, (whole, by_tensor), {"rounding_mode": "trunc"}),
+        (aten.avg_pool2d.default, (whole.view(1, 1, 2), [1, 1]), {"divisor_override": -1}),
+    ):
+        with pytest.raises(AuditError, match="whole numbers by -1"):
+            apply(function, args, kwargs)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from harness.submission.division import refuse_unknown_divisor
 from harness.submission.plain import malformed
 
 _NAMES = """
@@ -98,12 +99,15 @@ def apply(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str
     """Call an operator, or Python's arithmetic: with numbers of moderate size, as products of others never end.
 
     Raises:
-        AuditError: arithmetic on what is no number, or with too large a one; or sizes that do not fit, and that the
-            operator does not check.
+        AuditError: arithmetic on what is no number, or with too large a one; or sizes or a divisor that do not fit, and
+            that the operator does not check.
     """
     if function is torch.ops.aten._weight_norm.default:
         _refuse_other_norms(*args, **kwargs)
-    if isinstance(function, torch._ops.OpOverload) or function is operator.getitem:
+    if isinstance(function, torch._ops.OpOverload):
+        refuse_unknown_divisor(function, args, kwargs)
+        return function(*args, **kwargs)
+    if function is operator.getitem:
         return function(*args, **kwargs)
     numbers = args[0] if function is torch.sym_sum and args else args
     largest = 16 if function is operator.pow else _LARGEST_SIZE
@@ -151,12 +155,16 @@ def _base(name: str) -> str:
 
 
 def _is_allowed(target: torch._ops.OpOverload) -> bool:
-    """Whether an operator is on the list, and is no variant for TorchScript, on lists and numbers, without checks."""
-    schema = target._schema
-    is_listed = target.namespace == "aten" and _base(schema.name.partition("::")[2]) in ALLOWED
-    types = [str(each.real_type) for each in (*schema.arguments, *schema.returns)]
-    is_plain = any("Tensor" in each for each in types) and not schema.overload_name.startswith("prim_")
-    return is_listed and (is_plain or schema.name.startswith("aten::_assert"))
+    is_known = target.namespace == "aten" and _base(target._schema.name.partition("::")[2]) in ALLOWED
+    return is_known and is_of_tensors(target)
+
+
+def is_of_tensors(operator: torch._ops.OpOverload) -> bool:
+    """Whether an operator is one of torch's dispatcher: TorchScript has more, on lists, texts and numbers.
+
+    No export and no recording shows those; they trust their arguments.
+    """
+    return bool(torch._C._dispatch_has_kernel(operator.name()))
 
 
 def refuse_foreign_arguments(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

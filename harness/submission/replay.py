@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_map_only
 
 from harness.errors import AuditError, printable
 from harness.submission.dependence import Touched, changed_memory, memory_of, references, tensors_in
+from harness.submission.division import refuse_overflow
 from harness.submission.plain import DTYPES, from_plain, malformed
 from harness.submission.start import Program, check_start
 from harness.submission.start_operators import COSTLY, TRUNC_NORMAL, base_name, operator_of
@@ -144,6 +145,7 @@ def _step(name: str, args: list[Any], kwargs: dict[str, Any], empty: float) -> t
     if name == TRUNC_NORMAL:
         return [nn.init.trunc_normal_(*args)], args[:1]
     operator = operator_of(name)
+    refuse_overflow(operator, args, kwargs)
     _refuse_large_results(name, operator, args, kwargs)
     changed = changed_memory(operator, args, kwargs)
     made = tensors_in(operator(*args, **kwargs))

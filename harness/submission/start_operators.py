@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 
 from harness.errors import AuditError, printable
+from harness.submission.operators import is_of_tensors
 from harness.submission.plain import malformed
 
 TRUNC_NORMAL = "init.trunc_normal_"
@@ -116,14 +117,14 @@ def operator_of(name: str) -> torch._ops.OpOverload:
 def _overloads(base: str) -> Mapping[str, torch._ops.OpOverload]:
     """Return the variants of an operator that a recording can hold.
 
-    TorchScript has more, on lists and texts; and what is composed of other operators is recorded as these.
+    What is composed of other operators is recorded as these.
     """
     packet = getattr(torch.ops.aten, base, None)
     found = {} if packet is None else {name: getattr(packet, name) for name in packet.overloads()}
     return {
         name: variant
         for name, variant in found.items()
-        if torch._C._dispatch_has_kernel(variant.name())
+        if is_of_tensors(variant)
         and not torch._C._dispatch_has_kernel_for_dispatch_key(variant.name(), "CompositeImplicitAutograd")
         and all(str(returned.real_type) in ("Tensor", "List[Tensor]") for returned in variant._schema.returns)
     }
