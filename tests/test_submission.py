@@ -13,7 +13,7 @@ from conftest import TINY
 
 from harness import plugins, submission
 from harness.errors import AuditError, ContractError
-from harness.submission import Submission, network_of
+from harness.submission import Submission, network_of, reading
 from harness.submission.operators import apply
 
 Content = dict[str, Any]
@@ -28,6 +28,18 @@ def with_call(content: Content, name: str, args: list[Any]) -> None:
     """Put an operator before the last of the training graph, as its result."""
     nodes = content["graphs"]["train"]
     nodes[-1:] = [["call", name, args, {}], ["out", {"ref": len(nodes) - 1}]]
+
+
+def with_decimals(content: Content, decimals: Any) -> None:
+    content["start"]["steps"].append(["aten.round.decimals", [{"ref": 0}], {"decimals": decimals}, 1])
+
+
+def with_whole_parameter(content: Content) -> None:
+    start = content["start"]
+    number = len(start["constants"]) + sum(step[3] for step in start["steps"])
+    start["steps"].append(["aten.ones.default", [[2]], {"dtype": {"dtype": "int64"}}, 1])
+    start["state"][str(len(content["tensors"]))] = {"ref": number}
+    content["tensors"].append([["whole"], "parameter"])
 
 
 def rename(content: Content, name: Any) -> None:
@@ -67,6 +79,10 @@ FORGED: dict[str, tuple[str, Callable[[Content], object]]] = {
         "submission",
         lambda content: with_call(content, "aten.combinations.default", [{"ref": 0}, 9]),
     ),
+    "number of decimals that is a text": ("submission", lambda content: with_decimals(content, "x")),
+    "start that lacks a tensor": ("submission", lambda content: content["start"]["state"].pop("0")),
+    "start with a tensor more": ("submission", lambda content: content["start"]["state"].update(x={"ref": 0})),
+    "parameter of whole numbers": ("submission", lambda content: with_whole_parameter(content)),
     "name that is code": ("name", lambda content: rename(content, 'w", open("x"), "')),
     "name that is a page": ("name", lambda content: rename(content, "<script>")),
     "name of torch's": ("name", lambda content: rename(content, "graph")),
@@ -88,6 +104,17 @@ def test_forged_document_is_refused(what: str) -> None:
         network_of(Submission(json.dumps(content))).train()(torch.zeros(3, 1, 28, 28))
     assert caught.value.rule == rule
     assert all(line.isprintable() for line in caught.value.lines)
+
+
+def test_error_of_a_document_is_named_and_kept() -> None:
+    def raise_an_error() -> None:
+        raise KeyError("a\x1b")
+
+    with pytest.raises(AuditError, match=r"malformed: it raises KeyError: 'a\\x1b'") as caught:
+        reading()(raise_an_error)()
+    assert isinstance(caught.value.__cause__, KeyError)
+    with pytest.raises(MemoryError), reading():
+        raise MemoryError
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", "1" * 5_000, "[" * 100_000, '{"version": NaN}'])

@@ -95,4 +95,5 @@ def _raising_out_of_memory(path: str) -> Iterator[None]:
 def _inspected(data: Submission, path: str) -> Inspected:
     with _raising_out_of_memory(path):
         network, found = submission.audited(data, path)
-        return Inspected(data, found, audit.describe(network, found))
+        with submission.reading():
+            return Inspected(data, found, audit.describe(network, found))

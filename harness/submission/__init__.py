@@ -38,6 +38,7 @@ from harness.spec import Knob
 from harness.submission.counted import audited, digest_of_start, network_of, started
 from harness.submission.document import Submission, TensorEntry
 from harness.submission.network import Submitted
+from harness.submission.plain import reading
 from harness.submission.recount import recounted
 from harness.submission.start import check_start
 
@@ -49,6 +50,7 @@ __all__ = [
     "digest_of_build",
     "digest_of_start",
     "network_of",
+    "reading",
     "recounted",
     "started",
     "submit",
@@ -63,8 +65,10 @@ def submit(source: str, path: str, knobs: Mapping[str, Knob]) -> Submission:
         CrashedError: the process died, hung, or was out of memory.
     """
     request = {"source": source, "path": path, "knobs": dict(knobs)}
-    found = Submission.of(plugins.run_confined("harness.submission.child:submit", request))
-    check_start(found.start)
+    content = plugins.run_confined("harness.submission.child:submit", request)
+    with reading():
+        found = Submission.of(content)
+        check_start(found.start)
     return found
 
 

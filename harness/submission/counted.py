@@ -15,26 +15,22 @@ from harness.errors import AuditError, HarnessError, ran_out_of_memory
 from harness.seeds import seed_everything
 from harness.submission.document import Submission
 from harness.submission.network import Submitted, annotate
-from harness.submission.plain import malformed
+from harness.submission.plain import malformed, reading
 from harness.submission.replay import replay
 from harness.submission.trained_start import with_numbers_of_start
 
 
+@reading()
 def network_of(data: Submission) -> Submitted:
     """Return the network of a submission, with a start drawn from torch's global random generator.
 
     Raises:
         AuditError: the submission is malformed.
     """
-    try:
-        started = replay(data.start)
-        return Submitted(data, [started[str(number)] for number in range(len(data.tensors))])
-    except HarnessError:
-        raise
-    except Exception as error:  # a document that was written by hand can hold anything
-        if ran_out_of_memory(error):
-            raise
-        raise malformed(gist(error)) from error
+    started, names = replay(data.start), [str(number) for number in range(len(data.tensors))]
+    if started.keys() != {*names}:
+        raise malformed("the start makes other tensors than the network has")
+    return Submitted(data, [started[name] for name in names])
 
 
 def started(data: Submission, seed: int, purpose: str, path: str) -> Submitted:
@@ -57,6 +53,7 @@ def started(data: Submission, seed: int, purpose: str, path: str) -> Submitted:
     return network
 
 
+@reading()
 def audited(data: Submission, path: str) -> tuple[Submitted, Audit]:
     """Rebuild the network of a submission from a fixed seed, audit it, and add the author's numbers in its start.
 
@@ -78,6 +75,7 @@ def audited(data: Submission, path: str) -> tuple[Submitted, Audit]:
     return network, with_numbers_of_start(found, data, path)
 
 
+@reading()
 def ledger_of(data: Submission, path: str) -> Ledger:
     """Return the ledger of a submission, without the checks of an audit that only its execution can answer.
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import SymInt
 
-from harness.errors import AuditError
+from harness.errors import AuditError, HarnessError, printable, ran_out_of_memory
 
 DTYPES = {
     name: getattr(torch, name)
@@ -107,3 +108,23 @@ def malformed(what: str) -> AuditError:
         allowed="A submission is two graphs, its tensors and its start, as plain data.",
         hint="Remove whatever interferes with the harness's own code.",
     )
+
+
+@contextlib.contextmanager
+def reading() -> Iterator[None]:
+    """Take whatever is raised where a document is read, replayed, rebuilt or audited for a fault of the document.
+
+    No check foresees all that a forged one may hold. The error stays as the cause, in case the fault is the harness's.
+
+    Raises:
+        AuditError: something else than a `HarnessError`, or than a lack of memory, was raised.
+    """
+    try:
+        yield
+    except HarnessError:
+        raise
+    except Exception as error:
+        if ran_out_of_memory(error):
+            raise
+        said = str(error).partition("\n")[0][:200]
+        raise malformed(printable(f"it raises {type(error).__name__}: {said}")) from error
