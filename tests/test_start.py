@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor, nn
 
 from harness import plugins
@@ -290,6 +291,15 @@ MALFORMED = {
     ),
     "too many results": program_of(ZEROS, *[["aten.split.Tensor", [{"ref": 0}, 1], {}, 10_000]] * 5),
     "too many steps": program_of(*[ZEROS] * 20_001),
+    "too many results": program_of(
+        ["aten.zeros.default", [[10_000]], {}, 1], *[["aten.unbind.int", [{"ref": 0}], {}, 10_000]] * 11
+    ),
+    "trunc_normal_ for minutes": program_of(
+        ["aten.zeros.default", [[2**20]], {}, 1], ["init.trunc_normal_", [{"ref": 0}, -3.99, 1.0, 0.0, 99.0], {}, 1]
+    ),
+    "trunc_normal_ between two numbers": program_of(
+        ZEROS, ["init.trunc_normal_", [{"ref": 0}, 1 + 6e-8, 1e-10, 1 + 6e-8, 1 + 6.005e-8], {}, 1]
+    ),
     "trunc_normal_ for ever": program_of(ZEROS, ["init.trunc_normal_", [{"ref": 0}, -3.0, 1.0, 0.0, 1e30], {}, 1]),
 }
 
@@ -299,6 +309,17 @@ def test_bad_program_is_refused(name: str) -> None:
     with pytest.raises(AuditError) as refused:
         replay(MALFORMED[name])
     assert refused.value.rule in ("submission", "start")
+
+
+@pytest.mark.parametrize("numbers", [(0.0, 0.02, -2.0, 2.0), (0.0, 1.0, -0.1, 0.2), (-3.0, 1.0, 0.0, 3.0)])
+def test_truncated_normal_is_replayed_to_bits(numbers: tuple[float, ...]) -> None:
+    torch.manual_seed(0)
+    drawn = torch.nn.init.trunc_normal_(torch.zeros(9_000), *numbers)
+    torch.manual_seed(0)
+    program = program_of(
+        ["aten.zeros.default", [[9_000]], {}, 1], ["init.trunc_normal_", [{"ref": 0}, *numbers], {}, 1]
+    )
+    assert torch.equal(replay(program)["a"], drawn)
 
 
 def test_empty_memory_is_filled() -> None:

@@ -22,6 +22,7 @@ from harness.submission.division import refuse_overflow
 from harness.submission.plain import DTYPES, from_plain, malformed
 from harness.submission.start import Program, check_start
 from harness.submission.start_operators import COSTLY, TRUNC_NORMAL, base_name, operator_of
+from harness.submission.truncated import work_of_trunc_normal
 
 MOST_ELEMENTS = 2**24
 """Most elements of one result."""
@@ -72,6 +73,7 @@ def run(program: Program, empty: float = 0.0) -> tuple[list[Tensor], list[Touche
             if name.split(".")[1].rstrip("_") in _DIVISIONS and any(map(_has_least, (*args, *kwargs.values()))):
                 raise malformed(f"{name} of the least whole number")
             try:
+                meter.foresee(name, args)
                 made, changed = _step(name, args, kwargs, empty)
             except AuditError:
                 raise
@@ -164,8 +166,23 @@ class _Meter:
     """Adds up the work and the memory of a program's steps, and refuses what is too much."""
 
     def __init__(self, constants: Sequence[Tensor]) -> None:
-        self._work = self._memory = 0
+        self._work, self._memory = 0.0, 0
         self._held = set(map(memory_of, constants))
+
+    def foresee(self, name: str, args: Sequence[Any]) -> None:
+        """Add what a step will take beyond its results.
+
+        Raises:
+            AuditError: it is too much.
+        """
+        if name == TRUNC_NORMAL:
+            self._work += work_of_trunc_normal(*args)
+            if self._work > MOST_WORK:
+                raise AuditError(
+                    "start",
+                    "build calls trunc_normal_ with bounds within which hardly a value falls, or on too large a tensor.",
+                    hint="Move the bounds to where the values are.",
+                )
 
     def add(self, name: str, sources: Sequence[Tensor], made: Sequence[Tensor]) -> None:
         """Add a step, by what it has read and made.

@@ -28,6 +28,9 @@ MOST_RESULTS = 40_000
 MOST_STEPS = 20_000
 """Most operators in a start; a transformer of twenty layers has about 1,000."""
 
+MOST_RESULTS = 100_000
+"""Most constants and results of steps; a replay keeps them all."""
+
 MOST_BYTES = 2**22
 """Most bytes of all constants together: two hundred for each number of the budget."""
 
@@ -69,7 +72,12 @@ def check_start(program: object) -> None:
             _check_arguments(name, args, kwargs, known)
         known += outs
     if known > MOST_RESULTS:
-        raise malformed(f"{known:,} tensors in the start")
+        raise AuditError(
+            "start",
+            f"build makes {known:,} tensors on the way to the first values.",
+            allowed=f"Allowed: {MOST_RESULTS:,}.",
+            hint="Use few operators on whole tensors instead of many on single numbers.",
+        )
     for name, value in state.items():
         if not (isinstance(name, str) and _is_reference(value, known)):
             raise malformed("the state of the start")
