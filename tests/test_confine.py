@@ -186,6 +186,18 @@ result = [node.name for node in program.run_decompositions().graph.nodes]
         folder = Path(executed("import os; result = os.getcwd(); open('big', 'wb').write(bytes(1000))"))
         until(lambda: not folder.exists())
 
+    @pytest.mark.parametrize("mode", [0o700, 0])
+    def test_deep_and_unreadable_folders_are_removed(self, mode: int) -> None:
+        code = f"""
+import os
+result = os.getcwd()
+for n in range({3_000 if mode else 1}):
+    open("moved0", "w").close()
+    os.mkdir("d", {mode}), {"os.chdir('d')" if mode else None}
+"""
+        folder = Path(executed(code))
+        until(lambda: not folder.exists())
+
     def test_file_has_largest_size(self) -> None:
         assert attempted("open('big', 'wb').write(bytes(70 << 20))") == "OSError"
 
@@ -210,6 +222,12 @@ class TestOthers:
             "import os; os.memfd_create('shared')",
             "import multiprocessing.shared_memory as m; m.SharedMemory(create=True, size=9)",
             "import os, fcntl; fcntl.fcntl(0, fcntl.F_SETOWN, os.getppid())",
+            "import os, fcntl; fcntl.flock(os.open(os.__file__, os.O_RDONLY), fcntl.LOCK_EX)",
+            "import fcntl; fcntl.lockf(open('own', 'w'), fcntl.LOCK_EX)",
+            "import os, fcntl; fcntl.lockf(os.open(os.__file__, os.O_RDONLY), fcntl.LOCK_SH | fcntl.LOCK_NB)",
+            "import fcntl; fcntl.fcntl(open('own', 'w'), 37, bytes(64))",
+            "import os, fcntl; fcntl.fcntl(os.open(os.__file__, os.O_RDONLY), fcntl.F_SETLEASE, fcntl.F_RDLCK)",
+            "import os, fcntl; fcntl.fcntl(os.open('.', os.O_RDONLY), fcntl.F_NOTIFY, fcntl.DN_CREATE)",
             "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSTI, b'x')",
         ],
     )

@@ -225,6 +225,7 @@ _DENIED = """
     semget 64 190, semop 65 193, semtimedop 220 192, semctl 66 191, mq_open 240 180, mq_unlink 241 181,
     memfd_create 319 279, flock 73 32,
     chmod 90 -, fchmod 91 52, fchmodat 268 53, chown 92 -, fchown 93 55, lchown 94 -, fchownat 260 54,
+    flock 73 32,
     utime 132 -, utimes 235 -, futimesat 261 -, utimensat 280 88, setxattr 188 5, lsetxattr 189 6, fsetxattr 190 7,
     removexattr 197 14, lremovexattr 198 15, fremovexattr 199 16, truncate 76 45,
     inotify_init 253 -, inotify_init1 294 26, fanotify_init 300 262, open_by_handle_at 304 265,
@@ -250,6 +251,10 @@ _ARGUMENT = """
 
 _CLONE_THREAD = 0x10000
 _SETOWN, _SETSIG, _SETOWN_EX = 8, 10, 15
+_LOCKS = (6, 7, 37, 38, 1024, 1026, 1036)
+"""Locks, leases, notes on a folder's changes, and lifetimes of what is written: on a file that two children may read,
+each of them is a message."""
+
 _FIOSETOWN, _SIOCSPGRP, _TIOCSTI = 0x8901, 0x8902, 0x5412
 
 _LOAD, _AND, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x54, 0x15, 0x35, 0x06
@@ -304,7 +309,7 @@ def _program(machine: str, pid: int) -> Iterator[Step]:
         "tgkill": (0, whole, (pid,), False),  # abort() calls it
         "prctl": (0, whole, (_SET_PDEATHSIG, _SET_DUMPABLE, _SET_PTRACER), True),
         "prlimit64": (0, whole, (0,), False),
-        "fcntl": (1, whole, (_SETOWN, _SETSIG, _SETOWN_EX), True),
+        "fcntl": (1, whole, (_SETOWN, _SETSIG, _SETOWN_EX, *_LOCKS), True),
         "ioctl": (1, whole, (_FIOSETOWN, _SIOCSPGRP, _TIOCSTI), True),
         "open": (1, *no_truncation),
         "openat": (2, *no_truncation),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -12,11 +11,13 @@ import tempfile
 import time
 from abc import ABC, abstractmethod
 from dataclasses import asdict
+from pathlib import Path
 from typing import BinaryIO
 
 from harness.confine.child import Order
 from harness.confine.nursery import DUMP, KILL
 from harness.confine.orders import has_nursery, last_words, python, send_order
+from harness.confine.scratch import remove
 
 MOMENT = 0.3
 """Seconds in which a child that is out of time writes where it stands."""
@@ -117,9 +118,9 @@ class _Spawned(Child):
     """A child that is a new process."""
 
     def __init__(self, order: Order) -> None:
-        self._folder = tempfile.mkdtemp(prefix="harness-")
+        self._folder = Path(tempfile.mkdtemp(prefix="harness-"))
         pipe = subprocess.PIPE
-        self._process = python("child", "run_alone", asdict(order), self._folder, stdin=pipe, stdout=pipe)
+        self._process = python("child", "run_alone", asdict(order), str(self._folder), stdin=pipe, stdout=pipe)
         self.request, self.reply, self.output = self._process.stdin, self._process.stdout, self._process.stderr
 
     def _dump(self) -> None:
@@ -136,4 +137,5 @@ class _Spawned(Child):
         """End it, if it has not ended."""
         super().close()
         self._process.wait()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # a second time, or a system that holds on to it
+            remove(self._folder)

@@ -12,7 +12,6 @@ import importlib
 import json
 import os
 import select
-import shutil
 import signal
 import socket
 import subprocess
@@ -24,6 +23,7 @@ from typing import NoReturn
 
 from harness.confine import kernel, places
 from harness.confine.child import Order, Place, run
+from harness.confine.scratch import remove
 from harness.confine.warm import warm_up
 
 ORDER_SIZE = 1 << 16
@@ -84,7 +84,8 @@ def serve(descriptor: int) -> NoReturn:
     for born in children:
         os.kill(born.pid, signal.SIGKILL)
         _bury(born)
-    shutil.rmtree(folders, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        remove(folders)
     os._exit(0)  # libraries that torch loads complain when they are taken apart
 
 
@@ -147,7 +148,5 @@ def _bury(born: Born) -> None:
         born.watch.sendall(str(status).encode())
     born.watch.close()
     os.close(born.handle)
-    try:
-        shutil.rmtree(born.folder)
-    except (OSError, RecursionError):  # folders in folders, too deep for a path or for Python
-        subprocess.run(["rm", "-rf", "--", str(born.folder)], check=False, stderr=subprocess.DEVNULL)
+    with contextlib.suppress(OSError):
+        remove(born.folder)

@@ -180,7 +180,7 @@ class _Meter:
             if self._work > MOST_WORK:
                 raise AuditError(
                     "start",
-                    "build calls trunc_normal_ with bounds within which hardly a value falls, or on too large a tensor.",
+                    "build calls trunc_normal_ with bounds that hardly a value is within, or on too large a tensor.",
                     hint="Move the bounds to where the values are.",
                 )
 
