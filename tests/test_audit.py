@@ -231,6 +231,8 @@ COUNTED |= {
     "index_table": 2 * 196 + 64 + 2_250,  # 196 indices are more than are free; each has 64 bits
     "mixture_of_experts": 3 * 208 + 150 + 5_130,
     "names_its_device": 208 + 11_540,
+    "orthogonal_head": 208 + 80 + 10 + 100 + 3,  # the base of the transform, and its numbers, count
+    "randomised_leaky_relu": 208 + 90 + 3,  # the bounds of the slope: 1/8, and the digits of 1/3, two units
     "place_numbers": 800 + 256 + 32 + 170,  # sixteen places are free
     "prototype_distances": 208 + 8_208 + 160,
     "sinusoidal_positions": 464 + 2_224 + 170 + 28 * 16 + 3,

@@ -14,7 +14,7 @@ from conftest import TINY
 from harness import plugins, submission
 from harness.errors import AuditError, ContractError
 from harness.submission import Submission, network_of, reading
-from harness.submission.operators import apply
+from harness.submission.operators import apply, named
 
 Content = dict[str, Any]
 
@@ -158,3 +158,8 @@ def test_whole_numbers_divide_by_numbers_other_than_minus_one() -> None:
     ):
         with pytest.raises(AuditError, match="whole numbers by -1"):
             apply(function, args, kwargs)
+
+
+@pytest.mark.parametrize("name", ["mH.default", "divide.Tensor", "arctanh.default", "linalg_slogdet.default"])
+def test_other_names_of_allowed_operators_are_allowed(name: str) -> None:
+    assert str(named(f"aten.{name}")) == f"aten.{name}"

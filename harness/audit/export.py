@@ -12,7 +12,7 @@ from torch.export import Dim, ExportedProgram
 from torch.fx import Node
 
 from harness.audit.adapt import exportable
-from harness.audit.graph import cause, decomposed, operators, where
+from harness.audit.graph import arguments, cause, decomposed, operators, short_name, where
 from harness.audit.nested import inline_blocks
 from harness.audit.probe import TRAINED_TOGETHER, gist, made_up_images, quiet
 from harness.audit.sizes import accepted_sizes, accepts, size_that_runs
@@ -166,7 +166,7 @@ def refuse_change_at_evaluation(evaluation: ExportedProgram, path: str) -> None:
     """
     plain = decomposed(evaluation, path)
     for node in operators(plain):
-        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+        if _draws(node):
             raise AuditError(
                 "random",
                 f"The network draws random numbers at evaluation ({node.target}).",
@@ -184,3 +184,9 @@ def refuse_change_at_evaluation(evaluation: ExportedProgram, path: str) -> None:
             allowed="A network gives the same predictions each time; only training changes its state.",
             hint="Update buffers only where self.training is true.",
         )
+
+
+def _draws(node: Node) -> bool:
+    """Whether an operator draws random numbers; a leaky ReLU of random slope does only in training."""
+    is_random = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+    return is_random and not (short_name(node).startswith("rrelu") and arguments(node)["training"] is False)

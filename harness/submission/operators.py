@@ -30,18 +30,23 @@ unfold_copy pad constant_pad_nd reflection_pad1d reflection_pad2d replication_pa
 _pad_enum
 add sub rsub mul div true_divide floor_divide remainder fmod pow float_power square sqrt rsqrt reciprocal neg abs
 absolute sign sgn exp exp2 expm1 log log2 log10 log1p sin cos tan asin acos atan atan2 arctan2 sinh cosh asinh acosh
-atanh arcsin arccos arctan sinc erf erfc erfinv lgamma digamma logit logaddexp logsumexp xlogy hypot floor ceil round
+atanh arcsin arccos arctan arcsinh arccosh arctanh sinc erf erfc erfinv lgamma digamma logit logaddexp logsumexp xlogy
+hypot floor ceil round
 trunc fix frac clamp clamp_min clamp_max clip maximum minimum fmax fmin lerp addcmul addcdiv heaviside nan_to_num
 bitwise_and bitwise_or bitwise_xor bitwise_not bitwise_left_shift bitwise_right_shift __and__ __or__ __xor__
-__lshift__ __rshift__ copysign positive deg2rad rad2deg dist
-eq ne lt le gt ge equal greater greater_equal less less_equal not_equal isnan isinf isfinite isclose logical_and
+__lshift__ __rshift__ copysign positive deg2rad rad2deg dist multiply divide subtract
+negative signbit ldexp logaddexp2 conj_physical i0
+eq ne lt le gt ge equal greater greater_equal less less_equal not_equal isnan isinf isfinite isneginf isposinf isreal
+isclose logical_and
 logical_or logical_not logical_xor where masked_fill masked_scatter masked_select
 sum mean prod std var std_mean var_mean amax amin aminmax max min argmax argmin all any norm linalg_norm
 linalg_vector_norm linalg_matrix_norm cumsum cumprod cummax cummin logcumsumexp diff median nanmedian nansum nanmean
 mode quantile count_nonzero topk sort argsort msort kthvalue unique_consecutive bincount histc searchsorted bucketize
 mm bmm matmul mv dot vdot addmm addmv addbmm baddbmm addr outer ger inner einsum tensordot kron chain_matmul
 linalg_multi_dot matrix_power linalg_matrix_power linalg_matrix_exp matrix_exp linalg_qr linalg_svd linalg_inv
-inverse linalg_solve linalg_cholesky linalg_det det trace cross linalg_cross cdist pdist
+inverse linalg_solve linalg_cholesky linalg_det det linalg_slogdet slogdet logdet linalg_svdvals linalg_matmul
+linalg_diagonal
+trace cross linalg_cross cdist pdist
 cosine_similarity pairwise_distance linalg_householder_product linalg_vecdot renorm cov corrcoef
 view reshape reshape_as view_as _unsafe_view flatten unflatten ravel squeeze unsqueeze transpose swapaxes swapdims
 permute movedim moveaxis t numpy_T mT mH adjoint matrix_H expand expand_as broadcast_to broadcast_tensors repeat
@@ -63,7 +68,10 @@ fft_ifftshift fft_hfft stft
 sym_size sym_numel sym_stride sym_storage_offset _assert_tensor_metadata _assert_scalar
 hann_window hamming_window blackman_window bartlett_window kaiser_window vander cosine_embedding_loss
 special_erf special_expit special_logit special_i0 special_gammaln special_log1p special_softmax special_log_softmax
-special_logsumexp _reshape_alias is_floating_point result_type _weight_norm
+special_logsumexp special_digamma special_psi special_entr special_erfc special_erfinv special_exp2 special_expm1
+special_i0e special_i1 special_i1e special_ndtr special_log_ndtr special_round special_sinc special_xlog1py
+special_xlogy
+_reshape_alias is_floating_point result_type _weight_norm
 """
 
 ALLOWED = frozenset(_NAMES.split())
