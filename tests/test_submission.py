@@ -83,6 +83,12 @@ FORGED: dict[str, tuple[str, Callable[[Content], object]]] = {
     "start that lacks a tensor": ("submission", lambda content: content["start"]["state"].pop("0")),
     "start with a tensor more": ("submission", lambda content: content["start"]["state"].update(x={"ref": 0})),
     "parameter of whole numbers": ("submission", lambda content: with_whole_parameter(content)),
+    "14 GB of ones": ("memory", lambda content: with_call(content, "aten.ones.default", [[1_750_000_000, 2]])),
+    "endless range": ("memory", lambda content: with_call(content, "aten.arange.default", [2**40])),
+    "copies without end": (
+        "memory",
+        lambda content: with_call(content, "aten.repeat.default", [{"ref": 0}, [2**30, 1, 1, 1]]),
+    ),
     "name that is code": ("name", lambda content: rename(content, 'w", open("x"), "')),
     "name that is a page": ("name", lambda content: rename(content, "<script>")),
     "name of torch's": ("name", lambda content: rename(content, "graph")),
@@ -143,6 +149,13 @@ def test_a_weight_norm_with_norms_of_another_shape_is_refused() -> None:
     for norms, dim in ((torch.ones(1, 1), 0), (torch.ones(4), 0), (torch.ones(4, 1), 1), (torch.ones(4, 1), -1)):
         with pytest.raises(AuditError, match="weight norm"):
             apply(weight_norm, (torch.ones(4, 3), norms, dim), {})
+
+
+def test_large_result_is_refused_and_long_slice_is_not() -> None:
+    aten, row = torch.ops.aten, torch.ones(1, 2**15)
+    assert apply(aten.slice.Tensor, (row, 1, 3, 2**63 - 1), {}).shape == (1, 2**15 - 3)
+    with pytest.raises(AuditError, match="1,073,741,824 numbers at once"):
+        apply(aten.broadcast_tensors.default, ([row, row.mT],), {})
 
 
 def test_whole_numbers_divide_by_numbers_other_than_minus_one() -> None:

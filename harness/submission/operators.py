@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from harness.errors import AuditError
 from harness.submission.division import refuse_unknown_divisor
 from harness.submission.plain import malformed
 
@@ -93,6 +94,12 @@ ON_SIZES: dict[str, Callable[..., Any]] = {
 }  # fmt: skip
 """Python's arithmetic on numbers of images, by name."""
 
+MOST_NUMBERS = 2**28
+"""Most numbers in a result for the few images of an audit: 1 GiB of float32."""
+
+_SIZE_ARGUMENTS = ("size", "repeats", "dims", "output_size", "num_classes", "steps", "n")
+"""Arguments by which operators are asked for a size."""
+
 _LARGEST_SIZE = 2**62
 
 _SIZES = (bool, int, float, torch.SymBool, torch.SymInt, torch.SymFloat)
@@ -114,7 +121,12 @@ def apply(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str
         _refuse_other_norms(*args, **kwargs)
     if isinstance(function, torch._ops.OpOverload):
         refuse_unknown_divisor(function, args, kwargs)
-        return function(*args, **kwargs)
+        _refuse_large(function, _asked(function, args, kwargs))
+        result = function(*args, **kwargs)
+        for made in result if isinstance(result, (list, tuple)) else (result,):
+            if isinstance(made, Tensor):
+                _refuse_large(function, made.numel())
+        return result
     if function is operator.getitem:
         return function(*args, **kwargs)
     numbers = args[0] if function is torch.sym_sum and args else args
@@ -125,6 +137,28 @@ def apply(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str
     ):
         raise malformed(f"the numbers of {_SIZE_NAMES[function]}")
     return function(*args, **kwargs)
+
+
+def _asked(function: torch._ops.OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
+    """Return how many numbers a call asks for by its sizes; 0 where it names none, or they depend on the images."""
+    names = (argument.name for argument in function._schema.arguments)
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    sought = ("end",) if function._schema.name == "aten::arange" else _SIZE_ARGUMENTS
+    sizes = next((given[name] for name in sought if given.get(name) is not None), 0)
+    whole = [*sizes] if isinstance(sizes, (list, tuple)) else [sizes]
+    is_known = all(type(each) is int or (type(each) is float and math.isfinite(each)) for each in whole)
+    return math.prod(map(int, whole)) if is_known else 0
+
+
+def _refuse_large(function: Callable[..., Any], numbers: int | torch.SymInt) -> None:
+    """Refuse a result that would fill the memory; what is exported has sizes that are not known, and takes none."""
+    if type(numbers) is int and numbers > MOST_NUMBERS:
+        raise AuditError(
+            "memory",
+            f"forward makes {numbers:,} numbers at once, with {function}.",
+            allowed=f"Allowed: {MOST_NUMBERS:,}.",
+            hint="Compute with smaller tensors.",
+        )
 
 
 def _refuse_other_norms(v: Tensor, g: Tensor, dim: int = 0) -> None:
