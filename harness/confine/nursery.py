@@ -14,7 +14,6 @@ import os
 import select
 import signal
 import socket
-import subprocess
 import tempfile
 from dataclasses import dataclass
 from functools import lru_cache

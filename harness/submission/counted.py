@@ -10,8 +10,7 @@ from torch.export import ExportedProgram
 from harness import audit, plugins
 from harness.audit import Audit, Exporter, Ledger
 from harness.audit.count import count
-from harness.audit.probe import gist
-from harness.errors import AuditError, HarnessError, ran_out_of_memory
+from harness.errors import AuditError
 from harness.seeds import seed_everything
 from harness.submission.document import Submission
 from harness.submission.network import Submitted, annotate

@@ -36,10 +36,6 @@ MOST_MEMORY = 2**29
 _EMPTY = frozenset(("empty", "empty_like", "empty_permuted", "empty_strided", "new_empty", "new_empty_strided"))
 
 
-_DIVISIONS = frozenset(("div", "divide", "floor_divide", "remainder", "fmod"))
-"""Operators by which processors end a process that divides the least whole number by minus one."""
-
-
 def replay(program: Program, empty: float = 0.0) -> dict[str, Tensor]:
     """Return the first values of a network, drawn from torch's global generator.
 
@@ -70,8 +66,6 @@ def run(program: Program, empty: float = 0.0) -> tuple[list[Tensor], list[Touche
             sources = [results[number] for number in reads]
             args = from_plain(plain_args, results.__getitem__)
             kwargs = {key: from_plain(value, results.__getitem__) for key, value in plain_kwargs.items()}
-            if name.split(".")[1].rstrip("_") in _DIVISIONS and any(map(_has_least, (*args, *kwargs.values()))):
-                raise malformed(f"{name} of the least whole number")
             try:
                 meter.foresee(name, args)
                 made, changed = _step(name, args, kwargs, empty)
@@ -113,15 +107,6 @@ def same_bits(first: Tensor, second: Tensor) -> bool:
     if first.dtype != second.dtype or first.shape != second.shape:
         return False
     return torch.equal(*(_plain(each).contiguous().flatten().view(torch.uint8) for each in (first, second)))
-
-
-def _has_least(value: Any) -> bool:
-    """Whether a number is the least of its type, or a tensor holds it."""
-    if isinstance(value, Tensor):
-        if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool or not value.numel():
-            return False
-        return int(value.min()) == torch.iinfo(value.dtype).min and torch.iinfo(value.dtype).min < 0
-    return type(value) is int and value <= -(2**31)
 
 
 def _plain(tensor: Tensor) -> Tensor:

@@ -22,9 +22,6 @@ from harness.submission.start_operators import TRUNC_NORMAL, operator_of
 
 Program = Mapping[str, Any]
 
-MOST_RESULTS = 40_000
-"""Most constants and results of all operators in a start: a split has many."""
-
 MOST_STEPS = 20_000
 """Most operators in a start; a transformer of twenty layers has about 1,000."""
 
