@@ -75,6 +75,11 @@ FORGED: dict[str, tuple[str, Callable[[Content], object]]] = {
     "remainder of numbers by zero": ("submission", lambda content: with_call(content, "aten.remainder.int", [-1, 0])),
     "list that is repeated": ("submission", lambda content: with_call(content, "aten.mul.left_t", [[0], 9])),
     "operator on texts": ("submission", lambda content: with_call(content, "aten.to.prim_Device", [{"ref": 0}, None])),
+    "lengths of a packed sequence": (
+        "submission",
+        lambda content: with_call(content, "aten.lstm.data", [*[{"ref": 0}] * 2, [], [], False, 1, 0.0, False, False]),
+    ),
+    "endless window": ("memory", lambda content: with_call(content, "aten.hamming_window.default", [2**31])),
     "endless combinations": (
         "submission",
         lambda content: with_call(content, "aten.combinations.default", [{"ref": 0}, 9]),
