@@ -189,6 +189,15 @@ class TestRun:
         assert said in printed
         assert ("averaged weights" in printed) == bool(said)
 
+    @pytest.mark.parametrize("slope", ["", ", nn.LeakyReLU(0.123)"])
+    def test_what_counts_beside_the_layers_is_shown(
+        self, slope: str, workplace: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        file = workplace / "tiny.py"
+        file.write_text(file.read_text().replace("nn.Flatten()", f"nn.Flatten(){slope}"))
+        assert run() == 0
+        assert ("literal numbers in the code" in capsys.readouterr().out) == bool(slope)
+
     @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
     def test_parallel_seeds_on_cpu_are_refused(self, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert run("--seeds", "2", "--jobs", "2") == 2

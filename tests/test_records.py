@@ -193,6 +193,9 @@ class TestConflict:
             f"state {HERE}; none counts until it is trained here, with: python -m harness run architectures/rival.py "
             "--dataset mnist --set lr=0.2"
         )
+        with pytest.raises(UsageError) as refused:
+            board().find("rival")
+        assert refused.value.hint.startswith("rival is disputed: train it, or verify one of its runs")
         finished("rival", 0, 10, recipe={"lr": 0.2})
         assert not board().disputed
         assert [row.seeds for row in board().rows] == [[0], [0]]

@@ -723,7 +723,7 @@ def test_pull_renames_a_run_whose_id_is_taken(
     own = finished(seed=5, dataset="digits")
     own.folder.rename(own.folder.with_name(there.run_id))
     assert cli.main(["sync", "--pull"]) == 0
-    assert "1 runs imported" in capsys.readouterr().err
+    assert "1 run imported" in capsys.readouterr().err
     assert {len(journal.run_id) - len(there.run_id) for journal in all_journals()} == {0, 7}
 
 

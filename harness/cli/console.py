@@ -112,7 +112,8 @@ def report_imports(found: Sequence[Imported], origin: str) -> int:
     refused = [run for run in found if run.refused]
     added = sum(run.is_new and not run.refused for run in found)
     known = len(found) - added - len(refused)
-    lines = [f"{added} runs imported from {origin}{f', {known} were here already' if known else ''}"]
+    already = f", {known} were here already" if known else ""
+    lines = [f"{added} run{'' if added == 1 else 's'} imported from {origin}{already}"]
     lines += [f"refused: {run.run_id}: {printable(run.refused)}" for run in refused]
     print(*lines, sep="\n", file=sys.stderr, flush=True)
     return DataError.exit_code if refused else 0

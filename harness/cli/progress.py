@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from harness import runs
-from harness.cli.console import console, duration, new_table, print_layers, print_targets, warn_of_softmax
+from harness.cli.console import console, duration, new_table, print_layers, print_ledger, print_targets, warn_of_softmax
 from harness.errors import WorkerLost
 from harness.events import Epoch, Result
 from harness.journal import FinishedRun, Journal, journal_folder
@@ -110,6 +110,8 @@ def _show_finished(run: FinishedRun, name: str, author: str, tracker: Tracker) -
 def _introduce(started: Started) -> None:
     """Print the layers and the size of an audited network."""
     print_layers(started.model)
+    if started.ledger.parameters != sum(layer.parameters for layer in started.model.layers):
+        print_ledger(started.ledger)
     console.print(f"{started.ledger.parameters:,} parameters of {BUDGET.parameters:,}")
     warn_of_softmax(started.model)
 

@@ -100,6 +100,8 @@ class Board:
         for dataset, names in self.elsewhere.items():
             if name.partition(" ")[0] in names:
                 return f"'{name}' is a row of {dataset}: add --dataset {dataset}."
+        if any(name == row.title for row in self.disputed):
+            return f"{name} is disputed: train it, or verify one of its runs by its id (under What does not count)."
         others = " or ".join(f"--dataset {dataset}" for dataset in self.elsewhere)
         known = [*labels, *chain(*self.elsewhere.values())]
         return did_you_mean(name, known) or f"Name a row by its name on the board{others and f', or add {others}'}."
