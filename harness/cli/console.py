@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
@@ -107,8 +108,10 @@ def duration(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
-def report_imports(found: Sequence[Imported], origin: str) -> int:
-    """Print to standard error which runs were imported and which were refused, and return the exit code."""
+def report_imports(bring: Callable[[], Sequence[Imported]], origin: str) -> int:
+    """Import runs, print to standard error which were imported and which were refused, and return the exit code."""
+    with Console(stderr=True).status(escape(f"checking the runs of {origin}, and counting their networks")):
+        found = bring()
     refused = [run for run in found if run.refused]
     added = sum(run.is_new and not run.refused for run in found)
     known = len(found) - added - len(refused)

@@ -12,6 +12,7 @@ import gc
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from harness import leaderboard, tuning
@@ -89,7 +90,8 @@ def _main(args: argparse.Namespace) -> int:
         raise UsageError("--compare has no CSV form.", hint="Use --json.")
     if args.withdraw is not None or args.because is not None:
         return _withdraw(args)
-    code = report_imports(archive.import_runs(args.arriving), str(args.arriving)) if args.arriving else 0
+    arriving = partial(archive.import_runs, args.arriving)
+    code = report_imports(arriving, str(args.arriving)) if args.arriving else 0
     try:
         board = leaderboard.rank(all_journals(), args.dataset, [*_studies()])
     except UsageError as error:

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     mark_dead_runs({})
-    code = report_imports(tracking.pull(), tracking.address()) if args.pull else 0
+    code = report_imports(tracking.pull, tracking.address()) if args.pull else 0
     hidden = not console.is_terminal
     found = itertools.chain[tracking.Source](all_journals(), tuning.records())
     count = tracking.sync(track(found, "journals", console=console, transient=True, disable=hidden))
