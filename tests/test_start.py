@@ -188,6 +188,10 @@ def test_weights_from_home_are_measured(name: str) -> None:
 def test_pattern_counts_once() -> None:
     assert measured("net.a = nn.Parameter(torch.tensor(TABLE))", TABLE) == Patterns({"a": 969}, 0, {}, 0, 0, 11, 0, 0)
     assert measured("net.register_buffer('a', torch.tensor([[1.0, 0, -1], [2, 0, -2], [1, 0, -1]]) / 8)").brought == 9
+    first = measured(
+        "net.a = nn.Parameter(torch.randn(90))\nwith torch.no_grad():\n    net.a[:9] = torch.tensor(TABLE[:9])", TABLE
+    )
+    assert (first.brought, first.extra) == (9, 0)
     noisy = measured("net.a = nn.Parameter(0.1 * torch.randn(970) + 0.3 * torch.tensor(TABLE))", TABLE)
     assert (noisy.patterns["a"], noisy.extra) == (969, 970)
 

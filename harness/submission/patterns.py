@@ -116,7 +116,8 @@ def authors_numbers(program: Program) -> Patterns:
     for name, tensor in tensors.items():
         found = sources.behind(tensor)
         brought = sources.units_of(found)
-        if brought > own_units(tensor.values) or tensor.is_drawn:
+        is_fixed = two[0][name] == two[1][name] if tensor.is_drawn else torch.ones_like(tensor.values, dtype=torch.bool)
+        if brought > own_units(tensor.values[is_fixed]):
             extra |= found
         table_bits = bits_of_table(tensor.values)
         if brought > FORMULA:
