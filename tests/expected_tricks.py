@@ -180,6 +180,7 @@ TRICKS = {
     "table_of_images": counted(),
     "class_means_as_state": counted(),
     "running_covariance": counted(),
+    "table_behind_a_gate": counted("harmless", COUNTED, parameters=4_443),
     "batch_norm_as_a_table": counted(
         "harmless", "its statistics are counted, since what they hold is read as a table", parameters=12_174
     ),
@@ -255,4 +256,14 @@ TRICKS = {
     "home_by_slices_in_forward": brought(),
     "home_in_free_settings": brought(rule="trained-start"),
     "home_by_selects_of_a_weight": brought(rule="trained-start"),
+    "home_by_axes_of_flips": brought(),
+    "home_by_axes_of_transposes": brought(),
+    "home_by_expansions_of_features": brought(),
+    "home_by_references": brought(),
+    "home_by_selects_behind_a_gate": brought(),
+    "home_by_shapes_in_the_start": brought(),
+    "home_by_shapes_without_elements": brought(),
+    "home_by_sizes_of_expansions": brought(),
+    "home_by_sums_of_sizes": brought(),
+    "order_of_settings": brought(),
 }

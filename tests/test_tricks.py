@@ -60,6 +60,8 @@ QUICK = {
     "home_as_literals_in_forward",
     "home_by_chosen_seeds",
     "home_by_ranks_of_noise",
+    "home_by_references",
+    "home_by_sums_of_sizes",
     "home_in_a_buffer",
     "home_in_whole_numbers",
     "ink_opens_the_batch",

@@ -52,12 +52,13 @@ An `Audit` is then used for
 """
 
 from harness.audit.batch import refuse_batch_dependence, refuse_changed_classes
+from harness.audit.compact import as_bytes, compressed, rank
 from harness.audit.count import Entry, Ledger, own_units
 from harness.audit.export import export, refuse_foreign_operators
 from harness.audit.forward import probe_forward
 from harness.audit.graph import arguments, cause, every_tensor, operators, over_the_same_tensors, short_name
 from harness.audit.growth import refuse_grown_state, sizes_of
-from harness.audit.literals import compressed, written_units
+from harness.audit.literals import written_units
 from harness.audit.module import refuse_odd_module
 from harness.audit.network import (
     Audit,
@@ -92,6 +93,7 @@ __all__ = [
     "ModelSummary",
     "accepted_sizes",
     "arguments",
+    "as_bytes",
     "audit",
     "bits_of_table",
     "calls_digest",
@@ -107,6 +109,7 @@ __all__ = [
     "over_the_same_tensors",
     "own_units",
     "probe_forward",
+    "rank",
     "refuse_batch_dependence",
     "refuse_changed_classes",
     "refuse_foreign_operators",

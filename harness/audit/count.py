@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from harness.audit.arrangement import arrangement_units
 from harness.audit.graph import cause
 from harness.audit.literals import literal_units
 from harness.audit.module import refuse_odd_tensor
@@ -87,14 +88,20 @@ def count(network: nn.Module, train: ExportedProgram, evaluation: ExportedProgra
         entries.append(Entry(layer or type(network).__name__, short, kind, tuple(tensor.shape), numbers, not is_free))
     for program in (train, evaluation):
         entries.extend(_constants(program, counted, tables, path))
-    for line, numbers in literal_units(network, train, evaluation, path):
-        entries.append(Entry(line, "numbers in the code", "literal", (), numbers))
+    written = [*literal_units(network, train, evaluation, path)]
+    entries.extend(Entry(line, "numbers in the code", "literal", (), numbers) for line, numbers in written)
+    arranged = arrangement_units(network, train, evaluation) - sum(numbers for _, numbers in written)
+    if arranged > 0:  # numbers in the code stand in the arrangement, too
+        entries.append(Entry(path, "arrangement of the operators", "literal", (), arranged))
     return Ledger(tuple(entries))
 
 
 def own_units(tensor: Tensor) -> int:
-    """Return the 32-bit units of a tensor's elements; one of less than 32 bits counts as one unit."""
-    return tensor.numel() * _units_each(tensor)
+    """Return the 32-bit units of a tensor's elements; one of less than 32 bits counts as one unit.
+
+    A tensor without elements has sizes, which an operator can read as numbers: each larger than one counts.
+    """
+    return tensor.numel() * _units_each(tensor) or sum(size > 1 for size in tensor.shape)
 
 
 def _units_each(tensor: Tensor) -> int:

@@ -3,27 +3,31 @@
 A graph may slice, pad and size its tensors as it likes, because such whole numbers are structure where images pass. On
 a tensor that is the same for all images, each of these numbers chooses a value, as from a table. The graph cannot tell
 (a line of ones made from the images, or times zero, is fixed), so it is run on other images, with the same weights and
-with others.
+with others; also with those of the start, as a weight that is zero need not learn.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Collection, Sequence, Set
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Interpreter, Node
+from torch.nn.functional import cross_entropy
 from torch.utils._pytree import tree_leaves
 
 from harness.audit.graph import arguments, operators, short_name
-from harness.audit.probe import digit_like_images, made_up_images, nudged, quiet
+from harness.audit.probe import digit_like_images, made_up_images, nudged, quiet, restored
 from harness.audit.sizes import step_size
 
 ALIKE = 0.8
 """Correlation of a tensor's values in the two runs from which it is fixed; some noise would not hide a table."""
+
+NEAR = 0.1
+"""Distance of a tensor's values in two runs, as a part of their size, up to which they are the same for all images."""
 
 _SHAPES = frozenset({"view", "reshape", "_unsafe_view", "expand", "expand_as", "unflatten", "flatten"})
 """Operators whose whole numbers only give the same values another shape."""
@@ -71,24 +75,44 @@ def fixed_nodes(
     asked = {node for node in outer if asked_for(outer[node])}
     if not asked:
         return set(), set()
-    made_up, digits = (
+    made_up, digits, still = (
         [
             _values(graph, network, asked, direction, images(step_size(graph), seed=seed), seed)
             for seed, direction in enumerate(directions)
         ]
-        for images, directions in ((made_up_images, (1, -1)), (digit_like_images, (1, 1)))
+        for images, directions in ((made_up_images, (1, -1)), (digit_like_images, (1, 1)), (digit_like_images, (0, 0)))
     )
     fixed = {outer[node] for node in asked if _alike(*(values.get(node) for values in made_up))}
-    same = {outer[node] for node in asked if _equal(*(values.get(node) for values in digits))}
+    same = {
+        outer[node] for node in asked if any(_near(*(values.get(node) for values in pair)) for pair in (digits, still))
+    }
     return fixed, fixed | same
 
 
-def spreads(program: ExportedProgram, network: nn.Module) -> dict[Node, Tensor]:
+def unmoved(train: ExportedProgram, network: nn.Module) -> set[str]:
+    """Return the names of the parameters that have no gradient at the start, or none but zero.
+
+    Args:
+        train: the graph of training mode, over the tensors of `network`.
+        network: its parameters and buffers are as before at the end.
+    """
+    graph, _ = _runnable(train)
+    images = made_up_images(step_size(graph))
+    named = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+    with quiet(), torch.random.fork_rng(), restored(network), torch.enable_grad():
+        loss = cross_entropy(graph(images), torch.arange(len(images)) % 10)
+        gradients = torch.autograd.grad(loss, [*named.values()], allow_unused=True)
+    moved = {name for name, grad in zip(named, gradients, strict=True) if grad is not None and bool(grad.any())}
+    return {name for name, _ in network.named_parameters()} - moved
+
+
+def spreads(program: ExportedProgram, network: nn.Module, still: Collection[str]) -> dict[Node, Tensor]:
     """Return how much the channels of what each batch norm normalises vary over images like digits.
 
     Args:
         program: a graph, over the tensors of `network`.
         network: its parameters and buffers are as before at the end.
+        still: names of parameters that training does not move: they are also left where they are.
 
     Returns:
         for each batch norm of the graph, standard deviations: (channels,).
@@ -98,8 +122,9 @@ def spreads(program: ExportedProgram, network: nn.Module) -> dict[Node, Tensor]:
     if not norms:
         return {}
     most: dict[Node, Tensor] = {}
-    for direction in (1, -1):
-        values = _values(graph, network, {*map(_input, norms)}, direction, digit_like_images(step_size(graph)))
+    for direction, left in ((1, ()), (-1, ()), (1, still)):
+        images = digit_like_images(step_size(graph))
+        values = _values(graph, network, {*map(_input, norms)}, direction, images, still=left)
         for norm in norms:
             spread = values[_input(norm)][0].transpose(0, 1).flatten(1).std(1, correction=0)
             most[outer[norm]] = torch.minimum(most.get(outer[norm], spread), spread)
@@ -120,15 +145,22 @@ def _input(norm: Node) -> Node:
 
 
 def _values(
-    graph: GraphModule, network: nn.Module, nodes: Set[Node], direction: int, images: Tensor, seed: int = 0
+    graph: GraphModule,
+    network: nn.Module,
+    nodes: Set[Node],
+    direction: int,
+    images: Tensor,
+    seed: int = 0,
+    still: Collection[str] = (),
 ) -> dict[Node, list[Tensor]]:
     """Return the tensors that nodes make of images, while the network's numbers are moved in a direction.
 
     Args:
         images: (N, 1, 28, 28) float.
         seed: of what the graph draws.
+        still: names of parameters that are not moved.
     """
-    with quiet(), torch.no_grad(), torch.random.fork_rng(), nudged(network, direction):
+    with quiet(), torch.no_grad(), torch.random.fork_rng(), nudged(network, direction, still):
         torch.manual_seed(seed)
         run = _Run(graph, nodes)
         run.run(images.clone())
@@ -151,8 +183,12 @@ class _Run(Interpreter):
         return result
 
 
-def _equal(first: Sequence[Tensor] | None, second: Sequence[Tensor] | None) -> bool:
-    return first is not None and second is not None and torch.equal(_flat(first), _flat(second))
+def _near(first: Sequence[Tensor] | None, second: Sequence[Tensor] | None) -> bool:
+    """Whether values of two runs are about the same."""
+    if first is None or second is None:
+        return False
+    left, right = _flat(first).nan_to_num(), _flat(second).nan_to_num()
+    return left.shape == right.shape and float((left - right).norm()) <= NEAR * float(left.norm())
 
 
 def _alike(first: Sequence[Tensor] | None, second: Sequence[Tensor] | None) -> bool:

@@ -7,7 +7,6 @@ tensor is the same for all images (`fixed`), whole numbers choose values, and co
 
 from __future__ import annotations
 
-import lzma
 import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
@@ -16,7 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import Node
+from torch.utils._pytree import tree_leaves
 
+from harness.audit.compact import compressed
 from harness.audit.fixed import fixed_nodes, places
 from harness.audit.graph import arguments, cause, operators, short_name
 
@@ -68,13 +69,6 @@ def written_units(number: float) -> int:
     return 1 if float(f"{number:.9g}") == number else 2
 
 
-def compressed(text: bytes) -> int:
-    """Return the bytes of a text, compressed: a bound on what its author could hide in it."""
-    if not text:
-        return 0
-    return len(lzma.compress(text, lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA1, "dict_size": 2**20}]))
-
-
 def _written(program: ExportedProgram, network: nn.Module, path: str) -> tuple[Numbers, Numbers, bytes]:
     """Return the numbers of a graph that count, those that choose values, and the order of these."""
     found, chosen, order = Numbers(), Numbers(), ""
@@ -94,7 +88,7 @@ def _written(program: ExportedProgram, network: nn.Module, path: str) -> tuple[N
             for number in _numbers(node, everything, free):
                 settings.setdefault(number, line)
         else:  # arithmetic on the number of images: rare, so none of its numbers are free
-            numbers = (value for value in node.args if isinstance(value, (int, float)) and value not in (-1, 0, 1))
+            numbers = (each for each in tree_leaves(node.args) if type(each) in (int, float) and each not in (-1, 0, 1))
         for number in numbers:
             found[line, number] += written_units(number)
     if len(settings) > FREE_SETTINGS:

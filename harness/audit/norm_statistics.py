@@ -9,7 +9,7 @@ from torch import nn
 from torch.export import ExportedProgram
 from torch.fx import Node
 
-from harness.audit.fixed import spreads
+from harness.audit.fixed import spreads, unmoved
 from harness.audit.graph import PARTS, arguments, buffer_users, short_name
 
 _AVERAGES = PARTS | {"mean", "repeat"}
@@ -29,7 +29,10 @@ def batch_norm_statistics(network: nn.Module, train: ExportedProgram, evaluation
     Those of a batch norm that normalises nothing, as its input is the same for all images, are a table that is read.
     """
     in_training, in_scoring = buffer_users(train), buffer_users(evaluation, _AVERAGES)
-    trained, scored = spreads(train, network), spreads(evaluation, network)
+    if not in_training:
+        return set()
+    still = unmoved(train, network)
+    trained, scored = (spreads(program, network, still) for program in (train, evaluation))
     genuine = set()
     for name, buffer in network.named_buffers():
         if buffer.untyped_storage().nbytes() != buffer.nbytes:

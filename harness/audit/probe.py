@@ -8,7 +8,7 @@ import io
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import torch
@@ -156,12 +156,16 @@ def one_step(
 
 
 @contextlib.contextmanager
-def nudged(network: nn.Module, direction: int) -> Iterator[None]:
-    """Move each floating-point number of a network by 0.2 in a random direction; a `direction` of -1 reverses all."""
+def nudged(network: nn.Module, direction: int, still: Collection[str] = ()) -> Iterator[None]:
+    """Move each floating-point number of a network by 0.2 in a random direction; a `direction` of -1 reverses all.
+
+    Args:
+        still: names of parameters that stay.
+    """
     with restored(network), torch.no_grad():
         generator = torch.Generator().manual_seed(0)
-        for tensor in (*network.parameters(), *network.buffers()):
-            if tensor.is_floating_point():
+        for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+            if tensor.is_floating_point() and name not in still:
                 signs = torch.randint(2, tensor.shape, generator=generator).mul(2).sub(1)
                 tensor.add_(signs.to(tensor), alpha=0.2 * direction)
         yield

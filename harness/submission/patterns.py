@@ -28,6 +28,9 @@ FORMULA = 16
 """Most numbers of the author's own from which a tensor may be made without all of it being taken for a pattern: from no
 more, it follows from a formula."""
 
+UNITS_EACH = 2
+"""32-bit units in which a number may be given that a tensor then holds in one: numpy gives it in two."""
+
 LARGEST_SIZE = 784
 """Largest whole number that is taken for a size where a whole tensor is scaled or shifted by it: that of an image."""
 
@@ -70,7 +73,8 @@ class Patterns:
     """Numbers of the author's own in a start.
 
     Attributes:
-        patterns: values of each tensor that follow a pattern of the author's, without its most frequent value.
+        patterns: values of each tensor that follow a pattern of the author's, without its most frequent one, in 32-bit
+            units.
         formulas: such values of all tensors that follow from a few numbers of the author's, such as sines of positions.
         indices: the same for whole numbers, truth values, and masks of zeros and infinities.
         index_bits: bits of all those tables; up to `FREE_BITS` they are free, here as in the ledger.
@@ -93,8 +97,12 @@ class Patterns:
     def brought(self) -> int:
         """Numbers that the author brought, in all."""
         indices = sum(self.indices.values()) if self.index_bits > FREE_BITS else 0
-        hidden = max(0, self.structure - FREE_STRUCTURE, 8 * (self.pattern_structure - FREE_PATTERN_STRUCTURE))
-        return sum(self.patterns.values()) + indices + self.others + hidden
+        return sum(self.patterns.values()) + indices + self.others + self.arranged
+
+    @property
+    def arranged(self) -> int:
+        """Numbers that may be hidden in the order of operators and in their sizes."""
+        return max(0, self.structure - FREE_STRUCTURE, 8 * (self.pattern_structure - FREE_PATTERN_STRUCTURE))
 
 
 def authors_numbers(program: Program) -> Patterns:
@@ -117,11 +125,11 @@ def authors_numbers(program: Program) -> Patterns:
         found = sources.behind(tensor)
         brought = sources.units_of(found)
         is_fixed = two[0][name] == two[1][name] if tensor.is_drawn else torch.ones_like(tensor.values, dtype=torch.bool)
-        if brought > own_units(tensor.values[is_fixed]):
+        if brought > UNITS_EACH * own_units(tensor.values[is_fixed]):
             extra |= found
         table_bits = bits_of_table(tensor.values)
         if brought > FORMULA:
-            (indices if table_bits else patterns)[name] = tensor.foreground
+            (indices if table_bits else patterns)[name] = tensor.foreground_units
             index_bits += table_bits
             continue
         others |= found
@@ -167,6 +175,11 @@ class _Made:
         """How many values differ from the most frequent one."""
         counts = _reals(self.values).unique(return_counts=True)[1]
         return int(counts.sum() - counts.max()) if counts.numel() else 0
+
+    @property
+    def foreground_units(self) -> int:
+        """The same in 32-bit units."""
+        return self.foreground * max(1, _reals(self.values).element_size() // 4)
 
 
 def _made(program: Program, results: Sequence[Tensor], touched: Sequence[Touched], number: int) -> _Made:

@@ -7,14 +7,12 @@ shape, looks the same, and compressed. What remains is what the author chose.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
-from harness.audit import compressed
+from harness.audit import as_bytes, compressed, rank
 from harness.submission.dependence import Touched
 from harness.submission.start import Program
 from harness.submission.start_operators import TRUNC_NORMAL, operator_of
-
-T = TypeVar("T")
 
 
 def compressed_structure(
@@ -28,7 +26,7 @@ def compressed_structure(
         made: for each tensor the steps on which it depends, and its shape.
     """
     text = _Text(program, touched)
-    return compressed(b"".join(text.of(steps, [*shape]) for steps, shape in made))
+    return compressed(b"".join(text.of(steps, [*shape] if 0 not in shape else []) for steps, shape in made))
 
 
 def arguments_of(step: Sequence[Any]) -> Iterator[tuple[str, Any]]:
@@ -63,7 +61,7 @@ class _Text:
         for index in steps:
             step = self._program["steps"][index]
             if index not in self._written:
-                written += _rank(step[0], self._recent)
+                written += as_bytes(rank(step[0], self._recent))
                 for place, (_, value) in enumerate(arguments_of(step)):
                     written += self._value((step[0], place), value, shape, seen)
             for number in self._touched[index].returns:
@@ -78,25 +76,11 @@ class _Text:
             places = ((place[0], 64 * (place[1] + 1) + index % 64) for index in range(len(value)))
             return b"\xfd" + b"".join(self._value(*each, shape, seen) for each in zip(places, value, strict=True))
         if isinstance(value, dict) and set(value) == {"ref"}:
-            return b"\xfc" + _rank(value["ref"], seen)
+            return b"\xfc" + as_bytes(rank(value["ref"], seen))
         if type(value) is not int:
-            return _rank(repr(value), self._recent)
+            return as_bytes(rank(repr(value), self._recent))
         if value in shape:
-            return b"\xfb" + _number(shape.index(value))
+            return b"\xfb" + as_bytes(shape.index(value))
         step = value - self._last.get(place, 0)
         self._last[place] = value
-        return _number(step)
-
-
-def _rank(value: T, recent: list[T]) -> bytes:
-    """Return how many others were used since `value` was, and note its use."""
-    rank = recent.index(value) if value in recent else len(recent)
-    del recent[rank : rank + 1]
-    recent.insert(0, value)
-    return _number(rank)
-
-
-def _number(value: int) -> bytes:
-    """Return a small whole number as one byte, and a larger one as more."""
-    folded = 2 * abs(value) + (value < 0)
-    return bytes([folded]) if folded < 200 else b"\xfa" + folded.to_bytes(9, "little").rstrip(b"\0") + b"\0"
+        return as_bytes(step)

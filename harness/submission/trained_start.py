@@ -40,13 +40,15 @@ def with_numbers_of_start(found: Audit, data: Submission, path: str) -> Audit:
     most = max(FEW_BROUGHT, min(MOST_BROUGHT, int(SHARE * ledger.parameters)))
     if brought <= most < brought + patterns.formulas:
         brought, most = brought + patterns.formulas, MOST_BROUGHT
+    made = f": {patterns.arranged:,} for the operators that make them" if patterns.arranged else ""
     if brought > most and ledger.parameters <= BUDGET.parameters:  # else it is refused for a simpler reason
         raise AuditError(
             "trained-start",
-            f"{brought:,} of the numbers that the network starts with are the file's own, not drawn.",
+            f"{brought:,} of the numbers that the network starts with are the file's own, not drawn{made}.",
             where=path,
             allowed=f"Allowed: {most:,} of {ledger.parameters:,}: {SHARE:.0%}, for filters, positions or a basis; with "
             f"values of a formula {MOST_BROUGHT:,}. Those that forward computes from sizes alone are free.",
-            hint="Draw weights with torch.nn.init or torch.randn, not with numpy; only the harness trains.",
+            hint="Compute fixed filters and grids in forward, or store one of those that repeat; draw weights with "
+            "torch.nn.init or torch.randn, not with numpy; only the harness trains.",
         )
     return replace(found, ledger=ledger)

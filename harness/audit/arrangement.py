@@ -1,0 +1,60 @@
+"""How much is written in the arrangement of a graph: in the order of its operators, in what they read, in their sizes.
+
+A graph of thousands of operators can hold a network in itself: the position that each of them reads, the axis that it
+sums over, which of two values it takes. So the operators are written as bytes in which whatever recurs looks alike, and
+compressed. What remains is what the author chose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from torch.export import ExportedProgram
+from torch.fx import Node
+from torch.nn import Module
+from torch.utils._pytree import tree_leaves
+
+from harness.audit.compact import as_bytes, compressed, rank
+from harness.audit.fixed import fixed_nodes
+from harness.audit.graph import operators, short_name
+
+FREE_BYTES = 448
+"""Most compressed bytes of a graph's operators that are not counted; p4m has 358, the most of this project's."""
+
+FREE_FIXED_BYTES = 256
+"""The same, of the operators on values that the images do not decide, as on weights; p4m has 222."""
+
+
+def arrangement_units(network: Module, train: ExportedProgram, evaluation: ExportedProgram) -> int:
+    """Return the bytes beyond those that are free, of the mode that has more: each counts as a number."""
+    return max(_beyond(program, network) for program in (train, evaluation))
+
+
+def _beyond(program: ExportedProgram, network: Module) -> int:
+    order = {node: place for place, node in enumerate(operators(program))}
+    whole = compressed(_text(order, order))
+    if whole <= FREE_FIXED_BYTES:
+        return 0
+    same = fixed_nodes(program, network, lambda _: True)[1]
+    fixed = compressed(_text((node for node in order if node in same), order))
+    return max(0, whole - FREE_BYTES, fixed - FREE_FIXED_BYTES)
+
+
+def _text(nodes: Iterable[Node], order: Mapping[Node, int]) -> bytes:
+    """Write operators: what each reads as how long ago it was made, and words as how many others were used since."""
+    written = bytearray()
+    names: list[str] = []
+    words: list[str] = []
+    tensors: list[Node] = []
+    for node in nodes:
+        written += as_bytes(rank(short_name(node), names))
+        for value in tree_leaves((node.args, node.kwargs)):
+            if isinstance(value, Node):
+                made = value in order
+                written += as_bytes(order[node] - order[value]) if made else b"\xfb" + as_bytes(rank(value, tensors))
+            elif type(value) is int:
+                written += as_bytes(value)
+            else:
+                is_new_text = isinstance(value, str) and repr(value) not in words  # such as a formula of einsum
+                written += as_bytes(rank(repr(value), words)) + (value.encode() if is_new_text else b"")
+    return bytes(written)
