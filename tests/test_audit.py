@@ -17,7 +17,7 @@ from harness.audit import Audit, Ledger, audit, enforce, refuse_batch_dependence
 from harness.audit.batch import LARGEST_BATCH
 from harness.audit.count import FREE_STATISTICS
 from harness.audit.export import MOST_IMAGES, export
-from harness.audit.probe import made_up_images
+from harness.audit.probe import made_up_images, relative_distance
 from harness.audit.sizes import accepted_sizes, accepts, condition
 from harness.errors import AuditError, BudgetError, ContractError, Refusal
 from harness.runs import inspect
@@ -555,6 +555,12 @@ def test_old_spectral_norm_hint_names_the_new_one() -> None:
     error, _ = refusal("spectral_norm_by_a_hook")
     assert error is not None
     assert "parametrizations.spectral_norm" in error.hint
+
+
+def test_imaginary_parts_count_as_a_difference() -> None:
+    turned = torch.full((3,), 1 + 2j)
+    assert relative_distance(turned, turned.clone()) == 0
+    assert relative_distance(turned, turned.conj()) == pytest.approx(4 / 5**0.5)
 
 
 def test_made_up_images_reach_black_and_white() -> None:

@@ -190,6 +190,8 @@ def test_thread_count_changes_no_bit() -> None:
         ("normalise", (torch.ones(4), torch.zeros(4), 1e-5, 2)),
         ("silu", ()),
         ("pool", ([2, 2], [2, 2], [0, 0], [1, 1], False)),
+        ("pool", ([3, 3], [2, 2], [1, 1], [1, 1], True)),
+        ("pool", ([2, 2], [3, 3], [1, 0], [1, 1], True)),
     ],
 )
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -229,6 +229,53 @@ def test_dropout_masks_are_no_difference() -> None:
         nn.Conv2d(1, 14, 9, stride=9), nn.BatchNorm2d(14), nn.Dropout2d(0.5), nn.Flatten(), nn.Linear(126, 10)
     )
     found = exports(network)
+    assert choose_compatible(FAST, found.train.module(), found.evaluation.module(), "network.py") == Choice(FAST)
+
+
+class Spectral(nn.Module):
+    """Multiplies the spectrum of the images by complex weights, and keeps a complex buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.filter = nn.Parameter(torch.full((28, 15), 0.5 + 0.5j))
+        self.register_buffer("turn", torch.full((28, 15), 1j))
+        self.last = nn.Conv2d(1, 10, 28)
+
+    def forward(self, images: Tensor) -> Tensor:
+        spectrum = torch.fft.rfft2(images) * self.filter * self.get_buffer("turn")
+        return self.last(torch.fft.irfft2(spectrum.to(torch.complex64), s=(28, 28))).flatten(1)
+
+
+@pytest.fixture
+def always_warns() -> Iterator[None]:
+    """Lets torch repeat the warnings that it gives once in a process."""
+    torch.set_warn_always(True)
+    yield
+    torch.set_warn_always(False)
+
+
+@pytest.mark.parametrize("precision", [torch.float64, torch.float32])
+@pytest.mark.usefixtures("always_warns")
+@pytest.mark.filterwarnings("error:Casting complex values")
+def test_complex_weights_keep_their_imaginary_part_in_a_trial(precision: torch.dtype) -> None:
+    network = Spectral()
+    found = _step(exported(network), True, REFERENCE, IMAGES.to(precision))
+    network(IMAGES).square().sum().backward()
+    gradients = torch.cat(
+        [parameter.grad.flatten() for parameter in network.parameters() if parameter.grad is not None]
+    )
+    assert gradients.imag.any()
+    assert torch.allclose(found["gradients"].to(torch.complex64), gradients, rtol=1e-3, atol=1e-2)
+    assert found["statistics"].eq(1j).all()
+    assert found["outputs"].dtype == precision
+
+
+@pytest.mark.usefixtures("always_warns")
+@pytest.mark.filterwarnings("error:Mismatch dtype")
+def test_trial_gives_no_warning_of_a_slower_kernel() -> None:
+    found = exports(
+        nn.Sequential(nn.Conv2d(1, 4, 9), nn.Flatten(), nn.Linear(1_600, 16), nn.RMSNorm(16), nn.Linear(16, 10))
+    )
     assert choose_compatible(FAST, found.train.module(), found.evaluation.module(), "network.py") == Choice(FAST)
 
 

@@ -1,4 +1,5 @@
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,13 +9,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness import plugins
-from harness.audit import ModelSummary, describe
+from harness.audit import Audit, ModelSummary, describe
+from harness.audit.count import count
 
 ARCHITECTURES = Path(__file__).parent.parent / "architectures"
 
 
+def counted(network: nn.Module) -> Audit:
+    found = exports(network)
+    return replace(found, ledger=count(network, found.train, found.evaluation, "network.py"))
+
+
 def summary_of(network: nn.Module) -> ModelSummary:
-    return describe(network, exports(network))
+    return describe(network, counted(network))
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +143,76 @@ def test_layer_table_lists_layers_in_order(
         ("Flatten", "(N, 10)", 0),
     ]
     assert references["s6_gap"].layers[-1].name == "classifier"
+
+
+class Token(nn.Module):
+    """Puts a learned column of pixels before the images: torch adds an operator for the number of images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.column = nn.Parameter(torch.zeros(1, 28, 1))
+        self.head = nn.Linear(28 * 29, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(torch.cat([self.column.expand(images.shape[0], -1, -1), images.squeeze(1)], 2).flatten(1))
+
+
+def test_layer_table_lists_no_operator_of_torchs_own() -> None:
+    rows = [(layer.name, layer.kind, layer.output, layer.parameters) for layer in summary_of(Token()).layers]
+    assert rows == [("head", "Linear", "(N, 10)", 8_130), ("(network)", "Token", "(N, 10)", 28)]
+
+
+class Fused(nn.Module):
+    """Calls a 1x1 convolution and batch norm in training, and computes both as one 3x3 convolution when scored."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.narrow, self.norm = nn.Conv2d(1, 10, 1, bias=False), nn.BatchNorm2d(10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.training:
+            return self.norm(self.narrow(images))
+        mean, variance = (self.norm.get_buffer(f"running_{name}") for name in ("mean", "var"))
+        scale = self.norm.weight / (variance + self.norm.eps).sqrt()
+        weight = F.pad(self.narrow.weight * scale.reshape(-1, 1, 1, 1), [1] * 4)
+        return F.conv2d(images, weight, self.norm.bias - mean * scale, padding=1)
+
+
+class Turned(nn.Module):
+    """Turns each pixel by a complex number, and has two layers of one weight, of which the first is not called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turn = nn.Parameter(torch.ones(28, dtype=torch.complex64))
+        self.first, self.second = nn.Linear(28, 28), nn.Linear(28, 28)
+        self.second.weight = self.first.weight
+        self.register_buffer("shift", torch.randn(28))
+
+    def forward(self, images: Tensor) -> Tensor:
+        rows = (images.squeeze(1) * self.turn).real + self.get_buffer("shift")
+        return self.second(F.linear(rows, self.first.weight, self.first.bias)).mean(1)[:, :10]
+
+
+def test_layer_shows_parameters_of_parts_that_only_training_calls() -> None:
+    found = summary_of(nn.Sequential(Fused(), *head(10)))
+    assert [(layer.kind, layer.parameters) for layer in found.layers] == [
+        ("Fused", 10 + 20),
+        ("AdaptiveAvgPool2d", 0),
+        ("Flatten", 0),
+        ("Linear", 110),
+    ]
+    assert found.uses["batch norm"]
+    assert found.uses["1x1 convolution"]
+
+
+def test_layer_table_and_further_lines_add_up_to_the_count() -> None:
+    network = Turned()
+    found = counted(network)
+    rows = {layer.name: layer.parameters for layer in describe(network, found).layers}
+    assert rows == {"second": 28, "(network)": 2 * 28 + 28 * 28 + 28}
+    further = [entry for entry in found.ledger.entries if entry.kind != "parameter"]
+    assert [(entry.layer, entry.name, entry.numbers) for entry in further] == [("(network)", "shift", 28)]
+    assert sum(rows.values()) + 28 == found.ledger.parameters
 
 
 # --- parts ------------------------------------------------------------------------------------------------

@@ -26,13 +26,16 @@ FREE_STATISTICS = 4_000
 """Most batch-norm running statistics that are not counted: a fifth of the budget, 2,000 channels. If there
 are more, all of them count, because a network could store tables of the training images in them."""
 
+NETWORK = "(network)"
+"""Name of the outermost module in ledger and layer table."""
+
 
 @dataclass(frozen=True)
 class Entry:
     """One line of the ledger.
 
     Attributes:
-        layer: dotted name of the module, or ``file:line`` for constants and literals.
+        layer: dotted name of the module, `NETWORK` for the outermost, or ``file:line`` for constants and literals.
         name: name of the tensor within its layer.
         kind: parameter, frozen parameter, buffer, constant, literal or batch-norm statistic.
         shape: shape of the tensor; empty for literals.
@@ -85,7 +88,7 @@ def count(network: nn.Module, train: ExportedProgram, evaluation: ExportedProgra
         is_free = name in free or id(tensor) in tables
         numbers = tensor.numel() if is_free else _storage_units(tensor, counted) or own_units(tensor)
         kind = "batch-norm statistic" if name in statistics else _kind(tensor)
-        entries.append(Entry(layer or type(network).__name__, short, kind, tuple(tensor.shape), numbers, not is_free))
+        entries.append(Entry(layer or NETWORK, short, kind, tuple(tensor.shape), numbers, not is_free))
     for program in (train, evaluation):
         entries.extend(_constants(program, counted, tables, path))
     written = [*literal_units(network, train, evaluation, path)]

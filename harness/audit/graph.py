@@ -19,6 +19,9 @@ from harness.errors import AuditError
 PARTS = frozenset({"view", "reshape", "flatten", "unflatten", "select", "slice", "unbind", "split", "chunk", "detach"})
 """Operators between a buffer of statistics and its batch norm in training (ghost batch norm)."""
 
+_NO_MODULE = "_empty_nn_module_stack_from_metadata_hook"
+"""torch's entry for an operator that it adds itself, as for the number of images."""
+
 
 def where(text: str, path: str) -> str:
     """Return ``path:line`` for the last line of `path` in the text of a traceback, or `path`."""
@@ -53,8 +56,9 @@ def short_name(node: Node) -> str:
 def layers_of(node: Node) -> list[tuple[str, str]]:
     """Return dotted name and class of the modules that an operator is part of, the outermost first."""
     if "layers" not in node.meta:  # that of a submission, whose modules are the plug-in's
-        stack = (node.meta.get("nn_module_stack") or {}).values()
-        node.meta["layers"] = [(name.partition("@")[0], str(kind).rpartition(".")[2]) for name, kind in stack]
+        stack = node.meta.get("nn_module_stack") or {}
+        real = [layer for key, layer in stack.items() if key != _NO_MODULE]
+        node.meta["layers"] = [(name.partition("@")[0], str(kind).rpartition(".")[2]) for name, kind in real]
     found: list[tuple[str, str]] = node.meta["layers"]
     return found
 

@@ -179,5 +179,6 @@ def relative_distance(left: Tensor, right: Tensor) -> float:
         return 0.0
     finite = left[left.isfinite()].abs()
     size = max(1.0, float(finite.max())) if finite.numel() else 1.0
-    difference = float((left[differ].to(torch.float64) - right[differ].to(torch.float64)).abs().max()) / size
+    precise = torch.complex128 if left.is_complex() else torch.float64
+    difference = float((left[differ].to(precise) - right[differ].to(precise)).abs().max()) / size
     return math.inf if math.isnan(difference) else difference

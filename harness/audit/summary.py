@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 from torch.utils.flop_counter import FlopCounterMode
 
+from harness.audit.count import NETWORK
 from harness.audit.graph import arguments, layers_of, operators, short_name
 from harness.audit.network import Audit
 
@@ -19,7 +20,15 @@ _DROPOUTS = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropo
 
 @dataclass(frozen=True)
 class Layer:
-    """One row of the layer table: dotted name, class, output shape with N for the batch, own parameters."""
+    """One row of the layer table.
+
+    Attributes:
+        name: dotted name of the module.
+        kind: its class.
+        output: shape of its result, with N for the batch.
+        parameters: numbers in its own parameters, as the ledger counts them, and in those of the modules within it
+            that are not called when the network is scored.
+    """
 
     name: str
     kind: str
@@ -33,7 +42,8 @@ class ModelSummary:
 
     Attributes:
         layers: in execution order; a layer that runs twice is listed once.
-        uses: whether it uses batch norm, dropout, a fully connected layer, global average pooling, 1x1 convolution.
+        uses: whether it uses batch norm, dropout, a fully connected layer, global average pooling, 1x1 convolution, in
+            training or when it is scored.
         receptive_field: side, in input pixels, of the receptive field of the last feature map wider than one pixel.
         multiply_adds: multiply-adds of convolutions and matrix products, for one image.
         ends_in_softmax: whether it returns probabilities; the loss would apply a second softmax.
@@ -60,7 +70,7 @@ def describe(network: nn.Module, found: Audit) -> ModelSummary:
         network(images)
     network.train(was_training)
     return ModelSummary(
-        layers=_layers(network, found),
+        layers=_layers(found),
         uses=_uses(found),
         receptive_field=_receptive_field(found),
         multiply_adds=counter.get_total_flops() // 2 // len(images),
@@ -68,25 +78,37 @@ def describe(network: nn.Module, found: Audit) -> ModelSummary:
     )
 
 
-def _layers(network: nn.Module, found: Audit) -> tuple[Layer, ...]:
-    """Return a row for each module that has no children or has parameters of its own, as it first ends."""
-    own = Counter[str]()
-    for name, parameter in network.named_parameters():
-        own[name.rpartition(".")[0]] += parameter.numel()
+def _layers(found: Audit) -> tuple[Layer, ...]:
+    """Return a row for each module that has no children or has parameters, as it first ends."""
     within: dict[tuple[str, str], Node] = {}
     running: set[tuple[str, str]] = set()
     for node in operators(found.evaluation):
         layers = {*layers_of(node)}
+        if not layers:
+            continue
         within.update({layer: node for layer in layers if layer in running or layer not in within})
         running = layers
     order = {node: place for place, node in enumerate(found.evaluation.graph.nodes)}
-    names = [name for name, _ in within]
+    names = {name for name, _ in within}
+    numbers = _numbers(found, names)
     rows = []
     for (name, kind), last in sorted(within.items(), key=lambda row: (order[row[1]], -len(row[0][0]))):
         has_children = any(other != name and other.startswith(f"{name}.".lstrip(".")) for other in names)
-        if own[name] or not has_children:
-            rows.append(Layer(name or "(network)", kind, _shape_text(last), own[name]))
+        if numbers[name] or not has_children:
+            rows.append(Layer(name or NETWORK, kind, _shape_text(last), numbers[name]))
     return tuple(rows)
+
+
+def _numbers(found: Audit, called: Set[str]) -> Counter[str]:
+    """Return the numbers in parameters by the module that has them or, if that is not called, the one around it."""
+    numbers = Counter[str]()
+    for entry in found.ledger.entries:
+        if entry.kind in ("parameter", "frozen parameter"):
+            name = entry.layer if entry.layer != NETWORK else ""
+            while name and name not in called:
+                name = name.rpartition(".")[0]
+            numbers[name] += entry.numbers
+    return numbers
 
 
 def _shape_text(node: Node) -> str:
@@ -109,16 +131,15 @@ def _spatial(node: object) -> tuple[int, ...]:
 
 
 def _uses(found: Audit) -> dict[str, bool]:
-    scored = list(_calls(found, training=False))
+    calls = [*_calls(found, training=False), *_calls(found, training=True)]
     return {
-        "batch norm": any(name == "batch_norm" for name, _ in scored),
+        "batch norm": any(name == "batch_norm" for name, _ in calls),
         "dropout": any(
-            name in _DROPOUTS and arguments(node)["p"] > 0 and arguments(node)["train"]
-            for name, node in _calls(found, training=True)
+            name in _DROPOUTS and arguments(node)["p"] > 0 and arguments(node)["train"] for name, node in calls
         ),
-        "fully connected": any(name in ("linear", "addmm", "mm", "matmul") for name, _ in scored),
-        "global average pooling": any(_pools_globally(name, node) for name, node in scored),
-        "1x1 convolution": any(name == "conv2d" and _spatial(node.args[1]) == (1, 1) for name, node in scored),
+        "fully connected": any(name in ("linear", "addmm", "mm", "matmul") for name, _ in calls),
+        "global average pooling": any(_pools_globally(name, node) for name, node in calls),
+        "1x1 convolution": any(name == "conv2d" and _spatial(node.args[1]) == (1, 1) for name, node in calls),
     }
 
 

@@ -71,7 +71,8 @@ def choose_compatible(wanted: ComputeMode, train: GraphModule, evaluation: Graph
     exact = replace(unpadded, precision="float32")
     candidates = (wanted, exact, *(replace(each, channels_last=False) for each in (unpadded, exact)))
     reasons: list[str] = []
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")  # RMSNorm in bfloat16 is slower
         trial = _Trial(train, evaluation, path)
         for candidate in dict.fromkeys(candidates):
             reason = trial.why_not(candidate)
@@ -193,7 +194,7 @@ def _step(graph: GraphModule, learns: bool, layout: ComputeMode, images: Tensor)
     found = {
         "outputs": [outputs.detach()],
         "gradients": [torch.zeros_like(p) if p.grad is None else p.grad for p in copied.parameters()],
-        "statistics": [buffer.double() for buffer in copied.buffers()],
+        "statistics": [_in_precision(buffer, torch.float64) for buffer in copied.buffers()],
     }
     return {kind: torch.cat([each.flatten() for each in tensors]) for kind, tensors in found.items() if tensors}
 
@@ -202,11 +203,12 @@ def _prepared(
     graph: GraphModule, learns: bool, layout: ComputeMode, precision: torch.dtype
 ) -> tuple[GraphModule, GraphModule]:
     """Return a copy of a graph for a trial step, and the part of it that maps images to logits, in the given mode."""
-    copied = copy.deepcopy(graph).to(precision)
+    copied = copy.deepcopy(graph)
+    copied._apply(lambda tensor: _in_precision(tensor, precision) if _is_inexact(tensor) else tensor)
     for name, tensor in tensors_by_name(copied).items():
-        if tensor.dtype == torch.float32:  # a constant
+        if tensor.dtype in (torch.float32, torch.complex64):  # a constant
             layer, _, short = name.rpartition(".")
-            setattr(copied.get_submodule(layer), short, tensor.to(precision))
+            setattr(copied.get_submodule(layer), short, _in_precision(tensor, precision))
     replace_zero_weights(copied)
     for node in copied.graph.nodes:
         if node.target in _DROPOUTS:
@@ -223,14 +225,24 @@ def _prepared(
     return copied, scoring.network
 
 
+def _is_inexact(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+def _in_precision(tensor: Tensor, precision: torch.dtype) -> Tensor:
+    return tensor.to(precision.to_complex() if tensor.is_complex() else precision)
+
+
 def _widened(argument: Any) -> Any:
-    return torch.float64 if argument is torch.float32 else argument
+    if argument is torch.float32:
+        return torch.float64
+    return torch.complex128 if argument is torch.complex64 else argument
 
 
 def _far(found: Tensor, expected: Tensor) -> bool:
     if not expected.isfinite().all():
         return False  # not finite in the reference mode, either
-    near = NEAR[torch.float32 if torch.float32 in (found.dtype, expected.dtype) else torch.float64]
+    near = NEAR[torch.float32 if torch.float32 in (found.dtype.to_real(), expected.dtype.to_real()) else torch.float64]
     return not bool((found - expected).abs().max() <= near * expected.abs().max())  # also True for a NaN
 
 
@@ -269,6 +281,6 @@ def _first_difference(graph: GraphModule, learns: bool, layout: ComputeMode, ima
             other = found.get(name)
             if other is not None and other.ndim == tensor.ndim > 1:
                 other = other[:, : tensor.shape[1]]  # without padded channels
-            if other is not None and other.shape == tensor.shape and tensor.is_floating_point() and _far(other, tensor):
+            if other is not None and other.shape == tensor.shape and _is_inexact(tensor) and _far(other, tensor):
                 return node
     return None

@@ -283,7 +283,7 @@ def _count(axis: tuple[int, ...], ceil_mode: bool) -> int:
     length, kernel, stride, padding, dilation = axis
     free = length + 2 * padding - dilation * (kernel - 1) - 1
     places = (free + (stride - 1 if ceil_mode else 0)) // stride + 1
-    return places - (ceil_mode and (places - 1) * stride >= length + padding)
+    return places - 1 if ceil_mode and (places - 1) * stride >= length + padding else places
 
 
 def _pair(setting: Sequence[int]) -> Sequence[int]:
