@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import pickle
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import GraphModule
+from torch.nn import functional as F
 
 from harness import plugins
 from harness.audit import Audit, Ledger, audit, enforce, refuse_batch_dependence, refuse_uneven_batches
 from harness.audit.batch import LARGEST_BATCH
 from harness.audit.count import FREE_STATISTICS
 from harness.audit.export import MOST_IMAGES, export
+from harness.audit.mailbox import refuse_mailboxes
 from harness.audit.probe import made_up_images, relative_distance
 from harness.audit.sizes import accepted_sizes, accepts, condition
 from harness.errors import AuditError, BudgetError, ContractError, Refusal
@@ -46,6 +49,7 @@ REFUSED = {
     "mean_over_the_batch": Expected(AuditError, "batch"),
     "neighbour_in_the_batch": Expected(AuditError, "batch"),
     "statistics_of_the_batch": Expected(AuditError, "batch"),
+    "straight_through_function": Expected(AuditError, "mailbox"),
     "branch_in_training": Expected(AuditError, "export"),
     "branch_on_a_value": Expected(AuditError, "export"),
     "branch_on_the_batch": Expected(AuditError, "export"),
@@ -58,6 +62,7 @@ REFUSED = {
     "hook_after_a_gradient": Expected(AuditError, "hook"),
     "hook_on_a_gradient": Expected(AuditError, "hook"),
     "custom_operator": Expected(AuditError, "operator"),
+    "heads_by_vmap": Expected(AuditError, "operator"),
     "nested_graph": Expected(AuditError, "operator"),
     "choices_in_a_long_list": Expected(AuditError, "operators"),
     "scalars_by_the_thousand": Expected(AuditError, "operators"),
@@ -71,6 +76,7 @@ REFUSED = {
     "spectral_norm_by_a_hook": Expected(AuditError, "shared-memory"),
     "two_weights_one_memory": Expected(AuditError, "shared-memory"),
     "assigns_a_buffer": Expected(AuditError, "state"),
+    "batch_renorm": Expected(AuditError, "state"),
     "counts_its_steps": Expected(AuditError, "state"),
     "grows_by_out": Expected(AuditError, "submission"),
     "keeps_the_last_batch": Expected(AuditError, "state"),
@@ -178,6 +184,7 @@ CAUSES = {
     "fills_half_of_empty": "pixels.new_empty(",
     "forward_raises": "self.head(images.flatten(1))",
     "grows_a_buffer": "self.table.resize_(784)",
+    "heads_by_vmap": "torch.vmap(",
     "import_raises": "import a_package_that_is_not_there",
     "keeps_the_last_batch": "self.seen.copy_(",
     "layer_made_in_forward": "nn.Linear(784, 10)",
@@ -235,6 +242,7 @@ COUNTED |= {
     "randomised_leaky_relu": 208 + 90 + 3,  # the bounds of the slope: 1/8, and the digits of 1/3, two units
     "place_numbers": 800 + 256 + 32 + 170,  # sixteen places are free
     "prototype_distances": 208 + 8_208 + 160,
+    "rounds_after_batch_norm": 416 + 32 + 6_416 + 32 + 2_570 + 4,  # the 3 stands in the code four times
     "sinusoidal_positions": 464 + 2_224 + 170 + 28 * 16 + 3,
     "sinusoidal_positions_by_numpy": 180 + 936 + 130 + 14 * 12 + 1,
     "spectral_norm": 208 + 11_530 + (8 + 25) + (10 + 1_152),  # both vectors of both layers
@@ -561,6 +569,157 @@ def test_imaginary_parts_count_as_a_difference() -> None:
     turned = torch.full((3,), 1 + 2j)
     assert relative_distance(turned, turned.clone()) == 0
     assert relative_distance(turned, turned.conj()) == pytest.approx(4 / 5**0.5)
+
+
+def test_operator_without_a_schema_is_named() -> None:
+    said = {name: refusal(name)[0] for name in ("heads_by_vmap", "nested_graph")}
+    assert all(error is not None and "0x" not in error.message for error in said.values())
+    assert "torch.vmap" in said["heads_by_vmap"].message
+    assert "torch.bmm" in said["heads_by_vmap"].hint
+    assert "cond" in said["nested_graph"].message
+
+
+def test_mailbox_hint_says_how_to_write_custom_gradients() -> None:
+    error, _ = refusal("straight_through_function")
+    assert error is not None
+    assert "x + (f(x) - x).detach()" in error.hint
+
+
+def test_state_message_says_who_may_read_statistics() -> None:
+    error, _ = refusal("batch_renorm")
+    assert error is not None
+    assert "nothing else reads them in training" in error.allowed
+    assert "batch renorm" in error.hint
+
+
+# --- biases that a norm takes away ------------------------------------------------------------------------
+
+CHANNELS = 8
+
+
+class Applied(nn.Module):
+    """A layer without parameters: a function of maps."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return self.function(maps)
+
+
+def rounded(maps: Tensor) -> Tensor:
+    maps = maps.clamp(0, 1)
+    return maps + (torch.round(maps * 3) / 3 - maps).detach()
+
+
+class InParts(nn.Module):
+    """Ghost batch norm of two halves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(16)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return torch.cat([self.norm(part) for part in maps.chunk(2)])
+
+
+class Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(16, 1, 1))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return self.scale * maps
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "between",
+    [
+        [lambda: nn.BatchNorm2d(16)],
+        [lambda: nn.InstanceNorm2d(16)],
+        [lambda: nn.BatchNorm2d(16, momentum=None)],
+        [InParts],
+        [Scaled, lambda: nn.BatchNorm2d(16)],
+        [lambda: nn.MaxPool2d(3, 1, 1), lambda: nn.BatchNorm2d(16)],
+        [lambda: nn.AvgPool2d(2), lambda: nn.BatchNorm2d(16)],
+    ],
+    ids=["batch norm", "instance norm", "cumulative", "parts", "scale", "maximum", "mean"],
+)
+def test_bias_before_a_norm_is_no_mailbox(between: list[Callable[[], nn.Module]], seed: int) -> None:
+    torch.manual_seed(seed)
+    layers = [nn.Conv2d(1, 16, 5, 2), *(make() for make in between), Applied(rounded), nn.Conv2d(16, 16, 5, 2)]
+    network = nn.Sequential(*layers, Applied(rounded), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(64, 10))
+    refuse_mailboxes(network, export(network, True, "here.py"), "here.py")
+
+
+class BiasAsMailbox(nn.Module):
+    """A term that is lost in rounding writes on a bias; signs of what a norm gives read it."""
+
+    def __init__(self, norm: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.norm = norm
+        self.features = nn.Linear(784, 10)
+        self.kernels = nn.Parameter(torch.randn(CHANNELS, 1, 5, 5) / 5)
+        self.box = nn.Parameter(torch.zeros(CHANNELS))
+        self.mix = nn.Parameter(torch.zeros(10))
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.norm(F.conv2d(images, self.kernels, self.box, 4))
+        read = (maps > 0.5).float().reshape(images.shape[0], -1).mean(1, keepdim=True)
+        term = F.pad(self.box, (0, 10 - CHANNELS)) * 1e-12
+        return self.features(images.flatten(1)) + term + self.mix * read
+
+
+def normed_over_batch(maps: Tensor, training: bool = True) -> Tensor:
+    channels = maps.shape[1]
+    return F.batch_norm(maps, torch.zeros(channels), torch.ones(channels), training=training)
+
+
+def running_mean(maps: Tensor) -> Tensor:
+    mean = torch.zeros(CHANNELS)
+    F.batch_norm(maps, mean, torch.ones(CHANNELS), training=True, momentum=1.0)
+    return mean.view(1, -1, 1, 1).expand(maps.shape[0], -1, 1, 1)
+
+
+def copied_in_parts(maps: Tensor) -> Tensor:
+    copied = torch.zeros(maps.shape[0], CHANNELS, 6, 6)
+    for start in (0, 4):
+        copied[:, start : start + 4].copy_(maps[:, start : start + 4])
+    return copied
+
+
+READERS: dict[str, Callable[[Tensor], Tensor]] = {
+    "no norm": lambda maps: maps,
+    "channels together": lambda maps: normed_over_batch(maps.reshape(-1, 1, 6, 6)),
+    "channels as rows": lambda maps: normed_over_batch(maps[:, :6, :, 0].transpose(1, 2)),
+    "group norm": lambda maps: F.group_norm(maps, 2),
+    "mean of padded maps": lambda maps: normed_over_batch(F.avg_pool2d(maps, 3, 1, 1)),
+    "norm by given statistics": lambda maps: normed_over_batch(maps, training=False),
+    "one over maps": lambda maps: normed_over_batch(2 / maps),
+    "read beside the norm": lambda maps: normed_over_batch(maps) + maps,
+    "rounded division": lambda maps: normed_over_batch(torch.div(maps, 2, rounding_mode="floor")),
+    "mean that a norm keeps": running_mean,
+    "copy in parts": copied_in_parts,
+    "scale of each image": lambda maps: normed_over_batch(maps * maps[:, :, :1, :1].detach()),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_bias_that_a_norm_leaves_is_a_mailbox(reader: str) -> None:
+    torch.manual_seed(0)
+    network = BiasAsMailbox(READERS[reader])
+    with pytest.raises(AuditError) as refused:
+        refuse_mailboxes(network, export(network, True, "here.py"), "here.py")
+    assert refused.value.rule == "mailbox"
+    assert "parameter box" in refused.value.message
+
+
+def test_signs_behind_a_norm_read_no_bias() -> None:
+    torch.manual_seed(0)
+    network = BiasAsMailbox(normed_over_batch)
+    refuse_mailboxes(network, export(network, True, "here.py"), "here.py")
 
 
 def test_made_up_images_reach_black_and_white() -> None:

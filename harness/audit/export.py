@@ -144,12 +144,18 @@ def refuse_foreign_operators(program: ExportedProgram, path: str) -> None:
 
 def foreign_operator(node: Node, path: str) -> AuditError:
     """Return the error for an operator that is not torch's own."""
+    name = str(getattr(node.target, "__name__", type(node.target).__name__))
+    hint = "Write it with ordinary torch functions; for torch.no_grad() use tensor.detach()."
+    if isinstance(node.target, torch._ops.OpOverload):
+        name = str(node.target)
+    elif str(getattr(node.target, "__module__", "")).startswith("torch._functorch"):
+        name, hint = "torch.vmap", "Compute all at once, with torch.einsum or torch.bmm, from stacked tensors."
     return AuditError(
         "operator",
-        f"forward uses the operator {node.target}, which the audit cannot inspect.",
+        f"forward uses the operator {name}, which the audit cannot inspect.",
         where=cause(node, path),
         allowed="Allowed: torch's own (aten) operators; no custom operators, no nested graphs.",
-        hint="Write it with ordinary torch functions; for torch.no_grad() use tensor.detach().",
+        hint=hint,
     )
 
 

@@ -7,11 +7,16 @@ of a rounded weight (straight-through) foresees roughly what happens; that of a 
 
 A term may also be too small for the logits and not for its gradient, such as ``1e-12 * box``, where an operator
 without a gradient reads ``box < 0``: so each such parameter is moved along its gradient, too, from where it starts.
+
+Batch norm takes away what a bias before it adds, so that the gradient of such a bias is rounding noise, and foresees
+nothing of what else is rounded. The graph says that this bias is lost: nothing that is computed behind reads it. To
+compute in double precision would tell noise as well, but a file can tell double precision, and hide there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from operator import getitem
 from typing import Any
 
 import torch
@@ -19,10 +24,12 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Interpreter, Node
 from torch.nn.functional import cross_entropy
+from torch.utils._pytree import tree_leaves
 
-from harness.audit.graph import short_name
+from harness.audit.graph import arguments, operators, short_name
 from harness.audit.probe import made_up_images, nudged, quiet, restored
 from harness.audit.sizes import step_size
+from harness.audit.state import VIEWS
 from harness.errors import AuditError
 
 LEAST_COSINE = 0.1
@@ -49,6 +56,15 @@ LEAST_FORESEEN = 1e-3
 
 _ROUND = frozenset({"sign", "sgn", "floor", "ceil", "round", "trunc", "fix", "heaviside"})
 """Operators on real numbers that have no gradient, though their results are real numbers."""
+
+_WITH_BIAS = frozenset({"linear"} | {f"conv{kind}{sides}d" for kind in ("", "_transpose") for sides in (1, 2, 3)})
+"""Operators that add a bias to each channel."""
+
+_PARTS = frozenset({"chunk", "split", "split_with_sizes", "tensor_split", "slice", "contiguous"})
+"""Operators that give maps, or some of them, as they are."""
+
+_SCALES = frozenset({"mul", "div", "add", "sub"})
+"""Operators that scale or shift each channel, if what they apply is no larger."""
 
 
 def refuse_mailboxes(network: nn.Module, train: ExportedProgram, path: str) -> None:
@@ -82,7 +98,8 @@ def refuse_mailboxes(network: nn.Module, train: ExportedProgram, path: str) -> N
                         where=path,
                         allowed="A parameter learns from its effect on the logits; its gradient keeps no labels or "
                         "images for the next step.",
-                        hint="Remove terms such as x - x.detach() or 1e-12 * x, or buffers made of parameters.",
+                        hint="Remove terms such as x - x.detach() or 1e-12 * x, buffers made of parameters, and biases "
+                        "that a norm takes away; write custom gradients with detach(), as in x + (f(x) - x).detach().",
                     )
 
 
@@ -109,16 +126,110 @@ def _is_real_or_complex(value: Any) -> bool:
 
 def _behind(program: ExportedProgram, is_one: Callable[[Node], bool]) -> Iterator[str]:
     """Yield the names of the parameters from which any of certain nodes is computed."""
-    parameters = program.graph_signature.inputs_to_parameters
+    parameters, writers = program.graph_signature.inputs_to_parameters, _writers(program)
     waiting = [node for node in program.graph.nodes if is_one(node)]
     seen = {*waiting}
     while waiting:
         node = waiting.pop()
         if node.name in parameters:
             yield parameters[node.name]
-        new = {*node.all_input_nodes} - seen
+        new = {*node.all_input_nodes, *writers.get(node, ())} - {_lost_bias(node)} - seen
         seen |= new
         waiting += new
+
+
+def _writers(program: ExportedProgram) -> dict[Node, list[Node]]:
+    """Map each tensor to the operators that write on it or on a part of it, as norms do on their running statistics."""
+    found: dict[Node, list[Node]] = {}
+    for node in operators(program):
+        if isinstance(node.target, torch._ops.OpOverload):
+            given = arguments(node)
+            written = [
+                given[each.name]
+                for each in node.target._schema.arguments
+                if each.alias_info and each.alias_info.is_write
+            ]
+            for each in tree_leaves([written, given.get("running_mean"), given.get("running_var")]):
+                if isinstance(each, Node):
+                    found.setdefault(_whole(each), []).append(node)
+    return found
+
+
+def _whole(part: Any) -> Any:
+    """Return the tensor in whose memory a part of it lies."""
+    while _is_part(part) and isinstance(part.args[0], Node):
+        part = part.args[0]
+    return part
+
+
+def _is_part(node: Node) -> bool:
+    returned = node.target._schema.returns if isinstance(node.target, torch._ops.OpOverload) else ()
+    return node.target is getitem or short_name(node) in VIEWS or any(each.alias_info for each in returned)
+
+
+def _lost_bias(node: Node) -> Any:
+    """Return the bias that a layer adds, if the norms that read its result take it away again, or None."""
+    if short_name(node) not in _WITH_BIAS:
+        return None
+    given = arguments(node)
+    is_batch = node.meta["val"].ndim == given["weight"].meta["val"].ndim  # whose channels are at place 1
+    return given["bias"] if is_batch and _is_centred(node) else None
+
+
+def _is_centred(maps: Node) -> bool:
+    """Whether all that reads a batch takes away what was added to a whole channel."""
+    waiting = [maps]
+    while waiting:
+        part = waiting.pop()
+        for user in part.users:
+            if _keeps_channels(user, part):
+                waiting.append(user)
+            elif short_name(user) != "sym_size" and not _centres(user, part):
+                return False
+    return True
+
+
+def _centres(norm: Node, maps: Node) -> bool:
+    """Whether a norm takes away what was added to a whole channel of `maps`."""
+    if short_name(norm) not in ("batch_norm", "instance_norm"):
+        return False
+    given = arguments(norm)
+    is_apart = all(_is_kept_apart(given[name], norm) for name in ("running_mean", "running_var"))
+    return is_apart and given["input"] is maps and bool(given.get("training", given.get("use_input_stats")))
+
+
+def _is_kept_apart(statistics: Any, norm: Node) -> bool:
+    """Whether only a norm, and the update of a buffer, reads its statistics; `state` checks those in buffers."""
+    if not isinstance(statistics, Node) or _whole(statistics).op == "placeholder":
+        return True
+    others = [user for user in statistics.users if user is not norm]
+    is_moved = all(short_name(user) == "lerp_" and _whole(user.args[0]).op == "placeholder" for user in others)
+    return _whole(statistics) is statistics and is_moved
+
+
+def _keeps_channels(user: Node, maps: Node) -> bool:
+    """Whether what was added to a whole channel of `maps` is a number for each whole channel of the result, too."""
+    name = short_name(user)
+    if user.target is getitem or name in _PARTS:
+        return True
+    before, after = maps.meta["val"], user.meta["val"]
+    if name in ("view", "reshape"):  # ghost batch norm has a channel for each image of a part
+        return after.shape[2:] == before.shape[2:] and after.shape[1] % before.shape[1] == 0
+    if name in ("max_pool2d", "adaptive_avg_pool2d"):
+        return bool(before.ndim == 4)
+    if name == "avg_pool2d":
+        given = arguments(user)
+        return before.ndim == 4 and not any(given["padding"]) and not given["ceil_mode"]
+    if name in _SCALES and not user.kwargs and after.shape == before.shape:  # `div` has a rounding_mode
+        others = [each for each in user.args[:2] if each is not maps]
+        return len(others) == 1 and (name != "div" or user.args[0] is maps) and _is_of_channels(others[0], before.ndim)
+    return False
+
+
+def _is_of_channels(factor: Any, dimensions: int) -> bool:
+    """Whether a factor is one number, or one for each channel of maps of so many dimensions."""
+    sides = getattr(factor.meta["val"], "shape", ()) if isinstance(factor, Node) else ()
+    return all(side == 1 for place, side in enumerate(reversed(sides), 2 - dimensions) if place)
 
 
 def _is_foreseen(graph: GraphModule, network: nn.Module, parameter: Tensor) -> bool:

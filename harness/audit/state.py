@@ -88,10 +88,12 @@ def refuse_other_state(train: ExportedProgram, path: str) -> None:
         if not (_is_statistic(start, moved) or _is_counter(start, moved) or _is_iterated(moved)):
             raise AuditError(
                 "state",
-                f"A training step changes the buffer {name}, which is no state of batch norm or spectral norm.",
+                f"A training step changes the buffer {name}, which is not batch norm's or spectral norm's alone.",
                 where=cause(moved, path),
-                allowed="In training only batch norm's statistics and counter and spectral norm's two vectors move.",
-                hint="Use nn.BatchNorm2d for running means; keep what is learned in nn.Parameters.",
+                allowed="In training only batch norm's statistics and counter and spectral norm's two vectors move; "
+                "only F.batch_norm moves and reads these statistics: nothing else reads them in training.",
+                hint="Use nn.BatchNorm2d for running means; read them at evaluation only, not as batch renorm does; "
+                "keep what is learned in nn.Parameters.",
             )
 
 

@@ -115,7 +115,7 @@ class Packed:
         except NotPlain as error:
             raise AuditError(
                 "operator",
-                f"forward calls {node.target} with an argument that cannot be handed over: {error}.",
+                f"forward calls {name} with an argument that cannot be handed over: {error}.",
                 where=cause(node, path),
                 allowed="Allowed: tensors, numbers, texts, types and lists of them.",
                 hint="Leave out random generators; the harness seeds torch's own.",
