@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from torch.export import ExportedProgram
 from torch.fx import Node
-from torch.nn import Module
 from torch.utils._pytree import tree_leaves
 
 from harness.audit.compact import as_bytes, compressed, rank
-from harness.audit.fixed import fixed_nodes
+from harness.audit.fixed import Examined
 from harness.audit.graph import operators, short_name
 
 FREE_BYTES = 448
@@ -25,18 +23,10 @@ FREE_FIXED_BYTES = 256
 """The same, of the operators on values that the images do not decide, as on weights; p4m has 222."""
 
 
-def arrangement_units(network: Module, train: ExportedProgram, evaluation: ExportedProgram) -> int:
-    """Return the bytes beyond those that are free, of the mode that has more: each counts as a number."""
-    return max(_beyond(program, network) for program in (train, evaluation))
-
-
-def _beyond(program: ExportedProgram, network: Module) -> int:
-    order = {node: place for place, node in enumerate(operators(program))}
-    whole = compressed(_text(order, order))
-    if whole <= FREE_FIXED_BYTES:
-        return 0
-    same = fixed_nodes(program, network, lambda _: True)[1]
-    fixed = compressed(_text((node for node in order if node in same), order))
+def arrangement_units(graph: Examined) -> int:
+    """Return the bytes beyond those that are free: each counts as a number."""
+    order = {node: place for place, node in enumerate(operators(graph.program))}
+    whole, fixed = (compressed(_text(nodes, order)) for nodes in (order, filter(graph.same.__contains__, order)))
     return max(0, whole - FREE_BYTES, fixed - FREE_FIXED_BYTES)
 
 

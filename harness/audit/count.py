@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from harness.audit.arrangement import arrangement_units
+from harness.audit.fixed import examine
 from harness.audit.graph import cause
 from harness.audit.literals import literal_units
 from harness.audit.module import refuse_odd_tensor
@@ -91,9 +92,10 @@ def count(network: nn.Module, train: ExportedProgram, evaluation: ExportedProgra
         entries.append(Entry(layer or NETWORK, short, kind, tuple(tensor.shape), numbers, not is_free))
     for program in (train, evaluation):
         entries.extend(_constants(program, counted, tables, path))
-    written = [*literal_units(network, train, evaluation, path)]
+    graphs = examine(train, network), examine(evaluation, network)
+    written = [*literal_units(*graphs, path)]
     entries.extend(Entry(line, "numbers in the code", "literal", (), numbers) for line, numbers in written)
-    arranged = arrangement_units(network, train, evaluation) - sum(numbers for _, numbers in written)
+    arranged = max(map(arrangement_units, graphs)) - sum(numbers for _, numbers in written)
     if arranged > 0:  # numbers in the code stand in the arrangement, too
         entries.append(Entry(path, "arrangement of the operators", "literal", (), arranged))
     return Ledger(tuple(entries))

@@ -9,7 +9,8 @@ with others; also with those of the start, as a weight that is zero need not lea
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Collection, Sequence, Set
+from collections.abc import Collection, Sequence, Set
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -61,32 +62,40 @@ def places(node: Node) -> list[int]:
 _PLAIN_ORDER = len("[0, 2, 3, 1]")
 
 
-def fixed_nodes(
-    program: ExportedProgram, network: nn.Module, asked_for: Callable[[Node], bool]
-) -> tuple[set[Node], set[Node]]:
-    """Return the operators whose results are fixed, and those and others whose results are the same for all images.
+@dataclass(frozen=True)
+class Examined:
+    """A graph, and what in it the images do not decide.
+
+    Attributes:
+        fixed: the operators whose results look made in `forward`.
+        same: those and others whose results are the same for all images, as of weights.
+    """
+
+    program: ExportedProgram
+    fixed: Set[Node]
+    same: Set[Node]
+
+
+def examine(program: ExportedProgram, network: nn.Module) -> Examined:
+    """Run a graph on several images to find what they do not decide.
 
     Args:
         program: a graph, over the tensors of `network`.
         network: its parameters and buffers are as before at the end.
-        asked_for: whether an operator is to be examined.
     """
     graph, outer = _runnable(program)
-    asked = {node for node in outer if asked_for(outer[node])}
-    if not asked:
-        return set(), set()
     made_up, digits, still = (
         [
-            _values(graph, network, asked, direction, images(step_size(graph), seed=seed), seed)
+            _values(graph, network, outer.keys(), direction, images(step_size(graph), seed=seed), seed)
             for seed, direction in enumerate(directions)
         ]
         for images, directions in ((made_up_images, (1, -1)), (digit_like_images, (1, 1)), (digit_like_images, (0, 0)))
     )
-    fixed = {outer[node] for node in asked if _alike(*(values.get(node) for values in made_up))}
+    fixed = {outer[node] for node in outer if _alike(*(values.get(node) for values in made_up))}
     same = {
-        outer[node] for node in asked if any(_near(*(values.get(node) for values in pair)) for pair in (digits, still))
+        outer[node] for node in outer if any(_near(*(values.get(node) for values in pair)) for pair in (digits, still))
     }
-    return fixed, fixed | same
+    return Examined(program, fixed, fixed | same)
 
 
 def unmoved(train: ExportedProgram, network: nn.Module) -> set[str]:

@@ -12,13 +12,13 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.export import ExportedProgram
 from torch.fx import Node
 from torch.utils._pytree import tree_leaves
 
 from harness.audit.compact import compressed
-from harness.audit.fixed import fixed_nodes, places
+from harness.audit.fixed import Examined, places
 from harness.audit.graph import arguments, cause, operators, short_name
 
 FREE_LITERALS: Mapping[str, frozenset[str]] = {
@@ -50,11 +50,9 @@ Numbers = Counter[tuple[str, float]]
 """How many 32-bit units each number of each line takes."""
 
 
-def literal_units(
-    network: nn.Module, train: ExportedProgram, evaluation: ExportedProgram, path: str
-) -> Iterator[tuple[str, int]]:
+def literal_units(train: Examined, evaluation: Examined, path: str) -> Iterator[tuple[str, int]]:
     """Yield ``file:line`` and the 32-bit units of the numbers in that line; of the two modes the larger count."""
-    written, chosen, orders = zip(*(_written(program, network, path) for program in (train, evaluation)), strict=True)
+    written, chosen, orders = zip(*(_written(graph, path) for graph in (train, evaluation)), strict=True)
     found, places_chosen = written[0] | written[1], chosen[0] | chosen[1]
     if len({number for _, number in places_chosen}) > FREE_PLACES or max(map(compressed, orders)) > FREE_CHOICES:
         found += places_chosen
@@ -69,19 +67,18 @@ def written_units(number: float) -> int:
     return 1 if float(f"{number:.9g}") == number else 2
 
 
-def _written(program: ExportedProgram, network: nn.Module, path: str) -> tuple[Numbers, Numbers, bytes]:
+def _written(graph: Examined, path: str) -> tuple[Numbers, Numbers, bytes]:
     """Return the numbers of a graph that count, those that choose values, and the order of these."""
     found, chosen, order = Numbers(), Numbers(), ""
     settings: dict[float, str] = {}
-    fixed, same = fixed_nodes(program, network, lambda node: bool(places(node) or _free_arguments(node)))
-    from_data = _from_data(program)
-    for node in operators(program):
+    from_data = _from_data(graph.program)
+    for node in operators(graph.program):
         line = cause(node, path)
         if isinstance(node.target, torch._ops.OpOverload):
             everything = node not in from_data and not _is_size(node)
-            free = frozenset() if everything or node in fixed else _free_arguments(node)
+            free = frozenset() if everything or node in graph.fixed else _free_arguments(node)
             numbers = _numbers(node, everything, arguments(node).keys() - free)
-            choices = places(node) if node in same and not everything else []
+            choices = places(node) if node in graph.same and not everything else []
             order += f"{short_name(node)}{choices}" if choices else ""
             for place in choices:
                 chosen[line, place] += written_units(place)
