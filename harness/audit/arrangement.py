@@ -10,17 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from torch.fx import Node
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten
 
 from harness.audit.compact import as_bytes, compressed, rank
 from harness.audit.fixed import Examined
-from harness.audit.graph import operators, short_name
+from harness.audit.graph import operators
 
 FREE_BYTES = 448
-"""Most compressed bytes of a graph's operators that are not counted; p4m has 358, the most of this project's."""
+"""Most compressed bytes of a graph's operators that are not counted; p4m has 369, the most of this project's."""
 
 FREE_FIXED_BYTES = 256
-"""The same, of the operators on values that the images do not decide, as on weights; p4m has 222."""
+"""The same, of the operators on values that the images do not decide, as on weights; p4m has 224."""
 
 
 def arrangement_units(graph: Examined) -> int:
@@ -31,14 +31,15 @@ def arrangement_units(graph: Examined) -> int:
 
 
 def _text(nodes: Iterable[Node], order: Mapping[Node, int]) -> bytes:
-    """Write operators: what each reads as how long ago it was made, and words as how many others were used since."""
+    """Write operators with the form of their arguments, what they read as how long ago it was made, and numbers."""
     written = bytearray()
     names: list[str] = []
     words: list[str] = []
     tensors: list[Node] = []
     for node in nodes:
-        written += as_bytes(rank(short_name(node), names))
-        for value in tree_leaves((node.args, node.kwargs)):
+        values, form = tree_flatten((node.args, node.kwargs))
+        written += as_bytes(rank(f"{node.target} {form}", names))
+        for value in values:
             if isinstance(value, Node):
                 made = value in order
                 written += as_bytes(order[node] - order[value]) if made else b"\xfb" + as_bytes(rank(value, tensors))

@@ -104,9 +104,9 @@ def count(network: nn.Module, train: ExportedProgram, evaluation: ExportedProgra
 def own_units(tensor: Tensor) -> int:
     """Return the 32-bit units of a tensor's elements; one of less than 32 bits counts as one unit.
 
-    A tensor without elements has sizes, which an operator can read as numbers: each larger than one counts.
+    A tensor without elements has sizes, which an operator can read as numbers: each counts.
     """
-    return tensor.numel() * _units_each(tensor) or sum(size > 1 for size in tensor.shape)
+    return tensor.numel() * _units_each(tensor) or tensor.ndim
 
 
 def _units_each(tensor: Tensor) -> int:
