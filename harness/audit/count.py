@@ -95,8 +95,9 @@ def count(network: nn.Module, train: ExportedProgram, evaluation: ExportedProgra
     graphs = examine(train, network), examine(evaluation, network)
     written = [*literal_units(*graphs, path)]
     entries.extend(Entry(line, "numbers in the code", "literal", (), numbers) for line, numbers in written)
-    arranged = max(map(arrangement_units, graphs)) - sum(numbers for _, numbers in written)
-    if arranged > 0:  # numbers in the code stand in the arrangement, too
+    # Numbers in the code stand in the arrangement, too: with up to four bytes for each unit.
+    arranged = max(map(arrangement_units, graphs)) - 4 * sum(numbers for _, numbers in written)
+    if arranged > 0:
         entries.append(Entry(path, "arrangement of the operators", "literal", (), arranged))
     return Ledger(tuple(entries))
 
