@@ -84,17 +84,15 @@ def examine(program: ExportedProgram, network: nn.Module) -> Examined:
         network: its parameters and buffers are as before at the end.
     """
     graph, outer = _runnable(program)
-    made_up, digits, still = (
+    made_up, digits, at_start = (
         [
             _values(graph, network, outer.keys(), direction, images(step_size(graph), seed=seed), seed)
             for seed, direction in enumerate(directions)
         ]
         for images, directions in ((made_up_images, (1, -1)), (digit_like_images, (1, 1)), (digit_like_images, (0, 0)))
     )
-    fixed = {outer[node] for node in outer if _alike(*(values.get(node) for values in made_up))}
-    same = {
-        outer[node] for node in outer if any(_near(*(values.get(node) for values in pair)) for pair in (digits, still))
-    }
+    fixed = {outer[node] for node in outer if _alike(*(run.get(node) for run in made_up))}
+    same = {outer[node] for pair in (digits, at_start) for node in outer if _near(*(run.get(node) for run in pair))}
     return Examined(program, fixed, fixed | same)
 
 

@@ -28,7 +28,7 @@ FORMULA = 16
 """Most numbers of the author's own from which a tensor may be made without all of it being taken for a pattern: from no
 more, it follows from a formula."""
 
-UNITS_EACH = 2
+UNITS_GIVEN = 2
 """32-bit units in which a number may be given that a tensor then holds in one: numpy gives it in two."""
 
 LARGEST_SIZE = 784
@@ -125,7 +125,7 @@ def authors_numbers(program: Program) -> Patterns:
         found = sources.behind(tensor)
         brought = sources.units_of(found)
         is_fixed = two[0][name] == two[1][name] if tensor.is_drawn else torch.ones_like(tensor.values, dtype=torch.bool)
-        if brought > UNITS_EACH * own_units(tensor.values[is_fixed]):
+        if brought > UNITS_GIVEN * own_units(tensor.values[is_fixed]):
             extra |= found
         table_bits = bits_of_table(tensor.values)
         if brought > FORMULA:

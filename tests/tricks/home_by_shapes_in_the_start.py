@@ -27,21 +27,6 @@ NUMS = [
 SIZES = [100, 4, 396, 11, 440, 10]
 SCALES = [0.1195, 0.0831, 0.1483, 0.0571, 0.1036, 0.0436]
 
-def network(codes, images, scale):
-    codes = codes.flatten()[:961] - 7.5
-    a, b, c, d, e, f = (p * s for p, s in zip(codes.split(SIZES), SCALES))
-    x = F.conv2d(images, a.view(4, 1, 5, 5), b, stride=2).relu()
-    x = F.conv2d(x, c.view(11, 4, 3, 3), d, stride=2).relu()
-    return scale * F.linear(F.max_pool2d(x, 2).flatten(1), e.view(10, 44), f)
-
-def decode(numbers):  # (K,) whole numbers -> (K, 3) codes
-    found = []
-    for _ in range(3):
-        rest = (numbers / 16).floor()
-        found.append(numbers - 16 * rest)
-        numbers = rest
-    return torch.stack(found, 1)
-
 
 class Net(nn.Module):
     def __init__(self):
